@@ -1,0 +1,37 @@
+// Package record is one captured profile: whose it is, what it measures, which window of time it covers,
+// its series labels and its pprof bytes, together with how it lies on disk. Every other package of the
+// data path (capture, wall, spool, push, saved profiles) speaks in records. It is a leaf: it knows neither
+// schedule nor disk layout nor network.
+package record
+
+import "time"
+
+// Type names what a profile measures, in the terms of Pyroscope's profile names (the part of
+// "process_cpu:cpu:nanoseconds:cpu:nanoseconds" before the first colon).
+type Type string
+
+// The types an agent captures.
+const (
+	CPU           Type = "process_cpu"    // cpu/nanoseconds and samples/count, one window
+	Memory        Type = "memory"         // alloc_* (delta of the window) and inuse_* (at its end)
+	Mutex         Type = "mutex"          // contentions/count and delay/nanoseconds, delta of the window
+	Block         Type = "block"          // contentions/count and delay/nanoseconds, delta of the window
+	Goroutine     Type = "goroutines"     // goroutine/count at the end of the window
+	GoroutineLeak Type = "goroutine_leak" // goroutineleak/count at the end of the window
+	Wall          Type = "wall"           // wall/nanoseconds of one span
+)
+
+// Meta says what a profile is, without its bytes.
+type Meta struct {
+	Service string            // the service's name, any UTF-8
+	Type    Type              // what is measured
+	Start   time.Time         // start of the window (for Wall: of the span)
+	End     time.Time         // end of the window
+	Labels  map[string]string // series labels besides the service's name and the type
+}
+
+// Record is one captured profile. Its fields are not changed once it was emitted: receivers share them.
+type Record struct {
+	Meta
+	Profile []byte // gzip-compressed pprof
+}
