@@ -1,0 +1,266 @@
+package servers
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/term"
+
+	"spanflame/internal/child"
+)
+
+// BuildOptions say where binaries are kept and who is told about the progress.
+type BuildOptions struct {
+	CacheDir string    // of finished binaries; empty means .cache/servers below the module's root
+	Progress io.Writer // gets lines for people; nil means silence
+}
+
+// Build returns the binary of the named server, and builds it first unless the cache has one of the same
+// go.mod, go.sum and Go version. Processes that want the same binary at once build it once. A build with
+// cold caches downloads several hundred megabytes and takes minutes.
+func Build(ctx context.Context, name string, opts BuildOptions) (binary string, err error) {
+	defs, err := lookup([]string{name})
+	if err != nil {
+		return "", err
+	}
+	root, err := moduleRoot()
+	if err != nil {
+		return "", err
+	}
+	d := defs[0]
+	return source{
+		name:    d.module,
+		dir:     filepath.Join(root, modulesDir, d.module),
+		main:    d.main,
+		typical: d.typical,
+	}.build(ctx, opts)
+}
+
+// modulesDir holds one directory with a go.mod for each server, relative to the module's root.
+var modulesDir = filepath.Join("stack", "servers")
+
+// moduleRoot finds the checkout that the working directory lies in: commands run at its root, tests in
+// the directory of their package.
+func moduleRoot() (string, error) {
+	wd, err := os.Getwd()
+	if err != nil {
+		return "", err
+	}
+	for dir := wd; ; dir = filepath.Dir(dir) {
+		if _, err := os.Stat(filepath.Join(dir, modulesDir, "pyroscope", "go.mod")); err == nil {
+			return dir, nil
+		}
+		if dir == filepath.Dir(dir) {
+			return "", fmt.Errorf("%s is not inside a checkout of spanflame: the servers are built from %s there", wd, modulesDir)
+		}
+	}
+}
+
+// source is a Go module that exists to build one server.
+type source struct {
+	name    string        // of the binary
+	dir     string        // holds go.mod and go.sum
+	main    string        // package to build
+	typical time.Duration // of a build with cold caches
+}
+
+// linkFlags leave out the symbol table and the debug information: 96 MB instead of 138 MB for Pyroscope.
+const linkFlags = "-ldflags=-s -w"
+
+func (s source) build(ctx context.Context, opts BuildOptions) (binary string, err error) {
+	if opts.CacheDir == "" {
+		root, err := moduleRoot()
+		if err != nil {
+			return "", err
+		}
+		opts.CacheDir = filepath.Join(root, ".cache", "servers")
+	}
+	key, err := s.key(ctx)
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", s.name, err)
+	}
+	binary = filepath.Join(opts.CacheDir, s.name+"-"+key)
+	if built(binary) {
+		return binary, nil
+	}
+
+	say := newProgress(opts.Progress, s.name)
+	held, err := lock(ctx, filepath.Join(opts.CacheDir, s.name+".lock"), func() {
+		say.line("waiting: another process is building it")
+	})
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", s.name, advise(err, ""))
+	}
+	defer held.Close()
+	if built(binary) {
+		return binary, nil
+	}
+
+	// One fixed name: whoever holds the lock may overwrite what a killed build has left.
+	partial := filepath.Join(opts.CacheDir, s.name+".partial")
+	output, err := os.Create(filepath.Join(opts.CacheDir, s.name+".build.log"))
+	if err != nil {
+		return "", fmt.Errorf("build %s: %w", s.name, advise(err, ""))
+	}
+	defer output.Close() // Only the compiler's own words, which are read back below.
+
+	stop := say.during(s.typical)
+	start := time.Now()
+	err = s.compile(ctx, partial, output)
+	stop()
+	if err == nil {
+		err = os.Rename(partial, binary)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return "", fmt.Errorf("build %s: %w", s.name, context.Cause(ctx))
+		}
+		words, _ := child.Tail(output.Name(), 0) // Without them the error still says what failed.
+		return "", fmt.Errorf("build %s in %s: %w", s.name, s.dir, advise(err, words))
+	}
+	say.line("built in %s", time.Since(start).Round(time.Second))
+	return binary, nil
+}
+
+// built tells whether the cache has the binary; it appears there by a rename, so it is whole.
+func built(binary string) bool {
+	info, err := os.Stat(binary)
+	return err == nil && info.Mode().IsRegular()
+}
+
+// key names what the binary is made of: the module's files, the package, the flags and the toolchain.
+func (s source) key(ctx context.Context) (string, error) {
+	h := sha256.New()
+	for _, name := range []string{"go.mod", "go.sum"} {
+		b, err := os.ReadFile(filepath.Join(s.dir, name))
+		if err != nil {
+			return "", err
+		}
+		fmt.Fprintf(h, "%s %d\n%s", name, len(b), b)
+	}
+	var problem bytes.Buffer
+	cmd := s.command(ctx, "env", "GOVERSION", "GOOS", "GOARCH", "CGO_ENABLED")
+	cmd.Stderr = &problem
+	toolchain, err := cmd.Output()
+	if err != nil {
+		return "", advise(err, problem.String())
+	}
+	fmt.Fprintf(h, "%s\n%s\n%s", toolchain, s.main, linkFlags)
+	return fmt.Sprintf("%x", h.Sum(nil)[:8]), nil
+}
+
+// compile writes the binary to target and the compiler's words to output.
+func (s source) compile(ctx context.Context, target string, output *os.File) error {
+	cmd := s.command(ctx, "build", "-mod=readonly", linkFlags, "-o", target, s.main)
+	cmd.Stdout, cmd.Stderr = output, output
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // With its compilers.
+	p, err := child.Start(cmd)
+	if err != nil {
+		return err
+	}
+	<-p.Done()
+	return p.Err()
+}
+
+// command is the go command in the module, out of any workspace that the checkout may be part of.
+func (s source) command(ctx context.Context, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, "go", args...)
+	cmd.Dir = s.dir
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	return cmd
+}
+
+// remedies are what to do about the failures that are no fault of the module, by a sign in the error or
+// in the compiler's output.
+var remedies = []struct{ sign, remedy string }{
+	{exec.ErrNotFound.Error(), "install Go 1.26 or newer (https://go.dev/dl) and put it on PATH"},
+	{syscall.ENOSPC.Error(), "the disk is full: free about 6 GB for the module cache (go env GOMODCACHE), the build cache (go env GOCACHE) and the binaries"},
+	{"signal: killed", "the machine ran out of memory: close something, or build one package at a time with GOFLAGS=-p=1"},
+	{"dial tcp", "the modules could not be downloaded: check the network and go env GOPROXY"},
+	{"checksum mismatch", "a module is not the one that go.sum names: check go env GOPROXY, then go clean -modcache"},
+	{"updates to go.mod needed", "run go mod tidy in the directory named above"},
+	{"missing go.sum entry", "run go mod tidy in the directory named above"},
+}
+
+// advise adds the compiler's last words and what to do to err.
+func advise(err error, words string) error {
+	if words != "" {
+		err = fmt.Errorf("%w; the last lines of its output:\n%s", err, words)
+	}
+	for _, r := range remedies {
+		if strings.Contains(err.Error(), r.sign) {
+			return fmt.Errorf("%w\n%s", err, r.remedy)
+		}
+	}
+	return err
+}
+
+// progress tells people what is being built: on a terminal one line that is redrawn every second, elsewhere
+// a plain line every quarter of a minute.
+type progress struct {
+	w    io.Writer
+	name string
+	tty  bool
+}
+
+func newProgress(w io.Writer, name string) progress {
+	if w == nil {
+		w = io.Discard
+	}
+	f, ok := w.(*os.File)
+	return progress{w: w, name: name, tty: ok && term.IsTerminal(int(f.Fd()))}
+}
+
+// line writes one line that stays. An error in writing is not worth failing a build for.
+func (p progress) line(format string, args ...any) {
+	p.print("\n", format, args...)
+}
+
+func (p progress) print(end, format string, args ...any) {
+	begin := ""
+	if p.tty {
+		begin = "\r\x1b[K" // Back to the first column and clear what was drawn.
+	}
+	fmt.Fprintf(p.w, "%s%s: %s%s", begin, p.name, fmt.Sprintf(format, args...), end)
+}
+
+// during reports the time that passes until the returned function is called.
+func (p progress) during(typical time.Duration) (stop func()) {
+	every, end := 15*time.Second, "\n"
+	if p.tty {
+		every, end = time.Second, ""
+	}
+	p.line("building; about %.0f min the first time, seconds with a warm Go cache", typical.Minutes())
+	start := time.Now()
+	quit := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		ticker := time.NewTicker(every)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-quit:
+				return
+			case <-ticker.C:
+				p.print(end, "building for %s of about %.0f min", time.Since(start).Round(time.Second), typical.Minutes())
+			}
+		}
+	})
+	return func() {
+		close(quit)
+		wg.Wait()
+		if p.tty {
+			fmt.Fprint(p.w, "\r\x1b[K")
+		}
+	}
+}

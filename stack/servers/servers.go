@@ -1,0 +1,177 @@
+// Package servers builds the real Pyroscope and Tempo from their Go modules and runs them on loopback, with
+// generated configuration and no container engine. The stack command, the end-to-end tests and the demo use
+// it; tests can pause, kill and restart each server. It works inside a checkout, on Unix, and needs the go
+// command. It is not for production, which runs the servers' images.
+package servers
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Options say what Start starts. The zero value is Pyroscope and Tempo on free ports, with their data in
+// data/stack below the module's root.
+type Options struct {
+	Servers  []string       // names; empty means Pyroscope and Tempo
+	DataDir  string         // of the servers' data, configuration and logs; empty means data/stack
+	CacheDir string         // of built binaries; empty means .cache/servers
+	Ports    map[string]int // numbers by port name; a port that is missing or 0 is any free one
+	Progress io.Writer      // gets lines about builds, for people; nil means silence
+}
+
+// Stack is a set of running servers. Stop ends it.
+type Stack struct {
+	servers []*Server
+
+	release sync.Once
+	lock    *os.File // on the data directory
+}
+
+// Start builds what is not cached, starts the servers and waits until each is ready. When it fails,
+// nothing is left running, and the error carries the last log lines of the server that failed.
+func Start(ctx context.Context, opts Options) (*Stack, error) {
+	defs, err := lookup(opts.Servers)
+	if err != nil {
+		return nil, err
+	}
+	return start(ctx, defs, opts)
+}
+
+func start(ctx context.Context, defs []definition, opts Options) (*Stack, error) {
+	if err := validatePorts(opts.Ports); err != nil {
+		return nil, err
+	}
+	if opts.DataDir == "" {
+		root, err := moduleRoot()
+		if err != nil {
+			return nil, err
+		}
+		opts.DataDir = filepath.Join(root, "data", "stack")
+	}
+	dataDir, err := filepath.Abs(opts.DataDir) // The servers run in directories of their own.
+	if err != nil {
+		return nil, err
+	}
+	held, err := tryLock(filepath.Join(dataDir, "lock"))
+	if errors.Is(err, errLocked) {
+		return nil, fmt.Errorf("another stack is running in %s: stop it, or choose another data directory", dataDir)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("data directory: %w", err)
+	}
+	s := &Stack{lock: held}
+	if err := s.start(ctx, defs, opts, dataDir); err != nil {
+		// Data of a stack that never was complete need no orderly end.
+		canceled, cancel := context.WithCancel(context.Background())
+		cancel()
+		s.Stop(canceled) // Its only error would be that it had to kill.
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Stack) start(ctx context.Context, defs []definition, opts Options, dataDir string) error {
+	// Before the builds, which take minutes: a port that is taken shows at once.
+	if _, err := reserve(defs, opts.Ports); err != nil {
+		return err
+	}
+	// One after the other: a single build keeps all cores busy.
+	for _, d := range defs {
+		binary, err := Build(ctx, d.name, BuildOptions{CacheDir: opts.CacheDir, Progress: opts.Progress})
+		if err != nil {
+			return err
+		}
+		dir := filepath.Join(dataDir, d.name)
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			return fmt.Errorf("data directory of %s: %w", d.name, err)
+		}
+		s.servers = append(s.servers, &Server{
+			Name:    d.name,
+			LogFile: filepath.Join(dir, "server.log"),
+			DataDir: dir,
+			def:     d,
+			binary:  binary,
+			want:    opts.Ports,
+		})
+	}
+	found, err := reserve(defs, opts.Ports)
+	if err != nil {
+		return err
+	}
+	// The first failure ends the wait for the others.
+	g, ctx := errgroup.WithContext(ctx)
+	for _, server := range s.servers {
+		g.Go(func() error {
+			if err := os.Truncate(server.LogFile, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
+				return err
+			}
+			return server.start(ctx, found[server.Name])
+		})
+	}
+	return g.Wait()
+}
+
+// Servers are the stack's servers in the order they were asked for.
+func (s *Stack) Servers() []*Server { return append([]*Server(nil), s.servers...) }
+
+// Pyroscope is the stack's Pyroscope on either storage, nil if it has none.
+func (s *Stack) Pyroscope() *Server { return s.ofModule("pyroscope") }
+
+// Tempo is the stack's Tempo, nil if it has none.
+func (s *Stack) Tempo() *Server { return s.ofModule("tempo") }
+
+func (s *Stack) ofModule(module string) *Server {
+	for _, server := range s.servers {
+		if server.def.module == module {
+			return server
+		}
+	}
+	return nil
+}
+
+// Wait returns nil when ctx ends, or an error with the last log lines of a server that ended before.
+// It watches the runs that are current at the call.
+func (s *Stack) Wait(ctx context.Context) error {
+	ended := make(chan *Server, len(s.servers))
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	for _, server := range s.servers {
+		done := server.Done()
+		wg.Go(func() {
+			select {
+			case <-done:
+				ended <- server
+			case <-ctx.Done():
+			}
+		})
+	}
+	select {
+	case server := <-ended:
+		return server.Err()
+	case <-ctx.Done():
+		return nil
+	}
+}
+
+// Stop asks every server to end in order and waits until all have; those that still run when ctx ends are
+// killed, which is an error. After Stop no server runs and the data directory is free. It may be called
+// again, and by several at once.
+func (s *Stack) Stop(ctx context.Context) error {
+	errs := make([]error, len(s.servers))
+	var wg sync.WaitGroup
+	for i, server := range s.servers {
+		wg.Go(func() { errs[i] = server.close(ctx) })
+	}
+	wg.Wait()
+	s.release.Do(func() { errs = append(errs, s.lock.Close()) })
+	return errors.Join(errs...)
+}
