@@ -1,0 +1,167 @@
+package workload
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+)
+
+const (
+	maxLines    = 100
+	maxQuantity = 1000 // of one line
+	fullShelf   = 10_000
+)
+
+// reservation is the body of POST /api/reserve.
+type reservation struct {
+	Lines []line `json:"lines"`
+}
+
+// reserved is the answer to a reservation.
+type reserved struct {
+	Reserved int `json:"reserved"` // pieces
+}
+
+// stock is what the inventory has on its shelves. It lives in memory: the shop's durable data is its orders.
+type stock struct {
+	mu      sync.Mutex
+	shelves map[string]int // pieces by SKU
+}
+
+func newStock() *stock {
+	s := &stock{shelves: make(map[string]int, len(catalogue))}
+	for _, p := range catalogue {
+		s.shelves[p.sku] = fullShelf
+	}
+	return s
+}
+
+// reserveHandler answers POST /api/reserve.
+func (s *stock) reserveHandler(r *http.Request) (any, error) {
+	if _, err := queryInts(r); err != nil {
+		return nil, err
+	}
+	var wanted reservation
+	body := json.NewDecoder(r.Body)
+	body.DisallowUnknownFields()
+	err := body.Decode(&wanted)
+	if err == nil {
+		if _, err = body.Token(); err == nil {
+			err = errors.New("more than one JSON value")
+		} else if errors.Is(err, io.EOF) {
+			err = nil
+		}
+	}
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return nil, &apiError{status: http.StatusRequestEntityTooLarge, Message: fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
+	case err != nil:
+		return nil, badReservation("the body is not a reservation: %v", err)
+	case len(wanted.Lines) == 0 || len(wanted.Lines) > maxLines:
+		return nil, badReservation("%d lines: allowed are 1 to %d", len(wanted.Lines), maxLines)
+	}
+	return s.reserve(wanted.Lines)
+}
+
+func badReservation(format string, args ...any) error {
+	return &apiError{
+		status:  http.StatusBadRequest,
+		Message: truncate(fmt.Sprintf(format, args...), 4*maxEchoed),
+		Allowed: `{"lines":[{"sku":"…","quantity":1}]}`,
+	}
+}
+
+// reserve takes all lines from the shelves or none. A shelf that runs short is filled up again: a demo that
+// has sold out shows nothing any more.
+func (s *stock) reserve(lines []line) (reserved, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range lines {
+		if _, ok := s.shelves[l.SKU]; !ok {
+			return reserved{}, badReservation("unknown sku %q", truncate(l.SKU, maxEchoed))
+		}
+		if l.Quantity < 1 || l.Quantity > maxQuantity {
+			return reserved{}, badReservation("sku %q: quantity %d: allowed is 1 to %d", l.SKU, l.Quantity, maxQuantity)
+		}
+	}
+	var answer reserved
+	for _, l := range lines {
+		if s.shelves[l.SKU] < l.Quantity {
+			s.shelves[l.SKU] = fullShelf
+		}
+		s.shelves[l.SKU] -= l.Quantity
+		answer.Reserved += l.Quantity
+	}
+	return answer, nil
+}
+
+// inventoryClient is the storefront's way to the inventory.
+type inventoryClient struct {
+	url       string
+	client    *http.Client
+	transport *http.Transport
+}
+
+func newInventoryClient(cfg Config) *inventoryClient {
+	transport := http.DefaultTransport.(*http.Transport).Clone()
+	// Every request goes to one host; the default of 2 idle connections would open a new one for most requests
+	// under load.
+	transport.MaxIdleConnsPerHost = transport.MaxIdleConns
+	return &inventoryClient{
+		url:       strings.TrimSuffix(cfg.InventoryURL, "/") + "/api/reserve",
+		transport: transport,
+		client: &http.Client{
+			Timeout: 10 * time.Second,
+			Transport: otelhttp.NewTransport(transport,
+				otelhttp.WithTracerProvider(cfg.TracerProvider),
+				otelhttp.WithMeterProvider(cfg.MeterProvider),
+				otelhttp.WithPropagators(cfg.Propagator),
+				otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
+					return r.Method + " /api/reserve"
+				})),
+		},
+	}
+}
+
+func (c *inventoryClient) close() { c.transport.CloseIdleConnections() }
+
+// reserve asks the inventory to put the lines aside.
+func (c *inventoryClient) reserve(ctx context.Context, lines []line) error {
+	body, err := json.Marshal(reservation{Lines: lines})
+	if err != nil {
+		return fmt.Errorf("encode the reservation: %w", err)
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
+	if err != nil {
+		return fmt.Errorf("make the reservation request: %w", err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.client.Do(req)
+	if err != nil {
+		return &apiError{status: http.StatusBadGateway, Message: "the inventory cannot be reached", cause: err}
+	}
+	defer resp.Body.Close()
+	// Read to the end so that the connection can be used again; a broken inventory may send at most 64 KiB.
+	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	if err != nil {
+		return &apiError{status: http.StatusBadGateway, Message: "the inventory's answer broke off", cause: err}
+	}
+	if resp.StatusCode != http.StatusOK {
+		return &apiError{
+			status:  http.StatusBadGateway,
+			Message: "the inventory refused the reservation",
+			cause:   fmt.Errorf("%s: %s", resp.Status, truncate(string(bytes.TrimSpace(answer)), maxLoggedPath)),
+		}
+	}
+	return nil
+}

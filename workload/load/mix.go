@@ -1,0 +1,133 @@
+package load
+
+import (
+	"fmt"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// maxWeight bounds a share, so that the sum of all stays far from overflow.
+const maxWeight = 1_000_000
+
+// Endpoint is one kind of request.
+type Endpoint struct {
+	Name   string `json:"name"`
+	Method string `json:"method"`
+	Path   string `json:"path"` // with its query
+}
+
+// Share is an endpoint's part in a mix: its weight over the sum of all weights.
+type Share struct {
+	Endpoint
+	Weight int
+}
+
+// Mix is which requests a run sends, in what proportion.
+type Mix []Share
+
+// Endpoints are what a mix can name. The amounts are such that each shows in a profile without drowning the
+// others.
+func Endpoints() []Endpoint {
+	return []Endpoint{
+		{"checkout", http.MethodPost, "/api/checkout"},
+		{"heavy", http.MethodPost, "/api/checkout?items=50"},
+		{"cpu", http.MethodGet, "/load/cpu?ms=100"},
+		{"alloc", http.MethodGet, "/load/alloc?mb=16"},
+		{"leak", http.MethodGet, "/load/leak?mb=1"},
+		{"lock", http.MethodGet, "/load/lock?ms=100"},
+		{"block", http.MethodGet, "/load/block?ms=150"},
+		{"sleep", http.MethodGet, "/load/sleep?ms=150"},
+		{"goroutines", http.MethodGet, "/load/goroutines?n=10&ms=5000"},
+	}
+}
+
+// DefaultMix is mostly checkouts with some of everything that leaves nothing behind.
+func DefaultMix() Mix {
+	weights := map[string]int{"checkout": 70, "cpu": 10, "alloc": 5, "lock": 5, "block": 5, "sleep": 5}
+	var mix Mix
+	for _, e := range Endpoints() {
+		if w := weights[e.Name]; w > 0 {
+			mix = append(mix, Share{Endpoint: e, Weight: w})
+		}
+	}
+	return mix
+}
+
+// ParseMix reads "name=weight,…", for example "checkout=70,cpu=30".
+func ParseMix(text string) (Mix, error) {
+	var mix Mix
+	for entry := range strings.SplitSeq(text, ",") {
+		name, value, ok := strings.Cut(strings.TrimSpace(entry), "=")
+		if !ok {
+			return nil, fmt.Errorf("mix entry %q: must be name=weight", entry)
+		}
+		i := slices.IndexFunc(Endpoints(), func(e Endpoint) bool { return e.Name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("mix entry %q: unknown endpoint %q: must be one of %s", entry, name, endpointNames())
+		}
+		weight, err := strconv.Atoi(value)
+		if err != nil || weight < 0 || weight > maxWeight {
+			return nil, fmt.Errorf("mix entry %q: weight %q: must be an integer from 0 to %d", entry, value, maxWeight)
+		}
+		if slices.ContainsFunc(mix, func(s Share) bool { return s.Name == name }) {
+			return nil, fmt.Errorf("mix entry %q: %s is given twice", entry, name)
+		}
+		mix = append(mix, Share{Endpoint: Endpoints()[i], Weight: weight})
+	}
+	return mix, mix.validate()
+}
+
+// String is the text that ParseMix reads.
+func (m Mix) String() string {
+	entries := make([]string, len(m))
+	for i, s := range m {
+		entries[i] = fmt.Sprintf("%s=%d", s.Name, s.Weight)
+	}
+	return strings.Join(entries, ",")
+}
+
+func endpointNames() string {
+	var names []string
+	for _, e := range Endpoints() {
+		names = append(names, e.Name)
+	}
+	return strings.Join(names, ", ")
+}
+
+func (m Mix) validate() error {
+	total := 0
+	for _, s := range m {
+		if s.Weight < 0 || s.Weight > maxWeight {
+			return fmt.Errorf("mix: weight %d of %s: must be from 0 to %d", s.Weight, s.Name, maxWeight)
+		}
+		total += s.Weight
+	}
+	if total == 0 {
+		return fmt.Errorf("mix: every weight is 0; at least one must be above")
+	}
+	return nil
+}
+
+// picker returns a function that gives the index of the next share. It is smooth weighted round-robin: after
+// any multiple of the total weight the proportions are exact, the order repeats, and equal requests are spread
+// out as far as they can be.
+func (m Mix) picker() func() int {
+	total := 0
+	for _, s := range m {
+		total += s.Weight
+	}
+	credit := make([]int, len(m))
+	return func() int {
+		best := 0
+		for i, s := range m {
+			credit[i] += s.Weight
+			if credit[i] > credit[best] {
+				best = i
+			}
+		}
+		credit[best] -= total
+		return best
+	}
+}

@@ -1,0 +1,184 @@
+package workload
+
+import (
+	"context"
+	"database/sql"
+	"database/sql/driver"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/XSAM/otelsql"
+	"github.com/cenkalti/backoff/v5"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
+	"modernc.org/sqlite"
+)
+
+// The statements are one text for both databases: both know $1, TEXT and BIGINT.
+const (
+	createOrders = `CREATE TABLE IF NOT EXISTS orders (
+		id TEXT PRIMARY KEY, created_unix_ms BIGINT NOT NULL, items BIGINT NOT NULL, total_cents BIGINT NOT NULL)`
+	createLines = `CREATE TABLE IF NOT EXISTS order_lines (
+		order_id TEXT NOT NULL REFERENCES orders (id), sku TEXT NOT NULL, quantity BIGINT NOT NULL,
+		PRIMARY KEY (order_id, sku))`
+	insertOrder = `INSERT INTO orders (id, created_unix_ms, items, total_cents) VALUES ($1, $2, $3, $4)`
+	insertLine  = `INSERT INTO order_lines (order_id, sku, quantity) VALUES ($1, $2, $3)`
+)
+
+// orderStore keeps orders in SQL.
+type orderStore struct {
+	db    *sql.DB
+	stats metric.Registration // of the connection pool
+}
+
+// database is where orders go: how to connect and what is particular to it.
+type database struct {
+	connector driver.Connector
+	name      string // for errors, without secrets
+	attrs     []attribute.KeyValue
+	maxConns  int
+	patience  time.Duration // how long to wait for it to come up
+}
+
+// openOrders connects to the configured database and creates the tables that are missing.
+func openOrders(ctx context.Context, cfg Config) (*orderStore, error) {
+	var d database
+	var err error
+	if cfg.DatabaseURL != "" {
+		d, err = postgres(cfg.DatabaseURL)
+	} else {
+		d, err = sqliteFile(cfg.Database)
+	}
+	if err != nil {
+		return nil, err
+	}
+	options := []otelsql.Option{
+		otelsql.WithTracerProvider(cfg.TracerProvider),
+		otelsql.WithMeterProvider(cfg.MeterProvider),
+		otelsql.WithAttributes(d.attrs...),
+		// Spans for statements and transactions; the pool's own housekeeping would only hide them.
+		otelsql.WithSpanOptions(otelsql.SpanOptions{OmitConnResetSession: true, OmitConnectorConnect: true, DisableErrSkip: true}),
+	}
+	db := otelsql.OpenDB(d.connector, options...)
+	db.SetMaxOpenConns(d.maxConns)
+	db.SetMaxIdleConns(d.maxConns)
+	if err := createSchema(ctx, db, d.patience); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the order database %s: %w", d.name, err), db.Close())
+	}
+	stats, err := otelsql.RegisterDBStatsMetrics(db, options...)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("register the metrics of the order database: %w", err), db.Close())
+	}
+	return &orderStore{db: db, stats: stats}, nil
+}
+
+// sqliteFile is an SQLite file, whose directory is made when it is missing.
+func sqliteFile(path string) (database, error) {
+	absolute, err := filepath.Abs(path)
+	if err != nil {
+		return database{}, fmt.Errorf("order database %q: %w", path, err)
+	}
+	if err := os.MkdirAll(filepath.Dir(absolute), 0o755); err != nil {
+		return database{}, fmt.Errorf("make the directory of the order database: %w", err)
+	}
+	// WAL lets readers pass the writer; with it NORMAL syncs at checkpoints only, which cannot damage the file.
+	// An immediate transaction takes the write lock at once, where busy_timeout applies, and not in its middle,
+	// where SQLite reports "database is locked" without waiting.
+	dsn := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(absolute), RawQuery: url.Values{
+		"_txlock": {"immediate"},
+		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"},
+	}.Encode()}
+	connector, err := sqlite.NewConnector(dsn.String())
+	if err != nil {
+		return database{}, fmt.Errorf("order database %q: %w", path, err)
+	}
+	return database{
+		connector: connector,
+		name:      path,
+		attrs:     []attribute.KeyValue{semconv.DBSystemNameSQLite, semconv.DBNamespace(filepath.Base(path))},
+		// SQLite has one writer. With one connection the others wait in database/sql, where a profile sees
+		// them, and not in SQLite's polling.
+		maxConns: 1,
+	}, nil
+}
+
+// postgres is a PostgreSQL database. Errors never repeat the URL: it holds a password.
+func postgres(databaseURL string) (database, error) {
+	if !strings.HasPrefix(databaseURL, "postgres://") && !strings.HasPrefix(databaseURL, "postgresql://") {
+		return database{}, errors.New("DATABASE_URL: must begin with postgres:// or postgresql://; without it orders go to an SQLite file")
+	}
+	cfg, err := pgx.ParseConfig(databaseURL)
+	if err != nil {
+		return database{}, fmt.Errorf("DATABASE_URL: %w", err) // pgx leaves the password out
+	}
+	return database{
+		connector: stdlib.GetConnector(*cfg),
+		name:      fmt.Sprintf("postgres://%s:%d/%s", cfg.Host, cfg.Port, cfg.Database),
+		attrs: []attribute.KeyValue{semconv.DBSystemNamePostgreSQL, semconv.DBNamespace(cfg.Database),
+			semconv.ServerAddress(cfg.Host), semconv.ServerPort(int(cfg.Port))},
+		maxConns: 16,
+		patience: 15 * time.Second, // the database may be starting beside us
+	}, nil
+}
+
+// createSchema creates the missing tables. It tries again for as long as patience lasts: besides a database that
+// is still starting, two storefronts that start together can collide in PostgreSQL's CREATE TABLE IF NOT EXISTS.
+func createSchema(ctx context.Context, db *sql.DB, patience time.Duration) error {
+	create := func() (struct{}, error) {
+		for _, statement := range []string{createOrders, createLines} {
+			if _, err := db.ExecContext(ctx, statement); err != nil {
+				return struct{}{}, err
+			}
+		}
+		return struct{}{}, nil
+	}
+	if patience == 0 {
+		_, err := create()
+		return err
+	}
+	_, err := backoff.Retry(ctx, create, backoff.WithMaxElapsedTime(patience))
+	return err
+}
+
+// save writes the order and its lines in one transaction.
+func (s *orderStore) save(ctx context.Context, o order) error {
+	tx, err := s.db.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("save order: begin: %w", err)
+	}
+	if err := insert(ctx, tx, o); err != nil {
+		err = fmt.Errorf("save order: %w", err)
+		if undo := tx.Rollback(); !errors.Is(undo, sql.ErrTxDone) { // done: the end of ctx has rolled it back
+			err = errors.Join(err, undo)
+		}
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("save order: commit: %w", err)
+	}
+	return nil
+}
+
+func insert(ctx context.Context, tx *sql.Tx, o order) error {
+	if _, err := tx.ExecContext(ctx, insertOrder, o.id, o.created.UnixMilli(), o.items, o.totalCents); err != nil {
+		return fmt.Errorf("insert the order: %w", err)
+	}
+	for _, l := range o.lines {
+		if _, err := tx.ExecContext(ctx, insertLine, o.id, l.SKU, l.Quantity); err != nil {
+			return fmt.Errorf("insert the line of %q: %w", l.SKU, err)
+		}
+	}
+	return nil
+}
+
+func (s *orderStore) close() error {
+	return errors.Join(s.stats.Unregister(), s.db.Close())
+}
