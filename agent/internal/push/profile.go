@@ -1,0 +1,247 @@
+package push
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/google/pprof/profile"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"spanflame/internal/record"
+)
+
+// maxProfileBytes bounds what is decompressed: sixteen times what the server takes in one piece.
+const maxProfileBytes = 64 << 20
+
+// Sample labels that link a sample to its span. The server keeps them beside the sample instead of making
+// a series of each value: trace_id only since 2.1, and before that it is not sent.
+const (
+	spanID    = "span_id"
+	profileID = "profile_id" // span_id's older name
+	traceID   = "trace_id"
+)
+
+// prepare returns the profile as it is sent. What the server could not even unpack is an error here, for
+// it would answer such a profile with the same 500 as a fault of its own, and be asked for ever.
+func (c *Client) prepare(ctx context.Context, r record.Record, room int, ch *Changes) ([]byte, error) {
+	raw, err := decompress(r.Profile)
+	if err != nil {
+		return nil, err
+	}
+	s, err := inspect(raw)
+	if err != nil {
+		return nil, err
+	}
+	if cumulative[r.Type] || !s.labelled {
+		return r.Profile, nil
+	}
+	p, err := parse(raw)
+	if err != nil {
+		return nil, err
+	}
+	changed := fitSampleLabels(p, room, ch)
+	if hasTraceID(p) && !c.keepsTraceID(ctx) {
+		ch.TraceIDs += dropTraceID(p)
+		changed = true
+	}
+	if !changed {
+		return r.Profile, nil
+	}
+	// Samples that differed in a label alone are one sample now.
+	merged, err := profile.Merge([]*profile.Profile{p})
+	if err != nil {
+		return nil, err
+	}
+	var out bytes.Buffer
+	if err := merged.WriteUncompressed(&out); err != nil {
+		return nil, err
+	}
+	return compress(out.Bytes())
+}
+
+func decompress(b []byte) ([]byte, error) {
+	zr, err := gzip.NewReader(bytes.NewReader(b))
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(zr, maxProfileBytes+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(raw) > maxProfileBytes {
+		return nil, fmt.Errorf("it is larger than %d bytes uncompressed", maxProfileBytes)
+	}
+	return raw, nil
+}
+
+func compress(raw []byte) ([]byte, error) {
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	if _, err := zw.Write(raw); err != nil {
+		return nil, err
+	}
+	if err := zw.Close(); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
+}
+
+// parse returns a profile that is whole: the library writes what it would not take, and panics at some of it.
+func parse(raw []byte) (*profile.Profile, error) {
+	p, err := profile.ParseUncompressed(raw)
+	if err != nil {
+		return nil, err
+	}
+	return p, p.CheckValid()
+}
+
+// shape is what can be learned of an uncompressed profile without building it.
+type shape struct {
+	samples  int
+	labelled bool // some sample has a label
+}
+
+// Field numbers of perftools.profiles.Profile and Sample.
+const (
+	profileSample = 2
+	sampleLabel   = 3
+)
+
+func inspect(raw []byte) (shape, error) {
+	var s shape
+	if len(raw) == 0 {
+		return s, errors.New("it is empty")
+	}
+	err := fields(raw, func(num protowire.Number, typ protowire.Type, value []byte) error {
+		if num != profileSample || typ != protowire.BytesType {
+			return nil
+		}
+		s.samples++
+		return fields(value, func(num protowire.Number, _ protowire.Type, _ []byte) error {
+			s.labelled = s.labelled || num == sampleLabel
+			return nil
+		})
+	})
+	return s, err
+}
+
+// fields calls f for every field of one protobuf message; value is the content of fields of bytes.
+func fields(b []byte, f func(num protowire.Number, typ protowire.Type, value []byte) error) error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		b = b[n:]
+		var value []byte
+		if typ == protowire.BytesType {
+			value, n = protowire.ConsumeBytes(b)
+		} else {
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			return protowire.ParseError(n)
+		}
+		if err := f(num, typ, value); err != nil {
+			return err
+		}
+		b = b[n:]
+	}
+	return nil
+}
+
+// fitSampleLabels brings the samples' string labels under the rules for series labels, which the server
+// makes of them: one bad name refuses the whole profile. room is how many more labels a series may have.
+// It reports whether anything changed.
+func fitSampleLabels(p *profile.Profile, room int, ch *Changes) bool {
+	keys := map[string]bool{}
+	for _, s := range p.Sample {
+		for k := range s.Label {
+			keys[k] = true
+		}
+	}
+	sent := map[string]string{} // label to the name it is sent under; absent if dropped
+	taken := map[string]bool{}
+	changed := false
+	for _, k := range slices.SortedFunc(maps.Keys(keys), sampleLabelOrder) {
+		name := labelName(k)
+		beside := isLink(k)
+		switch {
+		case beside:
+		case taken[name] || strings.HasPrefix(name, "__") || room <= 0:
+			ch.note(&ch.Dropped, k)
+			changed = true
+			continue
+		case name != k:
+			ch.note(&ch.Renamed, k)
+			changed = true
+		}
+		if !beside {
+			room--
+		}
+		sent[k], taken[name] = name, true
+	}
+	cutKeys := map[string]bool{}
+	for _, s := range p.Sample {
+		fit := make(map[string][]string, len(s.Label))
+		for k, values := range s.Label {
+			name, ok := sent[k]
+			if !ok {
+				continue
+			}
+			fit[name] = values
+			for i, v := range values {
+				if w := cut(strings.ToValidUTF8(v, "\uFFFD"), maxValueBytes); w != v {
+					values[i] = w
+					cutKeys[k] = true
+				}
+			}
+		}
+		s.Label = fit
+	}
+	for k := range cutKeys {
+		ch.note(&ch.Cut, k)
+		changed = true
+	}
+	return changed
+}
+
+func isLink(k string) bool { return k == spanID || k == profileID || k == traceID }
+
+// sampleLabelOrder is who gets the room: first what links spans, then names that are right as they are.
+func sampleLabelOrder(a, b string) int {
+	rank := func(k string) int {
+		switch {
+		case isLink(k):
+			return 0
+		case labelName(k) == k:
+			return 1
+		}
+		return 2
+	}
+	if d := rank(a) - rank(b); d != 0 {
+		return d
+	}
+	return strings.Compare(a, b)
+}
+
+func hasTraceID(p *profile.Profile) bool {
+	return slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return len(s.Label[traceID]) > 0 })
+}
+
+func dropTraceID(p *profile.Profile) (samples int) {
+	for _, s := range p.Sample {
+		if len(s.Label[traceID]) > 0 {
+			delete(s.Label, traceID)
+			samples++
+		}
+	}
+	return samples
+}

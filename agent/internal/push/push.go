@@ -1,0 +1,348 @@
+// Package push sends one record to Pyroscope, once, and says what became of it. The agent's delivery loop
+// uses it; the loop owns the queue, the pauses and the retries, so nothing here waits, repeats or remembers
+// a record. Every answer a server, a proxy or the network can give is sorted into one of five outcomes in
+// one place (see Outcome).
+//
+// The call is the connect call push.v1.PusherService/Push rather than /ingest: its labels need no escaping,
+// so a service name with a comma, a brace or a quote arrives as it is.
+package push
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"spanflame/internal/record"
+)
+
+const (
+	pushPath       = "/push.v1.PusherService/Push"
+	contentType    = "application/proto"
+	userAgent      = "spanflame"
+	defaultTimeout = 10 * time.Second
+	maxAnswerBytes = 16 << 10 // what is read of an answer; a Connect error is a few hundred bytes
+)
+
+// Config says where to send and as whom. New keeps a copy.
+type Config struct {
+	URL string // http or https, with a path where a proxy wants one; user:password@ is taken as basic auth
+
+	BasicAuthUser     string
+	BasicAuthPassword string
+	BearerToken       string            // instead of basic auth
+	TenantID          string            // X-Scope-OrgID
+	Headers           map[string]string // sent with every request
+
+	CAFile   string // PEM; trusted instead of the system's authorities
+	CertFile string // PEM; client certificate, read again at every handshake so that it can be rotated
+	KeyFile  string // PEM; its key
+
+	Timeout time.Duration // of one request from dial to the last byte of the answer; 0 is 10 s
+}
+
+// String leaves out every secret: it is what a log or an error shows of a Config.
+func (c Config) String() string {
+	auth := "none"
+	switch u, _ := url.Parse(c.URL); {
+	case c.BearerToken != "":
+		auth = "bearer"
+	case c.BasicAuthUser != "" || u != nil && u.User != nil:
+		auth = "basic"
+	}
+	return fmt.Sprintf("{URL:%s auth:%s tenant:%q headers:%d}", hideUserinfo(c.URL), auth, c.TenantID, len(c.Headers))
+}
+
+// GoString keeps the secrets out of %#v too.
+func (c Config) GoString() string { return "push.Config" + c.String() }
+
+// LogValue keeps the secrets out of structured logs too.
+func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
+
+// MarshalText keeps the secrets out of every encoder that asks for text, JSON among them.
+func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// Validate names the field, the value where it is no secret, and what is allowed.
+func (c Config) Validate() error {
+	_, err := c.parseURL()
+	if err != nil {
+		return err
+	}
+	switch {
+	case c.BasicAuthUser != "" && c.BearerToken != "":
+		return errors.New("push: BasicAuthUser and BearerToken are both set: choose one")
+	case c.BasicAuthPassword != "" && c.BasicAuthUser == "":
+		return errors.New("push: BasicAuthPassword is set and BasicAuthUser is not: set both or neither")
+	case (c.CertFile == "") != (c.KeyFile == ""):
+		return fmt.Errorf("push: CertFile %q and KeyFile %q: set both or neither", c.CertFile, c.KeyFile)
+	case c.Timeout < 0:
+		return fmt.Errorf("push: Timeout %v: want a positive duration, or 0 for %v", c.Timeout, defaultTimeout)
+	case !headerValue(c.BearerToken):
+		return errors.New("push: BearerToken holds a line break or another control character: want the token alone")
+	case !headerValue(c.TenantID):
+		return fmt.Errorf("push: TenantID %q holds a control character", c.TenantID)
+	}
+	for name, value := range c.Headers {
+		switch key := http.CanonicalHeaderKey(name); {
+		case !headerName(name):
+			return fmt.Errorf("push: Headers: %q is not a header name", name)
+		case !headerValue(value):
+			return fmt.Errorf("push: Headers: the value of %q holds a line break or another control character", name)
+		case key == "Content-Type" || key == "Content-Length" || key == "Content-Encoding" || key == "Host" || key == "Transfer-Encoding":
+			return fmt.Errorf("push: Headers: %q is set by every request itself", name)
+		case key == "Authorization" && (c.BasicAuthUser != "" || c.BearerToken != ""):
+			return fmt.Errorf("push: Headers: %q beside BasicAuthUser or BearerToken: choose one", name)
+		case key == "X-Scope-Orgid" && c.TenantID != "":
+			return fmt.Errorf("push: Headers: %q beside TenantID: choose one", name)
+		}
+	}
+	return nil
+}
+
+// parseURL returns the address without trailing slash. Its errors never show a password.
+func (c Config) parseURL() (*url.URL, error) {
+	bad := func(why string) (*url.URL, error) {
+		return nil, fmt.Errorf("push: URL %q: %s; want http://host:port or https://host:port", hideUserinfo(c.URL), why)
+	}
+	u, err := url.Parse(c.URL)
+	switch {
+	case err != nil:
+		return bad("cannot be parsed")
+	case u.Scheme != "http" && u.Scheme != "https":
+		return bad("the scheme is neither http nor https")
+	case u.Hostname() == "":
+		return bad("the host is missing")
+	case u.RawQuery != "" || u.Fragment != "":
+		return bad("it has a query or a fragment")
+	case u.User != nil && (c.BasicAuthUser != "" || c.BearerToken != ""):
+		return bad("it has a user of its own beside BasicAuthUser or BearerToken")
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawPath = ""
+	return u, nil
+}
+
+// hideUserinfo drops whatever stands before the last @ of an address, which may not even parse.
+func hideUserinfo(address string) string {
+	i := strings.LastIndexByte(address, '@')
+	if i < 0 {
+		return address
+	}
+	scheme, _, ok := strings.Cut(address[:i], "://")
+	if !ok {
+		return address[i+1:]
+	}
+	return scheme + "://" + address[i+1:]
+}
+
+func headerName(s string) bool {
+	const token = "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+	return s != "" && strings.Trim(s, token) == ""
+}
+
+func headerValue(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r < ' ' && r != '\t' || r == 0x7f })
+}
+
+// Client sends records to one server. It is safe for concurrent use.
+type Client struct {
+	base    string // address without userinfo and trailing slash
+	header  http.Header
+	secrets *strings.Replacer
+	timeout time.Duration
+	http    *http.Client
+
+	mu      sync.Mutex
+	version version
+}
+
+// New checks the configuration and reads the CA file. It does not talk to the server.
+func New(c Config) (*Client, error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	u, err := c.parseURL()
+	if err != nil {
+		return nil, err
+	}
+	user, password := c.BasicAuthUser, c.BasicAuthPassword
+	if u.User != nil {
+		user = u.User.Username()
+		password, _ = u.User.Password()
+		u.User = nil
+	}
+
+	header := http.Header{"User-Agent": {userAgent}}
+	secrets := []string{}
+	for name, value := range c.Headers {
+		header.Set(name, value)
+		secrets = append(secrets, value)
+	}
+	switch {
+	case user != "":
+		pair := base64.StdEncoding.EncodeToString([]byte(user + ":" + password))
+		header.Set("Authorization", "Basic "+pair)
+		secrets = append(secrets, password, pair)
+	case c.BearerToken != "":
+		header.Set("Authorization", "Bearer "+c.BearerToken)
+		secrets = append(secrets, c.BearerToken)
+	}
+	if c.TenantID != "" {
+		header.Set("X-Scope-OrgID", c.TenantID)
+	}
+
+	tlsConfig, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
+	timeout := c.Timeout
+	if timeout == 0 {
+		timeout = defaultTimeout
+	}
+	return &Client{
+		base:    u.String(),
+		header:  header,
+		secrets: hide(secrets),
+		timeout: timeout,
+		http: &http.Client{
+			Transport: &http.Transport{
+				Proxy:               http.ProxyFromEnvironment,
+				TLSClientConfig:     tlsConfig,
+				ForceAttemptHTTP2:   true, // a TLS configuration of one's own turns it off
+				MaxIdleConnsPerHost: 2,
+				IdleConnTimeout:     90 * time.Second,
+				DisableCompression:  true, // answers are a few bytes, and their size is bounded as sent
+			},
+			// A redirect would carry the credentials to wherever the answer says; it is reported instead.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		},
+	}, nil
+}
+
+func (c Config) tls() (*tls.Config, error) {
+	t := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile != "" {
+		pem, err := os.ReadFile(c.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("push: CAFile: %w", err)
+		}
+		t.RootCAs = x509.NewCertPool()
+		if !t.RootCAs.AppendCertsFromPEM(pem) {
+			return nil, fmt.Errorf("push: CAFile %q holds no PEM certificate", c.CAFile)
+		}
+	}
+	if c.CertFile != "" {
+		load := func() (*tls.Certificate, error) {
+			cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+			if err != nil {
+				return nil, fmt.Errorf("push: CertFile %q and KeyFile %q: %w", c.CertFile, c.KeyFile, err)
+			}
+			return &cert, nil
+		}
+		if _, err := load(); err != nil {
+			return nil, err
+		}
+		t.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return load() }
+	}
+	return t, nil
+}
+
+// hide returns a replacer for what must not be shown even when a server echoes it. Values of less than four
+// bytes are left alone: they are words like "1" or "eu" rather than secrets, and would garble the text.
+func hide(secrets []string) *strings.Replacer {
+	var pairs []string
+	for _, s := range secrets {
+		if len(s) >= 4 {
+			pairs = append(pairs, s, "[hidden]")
+		}
+	}
+	return strings.NewReplacer(pairs...)
+}
+
+// Close closes the idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// Push sends the record once. It ends at the latest with ctx or the configured timeout.
+func (c *Client) Push(ctx context.Context, r record.Record) Result {
+	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
+	defer cancel()
+
+	labels, changes := seriesLabels(r.Meta)
+	profile, err := c.prepare(ctx, r, maxLabels-len(labels), &changes)
+	if err != nil {
+		return Result{Outcome: Permanent, Reason: "the profile cannot be read: " + c.clean(err.Error()), Changes: changes}
+	}
+	body := encodeRequest(labels, profile)
+	res := c.send(ctx, body)
+	res.Bytes, res.Changes = len(body), changes
+	if res.Outcome == Transient {
+		c.forgetVersion() // the server may come back as another one
+	}
+	return res
+}
+
+func (c *Client) send(ctx context.Context, body []byte) Result {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+pushPath, bytes.NewReader(body))
+	if err != nil {
+		return Result{Outcome: Transient, Reason: c.clean(err.Error())}
+	}
+	req.Header = c.header.Clone()
+	req.Header.Set("Content-Type", contentType)
+	req.Header.Set("Connect-Protocol-Version", "1")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return Result{Outcome: Transient, Reason: c.clean(transportReason(ctx, err))}
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswerBytes))
+	if err != nil && resp.StatusCode/100 == 2 {
+		return Result{Outcome: Transient, Status: resp.StatusCode, Reason: c.clean("the answer broke off: " + transportReason(ctx, err))}
+	}
+	return classify(answer{
+		status:      resp.StatusCode,
+		contentType: resp.Header.Get("Content-Type"),
+		retryAfter:  resp.Header.Get("Retry-After"),
+		location:    resp.Header.Get("Location"),
+		body:        text,
+	}, time.Now(), c.clean)
+}
+
+// encodeRequest writes push.v1.PushRequest with one series of one sample. Field numbers:
+// PushRequest.series = 1, RawProfileSeries.labels = 1 and samples = 2, LabelPair.name = 1 and value = 2,
+// RawSample.rawProfile = 1.
+func encodeRequest(labels []label, profile []byte) []byte {
+	var series []byte
+	for _, l := range labels {
+		var pair []byte
+		pair = protowire.AppendTag(pair, 1, protowire.BytesType)
+		pair = protowire.AppendString(pair, l.name)
+		pair = protowire.AppendTag(pair, 2, protowire.BytesType)
+		pair = protowire.AppendString(pair, l.value)
+		series = protowire.AppendTag(series, 1, protowire.BytesType)
+		series = protowire.AppendBytes(series, pair)
+	}
+	sample := protowire.SizeTag(1) + protowire.SizeBytes(len(profile))
+	series = protowire.AppendTag(series, 2, protowire.BytesType)
+	series = protowire.AppendVarint(series, uint64(sample))
+	series = protowire.AppendTag(series, 1, protowire.BytesType)
+	head := protowire.SizeTag(1) + protowire.SizeBytes(len(series)+protowire.SizeBytes(len(profile)))
+
+	body := make([]byte, 0, head+len(profile))
+	body = protowire.AppendTag(body, 1, protowire.BytesType)
+	body = protowire.AppendVarint(body, uint64(len(series)+protowire.SizeBytes(len(profile))))
+	body = append(body, series...)
+	return protowire.AppendBytes(body, profile)
+}
