@@ -1,0 +1,350 @@
+package capture
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"log/slog"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"go.uber.org/goleak"
+
+	"spanflame/internal/record"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// sink collects records.
+type sink struct {
+	mu      sync.Mutex
+	records []record.Record
+}
+
+func (s *sink) emit(r record.Record) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.records = append(s.records, r)
+}
+
+func (s *sink) of(t record.Type) []record.Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var rs []record.Record
+	for _, r := range s.records {
+		if r.Type == t {
+			rs = append(rs, r)
+		}
+	}
+	return rs
+}
+
+var everyType = []record.Type{record.CPU, record.Memory, record.Mutex, record.Block, record.Goroutine}
+
+func start(t *testing.T, window time.Duration, types ...record.Type) (*Capturer, *sink) {
+	t.Helper()
+	s := &sink{}
+	c, err := Start(Options{
+		Service: "svc", Labels: map[string]string{"service_version": "1"}, Types: types, Window: window,
+		Emit: s.emit, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return c, s
+}
+
+func parse(t *testing.T, b []byte) *profile.Profile {
+	t.Helper()
+	p, err := profile.ParseData(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+//go:noinline
+func allocateForTest(n int) [][]byte {
+	var kept [][]byte
+	for range n {
+		kept = append(kept, make([]byte, 1<<20))
+	}
+	return kept
+}
+
+// total sums sample type st over the samples that have a function whose name contains fn.
+func total(p *profile.Profile, st, fn string) int64 {
+	index := -1
+	for i, s := range p.SampleType {
+		if s.Type == st {
+			index = i
+		}
+	}
+	var sum int64
+	for _, s := range p.Sample {
+		if hasFunction(s, fn) {
+			sum += s.Value[index]
+		}
+	}
+	return sum
+}
+
+func hasFunction(s *profile.Sample, fn string) bool {
+	for _, l := range s.Location {
+		for _, line := range l.Line {
+			if strings.Contains(line.Function.Name, fn) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func TestStopCapturesTheLastWindowOfEveryType(t *testing.T) {
+	before := time.Now()
+	c, s := start(t, time.Hour, everyType...)
+	kept := allocateForTest(64)
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range everyType {
+		rs := s.of(typ)
+		if len(rs) != 1 {
+			t.Errorf("%s: %d records, want 1", typ, len(rs))
+			continue
+		}
+		r := rs[0]
+		if r.Service != "svc" || r.Labels["service_version"] != "1" {
+			t.Errorf("%s: record of %q with labels %v", typ, r.Service, r.Labels)
+		}
+		if r.Start.Before(before) || r.End.Before(r.Start) || r.End.After(time.Now()) {
+			t.Errorf("%s: window %v to %v", typ, r.Start, r.End)
+		}
+		if n := c.Stats().Captured[typ]; n.Profiles != 1 || n.Bytes != int64(len(r.Profile)) {
+			t.Errorf("%s: counted %+v, want one profile of %d bytes", typ, n, len(r.Profile))
+		}
+		parse(t, r.Profile)
+	}
+	_ = kept
+}
+
+func TestDeltaBeginsAtStart(t *testing.T) {
+	old := allocateForTest(64)
+	c, s := start(t, time.Hour, record.Memory)
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if got := total(parse(t, s.of(record.Memory)[0].Profile), "alloc_space", "allocateForTest"); got != 0 {
+		t.Errorf("the first window holds %d bytes that were allocated before it", got)
+	}
+	_ = old
+}
+
+func TestWindowsEndOnTheirBoundary(t *testing.T) {
+	_, s := start(t, time.Second, record.Goroutine)
+	deadline := time.Now().Add(time.Minute)
+	for len(s.of(record.Goroutine)) < 3 && time.Now().Before(deadline) {
+		time.Sleep(10 * time.Millisecond)
+	}
+	rs := s.of(record.Goroutine)
+	if len(rs) < 3 {
+		t.Fatalf("%d windows in a minute, want one a second", len(rs))
+	}
+	for i := 1; i < len(rs); i++ {
+		if !rs[i].Start.Equal(rs[i-1].End) {
+			t.Errorf("window %d begins at %v, the one before ended at %v", i, rs[i].Start, rs[i-1].End)
+		}
+	}
+}
+
+func TestBoundary(t *testing.T) {
+	c := &Capturer{o: Options{Window: 15 * time.Second}}
+	at := func(s string) time.Time {
+		v, err := time.Parse("15:04:05.000", s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return v
+	}
+	for _, tt := range []struct{ begun, end string }{
+		{"10:00:00.000", "10:00:15.000"},
+		{"10:00:07.300", "10:00:15.000"},
+		{"10:00:15.001", "10:00:30.000"},
+		{"10:00:14.990", "10:00:30.000"}, // fired early: not a window of 10 ms
+	} {
+		if got := c.boundary(at(tt.begun)); !got.Equal(at(tt.end)) {
+			t.Errorf("window begun at %s ends at %s, want %s", tt.begun, got.Format("15:04:05.000"), tt.end)
+		}
+	}
+}
+
+func TestCPUProfileForSomebodyElse(t *testing.T) {
+	c, s := start(t, time.Hour, record.CPU)
+	var buf bytes.Buffer
+	if err := c.CPUProfile(context.Background(), &buf, 50*time.Millisecond); err != nil {
+		t.Fatal(err)
+	}
+	got := parse(t, buf.Bytes())
+	if got.SampleType[1].Type != "cpu" {
+		t.Errorf("sample types %v, want cpu", got.SampleType)
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	rs := s.of(record.CPU)
+	if len(rs) != 3 {
+		t.Fatalf("%d windows, want 3: before, during and after", len(rs))
+	}
+	if !bytes.Equal(rs[1].Profile, buf.Bytes()) {
+		t.Error("the window in the middle is not the profile that was asked for")
+	}
+}
+
+func TestOneForegroundProfileAtATime(t *testing.T) {
+	c, _ := start(t, time.Hour, record.CPU)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error)
+	go func() { ended <- c.CPUProfile(ctx, &bytes.Buffer{}, time.Hour) }()
+	for !lent(c) {
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.CPUProfile(context.Background(), &bytes.Buffer{}, time.Second); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second profile: %v, want ErrBusy", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("cancelled profile: %v", err)
+	}
+}
+
+func lent(c *Capturer) bool {
+	c.cpu.mu.Lock()
+	defer c.cpu.mu.Unlock()
+	return c.cpu.lent
+}
+
+func TestStopEndsAForegroundProfile(t *testing.T) {
+	c, s := start(t, time.Hour, record.CPU)
+	var buf bytes.Buffer
+	ended := make(chan error)
+	go func() { ended <- c.CPUProfile(context.Background(), &buf, time.Hour) }()
+	for !lent(c) {
+		time.Sleep(time.Millisecond)
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.of(record.CPU)); n != 2 {
+		t.Errorf("%d windows when Stop returned, want 2", n)
+	}
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	parse(t, buf.Bytes())
+	if err := c.CPUProfile(context.Background(), &buf, time.Second); !errors.Is(err, ErrBusy) {
+		t.Errorf("a profile after Stop: %v, want ErrBusy", err)
+	}
+}
+
+func TestTheServicesOwnCPUProfileIsLeftAlone(t *testing.T) {
+	var own bytes.Buffer
+	if err := pprof.StartCPUProfile(&own); err != nil {
+		t.Fatal(err)
+	}
+	c, s := start(t, time.Hour, record.CPU)
+	for c.Stats().Skipped[Skip{record.CPU, ReasonBusy}] == 0 {
+		time.Sleep(time.Millisecond)
+	}
+	pprof.StopCPUProfile()
+	parse(t, own.Bytes())
+	for !running(c) { // the capturer tries once a second
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.of(record.CPU)); n != 1 {
+		t.Errorf("%d CPU windows after the service's own profile ended, want 1", n)
+	}
+	if st := c.Stats(); st.CPUGap <= 0 {
+		t.Errorf("gap %v, want the time that the service held the profiler", st.CPUGap)
+	}
+}
+
+func running(c *Capturer) bool {
+	c.cpu.mu.Lock()
+	defer c.cpu.mu.Unlock()
+	return !c.cpu.begun.IsZero()
+}
+
+func TestTooManyGoroutines(t *testing.T) {
+	c, s := start(t, time.Hour, record.Goroutine)
+	release := make(chan struct{})
+	var wg sync.WaitGroup
+	for range MaxGoroutines + 1 {
+		wg.Go(func() { <-release })
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	close(release)
+	wg.Wait()
+	if n := len(s.of(record.Goroutine)); n != 0 {
+		t.Errorf("%d goroutine profiles of more than %d goroutines, want none", n, MaxGoroutines)
+	}
+	if n := c.Stats().Skipped[Skip{record.Goroutine, ReasonGoroutines}]; n != 1 {
+		t.Errorf("counted %d skipped, want 1", n)
+	}
+}
+
+func TestStopTwiceAndAtOnce(t *testing.T) {
+	c, s := start(t, time.Hour, everyType...)
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if err := c.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if n := len(s.of(record.Memory)); n != 1 {
+		t.Errorf("%d last windows, want 1", n)
+	}
+}
+
+func TestStopHonoursItsDeadline(t *testing.T) {
+	hold := make(chan struct{})
+	c, err := Start(Options{
+		Types: []record.Type{record.Goroutine}, Window: time.Hour,
+		Emit: func(record.Record) { <-hold }, Logger: slog.New(slog.DiscardHandler),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := c.Stop(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Stop: %v, want context.Canceled", err)
+	}
+	close(hold)
+	if err := c.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestUnknownType(t *testing.T) {
+	_, err := Start(Options{Types: []record.Type{"nonsense"}})
+	if err == nil || !strings.Contains(err.Error(), `"nonsense"`) {
+		t.Errorf("error %v, want one that names the type", err)
+	}
+}
