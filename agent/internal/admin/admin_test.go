@@ -1,0 +1,297 @@
+package admin
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"runtime"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t *testing.T, change func(*Options)) string {
+	t.Helper()
+	o := Options{
+		Address:    "127.0.0.1:0",
+		Scrape:     prometheus.NewRegistry(),
+		CPUProfile: func(context.Context, io.Writer, time.Duration) error { return errors.New("busy") },
+		Degraded:   func() []string { return nil },
+		Logger:     slog.New(slog.DiscardHandler),
+	}
+	if change != nil {
+		change(&o)
+	}
+	s, err := Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections()
+		if err := s.Shutdown(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	return "http://" + s.Addr()
+}
+
+func get(t *testing.T, url string, header ...string) (int, http.Header, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(header); i += 2 {
+		if header[i] == "Host" {
+			req.Host = header[i+1]
+		}
+		req.Header.Set(header[i], header[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, body
+}
+
+func TestNamedProfiles(t *testing.T) {
+	url := start(t, nil)
+	for _, name := range []string{"allocs", "block", "goroutine", "heap", "mutex", "threadcreate"} {
+		status, h, body := get(t, url+"/debug/pprof/"+name)
+		if status != 200 || h.Get("Content-Type") != "application/octet-stream" {
+			t.Errorf("%s: status %d, type %q", name, status, h.Get("Content-Type"))
+			continue
+		}
+		if _, err := profile.ParseData(body); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, _, body := get(t, url+"/debug/pprof/goroutine?debug=2"); !bytes.Contains(body, []byte("goroutine ")) {
+		t.Errorf("goroutine?debug=2: %.80q", body)
+	}
+	if _, _, body := get(t, url+"/debug/pprof/"); !bytes.Contains(body, []byte(`href="heap?debug=1"`)) {
+		t.Errorf("the index does not name heap: %q", body)
+	}
+}
+
+func TestWrongRequests(t *testing.T) {
+	url := start(t, nil)
+	for _, tt := range []struct {
+		path, host string
+		status     int
+		says       string
+	}{
+		{path: "/debug/pprof/nonsense", status: 404, says: `"nonsense"`},
+		{path: "/debug/pprof/heap?debug=9", status: 400, says: `debug="9"`},
+		{path: "/debug/pprof/heap?debug=x", status: 400, says: "want 0, 1 or 2"},
+		{path: "/debug/pprof/heap?seconds=0", status: 400, says: "1 to 300"},
+		{path: "/debug/pprof/profile?seconds=-1", status: 400, says: `seconds="-1"`},
+		{path: "/debug/pprof/profile?seconds=301", status: 400, says: "1 to 300"},
+		{path: "/debug/pprof/profile?seconds=1", status: 409, says: "busy"},
+		{path: "/debug/pprof/trace?seconds=x", status: 400, says: `seconds="x"`},
+		{path: "/debug/fgprof?seconds=99999999999999999999", status: 400, says: "1 to 300"},
+		{path: "/elsewhere", status: 404, says: "not found"},
+		{path: "/healthz", host: "attacker.example", status: 421, says: `"attacker.example"`},
+		{path: "/healthz", host: "attacker.example:6060", status: 421, says: "localhost"},
+		{path: "/healthz", host: "localhost:6060", status: 200, says: "ok"},
+		{path: "/healthz", host: "[::1]:6060", status: 200, says: "ok"},
+		{path: "/healthz", host: "10.1.2.3", status: 200, says: "ok"},
+	} {
+		var header []string
+		if tt.host != "" {
+			header = []string{"Host", tt.host}
+		}
+		status, _, body := get(t, url+tt.path, header...)
+		if status != tt.status || !strings.Contains(string(body), tt.says) {
+			t.Errorf("%s (host %q): %d %q, want %d and %q", tt.path, tt.host, status, body, tt.status, tt.says)
+		}
+	}
+	resp, err := http.Post(url+"/debug/pprof/heap", "", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != http.StatusMethodNotAllowed {
+		t.Errorf("POST: %d, want 405", resp.StatusCode)
+	}
+}
+
+func TestCPUProfile(t *testing.T) {
+	var asked time.Duration
+	url := start(t, func(o *Options) {
+		o.CPUProfile = func(_ context.Context, w io.Writer, d time.Duration) error {
+			asked = d
+			_, err := io.WriteString(w, "profile")
+			return err
+		}
+	})
+	status, h, body := get(t, url+"/debug/pprof/profile?seconds=7")
+	if status != 200 || string(body) != "profile" || asked != 7*time.Second {
+		t.Errorf("status %d, body %q, asked for %v", status, body, asked)
+	}
+	if got := h.Get("Content-Disposition"); got != `attachment; filename="profile"` {
+		t.Errorf("Content-Disposition %q", got)
+	}
+}
+
+//go:noinline
+func parkForTest(release <-chan struct{}) { <-release }
+
+func TestDelta(t *testing.T) {
+	url := start(t, nil)
+	release, parked := make(chan struct{}), make(chan struct{})
+	go func() {
+		time.Sleep(100 * time.Millisecond)
+		for range 50 {
+			go parkForTest(release)
+		}
+		close(parked)
+	}()
+	_, _, body := get(t, url+"/debug/pprof/goroutine?seconds=1")
+	<-parked
+	close(release)
+	p, err := profile.ParseData(body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var parks int64
+	for _, s := range p.Sample {
+		for _, l := range s.Location {
+			for _, line := range l.Line {
+				if strings.HasSuffix(line.Function.Name, "parkForTest") {
+					parks += s.Value[0]
+				}
+			}
+		}
+	}
+	if parks != 50 {
+		t.Errorf("the difference shows %d goroutines more in parkForTest, want 50", parks)
+	}
+}
+
+func TestTraceAndFgprof(t *testing.T) {
+	url := start(t, nil)
+	if status, _, body := get(t, url+"/debug/pprof/trace?seconds=1"); status != 200 || !bytes.HasPrefix(body, []byte("go 1.")) {
+		t.Errorf("trace: %d, %.20q", status, body)
+	}
+	status, _, body := get(t, url+"/debug/fgprof?seconds=1")
+	if status != 200 {
+		t.Fatalf("fgprof: %d %q", status, body)
+	}
+	if p, err := profile.ParseData(body); err != nil || len(p.Sample) == 0 {
+		t.Errorf("fgprof: %v, %v", p, err)
+	}
+}
+
+func TestOneTimedProfileAtATime(t *testing.T) {
+	url := start(t, nil)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+"/debug/fgprof?seconds=300", nil)
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			resp.Body.Close()
+		}
+	}()
+	for {
+		status, _, body := get(t, url+"/debug/pprof/trace?seconds=1")
+		if status == http.StatusConflict {
+			if !strings.Contains(string(body), "being taken already") {
+				t.Errorf("409 says %q", body)
+			}
+			break
+		}
+		runtime.Gosched() // the other request has not begun yet
+	}
+	cancel()
+	<-ended
+	for { // the client that went away gave its place back
+		if status, _, _ := get(t, url+"/debug/pprof/trace?seconds=1"); status == 200 {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
+
+func TestMetricsWithExemplars(t *testing.T) {
+	registry := prometheus.NewRegistry()
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "seen_total", Help: "h"})
+	registry.MustRegister(c)
+	c.(prometheus.ExemplarAdder).AddWithExemplar(3, prometheus.Labels{"trace_id": "abc"})
+	url := start(t, func(o *Options) { o.Scrape = registry })
+	_, _, body := get(t, url+"/metrics", "Accept", "application/openmetrics-text")
+	if !strings.Contains(string(body), `seen_total 3.0 # {trace_id="abc"} 3.0`) {
+		t.Errorf("metrics: %q", body)
+	}
+}
+
+func TestReady(t *testing.T) {
+	degraded := []string{"profiles are not delivered"}
+	url := start(t, func(o *Options) { o.Degraded = func() []string { return degraded } })
+	if status, _, body := get(t, url+"/readyz"); status != 503 || string(body) != "degraded: profiles are not delivered\n" {
+		t.Errorf("degraded: %d %q", status, body)
+	}
+	degraded = nil
+	if status, _, body := get(t, url+"/readyz"); status != 200 || string(body) != "ready\n" {
+		t.Errorf("ready: %d %q", status, body)
+	}
+}
+
+func TestShutdownBreaksOffARequestAtItsDeadline(t *testing.T) {
+	s, err := Start(Options{
+		Address: "127.0.0.1:0", Scrape: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		CPUProfile: func(ctx context.Context, _ io.Writer, _ time.Duration) error { <-ctx.Done(); return ctx.Err() },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		resp, err := http.Get("http://" + s.Addr() + "/debug/pprof/profile")
+		if err == nil {
+			resp.Body.Close()
+		}
+		ended <- err
+	}()
+	time.Sleep(50 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Shutdown: %v, want the deadline", err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the request was answered, want it broken off")
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestAddressInUse(t *testing.T) {
+	url := start(t, nil)
+	_, err := Start(Options{Address: strings.TrimPrefix(url, "http://")})
+	if err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("error %v", err)
+	}
+}
+
+func TestStandardMuxIsEmpty(t *testing.T) {
+	// Nothing that the agent links in may register itself where a service might show it to the world.
+	req, _ := http.NewRequest(http.MethodGet, "/debug/pprof/", nil)
+	if _, pattern := http.DefaultServeMux.Handler(req); pattern != "" {
+		t.Errorf("http.DefaultServeMux has %q", pattern)
+	}
+}

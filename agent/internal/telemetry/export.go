@@ -1,0 +1,176 @@
+package telemetry
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploghttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetricgrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlpmetric/otlpmetrichttp"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracegrpc"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	"go.opentelemetry.io/otel/exporters/stdout/stdoutlog"
+	"go.opentelemetry.io/otel/exporters/stdout/stdoutmetric"
+	"go.opentelemetry.io/otel/exporters/stdout/stdouttrace"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+)
+
+// The exporters of a Signal.
+const (
+	ExporterOTLP    = "otlp"
+	ExporterConsole = "console"
+	ExporterNone    = "none"
+)
+
+// The protocols of a Signal whose exporter is OTLP.
+const (
+	ProtocolGRPC = "grpc"
+	ProtocolHTTP = "http/protobuf"
+)
+
+// Signal says how one signal leaves the process.
+type Signal struct {
+	Exporter string // ExporterOTLP, ExporterConsole or ExporterNone
+	Endpoint string // full URL; for HTTP with the signal's path
+	Protocol string // ProtocolGRPC or ProtocolHTTP
+}
+
+// What the exporters are not told here (certificates, timeouts, compression) they read from the variables
+// of the OpenTelemetry specification themselves.
+
+func spanExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, error) {
+	switch s := o.Traces; {
+	case s.Exporter == ExporterNone:
+		return nil, nil
+	case s.Exporter == ExporterConsole:
+		return stdouttrace.New(stdouttrace.WithWriter(o.Stdout))
+	case s.Protocol == ProtocolGRPC:
+		opts := []otlptracegrpc.Option{otlptracegrpc.WithEndpointURL(s.Endpoint)}
+		if o.Headers != nil {
+			opts = append(opts, otlptracegrpc.WithHeaders(o.Headers))
+		}
+		return otlptracegrpc.New(ctx, opts...)
+	default:
+		opts := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(s.Endpoint)}
+		if o.Headers != nil {
+			opts = append(opts, otlptracehttp.WithHeaders(o.Headers))
+		}
+		return otlptracehttp.New(ctx, opts...)
+	}
+}
+
+func metricExporter(ctx context.Context, o Options) (sdkmetric.Exporter, error) {
+	switch s := o.Metrics; {
+	case s.Exporter == ExporterNone:
+		return nil, nil
+	case s.Exporter == ExporterConsole:
+		return stdoutmetric.New(stdoutmetric.WithWriter(o.Stdout))
+	case s.Protocol == ProtocolGRPC:
+		opts := []otlpmetricgrpc.Option{otlpmetricgrpc.WithEndpointURL(s.Endpoint)}
+		if o.Headers != nil {
+			opts = append(opts, otlpmetricgrpc.WithHeaders(o.Headers))
+		}
+		return otlpmetricgrpc.New(ctx, opts...)
+	default:
+		opts := []otlpmetrichttp.Option{otlpmetrichttp.WithEndpointURL(s.Endpoint)}
+		if o.Headers != nil {
+			opts = append(opts, otlpmetrichttp.WithHeaders(o.Headers))
+		}
+		return otlpmetrichttp.New(ctx, opts...)
+	}
+}
+
+func logExporter(ctx context.Context, o Options) (sdklog.Exporter, error) {
+	switch s := o.Logs; {
+	case s.Exporter == ExporterNone:
+		return nil, nil
+	case s.Exporter == ExporterConsole:
+		return stdoutlog.New(stdoutlog.WithWriter(o.Stdout))
+	case s.Protocol == ProtocolGRPC:
+		opts := []otlploggrpc.Option{otlploggrpc.WithEndpointURL(s.Endpoint)}
+		if o.Headers != nil {
+			opts = append(opts, otlploggrpc.WithHeaders(o.Headers))
+		}
+		return otlploggrpc.New(ctx, opts...)
+	default:
+		opts := []otlploghttp.Option{otlploghttp.WithEndpointURL(s.Endpoint)}
+		if o.Headers != nil {
+			opts = append(opts, otlploghttp.WithHeaders(o.Headers))
+		}
+		return otlploghttp.New(ctx, opts...)
+	}
+}
+
+// reported marks an export error that the log already has.
+type reported struct{ error }
+
+func (r reported) Unwrap() error { return r.error }
+
+// outage says once that exports of a signal fail and once that they succeed again.
+type outage struct {
+	signal, endpoint string
+	log              *slog.Logger
+
+	mu    sync.Mutex
+	since time.Time // of the first failure; zero while exports succeed
+	lost  int       // items of failed exports since then
+}
+
+// result takes the outcome of one export of n items.
+func (o *outage) result(err error, n int) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case err != nil:
+		if o.since.IsZero() {
+			o.since = time.Now()
+			o.log.Warn(fmt.Sprintf("%s cannot be exported: the service goes on, and this is not said again until they can", o.signal),
+				"endpoint", o.endpoint, "error", err.Error())
+		}
+		o.lost += n
+		return reported{err}
+	case !o.since.IsZero():
+		o.log.Info(fmt.Sprintf("%s are exported again", o.signal),
+			"endpoint", o.endpoint, "outage", time.Since(o.since).Round(time.Millisecond).String(), "lost", o.lost)
+		o.since, o.lost = time.Time{}, 0
+	}
+	return nil
+}
+
+type watchedSpans struct {
+	sdktrace.SpanExporter
+	outage *outage
+}
+
+func (w watchedSpans) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
+	return w.outage.result(w.SpanExporter.ExportSpans(ctx, spans), len(spans))
+}
+
+type watchedMetrics struct {
+	sdkmetric.Exporter
+	outage *outage
+}
+
+func (w watchedMetrics) Export(ctx context.Context, m *metricdata.ResourceMetrics) error {
+	n := 0
+	for _, scope := range m.ScopeMetrics {
+		n += len(scope.Metrics)
+	}
+	return w.outage.result(w.Exporter.Export(ctx, m), n)
+}
+
+type watchedLogs struct {
+	sdklog.Exporter
+	outage *outage
+}
+
+func (w watchedLogs) Export(ctx context.Context, records []sdklog.Record) error {
+	return w.outage.result(w.Exporter.Export(ctx, records), len(records))
+}

@@ -1,0 +1,142 @@
+// Package telemetry sets up the OpenTelemetry SDK for a service: traces, metrics and logs, each to an OTLP
+// endpoint, to the console or nowhere, and besides that metrics for Prometheus to scrape and logs as JSON
+// lines. The agent is its only user. It installs nothing globally but what Install says.
+package telemetry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"go.opentelemetry.io/contrib/bridges/otelslog"
+	"go.opentelemetry.io/contrib/instrumentation/runtime"
+	"go.opentelemetry.io/otel/attribute"
+	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+)
+
+// Options says where the three signals go.
+type Options struct {
+	Resource *resource.Resource
+
+	// Labels are the resource's attributes that identify the service on every signal, by their label names
+	// (service_name, service_version, …). They stand on each line of the JSON log.
+	Labels map[string]string
+
+	// LabelKeys are the keys of the same attributes in Resource. They become labels of every Prometheus
+	// series.
+	LabelKeys []attribute.Key
+
+	Traces, Metrics, Logs Signal
+	Headers               map[string]string // sent with every OTLP request; nil: what the environment says
+	Sampler               sdktrace.Sampler
+
+	Stdout io.Writer // receives the JSON log, and signals whose exporter is the console
+}
+
+// Telemetry is the running SDK. It owns the goroutines of its providers.
+type Telemetry struct {
+	Traces  *sdktrace.TracerProvider
+	Metrics *sdkmetric.MeterProvider
+	Logger  *slog.Logger        // JSON on Options.Stdout with trace_id and span_id, and the log exporter
+	Scrape  prometheus.Gatherer // every metric, with exemplars
+
+	logs  *sdklog.LoggerProvider
+	local *slog.Logger // JSON on Options.Stdout only: for what is said about the exporters themselves
+}
+
+// Start sets the SDK up. It does not wait for any endpoint: one that cannot be reached is reported in the
+// log when the first export fails, once, and again when it is back.
+func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
+	t := &Telemetry{local: slog.New(newLogHandler(o.Stdout, o.Labels))}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Shutdown(ctx))
+		}
+	}()
+
+	spans, err := spanExporter(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("traces: %w", err)
+	}
+	tracing := []sdktrace.TracerProviderOption{sdktrace.WithResource(o.Resource), sdktrace.WithSampler(o.Sampler)}
+	if spans != nil {
+		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watch("traces", o.Traces)}))
+	}
+	t.Traces = sdktrace.NewTracerProvider(tracing...)
+
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	t.Scrape = registry
+	scrape, err := otelprom.New(
+		otelprom.WithRegisterer(registry),
+		otelprom.WithResourceAsConstantLabels(attribute.NewAllowKeysFilter(o.LabelKeys...)),
+	)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: Prometheus endpoint: %w", err)
+	}
+	metering := []sdkmetric.Option{sdkmetric.WithResource(o.Resource), sdkmetric.WithReader(scrape)}
+	metrics, err := metricExporter(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("metrics: %w", err)
+	}
+	if metrics != nil {
+		metering = append(metering, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(watchedMetrics{metrics, t.watch("metrics", o.Metrics)})))
+	}
+	t.Metrics = sdkmetric.NewMeterProvider(metering...)
+	if err := runtime.Start(runtime.WithMeterProvider(t.Metrics)); err != nil {
+		return nil, fmt.Errorf("metrics of the Go runtime: %w", err)
+	}
+
+	records, err := logExporter(ctx, o)
+	if err != nil {
+		return nil, fmt.Errorf("logs: %w", err)
+	}
+	if records == nil {
+		t.Logger = t.local
+		return t, nil
+	}
+	t.logs = sdklog.NewLoggerProvider(
+		sdklog.WithResource(o.Resource),
+		sdklog.WithProcessor(sdklog.NewBatchProcessor(watchedLogs{records, t.watch("logs", o.Logs)})),
+	)
+	t.Logger = slog.New(slog.NewMultiHandler(
+		newLogHandler(o.Stdout, o.Labels),
+		otelslog.NewHandler("spanflame/agent", otelslog.WithLoggerProvider(t.logs)),
+	))
+	return t, nil
+}
+
+func (t *Telemetry) watch(signal string, s Signal) *outage {
+	return &outage{signal: signal, endpoint: s.Endpoint, log: t.local}
+}
+
+// HandleError is an OpenTelemetry error handler: what the SDK has to say goes to the JSON log, unless it was
+// said there already.
+func (t *Telemetry) HandleError(err error) {
+	if !errors.As(err, new(reported)) {
+		t.local.Warn("OpenTelemetry", "error", err.Error())
+	}
+}
+
+// Shutdown sends what is still to be sent, until ctx is done, and ends the providers.
+func (t *Telemetry) Shutdown(ctx context.Context) error {
+	var errs []error
+	if t.Traces != nil {
+		errs = append(errs, t.Traces.Shutdown(ctx))
+	}
+	if t.Metrics != nil {
+		errs = append(errs, t.Metrics.Shutdown(ctx))
+	}
+	if t.logs != nil {
+		errs = append(errs, t.logs.Shutdown(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,246 @@
+package telemetry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/resource"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// output collects what is printed.
+type output struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (o *output) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.b.Write(b)
+}
+
+// lines are the JSON objects printed so far.
+func (o *output) lines(t *testing.T) []map[string]any {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var lines []map[string]any
+	for d := json.NewDecoder(bytes.NewReader(o.b.Bytes())); ; {
+		var l map[string]any
+		if err := d.Decode(&l); errors.Is(err, io.EOF) {
+			return lines
+		} else if err != nil {
+			t.Fatalf("not JSON: %v in %q", err, o.b.String())
+		}
+		lines = append(lines, l)
+	}
+}
+
+func (o *output) said(t *testing.T, message string) []map[string]any {
+	t.Helper()
+	var lines []map[string]any
+	for _, l := range o.lines(t) {
+		if s, _ := l["msg"].(string); strings.Contains(s, message) {
+			lines = append(lines, l)
+		}
+	}
+	return lines
+}
+
+func options(out io.Writer) Options {
+	none := Signal{Exporter: ExporterNone}
+	return Options{
+		Resource:  resource.NewSchemaless(attribute.String("service.name", "svc"), attribute.String("service.version", "1"), attribute.String("other", "x")),
+		Labels:    map[string]string{"service_name": "svc", "service_version": "1"},
+		LabelKeys: []attribute.Key{"service.name", "service.version"},
+		Traces:    none, Metrics: none, Logs: none,
+		Sampler: sdktrace.AlwaysSample(), Stdout: out,
+	}
+}
+
+func start(t *testing.T, o Options) *Telemetry {
+	t.Helper()
+	tel, err := Start(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tel
+}
+
+func TestLogLinesCarryTheSpan(t *testing.T) {
+	out := &output{}
+	tel := start(t, options(out))
+	defer tel.Shutdown(context.Background())
+	ctx, span := tel.Traces.Tracer("test").Start(t.Context(), "op")
+	tel.Logger.With("k", "v").InfoContext(ctx, "inside")
+	span.End()
+	tel.Logger.Info("outside")
+
+	inside := out.said(t, "inside")[0]
+	for field, want := range map[string]any{
+		"trace_id": span.SpanContext().TraceID().String(), "span_id": span.SpanContext().SpanID().String(),
+		"service_name": "svc", "service_version": "1", "k": "v",
+	} {
+		if inside[field] != want {
+			t.Errorf("%s is %v, want %v", field, inside[field], want)
+		}
+	}
+	if id, ok := out.said(t, "outside")[0]["trace_id"]; ok {
+		t.Errorf("a line outside of any span has trace_id %v", id)
+	}
+}
+
+func TestConsolePrintsAllSignals(t *testing.T) {
+	out := &output{}
+	o := options(out)
+	o.Traces.Exporter, o.Metrics.Exporter, o.Logs.Exporter = ExporterConsole, ExporterConsole, ExporterConsole
+	tel := start(t, o)
+	ctx, span := tel.Traces.Tracer("test").Start(t.Context(), "the span")
+	counter, err := tel.Metrics.Meter("test").Int64Counter("the.counter")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter.Add(ctx, 7)
+	tel.Logger.InfoContext(ctx, "the line")
+	span.End()
+	if err := tel.Shutdown(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	printed := out.b.String()
+	for _, want := range []string{`"Name":"the span"`, `"Name":"the.counter"`, `"Value":"the line"`} {
+		if !strings.Contains(printed, want) {
+			t.Errorf("%s is not among what was printed: %s", want, printed)
+		}
+	}
+}
+
+func TestScrapeHasLabelsAndExemplars(t *testing.T) {
+	tel := start(t, options(io.Discard))
+	defer tel.Shutdown(context.Background())
+	ctx, span := tel.Traces.Tracer("test").Start(t.Context(), "op")
+	defer span.End()
+	counter, err := tel.Metrics.Meter("test").Int64Counter("orders")
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter.Add(ctx, 2)
+	families, err := tel.Scrape.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != "orders_total" {
+			continue
+		}
+		m := f.GetMetric()[0]
+		labels := map[string]string{}
+		for _, l := range m.GetLabel() {
+			labels[l.GetName()] = l.GetValue()
+		}
+		if labels["service_name"] != "svc" || labels["service_version"] != "1" || labels["other"] != "" {
+			t.Errorf("labels %v, want those that identify the service and no others", labels)
+		}
+		for _, l := range m.GetCounter().GetExemplar().GetLabel() {
+			if l.GetName() == "trace_id" && l.GetValue() == span.SpanContext().TraceID().String() {
+				return
+			}
+		}
+		t.Fatalf("no exemplar with the trace's id: %v", m)
+	}
+	t.Fatal("orders_total is not there")
+}
+
+// TestOutageIsSaidOnce has every signal fail, several times, and then succeed.
+func TestOutageIsSaidOnce(t *testing.T) {
+	var broken atomic.Bool
+	broken.Store(true)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if broken.Load() {
+			w.WriteHeader(http.StatusBadRequest) // the exporters do not try this again
+		}
+	}))
+	defer server.Close()
+	out := &output{}
+	o := options(out)
+	signal := func(path string) Signal {
+		return Signal{Exporter: ExporterOTLP, Protocol: ProtocolHTTP, Endpoint: server.URL + path}
+	}
+	o.Traces, o.Metrics, o.Logs = signal("/v1/traces"), signal("/v1/metrics"), signal("/v1/logs")
+	tel := start(t, o)
+	send := func() {
+		_, span := tel.Traces.Tracer("test").Start(t.Context(), "op")
+		span.End()
+		tel.Logger.Info("line")
+		for _, err := range []error{tel.Traces.ForceFlush(t.Context()), tel.Metrics.ForceFlush(t.Context()), tel.logs.ForceFlush(t.Context())} {
+			if err != nil {
+				tel.HandleError(err)
+			}
+		}
+	}
+	send()
+	send()
+	for _, what := range []string{"traces", "metrics", "logs"} {
+		if n := len(out.said(t, what+" cannot be exported")); n != 1 {
+			t.Errorf("said %d times that %s cannot be exported, want once", n, what)
+		}
+	}
+	if lines := out.said(t, "OpenTelemetry"); len(lines) != 0 {
+		t.Errorf("the same failure is said again as %v", lines)
+	}
+	broken.Store(false)
+	send()
+	send()
+	for _, what := range []string{"traces", "metrics", "logs"} {
+		lines := out.said(t, what+" are exported again")
+		if len(lines) != 1 || lines[0]["lost"] == 0.0 {
+			t.Errorf("said %v when %s were exported again, want one line with how much was lost", lines, what)
+		}
+	}
+	if err := tel.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+func TestHandleErrorSaysTheRest(t *testing.T) {
+	out := &output{}
+	tel := &Telemetry{local: slog.New(newLogHandler(out, nil))}
+	tel.HandleError(reported{errors.New("said before")})
+	tel.HandleError(errors.New("new"))
+	if lines := out.lines(t); len(lines) != 1 || lines[0]["error"] != "new" {
+		t.Errorf("lines %v, want the new error alone", lines)
+	}
+}
+
+func TestShutdownHonoursItsDeadline(t *testing.T) {
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer server.Close()
+	defer close(hang)
+	o := options(io.Discard)
+	o.Traces = Signal{Exporter: ExporterOTLP, Protocol: ProtocolHTTP, Endpoint: server.URL + "/v1/traces"}
+	tel := start(t, o)
+	_, span := tel.Traces.Tracer("test").Start(t.Context(), "op")
+	span.End()
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if err := tel.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("Shutdown: %v, want the deadline", err)
+	}
+}
