@@ -1,0 +1,160 @@
+// Package spanlink wraps a TracerProvider so that profiles can be told apart by span: the agent installs
+// it as the global provider. The goroutine that starts a sampled span carries the pprof labels span_id and
+// span_name of its local root while the span runs, which the CPU profile records, and the span's start and
+// end are marked for the wall-clock profile (see [Marks]). A local root span gets the attribute
+// pyroscope.profile.id, by which Grafana links it to its flame graph. The package neither samples nor
+// exports spans, and it costs an unsampled span nothing but the check.
+//
+// The labels and the attribute are those of github.com/grafana/otel-profiling-go. Its wrapper restores at
+// the end of a span the labels of the span's context, on whichever goroutine calls End. Here the labels
+// are restored to what the goroutine had before the span, be they from a context or not, and only on a
+// goroutine that still has the span's own: its starter, or one which that started meanwhile and which
+// ends the span. A goroutine that ends somebody else's span keeps its labels.
+//
+// A child span that took at least ten milliseconds gets the attribute, too, while its marks are recorded:
+// its own wall-clock profile exists when its local root turns out to be slow, which is not known yet when
+// the child ends. Where the root was fast, the link of such a child opens an empty graph.
+//
+// # Limits (Go 1.26)
+//
+// A goroutine's labels can be changed by that goroutine only. When a span is ended on another goroutine,
+// its starter keeps the labels until it starts its next span; at the end of that one they are gone. The
+// same holds for a goroutine that was started inside a span and outlives it. Until then CPU profiles
+// charge both to the span; the wall-clock profile does not, it goes by marks. Labels
+// that the application set outside of the context are not visible during a span, because labels cannot be
+// merged without their context, and are restored at its end. Labels that it sets during a span and leaves
+// behind stay.
+package spanlink
+
+import (
+	"context"
+	"time"
+
+	otelpyroscope "github.com/grafana/otel-profiling-go"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+)
+
+// Mark is a span whose start was marked. End marks its end on the goroutine that calls it, under the name
+// that the span has by then, and reports whether the span took long enough for a profile of its own.
+type Mark = interface {
+	End(name string) (profiled bool)
+}
+
+// Marks marks the start of sampled spans, on the goroutine that calls Begin. The context that it returns
+// carries what the children of the span need. The mark is nil when the span is not recorded.
+// Package wall has the implementation.
+type Marks interface {
+	Begin(ctx context.Context, span trace.SpanContext, name string, start time.Time) (context.Context, Mark)
+}
+
+// profileID is the attribute by which Grafana finds the flame graph of a span.
+const profileID = attribute.Key("pyroscope.profile.id")
+
+// NewTracerProvider wraps tp. Marks may be nil; spans then have labels only.
+func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvider {
+	return &provider{
+		TracerProvider: tp,
+		marks:          marks,
+		labels:         otelpyroscope.NewTracerProvider(started{}).Tracer(""),
+	}
+}
+
+// provider embeds what it wraps, as the tracer and the span do, so that methods which the interfaces gain
+// pass through.
+type provider struct {
+	trace.TracerProvider
+	marks  Marks
+	labels trace.Tracer
+	recent recent
+}
+
+func (p *provider) Tracer(name string, options ...trace.TracerOption) trace.Tracer {
+	return &tracer{Tracer: p.TracerProvider.Tracer(name, options...), p: p}
+}
+
+type tracer struct {
+	trace.Tracer
+	p *provider
+}
+
+func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
+	ctx, inner := t.Tracer.Start(ctx, name, options...)
+	if !inner.SpanContext().IsSampled() {
+		return ctx, inner
+	}
+	s := &span{Span: inner, p: t.p, name: name}
+	before := goroutineLabels()
+	ctx, _ = t.p.labels.Start(ctx, name)
+	s.labels = t.p.recent.add(goroutineLabels(), before)
+	if t.p.marks != nil {
+		start := time.Now()
+		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
+			start = timed.StartTime()
+		}
+		ctx, s.mark = t.p.marks.Begin(ctx, inner.SpanContext(), name, start)
+	}
+	return trace.ContextWithSpan(ctx, s), s
+}
+
+// span is a sampled span. It is in its context itself, so that a span which is taken from there and ended
+// is ended here, and so that the tracers of its TracerProvider are wrapped, too.
+type span struct {
+	trace.Span
+	p      *provider
+	name   string // at the start
+	mark   Mark   // nil if not marked
+	labels *labelled
+}
+
+func (s *span) TracerProvider() trace.TracerProvider { return s.p }
+
+// End ends the span once; further calls do nothing. It may be deferred: a panic that unwinds through it
+// is recorded as the SDK records it, and goes on.
+func (s *span) End(options ...trace.SpanEndOption) {
+	if v := recover(); v != nil {
+		defer panic(v)
+		s.end(func() { s.endPanicking(v, options) })
+		return
+	}
+	s.end(func() { s.Span.End(options...) })
+}
+
+func (s *span) end(inner func()) {
+	if !s.labels.ended.CompareAndSwap(false, true) {
+		return
+	}
+	if s.mark != nil {
+		name := s.name
+		if named, ok := s.Span.(interface{ Name() string }); ok {
+			name = named.Name()
+		}
+		if s.mark.End(name) {
+			s.Span.SetAttributes(profileID.String(s.Span.SpanContext().SpanID().String()))
+		}
+	}
+	inner()
+	if goroutineLabels() == s.labels.own {
+		setGoroutineLabels(s.p.recent.settle(s.labels.before))
+	}
+}
+
+// endPanicking ends the wrapped span by a deferred call in a function that panics: that is how the SDK
+// comes to know of a panic. It panics again itself, which ends here.
+func (s *span) endPanicking(v any, options []trace.SpanEndOption) {
+	defer func() { _ = recover() }()
+	defer s.Span.End(options...)
+	panic(v)
+}
+
+// started is a TracerProvider for otel-profiling-go to wrap: its tracer starts nothing and returns the
+// span that is in the context, which is thereby labelled after it was found to be sampled.
+type started struct{ trace.TracerProvider }
+
+func (started) Tracer(string, ...trace.TracerOption) trace.Tracer { return startedTracer{} }
+
+type startedTracer struct{ trace.Tracer }
+
+func (startedTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
+	return ctx, trace.SpanFromContext(ctx)
+}

@@ -1,0 +1,294 @@
+package spanlink
+
+import (
+	"context"
+	"errors"
+	"runtime/pprof"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
+	"go.opentelemetry.io/otel/trace"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// marks counts what is marked, and calls a span worth a profile from a millisecond on.
+type marks struct {
+	mu     sync.Mutex
+	begun  []string
+	ended  []string
+	parent []bool // the context had a mark
+}
+
+type markKey struct{}
+
+type mark struct {
+	m     *marks
+	start time.Time
+}
+
+func (m *marks) Begin(ctx context.Context, _ trace.SpanContext, name string, start time.Time) (context.Context, Mark) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.begun = append(m.begun, name)
+	m.parent = append(m.parent, ctx.Value(markKey{}) != nil)
+	return context.WithValue(ctx, markKey{}, true), &mark{m, start}
+}
+
+func (k *mark) End(name string) bool {
+	k.m.mu.Lock()
+	defer k.m.mu.Unlock()
+	k.m.ended = append(k.m.ended, name)
+	return time.Since(k.start) >= time.Millisecond
+}
+
+func setup(t *testing.T, sampler sdktrace.Sampler) (trace.Tracer, *tracetest.SpanRecorder, *marks) {
+	t.Helper()
+	recorder := tracetest.NewSpanRecorder()
+	sdk := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler), sdktrace.WithSpanProcessor(recorder))
+	t.Cleanup(func() { _ = sdk.Shutdown(context.Background()) })
+	t.Cleanup(func() { setGoroutineLabels(nil) })
+	m := &marks{}
+	return NewTracerProvider(sdk, m).Tracer("test"), recorder, m
+}
+
+// label sets a label on this goroutine as an application might, and returns its set.
+func label(value string) labels {
+	pprof.SetGoroutineLabels(pprof.WithLabels(context.Background(), pprof.Labels("tenant", value)))
+	return goroutineLabels()
+}
+
+func attr(s sdktrace.ReadOnlySpan, key attribute.Key) string {
+	for _, kv := range s.Attributes() {
+		if kv.Key == key {
+			return kv.Value.AsString()
+		}
+	}
+	return ""
+}
+
+// on runs f on a goroutine that was there before the span: one that has no labels of it.
+func on(f func()) {
+	saved := goroutineLabels()
+	setGoroutineLabels(nil)
+	var done sync.WaitGroup
+	done.Go(f)
+	setGoroutineLabels(saved)
+	done.Wait()
+}
+
+func TestSpanLabelsItsGoroutine(t *testing.T) {
+	tracer, recorder, m := setup(t, sdktrace.AlwaysSample())
+	before := label("acme")
+	ctx, root := tracer.Start(context.Background(), "root")
+	id := root.SpanContext().SpanID().String()
+	if goroutineLabels() == before {
+		t.Error("the span does not label its goroutine")
+	}
+	if got, _ := pprof.Label(ctx, "span_id"); got != id {
+		t.Errorf("span_id in the context is %q, the span is %s", got, id)
+	}
+	inRoot := goroutineLabels()
+	_, child := tracer.Start(ctx, "child")
+	child.SetName("GET /child/{id}")
+	time.Sleep(2 * time.Millisecond)
+	child.End()
+	if goroutineLabels() != inRoot {
+		t.Error("the child's end does not restore its parent's labels")
+	}
+	_, quick := tracer.Start(ctx, "quick")
+	quick.End()
+	root.End()
+	if goroutineLabels() != before {
+		t.Error("the span's end does not restore the labels that the application had set outside of the context")
+	}
+	ended := recorder.Ended()
+	for _, s := range ended {
+		want := s.SpanContext().SpanID().String()
+		if s.Name() == "quick" && s.EndTime().Sub(s.StartTime()) < time.Millisecond {
+			want = ""
+		}
+		if got := attr(s, profileID); got != want {
+			t.Errorf("%s has %s = %q, want %q", s.Name(), profileID, got, want)
+		}
+	}
+	if len(m.begun) != 3 || m.parent[0] || !m.parent[1] || !m.parent[2] || m.ended[0] != "GET /child/{id}" || m.ended[2] != "root" {
+		t.Errorf("marks: %+v", m)
+	}
+}
+
+func TestUnsampledSpanIsLeftAlone(t *testing.T) {
+	tracer, _, m := setup(t, sdktrace.NeverSample())
+	before := label("acme")
+	ctx, s := tracer.Start(context.Background(), "unsampled")
+	if goroutineLabels() != before {
+		t.Error("an unsampled span labels its goroutine")
+	}
+	if _, ok := pprof.Label(ctx, "span_name"); ok {
+		t.Error("an unsampled span has labels in its context")
+	}
+	if _, wrapped := s.(*span); wrapped {
+		t.Error("an unsampled span is wrapped")
+	}
+	s.End()
+	if len(m.begun) != 0 || goroutineLabels() != before {
+		t.Errorf("marks: %+v", m)
+	}
+}
+
+func TestEndOnAnotherGoroutine(t *testing.T) {
+	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
+	before := label("starter")
+	_, s := tracer.Start(context.Background(), "hop")
+	var had, has labels
+	on(func() {
+		had = label("ender")
+		s.End()
+		has = goroutineLabels()
+	})
+	if had != has {
+		t.Error("the goroutine that ends a span loses its own labels")
+	}
+	// Nobody can take the labels from the starter but the starter. Its next span does.
+	_, next := tracer.Start(context.Background(), "next")
+	next.End()
+	if goroutineLabels() != before {
+		t.Error("the starter keeps the labels of a span that has ended elsewhere beyond its next span")
+	}
+}
+
+func TestEndOnAGoroutineOfTheSpan(t *testing.T) {
+	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
+	before := label("starter")
+	_, s := tracer.Start(context.Background(), "hop")
+	var has labels
+	var worker sync.WaitGroup
+	worker.Go(func() {
+		s.End()
+		has = goroutineLabels()
+	})
+	worker.Wait()
+	if has != before {
+		t.Error("the goroutine that a span had started and that ended it keeps its labels")
+	}
+	_, next := tracer.Start(context.Background(), "next")
+	next.End()
+	if goroutineLabels() != before {
+		t.Error("the starter keeps the labels of a span that has ended elsewhere beyond its next span")
+	}
+}
+
+func TestWorkerOutlivesItsSpan(t *testing.T) {
+	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
+	setGoroutineLabels(nil)
+	_, first := tracer.Start(context.Background(), "first")
+	jobs := make(chan struct{})
+	var worker sync.WaitGroup
+	var in, after labels
+	worker.Go(func() {
+		<-jobs
+		_, second := tracer.Start(context.Background(), "second")
+		in = goroutineLabels()
+		second.End()
+		after = goroutineLabels()
+	})
+	first.End()
+	close(jobs)
+	worker.Wait()
+	if in == nil || after != nil {
+		t.Errorf("in the second span %p, after it %p", in, after)
+	}
+}
+
+func TestOverlappingSpans(t *testing.T) {
+	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
+	before := label("acme")
+	ctx, root := tracer.Start(context.Background(), "root")
+	_, a := tracer.Start(ctx, "a")
+	_, b := tracer.Start(ctx, "b")
+	inB := goroutineLabels()
+	a.End()
+	if goroutineLabels() != inB {
+		t.Error("the end of a changes the labels of b, which still runs")
+	}
+	root.End()
+	b.End()
+	if goroutineLabels() != before {
+		t.Error("labels stay after the last of three overlapping spans")
+	}
+}
+
+func TestEndTwice(t *testing.T) {
+	tracer, recorder, m := setup(t, sdktrace.AlwaysSample())
+	_, s := tracer.Start(context.Background(), "twice")
+	s.End()
+	own := label("next request")
+	s.End()
+	if goroutineLabels() != own || len(m.ended) != 1 || len(recorder.Ended()) != 1 {
+		t.Errorf("the second End did something: %+v, %d spans", m, len(recorder.Ended()))
+	}
+}
+
+func TestPanicUnwindsThroughSpan(t *testing.T) {
+	tracer, recorder, m := setup(t, sdktrace.AlwaysSample())
+	before := label("acme")
+	boom := errors.New("boom")
+	func() {
+		defer func() {
+			if v := recover(); v != boom {
+				t.Errorf("recovered %v", v)
+			}
+		}()
+		ctx, root := tracer.Start(context.Background(), "root")
+		defer root.End()
+		_, child := tracer.Start(ctx, "child")
+		defer child.End()
+		panic(boom)
+	}()
+	if goroutineLabels() != before {
+		t.Error("labels stay after a panic")
+	}
+	if len(m.ended) != 2 {
+		t.Errorf("marks: %+v", m)
+	}
+	for _, s := range recorder.Ended() {
+		if len(s.Events()) != 1 || s.Events()[0].Name != "exception" {
+			t.Errorf("%s has events %v, want the panic", s.Name(), s.Events())
+		}
+	}
+}
+
+// What is taken from a span's context is the wrapped span, and its provider makes wrapped spans.
+func TestSpanFromContext(t *testing.T) {
+	tracer, _, m := setup(t, sdktrace.AlwaysSample())
+	ctx, s := tracer.Start(context.Background(), "root")
+	same := trace.SpanFromContext(ctx)
+	if same != s {
+		t.Error("the context has another span")
+	}
+	_, child := same.TracerProvider().Tracer("library").Start(ctx, "child")
+	child.End()
+	same.End()
+	if len(m.begun) != 2 || len(m.ended) != 2 {
+		t.Errorf("marks: %+v", m)
+	}
+}
+
+func TestWithoutMarks(t *testing.T) {
+	sdk := sdktrace.NewTracerProvider()
+	defer func() { _ = sdk.Shutdown(context.Background()) }()
+	before := goroutineLabels()
+	_, s := NewTracerProvider(sdk, nil).Tracer("test").Start(context.Background(), "labels only")
+	if goroutineLabels() == before {
+		t.Error("no labels")
+	}
+	s.End()
+	if goroutineLabels() != before {
+		t.Error("labels stay")
+	}
+}

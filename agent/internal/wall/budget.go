@@ -1,0 +1,116 @@
+package wall
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// budgetWindow is the time over which the recorder's CPU time is averaged.
+const budgetWindow = time.Minute
+
+// budget is a token bucket of CPU time: it holds at most share × budgetWindow and refills with time.
+type budget struct {
+	share  float64
+	tokens time.Duration
+	filled time.Time
+	served map[string]time.Time // span name -> when a span of that name was last captured
+
+	perByte float64       // ns of CPU to convert a byte of trace, learned
+	fixed   time.Duration // CPU to take a snapshot, learned
+}
+
+// firstPerByte is the cost assumed before anything was measured: about 0.1 µs an event of 5 bytes.
+const firstPerByte = 20
+
+func newBudget(share float64, now time.Time) *budget {
+	return &budget{
+		share:   share,
+		tokens:  time.Duration(share * float64(budgetWindow)),
+		filled:  now,
+		served:  make(map[string]time.Time),
+		perByte: firstPerByte,
+	}
+}
+
+func (b *budget) capacity() time.Duration { return time.Duration(b.share * float64(budgetWindow)) }
+
+// available is what may be spent now on a span of this name. Half of the bucket is kept for names that
+// had no capture within the window, so that a busy route cannot starve a rare one.
+func (b *budget) available(now time.Time, name string) time.Duration {
+	b.refill(now)
+	if last, ok := b.served[name]; ok && now.Sub(last) < budgetWindow {
+		return b.tokens - b.capacity()/2
+	}
+	return b.tokens
+}
+
+func (b *budget) refill(now time.Time) {
+	if d := now.Sub(b.filled); d > 0 {
+		b.tokens = min(b.capacity(), b.tokens+time.Duration(b.share*float64(d)))
+		b.filled = now
+	}
+}
+
+// spend takes what was measured; the bucket may go below zero and has to recover first.
+func (b *budget) spend(d time.Duration) { b.tokens -= d }
+
+// learn corrects the prediction by what converting so many bytes did cost.
+func (b *budget) learn(bytes int, cost time.Duration) {
+	if bytes > 0 {
+		b.perByte += 0.3 * (float64(cost)/float64(bytes) - b.perByte)
+	}
+}
+
+// learnFixed corrects the prediction of what taking a snapshot costs.
+func (b *budget) learnFixed(cost time.Duration) {
+	b.fixed += time.Duration(0.3 * float64(cost-b.fixed))
+}
+
+func (b *budget) predict(bytes int) time.Duration { return time.Duration(b.perByte * float64(bytes)) }
+
+// maxServed bounds the names that are remembered; they come from the application.
+const maxServed = 1024
+
+func (b *budget) serve(now time.Time, name string) {
+	if len(b.served) >= maxServed {
+		for n, t := range b.served {
+			if now.Sub(t) >= budgetWindow {
+				delete(b.served, n)
+			}
+		}
+		if len(b.served) >= maxServed {
+			clear(b.served)
+		}
+	}
+	b.served[name] = now
+}
+
+// fair orders roots for service: in rounds, one root of each name a round, the slowest of its name first;
+// within a round the name that has waited longest first.
+func (b *budget) fair(roots []*root) []*root {
+	byName := make(map[string][]*root)
+	var names []string
+	for _, t := range roots {
+		name := t.currentName()
+		if byName[name] == nil {
+			names = append(names, name)
+		}
+		byName[name] = append(byName[name], t)
+	}
+	for _, same := range byName {
+		slices.SortFunc(same, func(x, y *root) int { return cmp.Compare(y.duration(), x.duration()) })
+	}
+	slices.SortFunc(names, func(x, y string) int {
+		return cmp.Or(b.served[x].Compare(b.served[y]), cmp.Compare(x, y))
+	})
+	ordered := make([]*root, 0, len(roots))
+	for round := 0; len(ordered) < len(roots); round++ {
+		for _, name := range names {
+			if same := byName[name]; round < len(same) {
+				ordered = append(ordered, same[round])
+			}
+		}
+	}
+	return ordered
+}

@@ -1,0 +1,182 @@
+package wall
+
+import (
+	"cmp"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"runtime/debug"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Diagnosis says in short where the time of a slow root span went.
+type Diagnosis struct {
+	TraceID, SpanID, Name string
+	Start                 time.Time
+	Duration              time.Duration
+	Covered               time.Duration // own time that was recorded; less than Duration after a gap
+	States                []Share       // own time by state, largest first
+	Others                time.Duration // spent by other goroutines for this span
+	Top                   Top
+	Sentence              string
+}
+
+// Share is a part of a span's own time.
+type Share struct {
+	State string
+	Time  time.Duration
+}
+
+// Top is the function and state that took most of a span's own time.
+type Top struct {
+	Function string // the innermost that is not of the standard library, where there is one
+	State    string
+	Time     time.Duration
+	Holder   string // who held the lock it waited for, empty unless it is certain
+}
+
+// certain is the share of a wait for a lock in which one function must have been the one to release it
+// to be named as its holder.
+const certain = 0.9
+
+// diagnose sums up the account of a root.
+func diagnose(a account) Diagnosis {
+	t := a.span.root
+	d := Diagnosis{
+		TraceID:  t.traceID.String(),
+		SpanID:   t.id.String(),
+		Name:     t.currentName(),
+		Start:    t.start,
+		Duration: a.duration,
+		Covered:  a.covered,
+	}
+	type place struct {
+		function string
+		state    state
+	}
+	states := make(map[state]time.Duration)
+	places := make(map[place]time.Duration)
+	for _, s := range a.samples {
+		if s.other {
+			d.Others += time.Duration(s.ns)
+			continue
+		}
+		states[s.state] += time.Duration(s.ns)
+		places[place{culprit(s.stack), s.state}] += time.Duration(s.ns)
+	}
+	for s, took := range states {
+		d.States = append(d.States, Share{s.String(), took})
+	}
+	slices.SortFunc(d.States, func(x, y Share) int {
+		return cmp.Or(cmp.Compare(y.Time, x.Time), cmp.Compare(x.State, y.State))
+	})
+	var top place
+	for p, took := range places {
+		if took > d.Top.Time || took == d.Top.Time && p.function < top.function {
+			top = p
+			d.Top = Top{Function: p.function, State: p.state.String(), Time: took}
+		}
+	}
+	if top.state == waitMutex || top.state == waitRWMutex {
+		held := make(map[string]int64)
+		for _, s := range a.samples {
+			if !s.other && s.state == top.state && culprit(s.stack) == top.function {
+				for who, ns := range t.conv.holders[s.stack] {
+					held[who] += ns
+				}
+			}
+		}
+		for who, ns := range held {
+			if float64(ns) >= certain*float64(d.Top.Time) {
+				d.Top.Holder = who
+			}
+		}
+	}
+	d.Sentence = d.sentence(top.state)
+	return d
+}
+
+func (d *Diagnosis) sentence(top state) string {
+	percent := 0.0
+	if d.Duration > 0 {
+		percent = 100 * float64(d.Top.Time) / float64(d.Duration)
+	}
+	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(d.Duration), d.Name, milliseconds(d.Top.Time), percent, stateNames[top].phrase)
+	if d.Top.Function != "" {
+		s += " in " + short(d.Top.Function)
+	}
+	if d.Top.Holder != "" {
+		s += ", held by " + short(d.Top.Holder)
+	}
+	return s
+}
+
+func milliseconds(d time.Duration) string {
+	return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
+}
+
+// log writes the diagnosis as one line.
+func (d *Diagnosis) log(to *slog.Logger) {
+	shares := make([]any, 0, len(d.States))
+	for _, s := range d.States {
+		shares = append(shares, slog.Float64(s.State, ratio(s.Time, d.Duration)))
+	}
+	to.Info(d.Sentence,
+		slog.String("trace_id", d.TraceID),
+		slog.String("span_id", d.SpanID),
+		slog.String("span_name", d.Name),
+		slog.Int64("duration_ms", d.Duration.Round(time.Millisecond).Milliseconds()),
+		slog.Float64("covered", ratio(d.Covered, d.Duration)),
+		slog.Group("states", shares...),
+		slog.String("top_function", d.Top.Function),
+		slog.String("top_state", d.Top.State),
+		slog.String("holder", d.Top.Holder),
+	)
+}
+
+// ratio is a share of whole, to three digits.
+func ratio(part, whole time.Duration) float64 {
+	if whole <= 0 {
+		return 0
+	}
+	return float64(int(1000*float64(part)/float64(whole)+0.5)) / 1000
+}
+
+// culprit is the innermost function of a stack that is not of the standard library, else the innermost.
+func culprit(s *stack) string {
+	for _, f := range s.frames {
+		if !standard(f) {
+			return f.function
+		}
+	}
+	if len(s.frames) > 0 {
+		return s.frames[0].function
+	}
+	return ""
+}
+
+// library is the directory that the standard library was compiled from, with the final slash; it is
+// empty in a binary that was built with -trimpath.
+var library = func() string {
+	var pcs [1]uintptr
+	f, _ := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs[:])]).Next() // runtime.Callers itself
+	return strings.TrimSuffix(f.File, "runtime/extern.go")
+}()
+
+// module is the path of the program's main module, with a final slash.
+var module = func() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Path != "" {
+		return info.Main.Path + "/"
+	}
+	return "./"
+}()
+
+func standard(f frame) bool {
+	if library != "" {
+		return strings.HasPrefix(f.file, library)
+	}
+	first, _, _ := strings.Cut(f.file, "/")
+	return !strings.Contains(first, ".") && !strings.HasPrefix(f.file, module)
+}

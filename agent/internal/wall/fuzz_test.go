@@ -1,0 +1,174 @@
+package wall
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"runtime/trace"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spanflame/internal/record"
+)
+
+// realTrace is a small trace with the marks of spans 1 to 4, which hop, nest and fan out.
+func realTrace(tb testing.TB) *snapshot {
+	tb.Helper()
+	r := newRecorder(Options{SlowSpan: time.Hour, Emit: func(record.Record) {}, Logger: discard})
+	if err := r.flight.Start(); err != nil {
+		tb.Fatal(err)
+	}
+	defer r.flight.Stop()
+	rec := &recording{Recorder: r}
+	ctx, root := rec.begin(context.Background(), "root")
+	var all sync.WaitGroup
+	for range 2 {
+		all.Go(func() {
+			_, s := rec.begin(ctx, "child")
+			workA(time.Millisecond)
+			s.end()
+		})
+	}
+	all.Wait()
+	all.Go(func() { root.end() })
+	all.Wait()
+	_, other := rec.begin(context.Background(), "other")
+	other.end()
+	return take(tb, r.flight)
+}
+
+func take(tb testing.TB, from *trace.FlightRecorder) *snapshot {
+	tb.Helper()
+	snap := &snapshot{}
+	if _, err := from.WriteTo(snap); err != nil {
+		tb.Fatal(err)
+	}
+	return snap
+}
+
+func (s *snapshot) bytes() []byte {
+	all := bytes.Clone(s.header)
+	for _, g := range s.gens {
+		all = append(all, g.data...)
+	}
+	return all
+}
+
+// FuzzConvert feeds damaged traces: there may be an error, but no panic of this package, no hang, and
+// what was accounted stays within bounds.
+func FuzzConvert(f *testing.F) {
+	whole := realTrace(f).bytes()
+	f.Add(whole)
+	for _, part := range []int{0, 8, 16, 17, 40} {
+		f.Add(whole[:min(part, len(whole))])
+	}
+	for _, share := range []int{2, 3, 5, 9} {
+		f.Add(whole[:len(whole)-len(whole)/share])
+		damaged := bytes.Clone(whole)
+		for i := 16 + share; i < len(damaged); i += len(damaged) / share {
+			damaged[i] ^= 0xff
+		}
+		f.Add(damaged)
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		if len(data) > 1<<20 {
+			return
+		}
+		// As a snapshot, in pieces as a recorder would write them.
+		snap := &snapshot{}
+		for rest := data; len(rest) > 0; {
+			n := min(len(rest), 300)
+			if _, err := snap.Write(rest[:n]); err != nil {
+				break
+			}
+			rest = rest[n:]
+		}
+		if snap.size > len(data) {
+			t.Fatalf("a snapshot of %d bytes from %d", snap.size, len(data))
+		}
+
+		// As a trace, twice: the second time it follows what the first left behind.
+		r := newRecorder(Options{SlowSpan: 1, Emit: func(record.Record) {}, Logger: discard})
+		var spans []*span
+		first := &root{r: r, count: 3}
+		first.root, first.first, first.number = first, "root", 1
+		spans = append(spans, &first.span)
+		for n := uint64(2); n <= 3; n++ {
+			child := &span{root: first, parent: &first.span, number: n, first: "child"}
+			first.fresh = append(first.fresh, child)
+			spans = append(spans, child)
+		}
+		second := &root{r: r, count: 1}
+		second.root, second.first, second.number = second, "other", 4
+		spans = append(spans, &second.span)
+		for _, s := range spans {
+			s.ended.Store(int64(time.Second))
+		}
+		c := newConverter(1, r.hurried)
+		c.track(first)
+		c.track(second)
+		for _, gap := range []bool{true, false} {
+			err := c.convert(bytes.NewReader(data), gap)
+			if errors.Is(err, errPanic) {
+				_, at, _ := strings.Cut(err.Error(), "\npanic(")
+				if _, at, _ = strings.Cut(at, "\n\t"); !strings.Contains(firstFunction(at), "golang.org/x/exp/trace") {
+					t.Fatalf("panic of our own: %v", err)
+				}
+				return
+			}
+		}
+		for s := range first.conv.members {
+			c.abandon(s)
+		}
+		for _, s := range spans {
+			if s.conv.done {
+				a := s.account()
+				if a.covered > a.duration && !s.conv.lost {
+					t.Errorf("%s: covered %v of %v", s.first, a.covered, a.duration)
+				}
+			}
+		}
+		c.drop(first)
+		c.drop(second)
+		if len(c.known)+len(c.goroutines)+c.lanes != 0 {
+			t.Errorf("%d spans, %d goroutines and %d lanes are left", len(c.known), len(c.goroutines), c.lanes)
+		}
+	})
+}
+
+// firstFunction is the first function after a position in a panic's stack.
+func firstFunction(stack string) string {
+	for line := range strings.Lines(stack) {
+		if !strings.HasPrefix(line, "\t") && strings.Contains(line, "(") && !strings.HasPrefix(line, "runtime") {
+			return line
+		}
+	}
+	return ""
+}
+
+// TestDamagedSnapshotIsCounted feeds the recorder what the runtime would never write.
+func TestDamagedSnapshot(t *testing.T) {
+	whole := realTrace(t)
+	if len(whole.gens) == 0 || whole.gens[0].number == 0 || time.Since(whole.gens[0].start).Abs() > time.Hour {
+		t.Fatalf("the generations are not read: %+v", whole.gens)
+	}
+	snap := &snapshot{}
+	if _, err := snap.Write(whole.header); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := snap.Write([]byte{200, 1, 2, 3}); !errors.Is(err, errSnapshot) {
+		t.Errorf("an unknown batch: %v", err)
+	}
+	if _, err := snap.Write([]byte{evEventBatch, 0xff}); !errors.Is(err, errSnapshot) {
+		t.Errorf("a batch that is cut short: %v", err)
+	}
+	if !clock([]byte{evSync, evFrequency, 0xff}).IsZero() {
+		t.Error("a damaged clock batch has a time")
+	}
+	data := whole.bytes()
+	if err := newConverter(1, func() bool { return false }).convert(bytes.NewReader(data[:len(data)-20]), true); err == nil {
+		t.Error("a truncated trace is converted without an error")
+	}
+}

@@ -1,0 +1,251 @@
+package wall
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+const wait = 60 * time.Millisecond
+
+//go:noinline
+func burn(d time.Duration) (n int) {
+	for start := time.Now(); time.Since(start) < d; {
+		for range 1000 {
+			n++
+		}
+	}
+	return n
+}
+
+//go:noinline
+func sleeper() { time.Sleep(wait) }
+
+//go:noinline
+func locker(mu sync.Locker) { mu.Lock(); defer mu.Unlock() }
+
+//go:noinline
+func holder(mu sync.Locker, held chan<- struct{}) {
+	mu.Lock()
+	close(held)
+	time.Sleep(wait)
+	mu.Unlock()
+}
+
+//go:noinline
+func receiver(ch <-chan int) { <-ch }
+
+//go:noinline
+func sender(ch chan<- int) { ch <- 1 }
+
+//go:noinline
+func selecter(a, b <-chan int) {
+	select {
+	case <-a:
+	case <-b:
+	}
+}
+
+//go:noinline
+func condWaiter(c *sync.Cond, ready *bool) {
+	c.L.Lock()
+	for !*ready {
+		c.Wait()
+	}
+	c.L.Unlock()
+}
+
+//go:noinline
+func groupWaiter(g *sync.WaitGroup) { g.Wait() }
+
+//go:noinline
+func caller(t *testing.T, c *http.Client, url string) {
+	resp, err := c.Get(url)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	_, _ = io.Copy(io.Discard, resp.Body)
+	_ = resp.Body.Close()
+}
+
+//go:noinline
+func pipeReader(t *testing.T, f *os.File) {
+	if _, err := f.Read(make([]byte, 1)); err != nil {
+		t.Error(err)
+	}
+}
+
+// writer writes more than a pipe holds; the file is in blocking mode, so it waits inside the system call
+// as a slow disk makes one wait.
+//
+//go:noinline
+func writer(t *testing.T, f *os.File) {
+	if _, err := f.Write(make([]byte, 1<<17)); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestKinds runs one span of each kind and expects its function and state to be the largest leaf, and its
+// own time to be exactly its duration.
+func TestKinds(t *testing.T) {
+	if err := pprof.StartCPUProfile(io.Discard); err != nil {
+		t.Fatal(err)
+	}
+	defer pprof.StopCPUProfile()
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(wait) }))
+	defer server.Close()
+	client := server.Client()
+	defer client.CloseIdleConnections()
+
+	rec := startRecorder(t, nil)
+	pkg := "spanflame/agent/internal/wall."
+	later := func(f func()) { time.AfterFunc(wait, f) }
+	tests := []struct {
+		name     string
+		function string
+		leaf     string
+		run      func(t *testing.T)
+	}{
+		{"cpu 200ms", "burn", "", func(*testing.T) { burn(200 * time.Millisecond) }},
+		{"cpu 20ms", "burn", "", func(*testing.T) { burn(21 * time.Millisecond) }},
+		{"sleep", "sleeper", "[waiting: sleep]", func(*testing.T) { sleeper() }},
+		{"mutex", "locker", "[waiting: mutex]", func(*testing.T) {
+			var mu sync.Mutex
+			held := make(chan struct{})
+			go holder(&mu, held)
+			<-held
+			locker(&mu)
+		}},
+		{"rwmutex write", "locker", "[waiting: RWMutex]", func(*testing.T) {
+			var mu sync.RWMutex
+			held := make(chan struct{})
+			go holder(mu.RLocker(), held)
+			<-held
+			locker(&mu)
+		}},
+		{"rwmutex read", "locker", "[waiting: RWMutex]", func(*testing.T) {
+			var mu sync.RWMutex
+			held := make(chan struct{})
+			go holder(&mu, held)
+			<-held
+			locker(mu.RLocker())
+		}},
+		{"receive", "receiver", "[waiting: channel receive]", func(*testing.T) {
+			ch := make(chan int)
+			later(func() { ch <- 1 })
+			receiver(ch)
+		}},
+		{"send", "sender", "[waiting: channel send]", func(*testing.T) {
+			ch := make(chan int)
+			later(func() { <-ch })
+			sender(ch)
+		}},
+		{"select", "selecter", "[waiting: select]", func(*testing.T) {
+			ch := make(chan int)
+			later(func() { ch <- 1 })
+			selecter(ch, make(chan int))
+		}},
+		{"cond", "condWaiter", "[waiting: Cond]", func(*testing.T) {
+			c := sync.NewCond(new(sync.Mutex))
+			ready := false
+			later(func() { c.L.Lock(); ready = true; c.L.Unlock(); c.Signal() })
+			condWaiter(c, &ready)
+		}},
+		{"waitgroup", "groupWaiter", "[waiting: WaitGroup]", func(*testing.T) {
+			var g sync.WaitGroup
+			g.Add(1)
+			later(g.Done)
+			groupWaiter(&g)
+		}},
+		{"http", "caller", "[waiting: select]", func(t *testing.T) { caller(t, client, server.URL) }},
+		{"network", "pipeReader", "[waiting: network]", func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer r.Close()
+			defer w.Close()
+			later(func() { _, _ = w.Write([]byte{1}) })
+			pipeReader(t, r)
+		}},
+		{"file", "writer", "[syscall]", func(t *testing.T) {
+			r, w, err := os.Pipe()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			w.Fd() // leaves non-blocking mode
+			var reader sync.WaitGroup
+			reader.Go(func() {
+				time.Sleep(wait)
+				_, _ = io.Copy(io.Discard, r)
+			})
+			writer(t, w)
+			_ = w.Close()
+			reader.Wait()
+			_ = r.Close()
+		}},
+		{"runnable", "yielder", "[runnable: waiting for CPU]", func(t *testing.T) {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+			stop := make(chan struct{})
+			var others sync.WaitGroup
+			for range 4 {
+				others.Go(func() {
+					for {
+						select {
+						case <-stop:
+							return
+						default:
+							burn(time.Millisecond)
+						}
+					}
+				})
+			}
+			yielder(wait)
+			close(stop)
+			others.Wait()
+		}},
+	}
+	spans := make([]*testSpan, len(tests))
+	for i, test := range tests {
+		_, spans[i] = rec.begin(context.Background(), test.name)
+		test.run(t)
+		spans[i].end()
+	}
+	rec.finish()
+	for i, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			f := rec.exact(spans[i])
+			largest := f.largest()
+			if !strings.HasPrefix(largest, spanFrame+test.name+";") {
+				t.Errorf("largest stack begins with another span: %s", largest)
+			}
+			if !strings.Contains(largest, pkg+test.function) || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && strings.HasSuffix(largest, "]") {
+				t.Errorf("largest stack is\n%s\nwant %s … %s in\n%s", largest, test.function, test.leaf, f)
+			}
+			if f.meta.Labels[scopeLabel] != scopeRoot || f.meta.Labels["region"] != "here" || f.meta.Service != "shop" {
+				t.Errorf("record is %+v", f.meta)
+			}
+		})
+	}
+	if s := rec.Stats(); s.Slow != uint64(len(tests)) || s.Captured != s.Slow || s.Partial != 0 || s.Unreadable != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+//go:noinline
+func yielder(d time.Duration) {
+	for start := time.Now(); time.Since(start) < d; {
+		runtime.Gosched()
+	}
+}

@@ -1,0 +1,585 @@
+package wall
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"runtime"
+	"runtime/trace"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+)
+
+func TestOptions(t *testing.T) {
+	good := Options{SlowSpan: time.Second, Emit: func(record.Record) {}}
+	for name, change := range map[string]func(*Options){
+		"SlowSpan":  func(o *Options) { o.SlowSpan = 0 },
+		"ChildMin":  func(o *Options) { o.ChildMin = -1 },
+		"RingBytes": func(o *Options) { o.RingBytes = -1 },
+		"CPUShare":  func(o *Options) { o.CPUShare = -0.1 },
+		"Emit":      func(o *Options) { o.Emit = nil },
+	} {
+		o := good
+		change(&o)
+		if r, err := Start(o); err == nil || !strings.Contains(err.Error(), name) {
+			t.Errorf("%s: error is %v", name, err)
+			if r != nil {
+				_ = r.Stop(context.Background())
+			}
+		}
+	}
+}
+
+func TestOneFlightRecorderPerProcess(t *testing.T) {
+	other := trace.NewFlightRecorder(trace.FlightRecorderConfig{})
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	o := Options{SlowSpan: time.Second, Emit: func(record.Record) {}}
+	if _, err := Start(o); !errors.Is(err, ErrBusy) {
+		t.Errorf("beside another flight recorder: %v", err)
+	}
+	other.Stop()
+	r, err := Start(o)
+	if err != nil {
+		t.Fatalf("after the other one stopped: %v", err)
+	}
+	if err := r.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+// An execution trace may be taken while the recorder runs.
+func TestBesideAnExecutionTrace(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "traced")
+	workA(15 * time.Millisecond)
+	var out bytes.Buffer
+	if err := trace.Start(&out); err != nil {
+		t.Fatal(err)
+	}
+	workA(15 * time.Millisecond)
+	trace.Stop()
+	workA(15 * time.Millisecond)
+	s.end()
+	rec.finish()
+	rec.exact(s)
+	if !bytes.Contains(out.Bytes(), []byte("go 1.")) {
+		t.Errorf("the execution trace has %d bytes", out.Len())
+	}
+}
+
+func TestStop(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "pending")
+	workA(25 * time.Millisecond)
+	s.end()
+	_, running := rec.begin(context.Background(), "running")
+	var stops sync.WaitGroup
+	for range 4 {
+		stops.Go(func() {
+			if err := rec.Stop(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	stops.Wait()
+	rec.exact(s)
+	running.end()
+	if _, after := rec.begin(context.Background(), "after"); after.mark != nil {
+		t.Error("a span is marked after Stop")
+	}
+}
+
+func TestStopHonoursItsDeadline(t *testing.T) {
+	blocked, release := make(chan struct{}), make(chan struct{})
+	var once sync.Once
+	rec := startRecorder(t, func(o *Options) {
+		o.Emit = func(record.Record) {
+			once.Do(func() { close(blocked) })
+			<-release
+		}
+	})
+	for range 3 {
+		_, s := rec.begin(context.Background(), "stuck")
+		workA(21 * time.Millisecond)
+		s.end()
+	}
+	<-blocked
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := rec.Stop(ctx); !errors.Is(err, context.Canceled) {
+		t.Errorf("Stop: %v", err)
+	}
+	close(release)
+	rec.finish()
+	if s := rec.Stats(); s.Slow != 3 || s.Captured+s.SkippedStop != 3 || s.SkippedStop == 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+// noise fills the ring with events until stop is closed, in bursts of messages a millisecond apart.
+func noise(done *sync.WaitGroup, stop <-chan struct{}, burst int) {
+	ping, pong := make(chan int), make(chan int)
+	done.Go(func() {
+		defer close(ping)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			case ping <- i:
+			}
+			<-pong
+			if i%burst == 0 {
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
+	done.Go(func() {
+		for i := range ping {
+			pong <- i
+		}
+	})
+}
+
+// A span far longer than the ring's reach is covered like a short one.
+func TestLongSpan(t *testing.T) {
+	rec := startRecorder(t, func(o *Options) { o.RingBytes = 1 << 20 })
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	noise(&others, stop, 8)
+
+	ctx, root := rec.begin(context.Background(), "long")
+	var spans []*testSpan
+	var mu sync.Mutex
+	worker := make(chan struct{})
+	go func() {
+		defer close(worker)
+		workB(5 * time.Second)
+	}()
+	for i := range 5 {
+		_, s := rec.begin(ctx, fmt.Sprint("step", i))
+		workA(500 * time.Millisecond)
+		burn(200 * time.Millisecond)
+		held := make(chan struct{})
+		go holder(&mu, held)
+		<-held
+		locker(&mu)
+		s.end()
+		spans = append(spans, s)
+		workA(300 * time.Millisecond)
+	}
+	<-worker
+	root.end()
+	close(stop)
+	others.Wait()
+	rec.finish()
+
+	stats := rec.Stats()
+	if stats.Snapshots < 4 || stats.Partial != 0 || stats.Captured != 1 {
+		t.Errorf("stats: %+v", stats)
+	}
+	f := rec.exact(root)
+	if got := f.sumOf(othersFrame, "workB"); got < int64(5*time.Second) || got > int64(root.outer) {
+		t.Errorf("the goroutine that spans all snapshots has %v:\n%s", time.Duration(got), f)
+	}
+	for _, s := range spans {
+		if got := f.sumOf("span: long;span: " + s.name + ";"); !s.has(got) {
+			t.Errorf("the root has %v in %s, which took %v", time.Duration(got), s.name, s.outer)
+		}
+		rec.exact(s)
+	}
+	if got := f.sumOf("workA", "[waiting: sleep]"); got < int64(4*time.Second) {
+		t.Errorf("the root slept %v:\n%s", time.Duration(got), f)
+	}
+}
+
+// manual is a recorder without its goroutine: the test takes the snapshots.
+func manual(t *testing.T) *recording {
+	rec := &recording{t: t}
+	rec.Recorder = newRecorder(Options{
+		SlowSpan:  20 * time.Millisecond,
+		ChildMin:  10 * time.Millisecond,
+		RingBytes: 1 << 20,
+		CPUShare:  1,
+		Emit:      func(r record.Record) { rec.records = append(rec.records, r) },
+		Diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
+		Logger:    discard,
+	})
+	if err := rec.flight.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(rec.flight.Stop)
+	return rec
+}
+
+// forget makes the recorder lose all of the trace so far that it has not converted.
+func (rec *recording) forget() {
+	snap := &snapshot{}
+	if _, err := rec.flight.WriteTo(snap); err != nil {
+		rec.t.Fatal(err)
+	}
+	rec.last = snap.gens[len(snap.gens)-1].number
+	rec.gap = true
+}
+
+// What no snapshot covers is not made up: totals hold, and the diagnosis says how much is missing.
+func TestGapIsNotRecorded(t *testing.T) {
+	rec := manual(t)
+	ctx, root := rec.begin(context.Background(), "partial")
+	_, lost := rec.begin(ctx, "lost end")
+	workA(20 * time.Millisecond)
+	rec.capture()
+	workB(20 * time.Millisecond) // nobody sees this
+	lost.end()
+	_, unseen := rec.begin(ctx, "unseen")
+	workB(20 * time.Millisecond)
+	unseen.end()
+	_, lostBegin := rec.begin(ctx, "lost begin")
+	rec.forget()
+	workA(20 * time.Millisecond)
+	lostBegin.end()
+	root.end()
+	rec.capture()
+
+	f := rec.exact(root)
+	if got := f.leaves[notRecorded.leaf()]; got < int64(40*time.Millisecond) || got > int64(root.outer-40*time.Millisecond) {
+		t.Errorf("%v is not recorded:\n%s", time.Duration(got), f)
+	}
+	if f.sumOf("workB") != 0 || f.sumOf("workA") < int64(40*time.Millisecond) {
+		t.Errorf("recorded:\n%s", f)
+	}
+	d := rec.diagnoses[0]
+	if d.Covered <= 0 || d.Covered+time.Duration(f.leaves[notRecorded.leaf()]) != d.Duration {
+		t.Errorf("covered %v of %v", d.Covered, d.Duration)
+	}
+	if f := rec.exact(lost); f.leaves[notRecorded.leaf()] < int64(20*time.Millisecond) {
+		t.Errorf("a span whose end was lost:\n%s", f)
+	}
+	if s := rec.Stats(); s.Partial != 1 || s.Captured != 1 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+func TestWindowLost(t *testing.T) {
+	rec := manual(t)
+	_, s := rec.begin(context.Background(), "lost")
+	workA(25 * time.Millisecond)
+	s.end()
+	rec.forget()
+	rec.capture() // the mark might still come
+	rec.capture()
+	if f := rec.flame(s.id); f != nil {
+		t.Errorf("profile of a span of which nothing is known:\n%s", f)
+	}
+	if s := rec.Stats(); s.Slow != 1 || s.SkippedWindow != 1 || s.Captured != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+	if len(rec.conv.tracked)+len(rec.conv.known)+len(rec.conv.goroutines)+rec.conv.lanes != 0 {
+		t.Errorf("the converter still holds %d roots, %d spans, %d goroutines", len(rec.conv.tracked), len(rec.conv.known), len(rec.conv.goroutines))
+	}
+}
+
+func TestBudgetSpentIsCounted(t *testing.T) {
+	rec := startRecorder(t, func(o *Options) { o.CPUShare = 1e-12 })
+	for range 3 {
+		_, s := rec.begin(context.Background(), "slow")
+		workA(21 * time.Millisecond)
+		s.end()
+	}
+	rec.finish()
+	if s := rec.Stats(); s.Slow != 3 || s.SkippedBudget != 3 || s.Captured != 0 || s.Snapshots != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+}
+
+// However many spans are slow, the recorder stays within its share, and each span is accounted for.
+func TestBudgetIsKept(t *testing.T) {
+	const share = 0.003 // 180 ms in a minute
+	rec := startRecorder(t, func(o *Options) { o.CPUShare = share })
+	stop := make(chan struct{})
+	var all sync.WaitGroup
+	noise(&all, stop, 40)
+	start := time.Now()
+	for time.Since(start) < 2*time.Second {
+		var some sync.WaitGroup
+		for i := range 100 {
+			some.Go(func() {
+				_, s := rec.begin(context.Background(), fmt.Sprint("route", i%5))
+				workA(25 * time.Millisecond)
+				s.end()
+			})
+		}
+		some.Wait()
+	}
+	close(stop)
+	all.Wait()
+	rec.finish()
+	s := rec.Stats()
+	// A snapshot that cost more than predicted may overdraw the budget; the next ones then wait.
+	if most := time.Duration(1.3 * share * float64(budgetWindow+time.Since(start))); s.CPU > most {
+		t.Errorf("%v of CPU, at most %v were expected", s.CPU, most)
+	}
+	if sum := s.Captured + s.SkippedBudget + s.SkippedWindow + s.SkippedQueue + s.SkippedStop; s.Slow != sum || s.Captured == 0 || s.SkippedBudget == 0 {
+		t.Errorf("%d slow spans, %d accounted for: %+v", s.Slow, sum, s)
+	}
+}
+
+func TestBudget(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := newBudget(0.01, now)
+	if got := b.available(now, "a"); got != 600*time.Millisecond {
+		t.Errorf("a full minute's share is %v", got)
+	}
+	b.serve(now, "busy")
+	b.spend(400 * time.Millisecond)
+	if busy, rare := b.available(now, "busy"), b.available(now, "rare"); busy > 0 || rare != 200*time.Millisecond {
+		t.Errorf("busy may spend %v, rare %v", busy, rare)
+	}
+	now = now.Add(20 * time.Second)
+	if got := b.available(now, "rare"); got != 400*time.Millisecond {
+		t.Errorf("after 20 s: %v", got)
+	}
+	now = now.Add(time.Hour)
+	if got := b.available(now, "busy"); got != 600*time.Millisecond {
+		t.Errorf("after an hour: %v", got)
+	}
+	for range 100 {
+		b.learn(1000, 5*time.Microsecond)
+	}
+	if got := b.predict(1_000_000); got < 4*time.Millisecond || got > 6*time.Millisecond {
+		t.Errorf("a megabyte at 5 ns a byte is predicted to take %v", got)
+	}
+	for i := range 3 * maxServed {
+		b.serve(now, fmt.Sprint(i))
+	}
+	if len(b.served) > maxServed {
+		t.Errorf("%d names are remembered", len(b.served))
+	}
+}
+
+func TestFairOrder(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := newBudget(0.01, now)
+	b.serve(now, "busy")
+	var roots []*root
+	for i, name := range []string{"busy", "busy", "rare", "busy", "other"} {
+		x := &root{}
+		x.first, x.number = name, uint64(i)
+		x.ended.Store(int64(i + 1))
+		roots = append(roots, x)
+	}
+	var got []string
+	for _, x := range b.fair(roots) {
+		got = append(got, fmt.Sprint(x.first, x.ended.Load()))
+	}
+	if want := []string{"other5", "rare3", "busy4", "busy2", "busy1"}; !slices.Equal(got, want) {
+		t.Errorf("order is %v, want %v", got, want)
+	}
+}
+
+func TestDiagnosis(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "POST /api/checkout")
+	burn(5 * time.Millisecond)
+	var mu sync.Mutex
+	held := make(chan struct{})
+	go holder(&mu, held)
+	<-held
+	locker(&mu)
+	s.end()
+	rec.finish()
+
+	if len(rec.diagnoses) != 1 {
+		t.Fatalf("%d diagnoses", len(rec.diagnoses))
+	}
+	d := rec.diagnoses[0]
+	if d.SpanID != s.id.String() || d.Covered != d.Duration || !s.has(int64(d.Duration)) || !d.Start.Equal(s.outerFrom) {
+		t.Errorf("diagnosis: %+v", d)
+	}
+	if d.States[0].State != "waiting: mutex" || short(d.Top.Function) != "wall.locker" || short(d.Top.Holder) != "wall.holder" || d.Others == 0 {
+		t.Errorf("diagnosis: %+v", d)
+	}
+	var sum time.Duration
+	for _, share := range d.States {
+		sum += share.Time
+	}
+	if sum != d.Duration {
+		t.Errorf("the states sum to %v of %v", sum, d.Duration)
+	}
+	want := fmt.Sprintf("%s POST /api/checkout: %s (%.0f %%) waiting for a mutex in wall.locker, held by wall.holder",
+		milliseconds(d.Duration), milliseconds(d.Top.Time), 100*float64(d.Top.Time)/float64(d.Duration))
+	if d.Sentence != want {
+		t.Errorf("sentence is %q, want %q", d.Sentence, want)
+	}
+	for _, part := range []string{want, "span_id=" + d.SpanID, "trace_id=" + d.TraceID, "covered=1", "holder=spanflame"} {
+		if !strings.Contains(rec.log.String(), part) {
+			t.Errorf("the log lacks %q:\n%s", part, rec.log.String())
+		}
+	}
+}
+
+// The holder is named only if one function released the lock nearly always.
+func TestHolderIsLeftOutWhenUncertain(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "two holders")
+	var mu sync.Mutex
+	for _, by := range []func(sync.Locker, chan<- struct{}){holder, otherHolder} {
+		held := make(chan struct{})
+		go by(&mu, held)
+		<-held
+		locker(&mu)
+	}
+	s.end()
+	rec.finish()
+	if d := rec.diagnoses[0]; d.Top.Holder != "" || d.Top.State != "waiting: mutex" {
+		t.Errorf("diagnosis: %+v", d)
+	}
+}
+
+//go:noinline
+func otherHolder(mu sync.Locker, held chan<- struct{}) {
+	mu.Lock()
+	close(held)
+	time.Sleep(wait)
+	mu.Unlock()
+}
+
+// Profiles above a server's limits are split, with the totals unchanged.
+func TestLargeProfilesAreSplit(t *testing.T) {
+	var records []record.Record
+	x := newEncoder(Options{Service: "shop", Emit: func(r record.Record) { records = append(records, r) }})
+	s := &span{first: "root", start: time.Unix(1000, 42)}
+	a := account{span: s, duration: time.Minute}
+	var want int64
+	long := strings.Repeat("x", 100)
+	for i := range 40_000 {
+		st := &stack{frames: []frame{{fmt.Sprintf("f%d%s", i, long), "file.go", int64(i)}}}
+		a.samples = append(a.samples, sample{entry{stack: st}, false, int64(i + 1)})
+		want += int64(i + 1)
+	}
+	n, err := x.root(a)
+	if err != nil || n != len(records) || n < 3 {
+		t.Fatalf("%d records, %d said, %v", len(records), n, err)
+	}
+	var got int64
+	for _, r := range records {
+		p, err := profile.ParseData(r.Profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var raw bytes.Buffer
+		if err := p.WriteUncompressed(&raw); err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Sample) > maxSamples || raw.Len() > maxEncoded || p.TimeNanos != s.start.UnixNano() || r.Type != record.Wall {
+			t.Errorf("record of %d samples, %d bytes at %d", len(p.Sample), raw.Len(), p.TimeNanos)
+		}
+		for _, sm := range p.Sample {
+			got += sm.Value[0]
+		}
+	}
+	if got != want {
+		t.Errorf("total is %d, want %d", got, want)
+	}
+}
+
+// Children that start far from each other are in records of their own, as they are found by its start.
+func TestChildrenAreFoundByTheirStart(t *testing.T) {
+	var records []record.Record
+	x := newEncoder(Options{Emit: func(r record.Record) { records = append(records, r) }})
+	var spans []account
+	for _, at := range []time.Duration{0, 40 * time.Second, 3 * time.Second, 41 * time.Second} {
+		spans = append(spans, account{
+			span:     &span{first: "child", start: time.Unix(1000, 0).Add(at)},
+			duration: time.Second,
+			samples:  []sample{{entry{stack: noStack, state: waitSleep}, false, int64(time.Second)}},
+		})
+	}
+	if n, err := x.children(spans); err != nil || n != 2 || len(records) != 2 {
+		t.Fatalf("%d records, %v", n, err)
+	}
+	for i, want := range []time.Duration{0, 40 * time.Second} {
+		if r := records[i]; !r.Start.Equal(time.Unix(1000, 0).Add(want)) || r.Labels[scopeLabel] != scopeChild {
+			t.Errorf("record %d is of %v", i, r.Meta)
+		}
+	}
+}
+
+// A span that is never ended, and more children than a root may have, do not pile up.
+func TestLimits(t *testing.T) {
+	rec := startRecorder(t, nil)
+	ctx, crowd := rec.begin(context.Background(), "many")
+	for range maxSpans + 10 {
+		_, s := rec.begin(ctx, "child")
+		s.end()
+	}
+	workA(25 * time.Millisecond)
+	crowd.end()
+	for range maxOpen + 10 {
+		rec.begin(context.Background(), "never ended")
+		workA(0)
+	}
+	_, last := rec.begin(context.Background(), "ended")
+	workA(25 * time.Millisecond)
+	last.end()
+	rec.finish()
+	rec.exact(crowd)
+	rec.exact(last)
+	if s := rec.Stats(); s.DroppedChildren < 10 || s.Crowded != 11 {
+		t.Errorf("stats: %+v", s)
+	}
+
+	var l live
+	refused := 0
+	for i := range len(l.shards)*maxLive + 10 {
+		x := &root{}
+		x.number = uint64(i)
+		if !l.add(x) {
+			refused++
+		}
+	}
+	if refused != 10 {
+		t.Errorf("%d roots are refused", refused)
+	}
+}
+
+// The recorder's memory is bounded at the default ring, however many events there are.
+func TestMemory(t *testing.T) {
+	const limit = 48 << 20
+	var before, during runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&before)
+	rec := startRecorder(t, nil)
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 2 {
+		noise(&others, stop, heavy)
+	}
+	var most uint64
+	start := time.Now()
+	for time.Since(start) < 5*time.Second {
+		_, s := rec.begin(context.Background(), "slow")
+		workA(100 * time.Millisecond)
+		s.end()
+		runtime.GC()
+		runtime.ReadMemStats(&during)
+		most = max(most, during.HeapAlloc-min(before.HeapAlloc, during.HeapAlloc))
+	}
+	close(stop)
+	others.Wait()
+	rec.finish()
+	s := rec.Stats()
+	t.Logf("live heap grew by %d KiB; %d events, %d KiB converted in %v of CPU", most>>10, s.Events, s.Bytes>>10, s.CPU)
+	if most > limit {
+		t.Errorf("the live heap grew by %d bytes, more than %d", most, limit)
+	}
+}

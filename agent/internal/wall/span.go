@@ -1,0 +1,231 @@
+package wall
+
+import (
+	"context"
+	"encoding/binary"
+	"runtime/trace"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	oteltrace "go.opentelemetry.io/otel/trace"
+)
+
+// Mark is a span that has begun. End marks its end on the goroutine that calls it, under the name that
+// the span has by then; it reports whether the span took long enough to get a profile of its own, if its
+// local root turns out to be slow. Calls after the first do nothing and report false.
+type Mark = interface {
+	End(name string) (profiled bool)
+}
+
+// The categories of the marks in the trace. Their message is the span's number as a varint.
+const (
+	beginCategory = "spanflame.begin"
+	endCategory   = "spanflame.end"
+)
+
+const (
+	maxSpans = 4096             // of one root: running, or ended and not yet converted
+	maxLive  = 4096             // roots in each shard of the registry
+	maxAge   = 15 * time.Minute // of a live root; one that is older was never ended
+	maxLate  = time.Minute      // how long the children of an ended root are waited for
+)
+
+type spanKey struct{}
+
+// span is one sampled span between its two marks.
+type span struct {
+	root   *root
+	parent *span // nil for a root
+	number uint64
+	mark   string // the message of both marks
+	id     oteltrace.SpanID
+	name   string    // valid for the converter once ended is set; before that started is
+	first  string    // the name at the start
+	start  time.Time // as the span itself has it
+	began  time.Time // monotonic time of the mark
+
+	closing atomic.Bool
+	ended   atomic.Int64 // ns since began, 0 while running
+
+	conv spanLedger // the converter's part
+}
+
+// root is a local root span with all its descendants in this process.
+type root struct {
+	span
+	r       *Recorder
+	traceID oteltrace.TraceID
+
+	mu    sync.Mutex
+	fresh []*span // children that the converter does not know yet
+	count int     // spans that are running or not yet converted
+	open  int     // spans that are running
+	gone  bool    // no longer in the registry
+	asked bool    // in the recorder's queue; guarded by its lock
+
+	conv rootLedger // the converter's part
+}
+
+// live is the registry of root spans that run, or have children that do.
+type live struct {
+	shards [16]struct {
+		mu    sync.Mutex
+		roots map[*root]struct{}
+	}
+}
+
+func (l *live) add(t *root) bool {
+	s := &l.shards[t.number%uint64(len(l.shards))]
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.roots) >= maxLive {
+		return false
+	}
+	if s.roots == nil {
+		s.roots = make(map[*root]struct{})
+	}
+	s.roots[t] = struct{}{}
+	return true
+}
+
+func (l *live) remove(t *root) {
+	s := &l.shards[t.number%uint64(len(l.shards))]
+	s.mu.Lock()
+	delete(s.roots, t)
+	s.mu.Unlock()
+}
+
+// older calls f for each root that began at least age ago.
+func (l *live) older(now time.Time, age time.Duration, f func(*root)) {
+	for i := range l.shards {
+		s := &l.shards[i]
+		s.mu.Lock()
+		for t := range s.roots {
+			if now.Sub(t.began) >= age {
+				f(t)
+			}
+		}
+		s.mu.Unlock()
+	}
+}
+
+// Begin marks on the calling goroutine that the sampled span sc started, at the time start by its own
+// reckoning. The returned context carries the mark, for the children of the span to find their parent.
+// The mark is nil when the span is not recorded: the recorder has stopped, or a limit is reached.
+func (r *Recorder) Begin(ctx context.Context, sc oteltrace.SpanContext, name string, start time.Time) (context.Context, Mark) {
+	if r.stopped.Load() {
+		return ctx, nil
+	}
+	s := r.newSpan(ctx, sc, name, start)
+	if s == nil {
+		return ctx, nil
+	}
+	trace.Log(context.Background(), beginCategory, s.mark)
+	return context.WithValue(ctx, spanKey{}, s), s
+}
+
+func (r *Recorder) newSpan(ctx context.Context, sc oteltrace.SpanContext, name string, start time.Time) *span {
+	if parent, ok := ctx.Value(spanKey{}).(*span); ok && parent.root.r == r && parent.root.traceID == sc.TraceID() {
+		if child, ok := parent.newChild(sc, name, start); ok {
+			return child
+		}
+	}
+	t := &root{r: r, traceID: sc.TraceID(), count: 1, open: 1}
+	t.root = t
+	t.init(sc, name, start)
+	if !r.live.add(t) {
+		r.stats.rootsDropped.Add(1)
+		return nil
+	}
+	return &t.span
+}
+
+// newChild adds a span to its parent's root. The child is nil when the root has too many; ok is false
+// when the root is over and the span has to become one itself.
+func (s *span) newChild(sc oteltrace.SpanContext, name string, start time.Time) (child *span, ok bool) {
+	t := s.root
+	child = &span{root: t, parent: s}
+	child.init(sc, name, start)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case t.gone:
+		return nil, false
+	case t.count >= maxSpans:
+		t.r.stats.childrenDropped.Add(1)
+		return nil, true
+	}
+	t.count++
+	t.open++
+	t.fresh = append(t.fresh, child)
+	return child, true
+}
+
+func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
+	s.number, s.id, s.first, s.start, s.began = s.root.r.numbers.Add(1), sc.SpanID(), name, start, time.Now()
+	var message [binary.MaxVarintLen64]byte
+	s.mark = string(message[:binary.PutUvarint(message[:], s.number)])
+}
+
+// End implements [Mark].
+func (s *span) End(name string) bool {
+	if !s.closing.CompareAndSwap(false, true) {
+		return false
+	}
+	t := s.root
+	r := t.r
+	took := max(1, time.Since(s.began))
+	s.name = name
+	s.ended.Store(int64(took)) // before the mark: whoever reads the mark knows the name and the duration
+	if !r.stopped.Load() {
+		trace.Log(context.Background(), endCategory, s.mark)
+	}
+
+	t.mu.Lock()
+	t.open--
+	last := t.open == 0 && t.ended.Load() != 0
+	t.gone = t.gone || last
+	t.mu.Unlock()
+	// First into the queue, then out of the registry: the recorder looks in the reverse order, so that it
+	// finds the root in one of them.
+	switch {
+	case s.parent == nil && took >= r.o.SlowSpan:
+		r.stats.slow.Add(1)
+		if !r.request(t) {
+			r.stats.skippedQueue.Add(1)
+		}
+	case s.parent != nil && last && time.Duration(t.ended.Load()) >= r.o.SlowSpan:
+		r.request(t) // the last child that outlived a slow root
+	}
+	if last {
+		r.live.remove(t)
+	}
+	return took >= r.o.ChildMin
+}
+
+// currentName is the span's name as far as the converter may read it.
+func (s *span) currentName() string {
+	if s.ended.Load() != 0 && s.name != "" {
+		return s.name
+	}
+	return s.first
+}
+
+// duration is how long the span took between its marks by the process's own clock, 0 while it runs.
+func (s *span) duration() time.Duration { return time.Duration(s.ended.Load()) }
+
+// endTime is when the span ended, by the process's own clock.
+func (s *span) endTime() time.Time { return s.began.Add(s.duration()) }
+
+// spanNumber reads the number of a span from a mark's message, 0 when it is none of ours.
+func spanNumber(message string) uint64 {
+	var v uint64
+	for i := 0; i < len(message) && i < binary.MaxVarintLen64; i++ {
+		v |= uint64(message[i]&0x7f) << (7 * i)
+		if message[i] < 0x80 {
+			return v
+		}
+	}
+	return 0
+}

@@ -1,0 +1,124 @@
+package wall
+
+import (
+	"encoding/binary"
+	"strings"
+
+	"golang.org/x/exp/trace"
+)
+
+// frame is one function on a stack.
+type frame struct {
+	function, file string
+	line           int64
+}
+
+// stack is an interned call stack, innermost frame first. Two equal pointers are the same stack; after
+// the interner forgot, equal stacks may have two pointers, which costs space and nothing else.
+type stack struct{ frames []frame }
+
+// noStack stands where the trace gives none.
+var noStack = &stack{}
+
+// maxStacks bounds the interner; beyond it everything is forgotten and learned again.
+const maxStacks = 1 << 15
+
+// interner gives each call stack of a process one pointer. The trace has a table of stacks for each
+// generation; program counters mean the same in all of them.
+type interner struct {
+	byHandle map[trace.Stack]*stack // of the current generation
+	byPCs    map[string]*stack
+	key      []byte
+}
+
+func newInterner() *interner {
+	return &interner{byHandle: make(map[trace.Stack]*stack), byPCs: make(map[string]*stack)}
+}
+
+// generation forgets the handles of the previous generation, which would keep its tables alive.
+func (in *interner) generation() {
+	clear(in.byHandle)
+	if len(in.byPCs) > maxStacks {
+		clear(in.byPCs)
+	}
+}
+
+func (in *interner) intern(handle trace.Stack) *stack {
+	if handle == trace.NoStack {
+		return noStack
+	}
+	if s, ok := in.byHandle[handle]; ok {
+		return s
+	}
+	in.key = in.key[:0]
+	for f := range handle.Frames() {
+		in.key = binary.LittleEndian.AppendUint64(in.key, f.PC)
+	}
+	s, ok := in.byPCs[string(in.key)]
+	if !ok {
+		s = &stack{}
+		for f := range handle.Frames() {
+			if len(s.frames) == 0 && foreign(f.Func) {
+				continue
+			}
+			s.frames = append(s.frames, frame{
+				function: strings.Clone(f.Func), // the trace's strings share large blocks
+				file:     strings.Clone(f.File),
+				line:     int64(f.Line),
+			})
+		}
+		in.byPCs[string(in.key)] = s
+	}
+	in.byHandle[handle] = s
+	return s
+}
+
+// foreign tells the frames at a leaf that are none of the application's: those by which a mark is
+// written, and those of a preemption, which happens between any two instructions.
+func foreign(function string) bool {
+	for _, prefix := range [...]string{
+		"runtime.asyncPreempt",
+		"runtime/trace.",
+		"spanflame/agent/internal/wall.(*Recorder).",
+		"spanflame/agent/internal/wall.(*span).",
+		"spanflame/agent/internal/spanlink.(*tracer).",
+		"spanflame/agent/internal/spanlink.(*span).",
+	} {
+		if strings.HasPrefix(function, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// path is a chain of span names below some span, interned so that equal chains are one pointer.
+// The nil path is the span itself.
+type path struct {
+	above *path
+	name  string
+}
+
+type pathKey struct {
+	above *path
+	name  string
+}
+
+type paths map[pathKey]*path
+
+func (ps paths) join(above *path, name string) *path {
+	k := pathKey{above, name}
+	p, ok := ps[k]
+	if !ok {
+		p = &path{above, name}
+		ps[k] = p
+	}
+	return p
+}
+
+// concat is the path below below the path above.
+func (ps paths) concat(above, below *path) *path {
+	if below == nil {
+		return above
+	}
+	return ps.join(ps.concat(above, below.above), below.name)
+}

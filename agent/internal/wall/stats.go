@@ -1,0 +1,71 @@
+package wall
+
+import (
+	"sync/atomic"
+	"time"
+)
+
+// Stats counts what a Recorder did since its start. Slow = Captured + the Skipped ones + those that are
+// on their way.
+type Stats struct {
+	Slow     uint64 // local root spans that took at least SlowSpan
+	Captured uint64 // of these: emitted
+	Partial  uint64 // of the captured: with a part that is not recorded
+	Children uint64 // child spans emitted
+	Profiles uint64 // records emitted
+
+	SkippedBudget uint64 // slow roots not captured: the CPU budget was spent
+	SkippedWindow uint64 // … the ring had forgotten their part of the trace, or it was not readable
+	SkippedQueue  uint64 // … too many were waiting
+	SkippedStop   uint64 // … the recorder was stopped
+	Failed        uint64 // profiles that could not be encoded
+
+	Unended            uint64 // root spans given up because they, or a child of theirs, were never ended
+	Crowded            uint64 // root spans given up because more than 64 were open on one goroutine
+	DroppedRoots       uint64 // root spans not marked because too many were running
+	DroppedChildren    uint64 // child spans not marked because their root has too many; their time is their parent's
+	SkippedGoroutines  uint64 // goroutines started by a span and not followed, because there were too many
+	SkippedGenerations uint64 // generations of the trace (about a second each) that the budget did not allow to convert
+	Unreadable         uint64 // snapshots that could not be read
+
+	Snapshots uint64        // taken
+	Bytes     uint64        // of trace converted
+	Events    uint64        // of trace converted
+	CPU       time.Duration // spent on snapshots, conversion and encoding
+}
+
+type counters struct {
+	slow, captured, partial, children, profiles                              atomic.Uint64
+	skippedBudget, skippedWindow, skippedQueue, skippedStop, failed, unended atomic.Uint64
+	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations     atomic.Uint64
+	unreadable, crowded, snapshots, bytes, events                            atomic.Uint64
+	cpu                                                                      atomic.Int64
+}
+
+// Stats returns the counts so far.
+func (r *Recorder) Stats() Stats {
+	c := &r.stats
+	return Stats{
+		Slow:               c.slow.Load(),
+		Captured:           c.captured.Load(),
+		Partial:            c.partial.Load(),
+		Children:           c.children.Load(),
+		Profiles:           c.profiles.Load(),
+		SkippedBudget:      c.skippedBudget.Load(),
+		SkippedWindow:      c.skippedWindow.Load(),
+		SkippedQueue:       c.skippedQueue.Load(),
+		SkippedStop:        c.skippedStop.Load(),
+		Failed:             c.failed.Load(),
+		Unended:            c.unended.Load(),
+		Crowded:            c.crowded.Load(),
+		DroppedRoots:       c.rootsDropped.Load(),
+		DroppedChildren:    c.childrenDropped.Load(),
+		SkippedGoroutines:  c.skippedGoroutines.Load(),
+		SkippedGenerations: c.skippedGenerations.Load(),
+		Unreadable:         c.unreadable.Load(),
+		Snapshots:          c.snapshots.Load(),
+		Bytes:              c.bytes.Load(),
+		Events:             c.events.Load(),
+		CPU:                time.Duration(c.cpu.Load()),
+	}
+}

@@ -1,0 +1,234 @@
+package wall
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"log/slog"
+	"math/rand/v2"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+	oteltrace "go.opentelemetry.io/otel/trace"
+	"go.uber.org/goleak"
+
+	"spanflame/internal/record"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// recording is a Recorder and what it emitted.
+type recording struct {
+	*Recorder
+	t *testing.T
+
+	mu        sync.Mutex
+	records   []record.Record
+	diagnoses []Diagnosis
+	log       bytes.Buffer
+}
+
+// record starts a recorder that captures everything from 20 ms on and may use all the CPU it needs.
+func startRecorder(t *testing.T, change func(*Options)) *recording {
+	t.Helper()
+	rec := &recording{t: t}
+	o := Options{
+		Service:  "shop",
+		Labels:   map[string]string{"region": "here"},
+		SlowSpan: 20 * time.Millisecond,
+		CPUShare: 1,
+		Emit: func(r record.Record) {
+			rec.mu.Lock()
+			defer rec.mu.Unlock()
+			rec.records = append(rec.records, r)
+		},
+		Diagnosed: func(d Diagnosis) {
+			rec.mu.Lock()
+			defer rec.mu.Unlock()
+			rec.diagnoses = append(rec.diagnoses, d)
+		},
+		Logger: slog.New(slog.NewTextHandler(&rec.log, nil)),
+	}
+	if change != nil {
+		change(&o)
+	}
+	r, err := Start(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Recorder = r
+	t.Cleanup(rec.finish)
+	return rec
+}
+
+// finish stops the recorder, after which everything has been emitted.
+func (rec *recording) finish() {
+	rec.t.Helper()
+	if err := rec.Stop(context.Background()); err != nil {
+		rec.t.Errorf("Stop: %v", err)
+	}
+}
+
+// testSpan is a span as package spanlink would mark it.
+type testSpan struct {
+	mark Mark
+	id   oteltrace.SpanID
+	name string
+
+	// The marks lie between outer and inner at each end, so the time between them is known to be at least
+	// inner and at most outer, however long the goroutine was kept from running in between.
+	outerFrom, innerFrom time.Time
+	inner, outer         time.Duration
+	once                 sync.Once
+}
+
+func (rec *recording) begin(ctx context.Context, name string) (context.Context, *testSpan) {
+	s := &testSpan{name: name, outerFrom: time.Now()}
+	binary.LittleEndian.PutUint64(s.id[:], rand.Uint64()|1)
+	trace := oteltrace.SpanContextFromContext(ctx).TraceID()
+	if !trace.IsValid() {
+		binary.LittleEndian.PutUint64(trace[:], rand.Uint64()|1)
+	}
+	sc := oteltrace.NewSpanContext(oteltrace.SpanContextConfig{TraceID: trace, SpanID: s.id, TraceFlags: oteltrace.FlagsSampled})
+	ctx = oteltrace.ContextWithSpanContext(ctx, sc)
+	ctx, s.mark = rec.Begin(ctx, sc, name, s.outerFrom)
+	s.innerFrom = time.Now()
+	return ctx, s
+}
+
+func (s *testSpan) end() {
+	s.once.Do(func() {
+		s.inner = time.Since(s.innerFrom)
+		if s.mark != nil {
+			s.mark.End(s.name)
+		}
+		s.outer = time.Since(s.outerFrom)
+	})
+}
+
+// flame is the profile of one span, put together from all records that have it.
+type flame struct {
+	total  int64
+	own    int64
+	others int64
+	leaves map[string]int64 // own time by leaf frame
+	stacks map[string]int64 // time by stack, outermost first, joined by ";"
+	meta   record.Meta
+}
+
+// flame returns the profile of a span, nil if there is none.
+func (rec *recording) flame(id oteltrace.SpanID) *flame {
+	rec.t.Helper()
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	var f *flame
+	for _, r := range rec.records {
+		p, err := profile.ParseData(r.Profile)
+		if err != nil {
+			rec.t.Fatalf("record of %v: %v", r.Meta, err)
+		}
+		if len(p.SampleType) != 1 || p.SampleType[0].Type != "wall" || p.SampleType[0].Unit != "nanoseconds" || p.TimeNanos != r.Start.UnixNano() {
+			rec.t.Fatalf("profile is %v at %d, record at %v", p.SampleType, p.TimeNanos, r.Start)
+		}
+		for _, s := range p.Sample {
+			if len(s.Label["span_id"]) != 1 || s.Label["span_id"][0] != id.String() {
+				continue
+			}
+			if f == nil {
+				f = &flame{leaves: map[string]int64{}, stacks: map[string]int64{}, meta: r.Meta}
+			}
+			var names []string
+			for i := len(s.Location) - 1; i >= 0; i-- {
+				names = append(names, s.Location[i].Line[0].Function.Name)
+			}
+			joined := strings.Join(names, ";")
+			f.total += s.Value[0]
+			f.stacks[joined] += s.Value[0]
+			if strings.Contains(joined, othersFrame) {
+				f.others += s.Value[0]
+				continue
+			}
+			f.own += s.Value[0]
+			f.leaves[names[len(names)-1]] += s.Value[0]
+		}
+	}
+	return f
+}
+
+// largest is the stack with the most own time.
+func (f *flame) largest() string {
+	best, most := "", int64(0)
+	for s, ns := range f.stacks {
+		if ns > most && !strings.Contains(s, othersFrame) {
+			best, most = s, ns
+		}
+	}
+	return best
+}
+
+// sumOf is the time of the stacks that contain all parts.
+func (f *flame) sumOf(parts ...string) int64 {
+	var sum int64
+next:
+	for s, ns := range f.stacks {
+		for _, p := range parts {
+			if !strings.Contains(s, p) {
+				continue next
+			}
+		}
+		sum += ns
+	}
+	return sum
+}
+
+// clockStep is the step of the trace's clock, twice: a duration has two ends.
+const clockStep = 128 * time.Nanosecond
+
+// exact fails unless the own time is the span's duration.
+func (rec *recording) exact(s *testSpan) *flame {
+	rec.t.Helper()
+	f := rec.flame(s.id)
+	if f == nil {
+		rec.t.Fatalf("%s of %v has no profile; %+v", s.name, s.outer, rec.Stats())
+	}
+	if !s.has(f.own) {
+		rec.t.Errorf("%s: own time is %v, the span took from %v to %v\n%s", s.name, time.Duration(f.own), s.inner, s.outer, f)
+	}
+	return f
+}
+
+// has reports whether the time can be the span's duration.
+func (s *testSpan) has(ns int64) bool {
+	return time.Duration(ns) >= s.inner-clockStep && time.Duration(ns) <= s.outer+clockStep
+}
+
+func (f *flame) String() string {
+	var b strings.Builder
+	for s, ns := range f.stacks {
+		b.WriteString(time.Duration(ns).String() + " " + s + "\n")
+	}
+	return b.String()
+}
+
+// spanIDs returns the ids of the spans that a record has samples of.
+func spanIDs(t *testing.T, r record.Record) map[oteltrace.SpanID]bool {
+	t.Helper()
+	p, err := profile.ParseData(r.Profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[oteltrace.SpanID]bool{}
+	for _, s := range p.Sample {
+		id, err := oteltrace.SpanIDFromHex(s.Label["span_id"][0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		ids[id] = true
+	}
+	return ids
+}
+
+var discard = slog.New(slog.DiscardHandler)
