@@ -1,0 +1,324 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/sdk/resource"
+
+	"spanflame/agent/internal/admin"
+	"spanflame/agent/internal/capture"
+	"spanflame/agent/internal/push"
+	"spanflame/agent/internal/spanlink"
+	"spanflame/agent/internal/spool"
+	"spanflame/agent/internal/telemetry"
+	"spanflame/agent/internal/wall"
+	"spanflame/internal/record"
+)
+
+// ErrRunning is returned by Start while another agent runs in the process.
+var ErrRunning = errors.New("an agent is running in this process already: shut it down first")
+
+// running is whether an agent runs: the runtime has one CPU profiler and one set of profile rates.
+var running atomic.Bool
+
+// Agent is a running agent.
+type Agent struct {
+	telemetry *telemetry.Telemetry
+	capture   *capture.Capturer
+	wall      *wall.Recorder // nil without a Pyroscope address, and where slow spans are not captured
+	delivery  *delivery      // nil without a Pyroscope address
+	admin     *admin.Server  // nil when off
+	restore   func()         // puts the process's globals back
+
+	once sync.Once
+	done chan struct{} // closed when the shutdown has ended
+	err  error         // of the shutdown; read after done
+}
+
+// Start begins to profile and observe the service. What cfg leaves out comes from the environment (see
+// [Config]). The error names every setting that is wrong; a server that cannot be reached is not an error:
+// it is said once in the log, and delivery goes on when it is back.
+//
+// ctx bounds the start alone, not the agent's life, which [Agent.Shutdown] ends.
+func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
+	env, err := ConfigFromEnv()
+	if err != nil {
+		return nil, fmt.Errorf("agent: environment: %w", err)
+	}
+	cfg = cfg.over(env).withDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("agent: %w", err)
+	}
+	if !running.CompareAndSwap(false, true) {
+		return nil, ErrRunning
+	}
+	a := &Agent{done: make(chan struct{}), restore: func() {}}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("agent: %w", err), a.Shutdown(ctx))
+		}
+	}()
+
+	if err := a.startTelemetry(ctx, cfg); err != nil {
+		return nil, err
+	}
+	if err := a.startProfiles(cfg); err != nil {
+		return nil, err
+	}
+	a.install()
+	if cfg.AdminAddress != off {
+		a.admin, err = admin.Start(admin.Options{
+			Address:    cfg.AdminAddress,
+			Scrape:     a.telemetry.Scrape,
+			CPUProfile: a.capture.CPUProfile,
+			Degraded:   a.degraded,
+			Logger:     a.telemetry.Logger,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("AdminAddress %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
+		}
+	}
+	a.telemetry.Logger.Info("agent started", "profiles", cfg.PyroscopeAddress, "traces", cfg.Traces.Endpoint, "admin", a.AdminAddr())
+	return a, nil
+}
+
+// startTelemetry sets up the OpenTelemetry SDK.
+func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
+	sampler, err := cfg.sampler()
+	if err != nil {
+		return err
+	}
+	var attributes []attribute.KeyValue
+	for _, k := range slices.Sorted(maps.Keys(cfg.ResourceAttributes)) {
+		attributes = append(attributes, attribute.String(k, cfg.ResourceAttributes[k]))
+	}
+	res, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithProcessPID(), resource.WithProcessRuntimeVersion(),
+		resource.WithAttributes(attributes...))
+	if err != nil {
+		return fmt.Errorf("resource attributes: %w", err)
+	}
+	var keys []attribute.Key
+	for _, k := range identityKeys {
+		keys = append(keys, attribute.Key(k))
+	}
+	a.telemetry, err = telemetry.Start(ctx, telemetry.Options{
+		Resource:  res,
+		Labels:    cfg.identity(),
+		LabelKeys: keys,
+		Traces:    telemetry.Signal(cfg.Traces),
+		Metrics:   telemetry.Signal(cfg.Metrics),
+		Logs:      telemetry.Signal(cfg.Logs),
+		Headers:   cfg.OTLPHeaders,
+		Sampler:   sampler,
+		Stdout:    cfg.Stdout,
+	})
+	return err
+}
+
+// identity are the labels that identify the service on all four signals.
+func (c Config) identity() map[string]string {
+	labels := map[string]string{}
+	for _, k := range identityKeys {
+		if v := c.ResourceAttributes[k]; v != "" {
+			labels[labelName(k)] = v
+		}
+	}
+	return labels
+}
+
+// startProfiles captures and delivers profiles.
+func (a *Agent) startProfiles(cfg Config) error {
+	labels := cfg.identity()
+	delete(labels, labelName(keyServiceName)) // every record has it by itself
+	maps.Copy(labels, cfg.ProfileLabels)
+
+	var types []record.Type
+	emit := func(record.Record) {}
+	if cfg.PyroscopeAddress != "" {
+		client, err := push.New(push.Config{
+			URL:               cfg.PyroscopeAddress,
+			BasicAuthUser:     cfg.PyroscopeBasicAuthUser,
+			BasicAuthPassword: cfg.PyroscopeBasicAuthPassword,
+			BearerToken:       cfg.PyroscopeAuthToken,
+			TenantID:          cfg.PyroscopeTenantID,
+			Headers:           cfg.PyroscopeHeaders,
+			CAFile:            cfg.PyroscopeCAFile,
+			CertFile:          cfg.PyroscopeCertFile,
+			KeyFile:           cfg.PyroscopeKeyFile,
+		})
+		if err != nil {
+			return err
+		}
+		queue, err := spool.Open(spool.Options{
+			Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: a.telemetry.Logger,
+		})
+		if err != nil {
+			client.Close()
+			return err
+		}
+		took, err := a.meter().Float64Histogram("spanflame.push.duration", metric.WithUnit("s"),
+			metric.WithDescription("Time from sending a profile to the server's answer, by outcome."))
+		if err != nil {
+			client.Close()
+			return errors.Join(err, queue.Close())
+		}
+		a.delivery = startDelivery(queue, client, took, a.telemetry.Logger)
+		types, emit = cfg.recordTypes(), a.delivery.put
+		if err := a.startWall(cfg, labels); err != nil {
+			return err
+		}
+	}
+	a.setRates(cfg, types)
+	var err error
+	a.capture, err = capture.Start(capture.Options{
+		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: emit, Logger: a.telemetry.Logger,
+	})
+	if err != nil {
+		return err
+	}
+	return a.observe(a.meter())
+}
+
+// meter is for the agent's own metrics.
+func (a *Agent) meter() metric.Meter { return a.telemetry.Metrics.Meter("spanflame/agent") }
+
+// startWall captures slow spans, unless somebody else in the process has the flight recorder.
+func (a *Agent) startWall(cfg Config, labels map[string]string) error {
+	if cfg.SlowSpan < 0 {
+		return nil
+	}
+	var err error
+	a.wall, err = wall.Start(wall.Options{
+		Service: cfg.ServiceName, Labels: labels,
+		SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
+		Emit: a.delivery.put, Logger: a.telemetry.Logger,
+	})
+	if errors.Is(err, wall.ErrBusy) {
+		a.telemetry.Logger.Warn("slow spans have no wall-clock profiles", "error", err)
+		return nil
+	}
+	return err
+}
+
+// setRates has the runtime record contention and blocking, where their profiles are captured.
+func (a *Agent) setRates(cfg Config, types []record.Type) {
+	restore := a.restore
+	if slices.Contains(types, record.Mutex) {
+		before := runtime.SetMutexProfileFraction(cfg.MutexProfileFraction)
+		restore = chain(restore, func() { runtime.SetMutexProfileFraction(before) })
+	}
+	if slices.Contains(types, record.Block) {
+		runtime.SetBlockProfileRate(int(cfg.BlockProfileRate.Nanoseconds()))
+		restore = chain(restore, func() { runtime.SetBlockProfileRate(0) })
+	}
+	a.restore = restore
+}
+
+func chain(first, second func()) func() {
+	return func() { first(); second() }
+}
+
+// install makes the agent's providers and its logger the process's own, until restore.
+//
+// The tracer provider has the samples taken inside a span carry its local root's span id, local root spans
+// carry pyroscope.profile.id, from which Grafana links to the profile, and slow spans captured.
+func (a *Agent) install() {
+	tracing, metering, propagation, logger := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetTextMapPropagator(), slog.Default()
+	handler := otel.GetErrorHandler()
+	var marks spanlink.Marks
+	if a.wall != nil {
+		marks = a.wall
+	}
+	otel.SetTracerProvider(spanlink.NewTracerProvider(a.telemetry.Traces, marks))
+	otel.SetMeterProvider(a.telemetry.Metrics)
+	otel.SetTextMapPropagator(propagator())
+	otel.SetErrorHandler(otel.ErrorHandlerFunc(a.telemetry.HandleError))
+	slog.SetDefault(a.telemetry.Logger)
+	a.restore = chain(a.restore, func() {
+		otel.SetTracerProvider(tracing)
+		otel.SetMeterProvider(metering)
+		otel.SetTextMapPropagator(propagation)
+		otel.SetErrorHandler(handler)
+		slog.SetDefault(logger)
+	})
+}
+
+// AdminAddr is the address of the operator's listener, host:port; empty when it is off.
+func (a *Agent) AdminAddr() string {
+	if a.admin == nil {
+		return ""
+	}
+	return a.admin.Addr()
+}
+
+// degraded says what does not work as it should.
+func (a *Agent) degraded() []string {
+	if a.delivery == nil {
+		return nil
+	}
+	return a.delivery.degraded()
+}
+
+// Shutdown captures the last window of every profile, delivers what it can until ctx is done, and ends all
+// that the agent started; what could not be delivered stays in the spool for the next start. It acts once;
+// every caller waits for the end, until its own ctx is done. The error says what is incomplete.
+func (a *Agent) Shutdown(ctx context.Context) error {
+	a.once.Do(func() {
+		go func() {
+			defer close(a.done)
+			a.err = a.shutdown(ctx)
+		}()
+	})
+	select {
+	case <-a.done:
+		return a.err
+	case <-ctx.Done():
+	}
+	// All that the agent started gives up at the same deadline: a moment later it says what is left.
+	late := time.NewTimer(100 * time.Millisecond)
+	defer late.Stop()
+	select {
+	case <-a.done:
+		return a.err
+	case <-late.C:
+		return fmt.Errorf("agent: shutdown: %w", context.Cause(ctx))
+	}
+}
+
+func (a *Agent) shutdown(ctx context.Context) error {
+	var wg sync.WaitGroup
+	var captured, recorded, delivered, flushed, served error
+	if a.capture != nil {
+		wg.Go(func() { captured = a.capture.Stop(ctx) })
+	}
+	if a.wall != nil {
+		wg.Go(func() { recorded = a.wall.Stop(ctx) })
+	}
+	wg.Wait()
+	// Profiles and the other signals go to different servers: neither waits for the other.
+	if a.delivery != nil {
+		wg.Go(func() { delivered = a.delivery.stop(ctx) })
+	}
+	if a.telemetry != nil {
+		wg.Go(func() { flushed = a.telemetry.Shutdown(ctx) })
+	}
+	wg.Wait()
+	if a.admin != nil {
+		served = a.admin.Shutdown(ctx)
+	}
+	a.restore()
+	running.Store(false)
+	return errors.Join(captured, recorded, delivered, flushed, served)
+}

@@ -1,0 +1,176 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// quiet is a configuration that reads nothing from the environment and listens nowhere that is taken.
+func quiet(t *testing.T) Config {
+	clearEnv(t)
+	return Config{ServiceName: "svc", SpoolDir: t.TempDir(), AdminAddress: "127.0.0.1:0", Stdout: io.Discard}
+}
+
+func shutdown(t *testing.T, a *Agent) {
+	t.Helper()
+	http.DefaultClient.CloseIdleConnections()
+	if err := a.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGlobalsAreTheServicesOwnAgainAfterShutdown(t *testing.T) {
+	tracing, metering, propagation, logger := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetTextMapPropagator(), slog.Default()
+	fraction := runtime.SetMutexProfileFraction(-1)
+	cfg := quiet(t)
+	cfg.PyroscopeAddress = "http://127.0.0.1:9"
+	cfg.SpoolMaxBytes = 1 << 20
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if otel.GetTracerProvider() == tracing || otel.GetMeterProvider() == metering || slog.Default() == logger {
+		t.Error("the agent's providers are not the process's")
+	}
+	if got := runtime.SetMutexProfileFraction(-1); got != defaultMutexFraction {
+		t.Errorf("mutex profile fraction %d, want %d", got, defaultMutexFraction)
+	}
+	if err := a.Shutdown(context.Background()); err == nil || !strings.Contains(err.Error(), "wait in "+cfg.SpoolDir) {
+		t.Errorf("Shutdown without a server: %v, want how many profiles are left and where", err)
+	}
+	if otel.GetTracerProvider() != tracing || otel.GetMeterProvider() != metering || otel.GetTextMapPropagator() != propagation || slog.Default() != logger {
+		t.Error("the globals are not what they were")
+	}
+	if got := runtime.SetMutexProfileFraction(-1); got != fraction {
+		t.Errorf("mutex profile fraction %d after the shutdown, want %d", got, fraction)
+	}
+}
+
+func TestOneAgentInAProcess(t *testing.T) {
+	a, err := Start(t.Context(), quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Start(t.Context(), quiet(t)); !errors.Is(err, ErrRunning) {
+		t.Errorf("a second agent: %v, want ErrRunning", err)
+	}
+	shutdown(t, a)
+	a, err = Start(t.Context(), quiet(t))
+	if err != nil {
+		t.Fatalf("an agent after the first: %v", err)
+	}
+	shutdown(t, a)
+}
+
+func TestStartThatFailsLeavesNothing(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	tracing := otel.GetTracerProvider()
+	for _, tt := range []struct {
+		change func(*Config)
+		says   string
+	}{
+		{func(c *Config) { c.AdminAddress = l.Addr().String() }, "AdminAddress"},
+		{func(c *Config) { c.Window = time.Millisecond }, `Window "1ms": want 1s to 10m`},
+		{func(c *Config) { c.PyroscopeAddress = "http://h"; c.PyroscopeCAFile = "/does/not/exist" }, "/does/not/exist"},
+		{func(c *Config) {
+			c.PyroscopeAddress = "http://h"
+			c.PyroscopeAuthToken = "hunter2"
+			c.PyroscopeBasicAuthUser = "u"
+		}, "choose one"},
+	} {
+		cfg := quiet(t)
+		tt.change(&cfg)
+		a, err := Start(t.Context(), cfg)
+		if a != nil || err == nil || !strings.Contains(err.Error(), tt.says) || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("Start: %v, %v, want an error that says %q", a, err, tt.says)
+		}
+		if running.Load() || otel.GetTracerProvider() != tracing {
+			t.Fatalf("after %q an agent runs, or its providers are the process's", tt.says)
+		}
+	}
+	t.Run("environment", func(t *testing.T) {
+		cfg := quiet(t)
+		t.Setenv("PYROSCOPE_UPLOAD_INTERVAL", "soon")
+		if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), `PYROSCOPE_UPLOAD_INTERVAL="soon"`) {
+			t.Errorf("Start: %v", err)
+		}
+	})
+}
+
+func TestShutdownTwiceAndAtOnce(t *testing.T) {
+	a, err := Start(t.Context(), quiet(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			if err := a.Shutdown(context.Background()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+	if _, err := http.Get("http://" + a.AdminAddr() + "/healthz"); err == nil {
+		t.Error("the operator's listener still answers")
+	}
+}
+
+func TestShutdownAgainstAServerThatNeverAnswers(t *testing.T) {
+	hang := make(chan struct{})
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hang }))
+	defer server.Close()
+	defer close(hang)
+	cfg := quiet(t)
+	cfg.PyroscopeAddress = server.URL
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if err := a.Shutdown(ctx); err == nil {
+		t.Error("Shutdown: no error, want the deadline or what is left")
+	}
+	<-a.done
+	if a.err == nil || !strings.Contains(a.err.Error(), "5 profiles") {
+		t.Errorf("left: %v, want the last window of each of the 5 types", a.err)
+	}
+}
+
+func TestLogAndMetricsOfARunningAgent(t *testing.T) {
+	var out bytes.Buffer
+	cfg := quiet(t)
+	cfg.Stdout = &out
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, span := otel.Tracer("test").Start(t.Context(), "op")
+	slog.InfoContext(ctx, "hello")
+	span.End()
+	shutdown(t, a)
+	if want := `"trace_id":"` + span.SpanContext().TraceID().String() + `"`; !strings.Contains(out.String(), want) {
+		t.Errorf("%s is not in %s", want, out.String())
+	}
+}

@@ -1,0 +1,288 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	pyroscope "github.com/grafana/pyroscope-go"
+
+	"spanflame/agent/internal/telemetry"
+	"spanflame/internal/record"
+)
+
+// clearEnv takes every variable that an agent reads out of the test's environment.
+func clearEnv(t *testing.T) {
+	t.Helper()
+	for _, kv := range os.Environ() {
+		name, _, _ := strings.Cut(kv, "=")
+		if strings.HasPrefix(name, "OTEL_") || strings.HasPrefix(name, "PYROSCOPE_") || strings.HasPrefix(name, "SPANFLAME_") {
+			t.Setenv(name, "")
+		}
+	}
+}
+
+func TestConfigFromEnv(t *testing.T) {
+	clearEnv(t)
+	secret := filepath.Join(t.TempDir(), "password")
+	if err := os.WriteFile(secret, []byte("s3cret\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"OTEL_SERVICE_NAME":                  "checkout",
+		"OTEL_RESOURCE_ATTRIBUTES":           "service.version=1.2.3, deployment.environment.name=prod,service.instance.id=pod-1,team=a%2Cb",
+		"OTEL_EXPORTER_OTLP_ENDPOINT":        "http://collector:4317",
+		"OTEL_EXPORTER_OTLP_PROTOCOL":        "grpc",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://tempo:4318/v1/traces",
+		"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+		"OTEL_METRICS_EXPORTER":              "prometheus",
+		"OTEL_LOGS_EXPORTER":                 "console",
+		"OTEL_TRACES_SAMPLER":                "traceidratio",
+		"OTEL_TRACES_SAMPLER_ARG":            "0.25",
+		"PYROSCOPE_SERVER_ADDRESS":           "https://pyroscope:4040",
+		"PYROSCOPE_BASIC_AUTH_USER":          "user",
+		"PYROSCOPE_BASIC_AUTH_PASSWORD_FILE": secret,
+		"PYROSCOPE_TENANT_ID":                "tenant",
+		"PYROSCOPE_HTTP_HEADERS":             `{"X-One":"1"}`,
+		"PYROSCOPE_LABELS":                   "region=eu, zone=a",
+		"PYROSCOPE_UPLOAD_INTERVAL":          "5s",
+		"SPANFLAME_PROFILE_TYPES":            "cpu, inuse_space",
+		"SPANFLAME_MUTEX_PROFILE_FRACTION":   "10",
+		"SPANFLAME_BLOCK_PROFILE_RATE":       "1ms",
+		"SPANFLAME_SLOW_SPAN":                "250ms",
+		"SPANFLAME_WALL_RING_BYTES":          "4096",
+		"SPANFLAME_WALL_CPU_SHARE":           "0.05",
+		"SPANFLAME_SPOOL_DIR":                "/spool",
+		"SPANFLAME_SPOOL_MAX_BYTES":          "1000",
+		"SPANFLAME_SPOOL_MAX_AGE":            "2h",
+		"SPANFLAME_ADMIN_ADDRESS":            "off",
+	} {
+		t.Setenv(name, value)
+	}
+	got, err := ConfigFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		ServiceName: "checkout",
+		ResourceAttributes: map[string]string{
+			"service.version": "1.2.3", "deployment.environment.name": "prod", "service.instance.id": "pod-1", "team": "a,b",
+		},
+		PyroscopeAddress:           "https://pyroscope:4040",
+		PyroscopeBasicAuthUser:     "user",
+		PyroscopeBasicAuthPassword: "s3cret",
+		PyroscopeTenantID:          "tenant",
+		PyroscopeHeaders:           map[string]string{"X-One": "1"},
+		ProfileLabels:              map[string]string{"region": "eu", "zone": "a"},
+		ProfileTypes:               []pyroscope.ProfileType{pyroscope.ProfileCPU, pyroscope.ProfileInuseSpace},
+		Window:                     5 * time.Second,
+		MutexProfileFraction:       10,
+		BlockProfileRate:           time.Millisecond,
+		SlowSpan:                   250 * time.Millisecond,
+		WallRingBytes:              4096,
+		WallCPUShare:               0.05,
+		SpoolDir:                   "/spool",
+		SpoolMaxBytes:              1000,
+		SpoolMaxAge:                2 * time.Hour,
+		OTLPEndpoint:               "http://collector:4317",
+		OTLPProtocol:               "grpc",
+		Traces:                     Signal{Endpoint: "http://tempo:4318/v1/traces", Protocol: "http/protobuf"},
+		Metrics:                    Signal{Exporter: "prometheus"},
+		Logs:                       Signal{Exporter: "console"},
+		TracesSampler:              "traceidratio",
+		TracesSamplerArg:           "0.25",
+		AdminAddress:               "off",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	full := got.withDefaults()
+	if err := full.Validate(); err != nil {
+		t.Error(err)
+	}
+	if want := (Signal{Exporter: telemetry.ExporterOTLP, Endpoint: "http://tempo:4318/v1/traces", Protocol: "http/protobuf"}); full.Traces != want {
+		t.Errorf("traces %+v, want %+v", full.Traces, want)
+	}
+	if want := (Signal{Exporter: telemetry.ExporterNone, Endpoint: "http://collector:4317", Protocol: "grpc"}); full.Metrics != want {
+		t.Errorf("metrics %+v, want %+v", full.Metrics, want)
+	}
+	if got, want := full.identity(), map[string]string{"service_name": "checkout", "service_version": "1.2.3", "service_instance_id": "pod-1", "deployment_environment_name": "prod"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("identity %v, want %v", got, want)
+	}
+	if got, want := full.recordTypes(), []record.Type{record.Memory, record.CPU}; !reflect.DeepEqual(got, want) {
+		t.Errorf("record types %v, want %v", got, want)
+	}
+}
+
+func TestSlowSpanOff(t *testing.T) {
+	for _, value := range []string{"off", "0"} {
+		clearEnv(t)
+		t.Setenv("SPANFLAME_SLOW_SPAN", value)
+		c, err := ConfigFromEnv()
+		if err != nil || c.withDefaults().SlowSpan >= 0 {
+			t.Errorf("SPANFLAME_SLOW_SPAN=%s: %v, %v, want below zero", value, c.SlowSpan, err)
+		}
+	}
+}
+
+func TestWrongEnvironment(t *testing.T) {
+	for _, tt := range []struct{ name, value, says string }{
+		{"OTEL_RESOURCE_ATTRIBUTES", "a", `OTEL_RESOURCE_ATTRIBUTES="a": want name=value pairs`},
+		{"OTEL_RESOURCE_ATTRIBUTES", "a=%zz", "a percent-encoded value for a"},
+		{"PYROSCOPE_LABELS", "=x", "name=value pairs"},
+		{"PYROSCOPE_HTTP_HEADERS", "hunter2", "PYROSCOPE_HTTP_HEADERS: want a JSON object"},
+		{"PYROSCOPE_UPLOAD_INTERVAL", "15", `PYROSCOPE_UPLOAD_INTERVAL="15": want a duration`},
+		{"PYROSCOPE_UPLOAD_INTERVAL", "-1s", "a duration above zero"},
+		{"SPANFLAME_MUTEX_PROFILE_FRACTION", "x", "a whole number above zero"},
+		{"SPANFLAME_SLOW_SPAN", "-5s", `SPANFLAME_SLOW_SPAN="-5s": want a duration`},
+		{"SPANFLAME_WALL_CPU_SHARE", "2", `SPANFLAME_WALL_CPU_SHARE="2": want a share`},
+		{"SPANFLAME_SPOOL_MAX_BYTES", "-5", `SPANFLAME_SPOOL_MAX_BYTES="-5"`},
+		{"PYROSCOPE_BASIC_AUTH_PASSWORD_FILE", "/does/not/exist", "PYROSCOPE_BASIC_AUTH_PASSWORD_FILE: open /does/not/exist"},
+	} {
+		t.Run(tt.name+"="+tt.value, func(t *testing.T) {
+			clearEnv(t)
+			t.Setenv(tt.name, tt.value)
+			_, err := ConfigFromEnv()
+			if err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %v, want one that says %q", err, tt.says)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		})
+	}
+	t.Run("a secret given twice", func(t *testing.T) {
+		clearEnv(t)
+		t.Setenv("PYROSCOPE_AUTH_TOKEN", "hunter2")
+		t.Setenv("PYROSCOPE_AUTH_TOKEN_FILE", "/dev/null")
+		_, err := ConfigFromEnv()
+		if err == nil || !strings.Contains(err.Error(), "PYROSCOPE_AUTH_TOKEN and PYROSCOPE_AUTH_TOKEN_FILE") || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("error %v", err)
+		}
+	})
+	t.Run("a secret without end", func(t *testing.T) {
+		clearEnv(t)
+		t.Setenv("PYROSCOPE_AUTH_TOKEN_FILE", "/dev/zero")
+		_, err := ConfigFromEnv()
+		if err == nil || !strings.Contains(err.Error(), "at most 65536 bytes") {
+			t.Errorf("error %v", err)
+		}
+	})
+}
+
+func TestValidate(t *testing.T) {
+	clearEnv(t)
+	for _, tt := range []struct {
+		name   string
+		change func(*Config)
+		says   string // "" where the configuration is right
+	}{
+		{"nothing set", func(*Config) {}, ""},
+		{"address", func(c *Config) { c.PyroscopeAddress = "pyroscope:4040" }, `PyroscopeAddress "pyroscope:4040": want a URL`},
+		{"address with a password", func(c *Config) { c.PyroscopeAddress = "ftp://u:hunter2@h" }, "PyroscopeAddress"},
+		{"label", func(c *Config) { c.ProfileLabels = map[string]string{"a-b": "x"} }, `ProfileLabels "a-b"`},
+		{"reserved label", func(c *Config) { c.ProfileLabels = map[string]string{"__name__": "x"} }, `ProfileLabels "__name__"`},
+		{"profile type", func(c *Config) { c.ProfileTypes = []pyroscope.ProfileType{"gpu"} }, `ProfileTypes "gpu": want one of alloc_objects, alloc_space`},
+		{"short window", func(c *Config) { c.Window = time.Millisecond }, `Window "1ms": want 1s to 10m`},
+		{"long window", func(c *Config) { c.Window = time.Hour }, "Window"},
+		{"negative fraction", func(c *Config) { c.MutexProfileFraction = -1 }, `MutexProfileFraction "-1"`},
+		{"negative rate", func(c *Config) { c.BlockProfileRate = -1 }, "BlockProfileRate"},
+		{"endpoint", func(c *Config) { c.OTLPEndpoint = "localhost:4317" }, `OTLPEndpoint "localhost:4317": want a URL`},
+		{"protocol", func(c *Config) { c.OTLPProtocol = "http/json" }, `OTLPProtocol "http/json": want grpc or http/protobuf`},
+		{"protocol of a signal", func(c *Config) { c.Logs.Protocol = "x" }, `Logs.Protocol "x"`},
+		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter "zipkin": want otlp, console or none`},
+		{"prometheus for metrics", func(c *Config) { c.Metrics.Exporter = "prometheus" }, ""},
+		{"prometheus for traces", func(c *Config) { c.Traces.Exporter = "prometheus" }, "Traces.Exporter"},
+		{"otlp to nowhere", func(c *Config) { c.Traces.Exporter = "otlp" }, "an endpoint, since the exporter is otlp"},
+		{"sampler", func(c *Config) { c.TracesSampler = "sometimes" }, `TracesSampler "sometimes": want always_on`},
+		{"ratio", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "traceidratio", "2" }, `TracesSamplerArg "2": want a ratio`},
+		{"ratio that is no number", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "parentbased_traceidratio", "NaN" }, `"NaN"`},
+		{"listener", func(c *Config) { c.AdminAddress = "6060" }, `AdminAddress "6060": want host:port`},
+		{"listener off", func(c *Config) { c.AdminAddress = "off" }, ""},
+		{"listener by service name", func(c *Config) { c.AdminAddress = "127.0.0.1:http" }, "numeric port"},
+		{"two things at once", func(c *Config) { c.Window, c.OTLPProtocol = time.Hour, "x" }, "OTLPProtocol"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var c Config
+			tt.change(&c)
+			err := c.over(Config{}).withDefaults().Validate()
+			if tt.says == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.says) {
+				t.Errorf("error %v, want one that says %q", err, tt.says)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestInstancesAreToldApart(t *testing.T) {
+	clearEnv(t)
+	host, err := os.Hostname()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := (Config{}).over(Config{}).withDefaults().identity()["service_instance_id"]; got != host {
+		t.Errorf("service_instance_id is %q, want the host's name %q", got, host)
+	}
+}
+
+func TestTheCallersFieldsWin(t *testing.T) {
+	labels := map[string]string{"region": "eu"}
+	c := Config{ServiceName: "mine", ProfileLabels: labels, ResourceAttributes: map[string]string{"a": "1"}}.over(Config{
+		ServiceName: "theirs", Window: time.Minute, ProfileLabels: map[string]string{"region": "us"},
+		ResourceAttributes: map[string]string{"a": "2", "b": "2"},
+	})
+	labels["region"] = "changed"
+	if c.ServiceName != "mine" || c.Window != time.Minute || c.ProfileLabels["region"] != "eu" {
+		t.Errorf("got %+v", c)
+	}
+	if want := map[string]string{"a": "1", "b": "2"}; !reflect.DeepEqual(c.ResourceAttributes, want) {
+		t.Errorf("attributes %v, want %v", c.ResourceAttributes, want)
+	}
+}
+
+// TestEveryFieldIsTakenFromTheEnvironment fails when a field is added to Config and forgotten in over.
+func TestEveryFieldIsTakenFromTheEnvironment(t *testing.T) {
+	full := reflect.New(reflect.TypeFor[Config]()).Elem()
+	fill(full)
+	got := Config{}.over(full.Interface().(Config))
+	v := reflect.ValueOf(got)
+	for i := range v.NumField() {
+		if v.Field(i).IsZero() {
+			t.Errorf("%s is not taken over", v.Type().Field(i).Name)
+		}
+	}
+}
+
+func fill(v reflect.Value) {
+	for i := range v.NumField() {
+		switch f := v.Field(i); f.Kind() {
+		case reflect.String:
+			f.SetString("x")
+		case reflect.Int, reflect.Int64:
+			f.SetInt(1)
+		case reflect.Float64:
+			f.SetFloat(1)
+		case reflect.Map:
+			f.Set(reflect.ValueOf(map[string]string{"k": "v"}))
+		case reflect.Slice:
+			f.Set(reflect.ValueOf([]pyroscope.ProfileType{"x"}))
+		case reflect.Struct:
+			fill(f)
+		case reflect.Interface:
+			f.Set(reflect.ValueOf(os.Stderr))
+		default:
+			panic("TestEveryFieldIsTakenFromTheEnvironment does not know " + f.Kind().String())
+		}
+	}
+}

@@ -1,0 +1,134 @@
+package agent
+
+import (
+	"context"
+	"time"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"spanflame/agent/internal/spool"
+	"spanflame/agent/internal/wall"
+)
+
+// observe reports what the agent itself does. The names here are those of OpenTelemetry; the Prometheus
+// endpoint has underscores for dots, the unit, and _total at the end of a counter.
+func (a *Agent) observe(meter metric.Meter) error {
+	m := instruments{meter: meter}
+	captured := m.counter("spanflame.profiles.captured", "{profile}", "Profiles captured, by type.")
+	capturedSize := m.counter("spanflame.profiles.captured.size", "By", "Compressed size of the profiles captured, by type.")
+	captureTime := m.seconds("spanflame.capture.duration", "Time spent to capture profiles, by type.")
+	skipped := m.counter("spanflame.profiles.skipped", "{profile}", "Profiles that were due and were not captured, by type and reason.")
+	gap := m.seconds("spanflame.cpu_profile.gap", "Time without a CPU profile, because the service was taking one itself.")
+
+	spooled := m.counter("spanflame.spool.profiles", "{profile}", "What became of profiles in the spool, by event, reason and type.")
+	spooledSize := m.counter("spanflame.spool.profiles.size", "By", "Size of the same.")
+	waiting := m.gauge("spanflame.spool.waiting", "{profile}", "Profiles that wait for delivery.")
+	waitingSize := m.gauge("spanflame.spool.waiting.size", "By", "Size of the profiles that wait for delivery.")
+	inMemory := m.gauge("spanflame.spool.waiting.memory", "{profile}", "Profiles that wait in memory, because the disk does not take them.")
+	oldest := m.age("spanflame.spool.oldest.age", "Age of the oldest profile that waits for delivery.")
+
+	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by what became of their wall-clock profile.")
+	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans captured with a part that is not recorded.")
+	trace := m.counter("spanflame.wall.trace.size", "By", "Execution trace converted for wall-clock profiles.")
+	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
+	if m.err != nil {
+		return m.err
+	}
+
+	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		c := a.capture.Stats()
+		for t, n := range c.Captured {
+			attrs := metric.WithAttributes(attribute.String("type", string(t)))
+			o.ObserveInt64(captured, n.Profiles, attrs)
+			o.ObserveInt64(capturedSize, n.Bytes, attrs)
+			o.ObserveFloat64(captureTime, n.Elapsed.Seconds(), attrs)
+		}
+		for s, n := range c.Skipped {
+			o.ObserveInt64(skipped, n, metric.WithAttributes(attribute.String("type", string(s.Type)), attribute.String("reason", s.Reason)))
+		}
+		o.ObserveFloat64(gap, c.CPUGap.Seconds())
+		if a.delivery == nil {
+			return nil
+		}
+		s := a.delivery.spool.Stats()
+		for k, n := range s.Counts {
+			attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
+			o.ObserveInt64(spooled, int64(n.Items), attrs)
+			o.ObserveInt64(spooledSize, n.Bytes, attrs)
+		}
+		o.ObserveInt64(waiting, int64(s.Items))
+		o.ObserveInt64(waitingSize, s.Bytes)
+		o.ObserveInt64(inMemory, int64(s.MemoryItems))
+		o.ObserveFloat64(oldest, age(s))
+		if a.wall == nil {
+			return nil
+		}
+		w := a.wall.Stats()
+		for outcome, n := range spansByOutcome(w) {
+			o.ObserveInt64(slow, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
+		}
+		o.ObserveInt64(partial, int64(w.Partial))
+		o.ObserveInt64(trace, int64(w.Bytes))
+		o.ObserveFloat64(wallCPU, w.CPU.Seconds())
+		return nil
+	}, m.all...)
+	return err
+}
+
+func age(s spool.Stats) float64 {
+	if s.Oldest.IsZero() {
+		return 0
+	}
+	return time.Since(s.Oldest).Seconds()
+}
+
+// spansByOutcome are the slow spans that are settled, by what became of them.
+func spansByOutcome(s wall.Stats) map[string]uint64 {
+	return map[string]uint64{
+		"captured":       s.Captured,
+		"over budget":    s.SkippedBudget,
+		"not in window":  s.SkippedWindow,
+		"queue full":     s.SkippedQueue,
+		"shut down":      s.SkippedStop,
+		"not encodable":  s.Failed,
+		"never ended":    s.Unended,
+		"crowded":        s.Crowded,
+		"too many spans": s.DroppedRoots,
+	}
+}
+
+// instruments makes instruments until one fails.
+type instruments struct {
+	meter metric.Meter
+	all   []metric.Observable
+	err   error
+}
+
+func made[T metric.Observable](m *instruments, instrument T, err error) T {
+	if m.err == nil {
+		m.err = err
+	}
+	m.all = append(m.all, instrument)
+	return instrument
+}
+
+func (m *instruments) counter(name, unit, description string) metric.Int64ObservableCounter {
+	i, err := m.meter.Int64ObservableCounter(name, metric.WithUnit(unit), metric.WithDescription(description))
+	return made(m, i, err)
+}
+
+func (m *instruments) seconds(name, description string) metric.Float64ObservableCounter {
+	i, err := m.meter.Float64ObservableCounter(name, metric.WithUnit("s"), metric.WithDescription(description))
+	return made(m, i, err)
+}
+
+func (m *instruments) gauge(name, unit, description string) metric.Int64ObservableGauge {
+	i, err := m.meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
+	return made(m, i, err)
+}
+
+func (m *instruments) age(name, description string) metric.Float64ObservableGauge {
+	i, err := m.meter.Float64ObservableGauge(name, metric.WithUnit("s"), metric.WithDescription(description))
+	return made(m, i, err)
+}
