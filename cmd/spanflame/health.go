@@ -1,0 +1,45 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// healthTimeout bounds one check.
+const healthTimeout = 4 * time.Second
+
+// newHealthCommand is how a container without a shell checks itself.
+func newHealthCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "health URL",
+		Short: "Exit with 0 if URL answers with status 200, else with 1",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), healthTimeout)
+			defer cancel()
+			return checkHealth(ctx, args[0])
+		},
+	}
+}
+
+func checkHealth(ctx context.Context, url string) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500)) // as far as it can be read
+		return fmt.Errorf("%s: status %d: %q", url, resp.StatusCode, b)
+	}
+	return nil
+}

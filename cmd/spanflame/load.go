@@ -1,0 +1,88 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/spf13/cobra"
+
+	"spanflame/workload/load"
+)
+
+// errAllFailed makes the process exit with 1; the report has the reasons.
+var errAllFailed = errors.New("every request failed")
+
+func newLoadCommand() *cobra.Command {
+	var cfg load.Config
+	var mix string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "load",
+		Short: "Drive a storefront with an open loop and report its latencies",
+		Long: `Drive a storefront with an open loop: requests are sent by a fixed schedule whatever the answers do, and
+latency counts from the time at which a request was due. The report goes to standard output, progress to
+standard error. Exits with 1 when every request failed.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if cfg.Rate == 0 {
+				return errors.New("rate 0: must be above 0")
+			}
+			if cfg.Duration == 0 {
+				return errors.New("duration 0s: must be above 0")
+			}
+			var err error
+			if cfg.Mix, err = load.ParseMix(mix); err != nil {
+				return err
+			}
+			stderr := cmd.ErrOrStderr()
+			terminal := isTerminal(stderr)
+			cfg.Interval = 5 * time.Second
+			if terminal {
+				cfg.Interval = 200 * time.Millisecond
+			}
+			cfg.Progress = load.ProgressPrinter(stderr, terminal)
+			report, err := load.Run(cmd.Context(), cfg)
+			if err != nil {
+				return err
+			}
+			if terminal {
+				fmt.Fprintln(stderr)
+			}
+			if err := write(cmd.OutOrStdout(), report, asJSON); err != nil {
+				return fmt.Errorf("write the report: %w", err)
+			}
+			if report.AllFailed() {
+				return errAllFailed
+			}
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&cfg.Target, "target", "http://127.0.0.1:8080", "base URL of the storefront, http or https")
+	flags.Float64Var(&cfg.Rate, "rate", 10, "requests per second")
+	flags.DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long to send")
+	flags.StringVar(&mix, "mix", load.DefaultMix().String(), "what to send, as name=weight,…; also: heavy, leak, goroutines")
+	flags.IntVar(&cfg.Concurrency, "concurrency", 256, "requests in flight at most; those due above it are shed and counted")
+	flags.DurationVar(&cfg.Timeout, "timeout", 30*time.Second, "of one request")
+	flags.BoolVar(&asJSON, "json", false, "report as JSON")
+	return cmd
+}
+
+func write(w io.Writer, report load.Report, asJSON bool) error {
+	if !asJSON {
+		return report.WriteText(w)
+	}
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	return enc.Encode(report)
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
+}

@@ -1,0 +1,69 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"spanflame/workload/load"
+)
+
+// execute runs one command line and returns what it wrote.
+func execute(t *testing.T, args ...string) (stdout, stderr string, err error) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	err = run(t.Context(), &out, &errs, args...)
+	return out.String(), errs.String(), err
+}
+
+func TestLoadReports(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	args := []string{"load", "--target", server.URL, "--rate", "100", "--duration", "100ms", "--mix", "checkout=1"}
+	stdout, _, err := execute(t, args...)
+	if err != nil || !strings.Contains(stdout, "10 of 10 requests sent") {
+		t.Errorf("table: %v\n%s", err, stdout)
+	}
+	stdout, _, err = execute(t, append(args, "--json")...)
+	var report load.Report
+	if jsonErr := json.Unmarshal([]byte(stdout), &report); err != nil || jsonErr != nil || report.Sent != 10 {
+		t.Errorf("json: %v, %v\n%s", err, jsonErr, stdout)
+	}
+}
+
+func TestLoadFailsWhenEveryRequestFailed(t *testing.T) {
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	stdout, _, err := execute(t, "load", "--target", server.URL, "--rate", "100", "--duration", "50ms", "--mix", "checkout=1")
+	if !errors.Is(err, errAllFailed) || !strings.Contains(stdout, "404×5") {
+		t.Errorf("%v, want %v, and a report all the same:\n%s", err, errAllFailed, stdout)
+	}
+}
+
+func TestWrongCommandLines(t *testing.T) {
+	for want, args := range map[string][]string{
+		`target "ftp://x"`:         {"load", "--target", "ftp://x"},
+		"rate 0":                   {"load", "--rate", "0"},
+		"duration 0s":              {"load", "--duration", "0"},
+		`unknown endpoint "tea"`:   {"load", "--mix", "tea=1"},
+		`role "till"`:              {"workload", "--role", "till"},
+		`listen address "nowhere"`: {"workload", "--listen", "nowhere"},
+		"unknown command":          {"brew"},
+		"unknown flag":             {"load", "--sugar"},
+		`"extra"`:                  {"version", "extra"},
+	} {
+		if _, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("spanflame %s: %v, want an error with %q", strings.Join(args, " "), err, want)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	if stdout, _, err := execute(t, "version"); err != nil || !strings.HasPrefix(stdout, "spanflame ") || !strings.Contains(stdout, "go1.") {
+		t.Errorf("%q, %v", stdout, err)
+	}
+}

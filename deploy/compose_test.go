@@ -1,0 +1,314 @@
+package deploy_test
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io/fs"
+	"maps"
+	"net/url"
+	"path"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/compose-spec/compose-go/v2/loader"
+	"github.com/compose-spec/compose-go/v2/types"
+)
+
+// root stands for the directory of the compose file, so that resolved paths are the same on every machine.
+const root = "/repository"
+
+// services is what the compose file must run, each with the services it has to wait for.
+var services = map[string][]string{
+	"storefront": {"inventory", "pyroscope", "tempo"},
+	"inventory":  {"pyroscope", "tempo"},
+	"load":       {"storefront"},
+	"pyroscope":  nil,
+	"tempo":      nil,
+	"grafana":    {"pyroscope", "tempo"},
+}
+
+// published is the only traffic that is let in from the host.
+var published = map[string]string{
+	"storefront": "127.0.0.1:8080:8080",
+	"grafana":    "127.0.0.1:3000:3000",
+}
+
+// profiled are the services that run the agent.
+var profiled = []string{"inventory", "storefront"}
+
+var (
+	version = regexp.MustCompile(`^v?\d+\.\d+\.\d+`)
+	numeric = regexp.MustCompile(`^[1-9]\d*(:\d+)?$`)
+	secret  = regexp.MustCompile(`(?i)passw|secret_|_secret|token|api_?key|private_?key|credential`)
+	ours    = regexp.MustCompile(`\$\{SPANFLAME_VERSION[^}]*\}`)
+)
+
+// loadProject parses the compose file as Compose does, with an empty environment.
+func loadProject(fsys fs.FS) (*types.Project, error) {
+	content, err := fs.ReadFile(fsys, compose)
+	if err != nil {
+		return nil, err
+	}
+	project, err := loader.LoadWithContext(context.Background(), types.ConfigDetails{
+		WorkingDir:  root,
+		ConfigFiles: []types.ConfigFile{{Filename: path.Join(root, compose), Content: content}},
+		Environment: types.Mapping{},
+	}, func(o *loader.Options) { o.SetProjectName("spanflame", true) })
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", compose, err)
+	}
+	return project, nil
+}
+
+func checkCompose(fsys fs.FS) (errs []error) {
+	project, err := loadProject(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	for _, name := range slices.Sorted(maps.Keys(services)) {
+		if _, ok := project.Services[name]; !ok {
+			errs = append(errs, fmt.Errorf("%s: no service %s", compose, name))
+		}
+	}
+	for _, name := range project.ServiceNames() {
+		service := project.Services[name]
+		report := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", compose, name, fmt.Errorf(format, args...)))
+		}
+		checkImage(service, report)
+		checkHealth(service, report)
+		checkHardening(service, report)
+		checkMemory(service, report)
+		checkMounts(fsys, service, report)
+		checkSecrets(service, report)
+
+		for dependency, d := range service.DependsOn {
+			if d.Condition != types.ServiceConditionHealthy {
+				report("depends on %s by %s, must be %s", dependency, d.Condition, types.ServiceConditionHealthy)
+			}
+		}
+		for _, dependency := range services[name] {
+			if _, ok := service.DependsOn[dependency]; !ok {
+				report("does not wait for %s", dependency)
+			}
+		}
+		var ports []string
+		for _, p := range service.Ports {
+			ports = append(ports, fmt.Sprintf("%s:%s:%d", p.HostIP, p.Published, p.Target))
+		}
+		if got := strings.Join(ports, " "); got != published[name] {
+			report("publishes %q, must be %q", got, published[name])
+		}
+	}
+	return append(errs, checkTagsOnce(fsys)...)
+}
+
+// checkTagsOnce holds each image reference to one place of the file, so that an upgrade is one line.
+func checkTagsOnce(fsys fs.FS) (errs []error) {
+	content, err := fs.ReadFile(fsys, compose)
+	if err != nil {
+		return []error{err}
+	}
+	seen := map[string]int{}
+	for line := range strings.Lines(string(content)) {
+		if ref, ok := strings.CutPrefix(strings.TrimSpace(line), "image:"); ok {
+			seen[strings.TrimSpace(ref)]++
+		}
+	}
+	for ref, n := range seen {
+		if n > 1 {
+			errs = append(errs, fmt.Errorf("%s: image %s is named %d times, must be once", compose, ref, n))
+		}
+	}
+	// Our own version is the image's tag and a label of the telemetry: both must come from one variable.
+	versions := slices.Compact(slices.Sorted(slices.Values(ours.FindAllString(string(content), -1))))
+	if len(versions) != 1 {
+		errs = append(errs, fmt.Errorf("%s: SPANFLAME_VERSION has the defaults %q, must have one", compose, versions))
+	}
+	return errs
+}
+
+type reporter func(format string, args ...any)
+
+func checkImage(service types.ServiceConfig, report reporter) {
+	_, tag, _ := strings.Cut(service.Image, ":")
+	if !version.MatchString(tag) {
+		report("image %q must be pinned to a full version", service.Image)
+	}
+}
+
+func checkHealth(service types.ServiceConfig, report reporter) {
+	h := service.HealthCheck
+	if h == nil || h.Disable || len(h.Test) < 2 {
+		report("no health check")
+		return
+	}
+	if h.Test[0] != "CMD" {
+		report("health check %q must be CMD: the images have no shell", h.Test)
+	}
+	if h.Interval == nil || h.Timeout == nil || h.Retries == nil || h.StartPeriod == nil {
+		report("health check must say interval, timeout, retries and start_period")
+	}
+}
+
+func checkHardening(service types.ServiceConfig, report reporter) {
+	if !numeric.MatchString(service.User) {
+		report("user %q must be numeric and not root", service.User)
+	}
+	if !service.ReadOnly {
+		report("the root filesystem must be read-only")
+	}
+	if !slices.Equal(service.CapDrop, []string{"ALL"}) || len(service.CapAdd) > 0 {
+		report("capabilities dropped %q, added %q: must drop ALL and add none", service.CapDrop, service.CapAdd)
+	}
+	if !slices.Contains(service.SecurityOpt, "no-new-privileges:true") {
+		report("security_opt %q must have no-new-privileges:true", service.SecurityOpt)
+	}
+	if service.Privileged {
+		report("must not be privileged")
+	}
+	if service.Restart != types.RestartPolicyUnlessStopped {
+		report("restart %q must be %s", service.Restart, types.RestartPolicyUnlessStopped)
+	}
+}
+
+// checkMemory wants a limit, and the Go collector's own limit below it: the other way round the kernel would
+// kill the process before the collector tried harder.
+func checkMemory(service types.ServiceConfig, report reporter) {
+	if service.MemLimit <= 0 {
+		report("no memory limit")
+		return
+	}
+	value := service.Environment["GOMEMLIMIT"]
+	if value == nil {
+		return
+	}
+	mib, err := strconv.ParseInt(strings.TrimSuffix(*value, "MiB"), 10, 64)
+	if err != nil || mib<<20 >= int64(service.MemLimit) {
+		report("GOMEMLIMIT %q must be in MiB and below the memory limit of %d MiB", *value, service.MemLimit>>20)
+	}
+}
+
+func checkMounts(fsys fs.FS, service types.ServiceConfig, report reporter) {
+	for _, v := range service.Volumes {
+		if v.Type != types.VolumeTypeBind {
+			continue
+		}
+		name, inside := strings.CutPrefix(v.Source, root+"/")
+		if !inside {
+			report("mounts %s, which is outside the repository", v.Source)
+		} else if _, err := fs.Stat(fsys, name); err != nil {
+			report("mounts what is not there: %w", err)
+		}
+		if !v.ReadOnly {
+			report("%s is mounted writable, must be read-only", v.Source)
+		}
+	}
+}
+
+func checkSecrets(service types.ServiceConfig, report reporter) {
+	for name, value := range service.Environment {
+		if value == nil || *value == "" {
+			continue
+		}
+		if secret.MatchString(name) {
+			report("%s looks like a secret: it does not belong into this file", name)
+		}
+		if u, err := url.Parse(*value); err == nil && u.User != nil {
+			report("%s has credentials in its URL: they do not belong into this file", name)
+		}
+	}
+}
+
+// environment returns a service's variables; a missing service has none.
+func environment(project *types.Project, service string) map[string]string {
+	vars := map[string]string{}
+	for name, value := range project.Services[service].Environment {
+		if value != nil {
+			vars[name] = *value
+		}
+	}
+	return vars
+}
+
+// checkAgentEnvironment holds the profiled services to settings under which the four signals join.
+func checkAgentEnvironment(fsys fs.FS) (errs []error) {
+	project, err := loadProject(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	for _, name := range profiled {
+		// The service drains for up to 12 s, then the agent delivers for up to 10 s.
+		if grace := project.Services[name].StopGracePeriod; grace == nil || time.Duration(*grace) < 25*time.Second {
+			errs = append(errs, fmt.Errorf("%s: %s: stop_grace_period %v must be at least 25s: the last profiles would be cut off", compose, name, grace))
+		}
+		vars := environment(project, name)
+		_, tag, _ := strings.Cut(project.Services[name].Image, ":")
+		for key, want := range map[string]string{
+			"OTEL_SERVICE_NAME":           name,
+			"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4317",
+			"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+			"OTEL_LOGS_EXPORTER":          "none",
+			"OTEL_METRICS_EXPORTER":       "prometheus",
+			"OTEL_RESOURCE_ATTRIBUTES":    "service.version=" + tag + ",deployment.environment.name=demo",
+			"PYROSCOPE_SERVER_ADDRESS":    "http://pyroscope:4040",
+			"SPANFLAME_ADMIN_ADDRESS":     "127.0.0.1:6060",
+		} {
+			if vars[key] != want {
+				errs = append(errs, fmt.Errorf("%s: %s: %s is %q, must be %q", compose, name, key, vars[key], want))
+			}
+		}
+		if spool := vars["SPANFLAME_SPOOL_DIR"]; !onVolume(project.Services[name], spool) {
+			errs = append(errs, fmt.Errorf("%s: %s: SPANFLAME_SPOOL_DIR %q is on no volume: profiles would be lost with the container", compose, name, spool))
+		}
+	}
+	return errs
+}
+
+// onVolume reports whether a directory of the container outlives it.
+func onVolume(service types.ServiceConfig, dir string) bool {
+	return slices.ContainsFunc(service.Volumes, func(v types.ServiceVolumeConfig) bool {
+		return v.Type == types.VolumeTypeVolume && (dir == v.Target || strings.HasPrefix(dir, v.Target+"/"))
+	})
+}
+
+// checkGrafanaEnvironment holds Grafana to starting offline, without accounts, on a dashboard that exists.
+func checkGrafanaEnvironment(fsys fs.FS) (errs []error) {
+	project, err := loadProject(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	vars := environment(project, "grafana")
+	for key, want := range map[string]string{
+		"GF_PLUGINS_PREINSTALL_DISABLED":             "true",
+		"GF_INSTALL_PLUGINS":                         "",
+		"GF_PLUGINS_PREINSTALL":                      "",
+		"GF_PLUGINS_PREINSTALL_SYNC":                 "",
+		"GF_AUTH_ANONYMOUS_ENABLED":                  "true",
+		"GF_AUTH_ANONYMOUS_ORG_ROLE":                 "Editor",
+		"GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
+	} {
+		if vars[key] != want {
+			errs = append(errs, fmt.Errorf("%s: grafana: %s is %q, must be %q", compose, key, vars[key], want))
+		}
+	}
+	home := vars["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+	if _, err := fs.Stat(fsys, cmp.Or(onHost(project, "grafana", home), home)); err != nil {
+		errs = append(errs, fmt.Errorf("%s: grafana: home dashboard: %w", compose, err))
+	}
+	return errs
+}
+
+// onHost turns a path inside a container into the repository's file that is mounted there, or "".
+func onHost(project *types.Project, service, name string) string {
+	for _, v := range project.Services[service].Volumes {
+		if rest, ok := strings.CutPrefix(name, v.Target); ok && v.Type == types.VolumeTypeBind {
+			return strings.TrimPrefix(v.Source, root+"/") + rest
+		}
+	}
+	return ""
+}

@@ -1,0 +1,327 @@
+package deploy_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"path"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// The data source types by the plugin's id.
+const (
+	tempoType     = "tempo"
+	pyroscopeType = "grafana-pyroscope-datasource"
+)
+
+type dataSource struct {
+	Name     string `yaml:"name"`
+	Type     string `yaml:"type"`
+	UID      string `yaml:"uid"`
+	URL      string `yaml:"url"`
+	Default  bool   `yaml:"isDefault"`
+	Editable *bool  `yaml:"editable"`
+	JSONData struct {
+		TracesToProfiles *tracesToProfiles `yaml:"tracesToProfiles"`
+	} `yaml:"jsonData"`
+}
+
+type tracesToProfiles struct {
+	DatasourceUID string `yaml:"datasourceUid"`
+	ProfileTypeID string `yaml:"profileTypeId"`
+	CustomQuery   *bool  `yaml:"customQuery"`
+	Tags          []tag  `yaml:"tags"`
+}
+
+type tag struct {
+	Key   string `yaml:"key"`
+	Value string `yaml:"value"`
+}
+
+// profileTypes is what the agent sends, as Pyroscope names it.
+var profileTypes = []string{
+	"process_cpu:cpu:nanoseconds:cpu:nanoseconds",
+	"wall:wall:nanoseconds:wall:nanoseconds",
+	"memory:alloc_objects:count:space:bytes",
+	"memory:alloc_space:bytes:space:bytes",
+	"memory:inuse_objects:count:space:bytes",
+	"memory:inuse_space:bytes:space:bytes",
+	"goroutines:goroutine:count:goroutine:count",
+	"mutex:contentions:count:contentions:count",
+	"mutex:delay:nanoseconds:contentions:count",
+	"block:contentions:count:contentions:count",
+	"block:delay:nanoseconds:contentions:count",
+}
+
+// endpoints is what a data source of each type may call; checkServers holds the servers to these ports.
+var endpoints = map[string]string{
+	tempoType:     "http://tempo:3200",
+	pyroscopeType: "http://pyroscope:4040",
+}
+
+func readDataSources(fsys fs.FS) ([]dataSource, error) {
+	var file struct {
+		APIVersion  int          `yaml:"apiVersion"`
+		DataSources []dataSource `yaml:"datasources"`
+	}
+	if err := readYAML(fsys, datasources, &file); err != nil {
+		return nil, err
+	}
+	if file.APIVersion != 1 {
+		return nil, fmt.Errorf("%s: apiVersion is %d, must be 1", datasources, file.APIVersion)
+	}
+	return file.DataSources, nil
+}
+
+// checkDataSources holds the data sources to fixed uids, the servers' addresses and the one link that the
+// product is about.
+func checkDataSources(fsys fs.FS) (errs []error) {
+	sources, err := readDataSources(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	byUID := map[string]dataSource{}
+	for _, s := range sources {
+		report := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("%s: %s: %w", datasources, s.Name, fmt.Errorf(format, args...)))
+		}
+		if s.UID == "" {
+			report("no uid: dashboards and links could not refer to it")
+		} else if _, twice := byUID[s.UID]; twice {
+			report("uid %q is used twice", s.UID)
+		}
+		byUID[s.UID] = s
+		if want, known := endpoints[s.Type]; !known || s.URL != want {
+			report("type %q at %q, must be one of %v", s.Type, s.URL, endpoints)
+		}
+		if s.Editable == nil || *s.Editable {
+			report("editable must be false: the file is the truth")
+		}
+	}
+
+	link := byUID["tempo"].JSONData.TracesToProfiles
+	if link == nil {
+		return append(errs, fmt.Errorf("%s: the data source tempo has no tracesToProfiles", datasources))
+	}
+	if target := byUID[link.DatasourceUID].Type; target != pyroscopeType {
+		errs = append(errs, fmt.Errorf("%s: tracesToProfiles.datasourceUid %q has the type %q, must be %q", datasources, link.DatasourceUID, target, pyroscopeType))
+	}
+	if want := "wall:wall:nanoseconds:wall:nanoseconds"; link.ProfileTypeID != want {
+		errs = append(errs, fmt.Errorf("%s: tracesToProfiles.profileTypeId is %q, must be %q", datasources, link.ProfileTypeID, want))
+	}
+	if link.CustomQuery == nil || *link.CustomQuery {
+		errs = append(errs, fmt.Errorf("%s: tracesToProfiles.customQuery must be false", datasources))
+	}
+	if want := []tag{{Key: "service.name", Value: "service_name"}}; !reflect.DeepEqual(link.Tags, want) {
+		errs = append(errs, fmt.Errorf("%s: tracesToProfiles.tags are %v, must be %v", datasources, link.Tags, want))
+	}
+	return errs
+}
+
+type dashboardFile struct {
+	ID            *int   `json:"id"`
+	UID           string `json:"uid"`
+	Title         string `json:"title"`
+	SchemaVersion int    `json:"schemaVersion"`
+	Templating    struct {
+		List []struct {
+			Type  string `json:"type"`
+			Name  string `json:"name"`
+			Query string `json:"query"`
+		} `json:"list"`
+	} `json:"templating"`
+	Panels []panel `json:"panels"`
+}
+
+type panel struct {
+	ID         int       `json:"id"`
+	Type       string    `json:"type"`
+	Title      string    `json:"title"`
+	DataSource reference `json:"datasource"`
+	GridPos    grid      `json:"gridPos"`
+	Targets    []target  `json:"targets"`
+}
+
+type reference struct {
+	Type string `json:"type"`
+	UID  string `json:"uid"`
+}
+
+type grid struct{ X, Y, W, H int }
+
+// gridWidth is how many columns a dashboard has.
+const gridWidth = 24
+
+func (g grid) inside() bool {
+	return g.X >= 0 && g.Y >= 0 && g.W > 0 && g.H > 0 && g.X+g.W <= gridWidth
+}
+
+func (g grid) overlaps(o grid) bool {
+	return g.X < o.X+o.W && o.X < g.X+g.W && g.Y < o.Y+o.H && o.Y < g.Y+g.H
+}
+
+type target struct {
+	DataSource    reference `json:"datasource"`
+	QueryType     string    `json:"queryType"`
+	Query         string    `json:"query"`
+	ProfileTypeID string    `json:"profileTypeId"`
+	LabelSelector string    `json:"labelSelector"`
+}
+
+// queryTypes is what each kind of panel can show of each data source.
+var queryTypes = map[string]map[string]string{
+	"flamegraph": {pyroscopeType: "profile"},
+	"timeseries": {pyroscopeType: "metrics", tempoType: "traceql"},
+	"table":      {tempoType: "traceql"},
+}
+
+var variable = regexp.MustCompile(`\$\{?([A-Za-z_]\w*)`)
+
+// checkDashboards holds every dashboard that Grafana finds to data sources, variables and profile types that
+// exist, and to a layout that Grafana draws as it was meant.
+func checkDashboards(fsys fs.FS) (errs []error) {
+	project, err := loadProject(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	sources, err := readDataSources(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	var file struct {
+		Providers []struct {
+			Type    string `yaml:"type"`
+			Options struct {
+				Path string `yaml:"path"`
+			} `yaml:"options"`
+		} `yaml:"providers"`
+	}
+	if err := readYAML(fsys, providers, &file); err != nil {
+		return []error{err}
+	}
+	found, flameGraphs := 0, 0
+	for _, provider := range file.Providers {
+		dir := onHost(project, "grafana", provider.Options.Path)
+		if dir == "" {
+			errs = append(errs, fmt.Errorf("%s: nothing is mounted at %q", providers, provider.Options.Path))
+			continue
+		}
+		names, err := fs.Glob(fsys, path.Join(dir, "*.json"))
+		if err != nil {
+			return append(errs, err)
+		}
+		for _, name := range names {
+			found++
+			content, err := fs.ReadFile(fsys, name)
+			if err != nil {
+				return append(errs, err)
+			}
+			var d dashboardFile
+			if err := json.Unmarshal(content, &d); err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", name, err))
+				continue
+			}
+			for _, p := range d.Panels {
+				if p.Type == "flamegraph" {
+					flameGraphs++
+				}
+			}
+			errs = append(errs, checkDashboard(name, d, sources)...)
+		}
+	}
+	if found == 0 {
+		errs = append(errs, fmt.Errorf("%s: no dashboard is provisioned", providers))
+	}
+	if flameGraphs == 0 {
+		errs = append(errs, fmt.Errorf("%s: no flame graph on any dashboard", providers))
+	}
+	return errs
+}
+
+func checkDashboard(name string, d dashboardFile, sources []dataSource) (errs []error) {
+	report := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %w", name, fmt.Errorf(format, args...)))
+	}
+	if d.ID != nil {
+		report("id %d belongs to one Grafana: leave it out", *d.ID)
+	}
+	if d.UID == "" || d.Title == "" {
+		report("uid %q and title %q must be set", d.UID, d.Title)
+	}
+	if d.SchemaVersion < 36 {
+		report("schemaVersion is %d, must be at least 36: older ones name data sources, not uids", d.SchemaVersion)
+	}
+
+	var variables []string
+	for _, v := range d.Templating.List {
+		variables = append(variables, v.Name)
+		for value := range strings.SplitSeq(v.Query, ",") {
+			if v.Name == "service" && !slices.Contains(profiled, value) {
+				report("variable service offers %q, which is not among the profiled services %q", value, profiled)
+			}
+		}
+	}
+
+	for i, p := range d.Panels {
+		for _, o := range d.Panels[:i] {
+			if p.ID == o.ID {
+				report("%s and %s both have panel id %d", o.Title, p.Title, p.ID)
+			}
+			if p.GridPos.overlaps(o.GridPos) {
+				report("%s and %s overlap", o.Title, p.Title)
+			}
+		}
+		if !p.GridPos.inside() {
+			report("%s: %+v is not inside the grid of %d columns", p.Title, p.GridPos, gridWidth)
+		}
+		queryType, known := queryTypes[p.Type]
+		if !known {
+			report("%s: panel type %q is not known", p.Title, p.Type)
+		}
+		if len(p.Targets) == 0 {
+			report("%s: no query", p.Title)
+		}
+		for _, t := range p.Targets {
+			if t.DataSource != p.DataSource {
+				report("%s: the query asks %v, the panel %v", p.Title, t.DataSource, p.DataSource)
+			}
+			if !slices.ContainsFunc(sources, func(s dataSource) bool { return s.UID == t.DataSource.UID && s.Type == t.DataSource.Type }) {
+				report("%s: no data source %v is provisioned", p.Title, t.DataSource)
+			}
+			if want := queryType[t.DataSource.Type]; known && t.QueryType != want {
+				report("%s: queryType is %q, must be %q for this panel", p.Title, t.QueryType, want)
+			}
+			for _, err := range checkTarget(t, variables) {
+				report("%s: %w", p.Title, err)
+			}
+		}
+	}
+	return errs
+}
+
+// checkTarget holds one query to what its server can answer.
+func checkTarget(t target, variables []string) (errs []error) {
+	switch t.DataSource.Type {
+	case tempoType:
+		if !strings.HasPrefix(t.Query, "{ ") {
+			errs = append(errs, fmt.Errorf("query %q is not TraceQL", t.Query))
+		}
+	case pyroscopeType:
+		if !slices.Contains(profileTypes, t.ProfileTypeID) {
+			errs = append(errs, fmt.Errorf("profile type %q is none that the agent sends", t.ProfileTypeID))
+		}
+		// Without it, Pyroscope's second storage does not look among its newest data.
+		if !strings.Contains(t.LabelSelector, `service_name="`) {
+			errs = append(errs, fmt.Errorf("label selector %s must name a service_name", t.LabelSelector))
+		}
+	}
+	for _, match := range variable.FindAllStringSubmatch(t.Query+t.LabelSelector, -1) {
+		if !slices.Contains(variables, match[1]) {
+			errs = append(errs, fmt.Errorf("variable %s is not defined", match[0]))
+		}
+	}
+	return errs
+}

@@ -1,0 +1,79 @@
+// Package query reads traces from Tempo and flame graphs from Pyroscope by the same calls that Grafana
+// makes. The demo and the end-to-end tests use it. It writes nothing, and it is no general client: it has
+// what walking from a slow trace to its flame graph takes.
+package query
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+)
+
+// maxAnswer bounds the body of an answer, in bytes.
+const maxAnswer = 64 << 20
+
+// timeout bounds one call.
+const timeout = 30 * time.Second
+
+// client calls one server.
+type client struct {
+	base string // URL without a slash at its end
+	http *http.Client
+}
+
+func newClient(base string) client {
+	return client{strings.TrimRight(base, "/"), &http.Client{Timeout: timeout}}
+}
+
+// call sends body as JSON where there is one, and decodes the answer into out with decode.
+func (c client) call(ctx context.Context, path string, query url.Values, body any, decode func([]byte) error) error {
+	method, reader := http.MethodGet, io.Reader(nil)
+	if body != nil {
+		b, err := json.Marshal(body)
+		if err != nil {
+			return err
+		}
+		method, reader = http.MethodPost, bytes.NewReader(b)
+	}
+	u := c.base + path
+	if len(query) > 0 {
+		u += "?" + query.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, u, reader)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", "application/json")
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	switch {
+	case err != nil:
+		return fmt.Errorf("%s: %w", u, err)
+	case len(b) > maxAnswer:
+		return fmt.Errorf("%s: the answer is longer than %d bytes", u, maxAnswer)
+	case resp.StatusCode != http.StatusOK:
+		return fmt.Errorf("%s: status %d: %.200q", u, resp.StatusCode, b)
+	}
+	if err := decode(b); err != nil {
+		return fmt.Errorf("%s: %w", u, err)
+	}
+	return nil
+}
+
+// into decodes JSON into v.
+func into(v any) func([]byte) error {
+	return func(b []byte) error { return json.Unmarshal(b, v) }
+}

@@ -1,0 +1,166 @@
+// Package shop runs the demo shop as its user does, each service a process of its own. The demo and the
+// end-to-end tests use it.
+package shop
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"spanflame/internal/child"
+)
+
+// Options say how the shop runs.
+type Options struct {
+	Binary string   // the spanflame program
+	Dir    string   // of the services' logs, database and spools
+	Env    []string // NAME=value, for both services, beside PATH and HOME
+}
+
+// Service is a running service of the shop.
+type Service struct {
+	Name    string
+	URL     string // of its HTTP API
+	Admin   string // URL of its operator's listener
+	LogFile string // what it printed
+
+	process *child.Process
+}
+
+// Shop is both services. Stop ends it.
+type Shop struct {
+	Storefront, Inventory *Service
+}
+
+// Start starts both services on free ports and waits until they listen. When it fails nothing is left
+// running, and the error carries the last lines of the service that failed.
+func Start(ctx context.Context, o Options) (*Shop, error) {
+	s := &Shop{}
+	var err error
+	if s.Inventory, err = startService(ctx, o, "inventory"); err != nil {
+		return nil, err
+	}
+	s.Storefront, err = startService(ctx, o, "storefront",
+		"--inventory-url", s.Inventory.URL, "--database", filepath.Join(o.Dir, "orders.db"))
+	if err != nil {
+		return nil, errors.Join(err, s.Inventory.Stop(ctx))
+	}
+	return s, nil
+}
+
+// Stop ends both services as an orchestrator would, the one that calls first.
+func (s *Shop) Stop(ctx context.Context) error {
+	return errors.Join(s.Storefront.Stop(ctx), s.Inventory.Stop(ctx))
+}
+
+func startService(ctx context.Context, o Options, role string, args ...string) (*Service, error) {
+	s := &Service{Name: role, LogFile: filepath.Join(o.Dir, role+".log")}
+	out, err := os.Create(s.LogFile)
+	if err != nil {
+		return nil, err
+	}
+	defer out.Close() // the process has its own handle
+	cmd := exec.Command(o.Binary, append([]string{"workload", "--role", role, "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Env = append([]string{
+		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
+		"SPANFLAME_ADMIN_ADDRESS=127.0.0.1:0",
+		"SPANFLAME_SPOOL_DIR=" + filepath.Join(o.Dir, "spool-"+role),
+	}, o.Env...)
+	if s.process, err = child.Start(cmd); err != nil {
+		return nil, fmt.Errorf("%s: %w", role, err)
+	}
+	if err := s.waitListening(ctx); err != nil {
+		return nil, errors.Join(s.withLog(err), s.process.Signal(syscall.SIGKILL))
+	}
+	return s, nil
+}
+
+// waitListening reads the service's addresses from its log.
+func (s *Service) waitListening(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		lines, err := s.Log()
+		if err != nil {
+			return err
+		}
+		for _, l := range lines {
+			switch l["msg"] {
+			case "agent started":
+				s.Admin = fmt.Sprintf("http://%v", l["admin"])
+			case "Service listening":
+				s.URL = fmt.Sprintf("http://%v", l["address"])
+			}
+		}
+		if s.URL != "" && s.Admin != "" {
+			return nil
+		}
+		select {
+		case <-s.process.Done():
+			return errors.New("it ended before it listened")
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-tick.C:
+		}
+	}
+}
+
+// Log returns the JSON lines that the service printed so far, decoded.
+func (s *Service) Log() ([]map[string]any, error) {
+	b, err := os.ReadFile(s.LogFile)
+	if err != nil {
+		return nil, err
+	}
+	var lines []map[string]any
+	sc := bufio.NewScanner(bytes.NewReader(b))
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		var l map[string]any
+		if json.Unmarshal(sc.Bytes(), &l) == nil {
+			lines = append(lines, l)
+		}
+	}
+	return lines, nil
+}
+
+// Stop asks the service to end and waits until it has; when ctx ends first it is killed. The error is how it
+// ended, with its last lines, unless that was in order.
+func (s *Service) Stop(ctx context.Context) error {
+	err := s.process.Signal(syscall.SIGTERM, syscall.SIGCONT)
+	select {
+	case <-s.process.Done():
+	case <-ctx.Done():
+		err = errors.Join(err, fmt.Errorf("%s did not end: %w; it was killed", s.Name, context.Cause(ctx)), s.Kill())
+	}
+	if ended := s.process.Err(); ended != nil {
+		err = errors.Join(err, s.withLog(ended))
+	}
+	return err
+}
+
+// Kill ends the service at once and waits until it has ended.
+func (s *Service) Kill() error {
+	err := s.process.Signal(syscall.SIGKILL)
+	<-s.process.Done()
+	return err
+}
+
+// Done is closed when the service has ended.
+func (s *Service) Done() <-chan struct{} { return s.process.Done() }
+
+func (s *Service) withLog(err error) error {
+	lines, logErr := child.Tail(s.LogFile, 0)
+	if logErr != nil {
+		return errors.Join(err, logErr)
+	}
+	return fmt.Errorf("%s: %w; its last lines (%s):\n%s", s.Name, err, s.LogFile, lines)
+}
