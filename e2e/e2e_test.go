@@ -1,0 +1,413 @@
+package e2e
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spanflame/internal/query"
+	"spanflame/internal/shop"
+)
+
+// TestSlowTraceOpensOntoItsFlameGraph is the main job: the slowest trace, found by a search as a user finds
+// it, opens onto the function that made it slow, and onto nothing of the requests beside it.
+func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
+	begun := time.Now()
+	var wg sync.WaitGroup
+	var checkout string
+	wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/cpu?ms=3000") })
+	wg.Go(func() { checkout = get(t, w.shop.Storefront.URL+"/api/checkout?items=40") })
+	wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/sleep?ms=500") })
+	wg.Wait()
+
+	var slowest query.TraceSummary
+	eventually(t, "the search for slow traces", func() error {
+		found, err := w.tempo.Search(t.Context(), `{ resource.service.name = "storefront" && duration > 2s }`, begun, time.Now(), 20)
+		if err != nil {
+			return err
+		}
+		i := slices.IndexFunc(found, func(s query.TraceSummary) bool { return s.RootName == "GET /load/cpu" })
+		if i < 0 {
+			return fmt.Errorf("no trace of GET /load/cpu among %v", found)
+		}
+		slowest = found[i]
+		return nil
+	})
+	spans := trace(t, slowest.TraceID, "GET /load/cpu")
+	root, _ := find(spans, "GET /load/cpu")
+	graph := flameGraph(t, root, query.CPU, "workload.burnCPU")
+	if other := graph.Find("workload.priceBasket"); other != 0 {
+		t.Errorf("the flame graph of /load/cpu has %v of the checkout's pricing", time.Duration(other))
+	}
+	if burn := graph.Find("workload.burnCPU"); float64(burn) < 0.5*float64(graph.Total) {
+		t.Errorf("burnCPU has %v of %v, want most", time.Duration(burn), time.Duration(graph.Total))
+	}
+
+	root, _ = find(trace(t, checkout, "GET /api/checkout"), "GET /api/checkout")
+	graph = flameGraph(t, root, query.CPU, "workload.priceBasket")
+	if other := graph.Find("workload.burnCPU"); other != 0 {
+		t.Errorf("the flame graph of the checkout has %v of /load/cpu's burnCPU", time.Duration(other))
+	}
+}
+
+func TestTraceCrossesProcesses(t *testing.T) {
+	id := get(t, w.shop.Storefront.URL+"/api/checkout")
+	spans := trace(t, id, "GET /api/checkout", "pricing", "database_save_transaction", "inventory: POST /api/reserve")
+	root, _ := find(spans, "GET /api/checkout")
+	reserve, _ := find(spans, "inventory: POST /api/reserve")
+	if root.Service != "storefront" || reserve.Service != "inventory" {
+		t.Errorf("the checkout is of %q and the reservation of %q, want storefront and inventory", root.Service, reserve.Service)
+	}
+	byID := map[string]query.Span{}
+	for _, s := range spans {
+		byID[s.ID] = s
+	}
+	above := reserve
+	for above.ParentID != "" && above.ID != root.ID {
+		above = byID[above.ParentID]
+	}
+	if above.ID != root.ID {
+		t.Errorf("the reservation is not below the checkout: %s", names(spans))
+	}
+	saved, _ := find(spans, "database_save_transaction")
+	if !slices.ContainsFunc(spans, func(s query.Span) bool {
+		return s.ParentID == saved.ID && s.Attributes["db.system.name"] == "sqlite" && strings.Contains(s.Attributes["db.query.text"], "INSERT")
+	}) {
+		t.Errorf("no query span with its database attributes below database_save_transaction: %s", names(spans))
+	}
+	for name, want := range map[string]string{"service.version": "1.2.3", "deployment.environment.name": "e2e"} {
+		if got := root.Resource[name]; got != want {
+			t.Errorf("resource attribute %s is %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestLogLineCarriesTheTrace(t *testing.T) {
+	id := get(t, w.shop.Storefront.URL+"/api/checkout")
+	root, _ := find(trace(t, id, "GET /api/checkout"), "GET /api/checkout")
+	lines := requestLines(t, w.shop.Storefront, id)
+	if len(lines) != 1 {
+		t.Fatalf("%d log lines of the request, want 1: %v", len(lines), lines)
+	}
+	l := lines[0]
+	for field, want := range map[string]any{
+		"span_id": root.ID, "http_method": "GET", "http_path": "/api/checkout", "http_status": 200.0,
+		"service_name": "storefront", "service_version": "1.2.3", "deployment_environment_name": "e2e",
+	} {
+		if l[field] != want {
+			t.Errorf("%s is %v, want %v", field, l[field], want)
+		}
+	}
+	if d, ok := l["duration_seconds"].(float64); !ok || d <= 0 {
+		t.Errorf("duration_seconds is %v", l["duration_seconds"])
+	}
+	if n := len(requestLines(t, w.shop.Inventory, id)); n != 1 {
+		t.Errorf("%d log lines of the inventory with the same trace, want 1", n)
+	}
+}
+
+func requestLines(t *testing.T, s *shop.Service, traceID string) []map[string]any {
+	t.Helper()
+	var lines []map[string]any
+	eventually(t, "the log line of "+s.Name, func() error {
+		all, err := s.Log()
+		if err != nil {
+			return err
+		}
+		lines = nil
+		for _, l := range all {
+			if l["msg"] == "HTTP Request Processed" && l["trace_id"] == traceID {
+				lines = append(lines, l)
+			}
+		}
+		if lines == nil {
+			return fmt.Errorf("none of %d lines has trace_id %s", len(all), traceID)
+		}
+		return nil
+	})
+	return lines
+}
+
+func TestEveryProfileTypeArrives(t *testing.T) {
+	begun := time.Now()
+	want := []string{
+		"process_cpu:cpu:nanoseconds:cpu:nanoseconds",
+		"process_cpu:samples:count:cpu:nanoseconds",
+		"memory:alloc_objects:count:space:bytes",
+		"memory:alloc_space:bytes:space:bytes",
+		"memory:inuse_objects:count:space:bytes",
+		"memory:inuse_space:bytes:space:bytes",
+		"goroutines:goroutine:count:goroutine:count",
+		"mutex:contentions:count:contentions:count",
+		"mutex:delay:nanoseconds:contentions:count",
+		"block:contentions:count:contentions:count",
+		"block:delay:nanoseconds:contentions:count",
+	}
+	for _, path := range []string{"/load/cpu?ms=300", "/load/alloc?mb=64", "/load/block?ms=200"} {
+		get(t, w.shop.Storefront.URL+path)
+	}
+	contend(t)
+	for _, profileType := range want {
+		eventually(t, profileType, func() error {
+			g, err := w.pyroscope.FlameGraph(t.Context(), profileType,
+				query.Selector{"service_name": "storefront", "service_version": "1.2.3", "deployment_environment_name": "e2e"},
+				begun.Add(-window), time.Now().Add(time.Second))
+			if err == nil && g.Total == 0 {
+				err = fmt.Errorf("no data")
+				contend(t) // one contention in a hundred is recorded
+			}
+			return err
+		})
+	}
+	types, err := w.pyroscope.ProfileTypes(t.Context(), begun.Add(-time.Minute), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, profileType := range want {
+		if !slices.Contains(types, profileType) {
+			t.Errorf("%s is not among the profile types %v", profileType, types)
+		}
+	}
+}
+
+// contend has many requests wait for the same lock.
+func contend(t *testing.T) {
+	var wg sync.WaitGroup
+	for range 100 {
+		wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/lock?ms=1") })
+	}
+	wg.Wait()
+}
+
+func TestLeakIsWhereItLeaks(t *testing.T) {
+	const mb = 100
+	get(t, w.shop.Storefront.URL+fmt.Sprintf("/load/leak?mb=%d", mb))
+	leaked := func() (int64, error) {
+		now := time.Now()
+		g, err := w.pyroscope.FlameGraph(t.Context(), query.InuseSpace, query.Selector{"service_name": "storefront"}, now.Add(-2*window), now)
+		if err != nil {
+			return 0, err
+		}
+		if g.Total == 0 {
+			return 0, fmt.Errorf("no memory profile in the last %s", 2*window)
+		}
+		return g.Find("workload.(*leak).grow"), nil
+	}
+	eventually(t, "the leak in the in-use profile", func() error {
+		// The heap profile is as of the last garbage collection: make some.
+		get(t, w.shop.Storefront.URL+"/load/alloc?mb=256")
+		n, err := leaked()
+		if err == nil && n < mb<<20*9/10 {
+			err = fmt.Errorf("workload.(*leak).grow holds %d bytes, want %d MiB", n, mb)
+		}
+		return err
+	})
+	if status, _, body := request(t, http.MethodDelete, w.shop.Storefront.URL+"/load/leak"); status != http.StatusOK {
+		t.Fatalf("DELETE /load/leak: %d %s", status, body)
+	}
+	eventually(t, "the leak freed", func() error {
+		get(t, w.shop.Storefront.URL+"/load/alloc?mb=256")
+		n, err := leaked()
+		if err == nil && n != 0 {
+			err = fmt.Errorf("workload.(*leak).grow still holds %d bytes", n)
+		}
+		return err
+	})
+}
+
+// TestSeriesDoNotGrowWithTraces runs services of its own, so that what the other tests do does not count.
+func TestSeriesDoNotGrowWithTraces(t *testing.T) {
+	begun := time.Now()
+	s, err := startShop(t.Context(), "series", "PYROSCOPE_LABELS=shop=series")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// series is how many there are once no more come: the profiles of a trace come with the windows that
+	// end after it.
+	labels := map[string]bool{}
+	series := func() int {
+		n, since := 0, time.Now()
+		for time.Since(since) < 3*window {
+			all, err := w.pyroscope.Series(t.Context(), query.Selector{"service_name": "storefront", "shop": "series"}, begun, time.Now().Add(time.Second))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(all) != n {
+				n, since = len(all), time.Now()
+			}
+			for _, set := range all {
+				for name := range set {
+					labels[name] = true
+				}
+			}
+			time.Sleep(window / 10)
+		}
+		return n
+	}
+	traces := map[string]bool{}
+	send := func(n int) {
+		slots := make(chan struct{}, 4)
+		var mu sync.Mutex
+		var wg sync.WaitGroup
+		for range n {
+			slots <- struct{}{}
+			wg.Go(func() {
+				id := get(t, s.Storefront.URL+"/api/checkout?items=4")
+				mu.Lock()
+				traces[id] = true
+				mu.Unlock()
+				<-slots
+			})
+		}
+		wg.Wait()
+	}
+	send(200)
+	first := series()
+	send(200)
+	second := series()
+	if len(traces) != 400 {
+		t.Fatalf("%d traces, want 400", len(traces))
+	}
+	// A kind of sample that the first half did not have by chance may add one; a label with a value of its own
+	// for each trace would add 200.
+	if first == 0 || second > first+10 {
+		t.Errorf("%d series after 200 traces, %d after 400: they grow with the traces; their labels are %v", first, second, labels)
+	}
+	if labels["trace_id"] || labels["span_id"] {
+		t.Errorf("series have the labels %v: one series a trace", labels)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := noRace(s); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestUnreachableServers: a service whose servers are not there starts, serves, says so once for each, and
+// ends in good time with its profiles kept.
+func TestUnreachableServers(t *testing.T) {
+	s, err := startShop(t.Context(), "unreachable",
+		"PYROSCOPE_SERVER_ADDRESS=http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:9/v1/traces",
+		"OTEL_EXPORTER_OTLP_TIMEOUT=1000", "PYROSCOPE_UPLOAD_INTERVAL=1s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	get(t, s.Storefront.URL+"/api/checkout")
+	said := func(part string) int {
+		lines, err := s.Storefront.Log()
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, l := range lines {
+			if strings.Contains(fmt.Sprint(l["msg"]), part) {
+				n++
+			}
+		}
+		return n
+	}
+	eventually(t, "the log about profiles", func() error {
+		if said("profiles cannot be delivered") == 0 {
+			return fmt.Errorf("not said")
+		}
+		return nil
+	})
+	status, _, body := request(t, http.MethodGet, s.Storefront.Admin+"/readyz")
+	if status != http.StatusServiceUnavailable || !strings.Contains(string(body), "profiles are not delivered since") {
+		t.Errorf("/readyz: %d %s", status, body)
+	}
+	time.Sleep(3 * time.Second) // several more attempts
+	if n := said("profiles cannot be delivered"); n != 1 {
+		t.Errorf("said %d times that profiles cannot be delivered, want once", n)
+	}
+	if err := s.Stop(t.Context()); err != nil {
+		t.Errorf("the services did not end in order: %v", err)
+	}
+	printed, err := os.ReadFile(s.Storefront.LogFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(printed), "are not delivered yet and wait in ") {
+		t.Errorf("the service did not say what is left and where: %s", printed)
+	}
+	if n := said("traces cannot be exported"); n != 1 {
+		t.Errorf("said %d times that traces cannot be exported, want once", n)
+	}
+}
+
+func TestLoadEndpoints(t *testing.T) {
+	for _, path := range []string{"/load/cpu?ms=", "/load/leak?mb=", "/load/alloc?mb=", "/load/lock?ms=", "/load/block?ms=", "/load/sleep?ms=", "/load/goroutines?n="} {
+		for _, value := range []string{"-1", "0", "99999999999999999999", "1e3", "x", "%00", "1&ms=2&mb=2&n=2"} {
+			status, header, body := request(t, http.MethodGet, w.shop.Storefront.URL+path+value)
+			if status != http.StatusBadRequest || !strings.Contains(string(body), "from 1 to") && !strings.Contains(string(body), "parameter") {
+				t.Errorf("%s%s: %d %s, want 400 and what is allowed", path, value, status, body)
+			}
+			if header.Get("X-Trace-ID") == "" {
+				t.Errorf("%s%s: no X-Trace-ID", path, value)
+			}
+		}
+		get(t, w.shop.Storefront.URL+path+"1")
+		missing, _, _ := strings.Cut(path, "?")
+		get(t, w.shop.Storefront.URL+missing)
+	}
+	for _, path := range []string{"/load/leak", "/load/goroutines"} {
+		if status, _, body := request(t, http.MethodDelete, w.shop.Storefront.URL+path); status != http.StatusOK {
+			t.Errorf("DELETE %s: %d %s", path, status, body)
+		}
+	}
+	if status, _, _ := request(t, http.MethodGet, w.shop.Storefront.URL+"/healthz"); status != http.StatusOK {
+		t.Errorf("after all that /healthz is %d", status)
+	}
+}
+
+func TestOperatorsListener(t *testing.T) {
+	for path, want := range map[string]string{
+		"/healthz":                       "ok",
+		"/readyz":                        "ready",
+		"/metrics":                       "api_orders_processed_total",
+		"/debug/pprof/goroutine?debug=1": "goroutine profile:",
+	} {
+		get(t, w.shop.Storefront.URL+"/api/checkout")
+		status, _, body := request(t, http.MethodGet, w.shop.Storefront.Admin+path)
+		if status != http.StatusOK || !strings.Contains(string(body), want) {
+			t.Errorf("%s: %d %.300s, want %q", path, status, body, want)
+		}
+	}
+	id := get(t, w.shop.Storefront.URL+"/api/checkout")
+	eventually(t, "the exemplar of the last request", func() error {
+		metrics := openMetrics(t, w.shop.Storefront.Admin)
+		for _, want := range []string{`trace_id="` + id + `"`, `service_version="1.2.3"`} {
+			if !strings.Contains(metrics, want) {
+				return fmt.Errorf("no %s among the metrics", want)
+			}
+		}
+		return nil
+	})
+}
+
+// openMetrics is /metrics in the format that has exemplars.
+func openMetrics(t *testing.T, admin string) string {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, admin+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Accept", "application/openmetrics-text; version=1.0.0")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}

@@ -1,0 +1,215 @@
+// Package e2e walks the user's way on real servers: the shop's services as processes of their own, a real
+// Pyroscope and a real Tempo, and everything asked for through the servers' own APIs.
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"spanflame/internal/query"
+	"spanflame/internal/shop"
+	"spanflame/stack/servers"
+)
+
+// window is the length of the services' profiles here.
+const window = 2 * time.Second
+
+// patience bounds every wait for something to arrive. It is long because machines are slow at times; a test
+// that passes does not use it.
+const patience = 90 * time.Second
+
+// world is what the tests share: the servers and the shop.
+type world struct {
+	dir       string
+	binary    string // spanflame, built with the race detector
+	stack     *servers.Stack
+	shop      *shop.Shop
+	tempo     *query.Tempo
+	pyroscope *query.Pyroscope
+}
+
+var w world
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "e2e:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	ctx := context.Background()
+	if w.dir, err = os.MkdirTemp("", "spanflame-e2e-"); err != nil {
+		return 1, err
+	}
+	defer func() {
+		if code != 0 || err != nil {
+			fmt.Fprintln(os.Stderr, "e2e: what the servers and services wrote is kept in", w.dir)
+			return
+		}
+		err = os.RemoveAll(w.dir)
+	}()
+	w.binary = filepath.Join(w.dir, "spanflame")
+	if out, err := exec.Command("go", "build", "-race", "-o", w.binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
+		return 1, fmt.Errorf("build spanflame: %w\n%s", err, out)
+	}
+	if w.stack, err = servers.Start(ctx, servers.Options{DataDir: filepath.Join(w.dir, "servers"), Progress: os.Stderr}); err != nil {
+		return 1, err
+	}
+	defer func() { err = errors.Join(err, w.stack.Stop(ctx)) }()
+	w.tempo, w.pyroscope = query.NewTempo(w.stack.Tempo().URL), query.NewPyroscope(w.stack.Pyroscope().URL)
+
+	if w.shop, err = startShop(ctx, "shop"); err != nil {
+		return 1, err
+	}
+	code = m.Run()
+	err = w.shop.Stop(ctx)
+	return code, errors.Join(err, noRace(w.shop))
+}
+
+// startShop starts both services, with a directory of their own and agents that send to the servers.
+func startShop(ctx context.Context, name string, env ...string) (*shop.Shop, error) {
+	dir := filepath.Join(w.dir, name)
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		return nil, err
+	}
+	return shop.Start(ctx, shop.Options{Binary: w.binary, Dir: dir, Env: append([]string{
+		"PYROSCOPE_SERVER_ADDRESS=" + w.stack.Pyroscope().URL,
+		"PYROSCOPE_UPLOAD_INTERVAL=" + window.String(),
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces",
+		"OTEL_BSP_SCHEDULE_DELAY=500",
+		"OTEL_RESOURCE_ATTRIBUTES=service.version=1.2.3,deployment.environment.name=e2e",
+	}, env...)})
+}
+
+// noRace fails if a service's race detector had something to say.
+func noRace(s *shop.Shop) error {
+	for _, service := range []*shop.Service{s.Storefront, s.Inventory} {
+		b, err := os.ReadFile(service.LogFile)
+		if err != nil {
+			return err
+		}
+		if i := bytes.Index(b, []byte("DATA RACE")); i >= 0 {
+			return fmt.Errorf("%s: %s", service.Name, b[i:])
+		}
+	}
+	return nil
+}
+
+// get sends one request and returns its trace id.
+func get(t *testing.T, url string) (traceID string) {
+	t.Helper()
+	status, header, body := request(t, http.MethodGet, url)
+	if status != http.StatusOK {
+		t.Fatalf("%s: status %d: %s", url, status, body)
+	}
+	id := header.Get("X-Trace-ID")
+	if len(id) != 32 {
+		t.Fatalf("%s: X-Trace-ID %q, want 32 hex digits", url, id)
+	}
+	return id
+}
+
+func request(t *testing.T, method, url string) (int, http.Header, []byte) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, body
+}
+
+// eventually asks again until ask is content, and fails the test with what it said last.
+func eventually(t *testing.T, what string, ask func() error) {
+	t.Helper()
+	var err error
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
+		if err = ask(); err == nil {
+			return
+		}
+	}
+	t.Fatalf("%s: still not so after %s: %v", what, patience, err)
+}
+
+// trace is the trace once Tempo has want of its spans by name.
+func trace(t *testing.T, id string, want ...string) []query.Span {
+	t.Helper()
+	var spans []query.Span
+	eventually(t, "trace "+id, func() (err error) {
+		if spans, err = w.tempo.Trace(t.Context(), id); err != nil {
+			return err
+		}
+		for _, name := range want {
+			if _, ok := find(spans, name); !ok {
+				return fmt.Errorf("no span %q among %s", name, names(spans))
+			}
+		}
+		return nil
+	})
+	return spans
+}
+
+// find is the first span of that name, "service: name" where several services have one.
+func find(spans []query.Span, name string) (query.Span, bool) {
+	for _, s := range spans {
+		if s.Name == name || s.Service+": "+s.Name == name {
+			return s, true
+		}
+	}
+	return query.Span{}, false
+}
+
+func names(spans []query.Span) string {
+	var all []string
+	for _, s := range spans {
+		all = append(all, fmt.Sprintf("%s %q", s.Service, s.Name))
+	}
+	return strings.Join(all, ", ")
+}
+
+// flameGraph is what the link of a span opens, once it has the function want: the query that Grafana sends
+// for a span with the attribute pyroscope.profile.id, by the settings of the provisioned Tempo data source.
+func flameGraph(t *testing.T, span query.Span, profileType, want string) *query.Frame {
+	t.Helper()
+	id := span.Attributes[query.ProfileIDAttribute]
+	if id == "" {
+		t.Fatalf("span %q has no %s: Grafana shows no link; its attributes are %v", span.Name, query.ProfileIDAttribute, span.Attributes)
+	}
+	var graph *query.Frame
+	eventually(t, fmt.Sprintf("%s of span %s (%s)", profileType, id, span.Name), func() (err error) {
+		graph, err = w.pyroscope.SpanFlameGraph(t.Context(), profileType, query.Selector{"service_name": span.Service}, []string{id},
+			span.Start.Add(-time.Minute), span.End.Add(time.Minute))
+		if err == nil && graph.Find(want) == 0 {
+			err = fmt.Errorf("%s is not in the flame graph; it has %s", want, functions(graph))
+		}
+		return err
+	})
+	return graph
+}
+
+func functions(f *query.Frame) string {
+	var all []string
+	f.Walk(func(_ []string, f *query.Frame) { all = append(all, f.Name) })
+	return strings.Join(all, ", ")
+}

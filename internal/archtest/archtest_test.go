@@ -1,0 +1,180 @@
+// Package archtest is the map of which package may import which, as a test. It has no code of its own.
+package archtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"go/parser"
+	"go/token"
+	"io"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// rule says which packages of this module a package may import, besides those below itself, and why no
+// others.
+type rule struct {
+	pkg string // path below the module
+	may []string
+	why string
+}
+
+// rules has one row a package; a row covers the packages below it that have no row of their own.
+var rules = []rule{
+	{"internal/record", nil, "it is the leaf that all of the data path shares"},
+	{"internal/archtest", nil, "it only looks at the others"},
+	{"internal/child", nil, "it runs any program"},
+	{"internal/query", nil, "it reads servers, whoever filled them"},
+	{"internal/shop", []string{"internal/child"}, "it runs the program as its user does"},
+	{"internal/demo", []string{"internal/query", "internal/shop", "stack/servers", "workload/load"}, "it shows what a user sees: programs and servers, not packages"},
+	{"agent", []string{"internal/record"}, "a host service pays only for the agent, not for readers of profiles, pages or the demo"},
+	{"agent/internal/capture", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
+	{"agent/internal/wall", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
+	{"agent/internal/spool", []string{"internal/record"}, "what lies on disk is delivered by others, so that it survives them"},
+	{"agent/internal/push", []string{"internal/record"}, "it sends one record once; what waits, and how long, is not its business"},
+	{"agent/internal/spanlink", nil, "it marks spans for whoever records, by an interface of its own"},
+	{"agent/internal/telemetry", nil, "traces, metrics and logs do not depend on profiles"},
+	{"agent/internal/admin", nil, "it shows what it is given"},
+	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},
+	{"stack", []string{"internal/child"}, "the servers know nothing of their clients"},
+	{"deploy", nil, "it is configuration, and the check of it"},
+	{"cmd", []string{"agent", "internal/demo", "workload", "workload/load"}, "the command wires packages and decides nothing"},
+	{"e2e", []string{"internal/query", "internal/shop", "stack/servers"}, "it sees what a user sees: programs and servers, not packages"},
+}
+
+// banned are imports from outside this module, by their prefix.
+var banned = []struct{ pkg, imports, why string }{
+	{"", "net/http/pprof", "its import alone puts profiles on http.DefaultServeMux"},
+	{"agent/internal/capture", "net/http", "capturing knows no network"},
+	{"agent/internal/wall", "net/http", "capturing knows no network"},
+	{"agent/internal/spool", "net/http", "the spool knows no network"},
+	{"workload", "go.opentelemetry.io/otel/sdk", "the sample service is instrumented with the OpenTelemetry API alone"},
+	{"workload", "go.opentelemetry.io/otel/exporters", "the sample service is instrumented with the OpenTelemetry API alone"},
+	{"workload", "github.com/grafana/pyroscope-go", "profiling is the agent's business"},
+	{"workload", "github.com/grafana/otel-profiling-go", "profiling is the agent's business"},
+}
+
+const module = "spanflame"
+
+// pkg is what `go list -json` says of a package.
+type pkg struct {
+	ImportPath, Dir string
+	GoFiles         []string
+	TestGoFiles     []string
+	Imports         []string
+}
+
+// within tells whether path is the package at prefix or one below it.
+func within(path, prefix string) bool {
+	return prefix == "" || path == prefix || strings.HasPrefix(path, prefix+"/")
+}
+
+// violations are the imports of p that the rules forbid, each with the reason.
+func violations(p pkg) []error {
+	var errs []error
+	path := strings.TrimPrefix(p.ImportPath, module+"/")
+	var r *rule
+	for i := range rules {
+		if within(path, rules[i].pkg) && (r == nil || len(rules[i].pkg) > len(r.pkg)) {
+			r = &rules[i]
+		}
+	}
+	if r == nil {
+		return []error{fmt.Errorf("%s has no rule: add one to this test", p.ImportPath)}
+	}
+	for _, imported := range p.Imports {
+		target, own := strings.CutPrefix(imported, module+"/")
+		if own && !within(target, r.pkg) && !slices.Contains(r.may, target) {
+			errs = append(errs, fmt.Errorf("%s imports %s, which it may not: %s", path, target, r.why))
+		}
+		for _, b := range banned {
+			if within(path, b.pkg) && within(imported, b.imports) {
+				errs = append(errs, fmt.Errorf("%s imports %s, which it may not: %s", path, imported, b.why))
+			}
+		}
+	}
+	return errs
+}
+
+// comment checks that exactly one file of p says what the package is.
+func comment(p pkg) error {
+	files := p.GoFiles
+	if len(files) == 0 {
+		files = p.TestGoFiles
+	}
+	var with []string
+	for _, name := range files {
+		f, err := parser.ParseFile(token.NewFileSet(), filepath.Join(p.Dir, name), nil, parser.PackageClauseOnly|parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		if f.Doc != nil {
+			with = append(with, name)
+		}
+	}
+	if len(files) > 0 && len(with) != 1 {
+		return fmt.Errorf("%s has %d package comments (%s), want one: what it does, who uses it, what it is not for", p.ImportPath, len(with), strings.Join(with, ", "))
+	}
+	return nil
+}
+
+func TestImports(t *testing.T) {
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,TestGoFiles,Imports", "../../...").Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	n := 0
+	for d := json.NewDecoder(strings.NewReader(string(out))); ; n++ {
+		var p pkg
+		if err := d.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		for _, err := range append(violations(p), comment(p)) {
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if n < len(rules)-1 {
+		t.Errorf("go list found %d packages, fewer than there are rules", n)
+	}
+}
+
+func TestRulesNameTheirPackages(t *testing.T) {
+	for _, r := range rules {
+		if out, err := exec.Command("go", "list", "../../"+r.pkg+"/...").Output(); err != nil || len(out) == 0 {
+			t.Errorf("the rule for %s covers no package: remove it (%v)", r.pkg, err)
+		}
+	}
+}
+
+func TestViolations(t *testing.T) {
+	for _, tt := range []struct {
+		pkg, imports string
+		allowed      bool
+	}{
+		{"agent", "spanflame/agent/internal/push", true},
+		{"agent", "spanflame/internal/record", true},
+		{"agent", "spanflame/workload", false},
+		{"agent/internal/capture", "spanflame/agent/internal/spool", false},
+		{"agent/internal/spool", "net/http/httptrace", false},
+		{"workload/load", "spanflame/agent", false},
+		{"workload", "go.opentelemetry.io/otel/sdk/trace", false},
+		{"workload", "go.opentelemetry.io/otel/trace", true},
+		{"cmd/spanflame", "spanflame/agent", true},
+		{"cmd/spanflame", "spanflame/agent/internal/push", false},
+		{"stack/servers", "net/http/pprof", false},
+		{"somewhere", "fmt", false},
+	} {
+		errs := violations(pkg{ImportPath: module + "/" + tt.pkg, Imports: []string{tt.imports}})
+		if got := len(errs) == 0; got != tt.allowed {
+			t.Errorf("%s imports %s: allowed %v, want %v (%v)", tt.pkg, tt.imports, got, tt.allowed, errs)
+		}
+	}
+}
