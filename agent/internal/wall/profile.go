@@ -15,13 +15,11 @@ import (
 	"spanflame/internal/record"
 )
 
-// Pyroscope refuses profiles of more than 16,000 samples or more than a burst of 2 MB.
-const (
-	maxSamples = 15_000
-	maxEncoded = 1_900_000 // bytes, before compression
-)
+// maxBatch is how many samples spans may have together to share a record. It keeps records small enough
+// for a server; the receiver splits what a single span makes larger.
+const maxBatch = 4_000
 
-// spread is how far the starts of children in one record may lie apart: Pyroscope finds a span's samples
+// spread is how far the starts of the spans in one record may lie apart: Pyroscope finds a span's samples
 // by the record's start, which Grafana looks for within half a minute of the span.
 const spread = 10 * time.Second
 
@@ -104,15 +102,13 @@ type builder struct {
 	locations map[frame]*profile.Location
 }
 
-func newBuilder(start time.Time, d time.Duration) *builder {
+func newBuilder() *builder {
 	return &builder{
 		p: &profile.Profile{
 			SampleType:        []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}},
 			DefaultSampleType: "wall",
 			PeriodType:        &profile.ValueType{Type: "wall", Unit: "nanoseconds"},
 			Period:            1,
-			TimeNanos:         start.UnixNano(),
-			DurationNanos:     int64(d),
 		},
 		locations: make(map[frame]*profile.Location),
 	}
@@ -159,12 +155,22 @@ func (b *builder) add(a account) {
 	}
 }
 
-// encoder turns profiles into records.
+// encoder turns accounts into records. Spans of one capture share a record where they can: each record is
+// a request of its own to the server.
 type encoder struct {
 	service string
 	labels  map[string]string
 	zip     *gzip.Writer
 	emit    func(record.Record)
+	open    map[string]*gathering     // by scope
+	used    map[string]map[int64]bool // by scope, the milliseconds at which records start
+}
+
+// gathering is a record in the making.
+type gathering struct {
+	*builder
+	first, last time.Time // the earliest and the latest start of its spans
+	end         time.Time // of the span that ended last
 }
 
 func newEncoder(o Options) *encoder {
@@ -172,106 +178,92 @@ func newEncoder(o Options) *encoder {
 	if err != nil {
 		panic(err) // only for a level that does not exist
 	}
-	return &encoder{service: o.Service, labels: maps.Clone(o.Labels), zip: zip, emit: o.Emit}
+	return &encoder{
+		service: o.Service, labels: maps.Clone(o.Labels), zip: zip, emit: o.Emit,
+		open: make(map[string]*gathering),
+		used: map[string]map[int64]bool{scopeRoot: {}, scopeChild: {}},
+	}
 }
 
-// root emits the record of a root span and returns how many profiles it became.
-func (x *encoder) root(a account) (int, error) {
-	b := newBuilder(a.span.start, a.duration)
-	b.add(a)
-	return x.encode(b.p, scopeRoot)
-}
-
-// children emits the child spans of one root in as few records as their starts allow.
-func (x *encoder) children(spans []account) (int, error) {
-	slices.SortFunc(spans, func(p, q account) int { return p.span.start.Compare(q.span.start) })
-	n := 0
-	for len(spans) > 0 {
-		start, end := spans[0].span.start, time.Time{}
-		b := newBuilder(start, 0)
-		i := 0
-		for ; i < len(spans) && spans[i].span.start.Sub(start) <= spread; i++ {
-			b.add(spans[i])
-			if e := spans[i].span.start.Add(spans[i].duration); e.After(end) {
-				end = e
+// gather adds an account to the scope's open record. It returns how many records it had to emit for that.
+func (x *encoder) gather(scope string, a account) (int, error) {
+	start, n := a.span.start, 0
+	if b := x.open[scope]; b != nil {
+		first, last := earlier(b.first, start), later(b.last, start)
+		if last.Sub(first) > spread || len(b.p.Sample)+len(a.samples) > maxBatch {
+			var err error
+			if n, err = x.flush(scope); err != nil {
+				return n, err
 			}
 		}
-		b.p.DurationNanos = int64(end.Sub(start))
-		spans = spans[i:]
-		m, err := x.encode(b.p, scopeChild)
-		n += m
-		if err != nil {
-			return n, err
-		}
 	}
+	b := x.open[scope]
+	if b == nil {
+		b = &gathering{builder: newBuilder(), first: start, last: start}
+		x.open[scope] = b
+	}
+	b.add(a)
+	b.first, b.last = earlier(b.first, start), later(b.last, start)
+	b.end = later(b.end, start.Add(a.duration))
 	return n, nil
 }
 
-// encode emits a profile, in halves if it is too large for a server.
-func (x *encoder) encode(p *profile.Profile, scope string) (int, error) {
-	var raw bytes.Buffer
-	if len(p.Sample) <= maxSamples {
-		if err := p.WriteUncompressed(&raw); err != nil {
-			return 0, fmt.Errorf("encoding a profile of %d samples: %w", len(p.Sample), err)
-		}
+func earlier(a, b time.Time) time.Time {
+	if b.Before(a) {
+		return b
 	}
-	if len(p.Sample) > maxSamples || raw.Len() > maxEncoded && len(p.Sample) > 1 {
-		half := len(p.Sample) / 2
-		first, second := part(p, p.Sample[:half]), part(p, p.Sample[half:])
-		n, err := x.encode(first, scope)
-		if err != nil {
-			return n, err
-		}
-		m, err := x.encode(second, scope)
-		return n + m, err
+	return a
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
 	}
+	return a
+}
+
+// flush emits the scope's open record, if there is one, and returns how many it emitted.
+func (x *encoder) flush(scope string) (int, error) {
+	b := x.open[scope]
+	if b == nil {
+		return 0, nil
+	}
+	delete(x.open, scope)
+	start := x.stamp(scope, b.first, len(b.p.Sample))
+	b.p.TimeNanos, b.p.DurationNanos = start.UnixNano(), int64(b.end.Sub(start))
 	var out bytes.Buffer
 	x.zip.Reset(&out)
-	if _, err := x.zip.Write(raw.Bytes()); err != nil {
-		return 0, fmt.Errorf("compressing a profile of %d bytes: %w", raw.Len(), err)
+	if err := b.p.WriteUncompressed(x.zip); err != nil {
+		return 0, fmt.Errorf("encoding a profile of %d samples: %w", len(b.p.Sample), err)
 	}
 	if err := x.zip.Close(); err != nil {
-		return 0, fmt.Errorf("compressing a profile of %d bytes: %w", raw.Len(), err)
+		return 0, fmt.Errorf("compressing a profile of %d samples: %w", len(b.p.Sample), err)
 	}
 	labels := make(map[string]string, len(x.labels)+1)
 	maps.Copy(labels, x.labels)
 	labels[scopeLabel] = scope
-	start := time.Unix(0, p.TimeNanos)
 	x.emit(record.Record{
-		Meta: record.Meta{
-			Service: x.service,
-			Type:    record.Wall,
-			Start:   start,
-			End:     start.Add(time.Duration(p.DurationNanos)),
-			Labels:  labels,
-		},
+		Meta:    record.Meta{Service: x.service, Type: record.Wall, Start: start, End: b.end, Labels: labels},
 		Profile: out.Bytes(),
 	})
 	return 1, nil
 }
 
-// part is a profile with some of p's samples and only what these need.
-func part(p *profile.Profile, samples []*profile.Sample) *profile.Profile {
-	q := &profile.Profile{
-		SampleType:        p.SampleType,
-		DefaultSampleType: p.DefaultSampleType,
-		PeriodType:        p.PeriodType,
-		Period:            p.Period,
-		TimeNanos:         p.TimeNanos,
-		DurationNanos:     p.DurationNanos,
-		Sample:            samples,
+// stamp is when a record starts: with its first span, or as few milliseconds later as it takes to be the
+// only one of its series. Pyroscope takes profiles of one series and millisecond for copies of one another
+// and keeps a single one. Large records get room for the parts that they may be split into.
+func (x *encoder) stamp(scope string, start time.Time, samples int) time.Time {
+	used := x.used[scope]
+	if len(used) > 10_000 {
+		clear(used) // so long ago that nothing starts there any more
 	}
-	seen := make(map[*profile.Location]bool)
-	for _, s := range samples {
-		for _, l := range s.Location {
-			if !seen[l] {
-				seen[l] = true
-				q.Location = append(q.Location, l)
-				q.Function = append(q.Function, l.Line[0].Function)
-			}
-		}
+	for used[start.UnixMilli()] {
+		start = start.Add(time.Millisecond)
 	}
-	return q
+	for part := range 1 + samples/500 {
+		used[start.UnixMilli()+int64(part)] = true
+	}
+	return start
 }
 
 // short is a function's name without the directory of its package's path.

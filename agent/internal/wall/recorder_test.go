@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"spanflame/internal/record"
 )
@@ -108,12 +109,15 @@ func TestStopHonoursItsDeadline(t *testing.T) {
 			<-release
 		}
 	})
-	for range 3 {
+	slow := func() {
 		_, s := rec.begin(context.Background(), "stuck")
 		workA(21 * time.Millisecond)
 		s.end()
 	}
+	slow()
 	<-blocked
+	slow() // while the record of the first is not taken
+	slow()
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := rec.Stop(ctx); !errors.Is(err, context.Canceled) {
@@ -121,7 +125,7 @@ func TestStopHonoursItsDeadline(t *testing.T) {
 	}
 	close(release)
 	rec.finish()
-	if s := rec.Stats(); s.Slow != 3 || s.Captured+s.SkippedStop != 3 || s.SkippedStop == 0 {
+	if s := rec.Stats(); s.Slow != 3 || s.Captured != 1 || s.SkippedStop != 2 {
 		t.Errorf("stats: %+v", s)
 	}
 }
@@ -453,64 +457,108 @@ func otherHolder(mu sync.Locker, held chan<- struct{}) {
 	mu.Unlock()
 }
 
-// Profiles above a server's limits are split, with the totals unchanged.
-func TestLargeProfilesAreSplit(t *testing.T) {
+// accountAt is the account of a span that slept for a second from the given time on.
+func accountAt(id byte, start time.Time) account {
+	return account{
+		span:     &span{first: "op", id: oteltrace.SpanID{id}, start: start},
+		duration: time.Second,
+		samples:  []sample{{entry{stack: noStack, state: waitSleep}, false, int64(time.Second)}},
+	}
+}
+
+// Spans of one capture share a record, unless they start far from each other: they are found by its start.
+func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
 	var records []record.Record
 	x := newEncoder(Options{Service: "shop", Emit: func(r record.Record) { records = append(records, r) }})
-	s := &span{first: "root", start: time.Unix(1000, 42)}
-	a := account{span: s, duration: time.Minute}
-	var want int64
-	long := strings.Repeat("x", 100)
-	for i := range 40_000 {
-		st := &stack{frames: []frame{{fmt.Sprintf("f%d%s", i, long), "file.go", int64(i)}}}
-		a.samples = append(a.samples, sample{entry{stack: st}, false, int64(i + 1)})
-		want += int64(i + 1)
+	epoch := time.Unix(1000, 42)
+	for i, at := range []time.Duration{3 * time.Second, 0, 40 * time.Second, 41 * time.Second} {
+		if _, err := x.gather(scopeChild, accountAt(byte(i+1), epoch.Add(at))); err != nil {
+			t.Fatal(err)
+		}
 	}
-	n, err := x.root(a)
-	if err != nil || n != len(records) || n < 3 {
-		t.Fatalf("%d records, %d said, %v", len(records), n, err)
+	if n, err := x.flush(scopeChild); n != 1 || err != nil {
+		t.Fatalf("flush: %d, %v", n, err)
 	}
-	var got int64
-	for _, r := range records {
+	if n, err := x.flush(scopeRoot); n != 0 || err != nil {
+		t.Errorf("nothing of roots was gathered, and flush: %d, %v", n, err)
+	}
+	if len(records) != 2 {
+		t.Fatalf("%d records, want 2", len(records))
+	}
+	for i, want := range []struct{ from, to time.Duration }{{0, 4 * time.Second}, {40 * time.Second, 42 * time.Second}} {
+		r := records[i]
 		p, err := profile.ParseData(r.Profile)
 		if err != nil {
 			t.Fatal(err)
 		}
-		var raw bytes.Buffer
-		if err := p.WriteUncompressed(&raw); err != nil {
-			t.Fatal(err)
+		if !r.Start.Equal(epoch.Add(want.from)) || !r.End.Equal(epoch.Add(want.to)) || p.TimeNanos != r.Start.UnixNano() {
+			t.Errorf("record %d is from %v to %v, its profile at %d; want %v to %v", i, r.Start, r.End, p.TimeNanos, want.from, want.to)
 		}
-		if len(p.Sample) > maxSamples || raw.Len() > maxEncoded || p.TimeNanos != s.start.UnixNano() || r.Type != record.Wall {
-			t.Errorf("record of %d samples, %d bytes at %d", len(p.Sample), raw.Len(), p.TimeNanos)
+		if r.Type != record.Wall || r.Service != "shop" || r.Labels[scopeLabel] != scopeChild {
+			t.Errorf("record %d is of %+v", i, r.Meta)
 		}
+		ids := map[string]bool{}
 		for _, sm := range p.Sample {
-			got += sm.Value[0]
+			ids[sm.Label["span_id"][0]] = true
 		}
-	}
-	if got != want {
-		t.Errorf("total is %d, want %d", got, want)
+		if len(ids) != 2 {
+			t.Errorf("record %d has the spans %v, want two", i, ids)
+		}
 	}
 }
 
-// Children that start far from each other are in records of their own, as they are found by its start.
-func TestChildrenAreFoundByTheirStart(t *testing.T) {
-	var records []record.Record
-	x := newEncoder(Options{Emit: func(r record.Record) { records = append(records, r) }})
-	var spans []account
-	for _, at := range []time.Duration{0, 40 * time.Second, 3 * time.Second, 41 * time.Second} {
-		spans = append(spans, account{
-			span:     &span{first: "child", start: time.Unix(1000, 0).Add(at)},
-			duration: time.Second,
-			samples:  []sample{{entry{stack: noStack, state: waitSleep}, false, int64(time.Second)}},
-		})
-	}
-	if n, err := x.children(spans); err != nil || n != 2 || len(records) != 2 {
-		t.Fatalf("%d records, %v", n, err)
-	}
-	for i, want := range []time.Duration{0, 40 * time.Second} {
-		if r := records[i]; !r.Start.Equal(time.Unix(1000, 0).Add(want)) || r.Labels[scopeLabel] != scopeChild {
-			t.Errorf("record %d is of %v", i, r.Meta)
+// A server keeps one profile of a series and millisecond: no two records may have the same.
+func TestNoTwoRecordsOfASeriesStartTogether(t *testing.T) {
+	starts := map[string]map[int64]bool{scopeRoot: {}, scopeChild: {}}
+	x := newEncoder(Options{Emit: func(r record.Record) {
+		at := starts[r.Labels[scopeLabel]]
+		if at[r.Start.UnixMilli()] {
+			t.Errorf("two records at %v", r.Start)
 		}
+		at[r.Start.UnixMilli()] = true
+	}})
+	for range 50 {
+		for scope := range starts {
+			if _, err := x.gather(scope, accountAt(1, time.Unix(1000, 0))); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := x.flush(scope); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for scope, at := range starts {
+		for ms := range at {
+			if off := ms - 1000_000; off < 0 || off > 50 {
+				t.Errorf("a %s record starts %d ms after its span", scope, off)
+			}
+		}
+	}
+}
+
+func TestRecordsAreBounded(t *testing.T) {
+	samples := 0
+	x := newEncoder(Options{Emit: func(r record.Record) {
+		p, err := profile.ParseData(r.Profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(p.Sample) > maxBatch {
+			t.Errorf("a record of %d samples", len(p.Sample))
+		}
+		samples += len(p.Sample)
+	}})
+	a := accountAt(1, time.Unix(1000, 0))
+	for i := range maxBatch/2 - 1 {
+		a.samples = append(a.samples, sample{entry{stack: &stack{frames: []frame{{fmt.Sprint(i), "file.go", 1}}}}, false, 1})
+	}
+	for range 5 {
+		if _, err := x.gather(scopeRoot, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := x.flush(scopeRoot); err != nil || samples != 5*maxBatch/2 {
+		t.Errorf("%d samples in all, want %d (%v)", samples, 5*maxBatch/2, err)
 	}
 }
 

@@ -58,7 +58,7 @@ func (in *interner) intern(handle trace.Stack) *stack {
 	if !ok {
 		s = &stack{}
 		for f := range handle.Frames() {
-			if len(s.frames) == 0 && foreign(f.Func) {
+			if len(s.frames) == 0 && foreign(f.Func) || f.Func == outermost {
 				continue
 			}
 			s.frames = append(s.frames, frame{
@@ -72,6 +72,10 @@ func (in *interner) intern(handle trace.Stack) *stack {
 	in.byHandle[handle] = s
 	return s
 }
+
+// outermost is the outermost frame of every goroutine. CPU samples have it, the other events' stacks have not:
+// without it, time on the CPU and off it stands under the same frames.
+const outermost = "runtime.goexit"
 
 // foreign tells the frames at a leaf that are none of the application's: those by which a mark is
 // written, and those of a preemption, which happens between any two instructions.

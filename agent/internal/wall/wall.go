@@ -34,7 +34,7 @@ type Options struct {
 	CPUShare float64
 
 	Emit      func(record.Record) // called from the recorder's goroutine; required
-	Diagnosed func(Diagnosis)     // called for each captured root span, after its record; may be nil
+	Diagnosed func(Diagnosis)     // called for each captured root span, from the recorder's goroutine; may be nil
 	Logger    *slog.Logger        // nil is slog.Default()
 }
 
@@ -502,6 +502,8 @@ func (w *work) emit() {
 			r.emit(t)
 		}
 	}
+	r.encoded(r.encoder.flush(scopeRoot))
+	r.encoded(r.encoder.flush(scopeChild))
 }
 
 // emit emits what is complete of a root: itself, unless that was done, and its children.
@@ -513,7 +515,7 @@ func (r *Recorder) emit(t *root) {
 			r.conv.drop(t)
 			return
 		}
-		r.encoded(r.encoder.root(a))
+		r.encoded(r.encoder.gather(scopeRoot, a))
 		d := diagnose(a)
 		d.log(r.o.Logger)
 		if r.o.Diagnosed != nil {
@@ -526,14 +528,12 @@ func (r *Recorder) emit(t *root) {
 		t.conv.emitted, t.conv.missed = true, false
 		t.span.conv.now = nil
 	}
-	children := make([]account, 0, len(t.conv.children))
 	for _, s := range t.conv.children {
-		children = append(children, s.account())
+		r.encoded(r.encoder.gather(scopeChild, s.account()))
 		s.conv.now = nil
 	}
+	r.stats.children.Add(uint64(len(t.conv.children)))
 	t.conv.children, t.conv.queued = nil, false
-	r.encoded(r.encoder.children(children))
-	r.stats.children.Add(uint64(len(children)))
 	if len(t.conv.members) == 0 {
 		r.conv.drop(t)
 	}
