@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"maps"
 	"runtime"
@@ -237,6 +238,8 @@ func chain(first, second func()) func() {
 func (a *Agent) install() {
 	tracing, metering, propagation, logger := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetTextMapPropagator(), slog.Default()
 	handler := otel.GetErrorHandler()
+	// slog.SetDefault redirects package log too, and does not undo that for the logger it was given first.
+	output, flags := log.Writer(), log.Flags()
 	var marks spanlink.Marks
 	if a.wall != nil {
 		marks = a.wall
@@ -252,6 +255,8 @@ func (a *Agent) install() {
 		otel.SetTextMapPropagator(propagation)
 		otel.SetErrorHandler(handler)
 		slog.SetDefault(logger)
+		log.SetOutput(output)
+		log.SetFlags(flags)
 	})
 }
 

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -37,6 +38,7 @@ func shutdown(t *testing.T, a *Agent) {
 
 func TestGlobalsAreTheServicesOwnAgainAfterShutdown(t *testing.T) {
 	tracing, metering, propagation, logger := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetTextMapPropagator(), slog.Default()
+	output, flags := log.Writer(), log.Flags()
 	fraction := runtime.SetMutexProfileFraction(-1)
 	cfg := quiet(t)
 	cfg.PyroscopeAddress = "http://127.0.0.1:9"
@@ -56,6 +58,9 @@ func TestGlobalsAreTheServicesOwnAgainAfterShutdown(t *testing.T) {
 	}
 	if otel.GetTracerProvider() != tracing || otel.GetMeterProvider() != metering || otel.GetTextMapPropagator() != propagation || slog.Default() != logger {
 		t.Error("the globals are not what they were")
+	}
+	if log.Writer() != output || log.Flags() != flags {
+		t.Error("package log does not write as it did")
 	}
 	if got := runtime.SetMutexProfileFraction(-1); got != fraction {
 		t.Errorf("mutex profile fraction %d after the shutdown, want %d", got, fraction)

@@ -139,12 +139,12 @@ func (d *delivery) try(p *prober) bool {
 	if down == nil {
 		return true // another sender had an answer meanwhile
 	}
-	t := time.NewTimer(max(p.wait.NextBackOff(), time.Until(down.until)))
-	defer t.Stop()
 	closing := d.drain.Done()
 	if p.tries > 0 {
-		closing = nil // the first attempt after the shutdown began is made at once, further ones are not
+		closing = nil // the first attempt of the shutdown is made at once, further ones are not
 	}
+	t := time.NewTimer(max(p.wait.NextBackOff(), time.Until(down.until)))
+	defer t.Stop()
 	select {
 	case <-t.C:
 	case <-closing:
@@ -160,6 +160,9 @@ func (d *delivery) try(p *prober) bool {
 		return true
 	}
 	if d.drain.Err() != nil {
+		if p.tries == 0 {
+			p.wait.Reset() // a long outage has made the pauses long: there is no time for such now
+		}
 		p.tries++
 		if p.tries >= lastAttempts && d.spool.Stats().MemoryItems == 0 {
 			d.cancel()

@@ -22,7 +22,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	var wg sync.WaitGroup
 	var checkout string
 	wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/cpu?ms=3000") })
-	wg.Go(func() { checkout = get(t, w.shop.Storefront.URL+"/api/checkout?items=40") })
+	wg.Go(func() { checkout = get(t, w.shop.Storefront.URL+"/api/checkout?items=10") })
 	wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/sleep?ms=500") })
 	wg.Wait()
 
@@ -223,6 +223,7 @@ func TestLeakIsWhereItLeaks(t *testing.T) {
 
 // TestSeriesDoNotGrowWithTraces runs services of its own, so that what the other tests do does not count.
 func TestSeriesDoNotGrowWithTraces(t *testing.T) {
+	t.Parallel()
 	begun := time.Now()
 	s, err := startShop(t.Context(), "series", "PYROSCOPE_LABELS=shop=series")
 	if err != nil {
@@ -258,7 +259,7 @@ func TestSeriesDoNotGrowWithTraces(t *testing.T) {
 		for range n {
 			slots <- struct{}{}
 			wg.Go(func() {
-				id := get(t, s.Storefront.URL+"/api/checkout?items=4")
+				id := get(t, s.Storefront.URL+"/api/checkout?items=1")
 				mu.Lock()
 				traces[id] = true
 				mu.Unlock()
@@ -293,6 +294,7 @@ func TestSeriesDoNotGrowWithTraces(t *testing.T) {
 // TestUnreachableServers: a service whose servers are not there starts, serves, says so once for each, and
 // ends in good time with its profiles kept.
 func TestUnreachableServers(t *testing.T) {
+	t.Parallel()
 	s, err := startShop(t.Context(), "unreachable",
 		"PYROSCOPE_SERVER_ADDRESS=http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:9/v1/traces",
 		"OTEL_EXPORTER_OTLP_TIMEOUT=1000", "PYROSCOPE_UPLOAD_INTERVAL=1s")
