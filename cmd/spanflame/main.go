@@ -25,6 +25,14 @@ func main() {
 
 // run executes one command line. Results go to stdout, progress to stderr.
 func run(ctx context.Context, stdout, stderr io.Writer, args ...string) error {
+	root := newRootCommand()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	return root.ExecuteContext(ctx)
+}
+
+func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:           "spanflame",
 		Short:         "Continuous profiling for Go: a slow trace opens onto the flame graph of its span",
@@ -32,8 +40,5 @@ func run(ctx context.Context, stdout, stderr io.Writer, args ...string) error {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newWorkloadCommand(), newLoadCommand(), newDemoCommand(), newHealthCommand(), newVersionCommand())
-	root.SetArgs(args)
-	root.SetOut(stdout)
-	root.SetErr(stderr)
-	return root.ExecuteContext(ctx)
+	return root
 }
