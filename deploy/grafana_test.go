@@ -317,6 +317,9 @@ func checkTarget(t target, variables []string) (errs []error) {
 		if !strings.Contains(t.LabelSelector, `service_name="`) {
 			errs = append(errs, fmt.Errorf("label selector %s must name a service_name", t.LabelSelector))
 		}
+		if strings.HasPrefix(t.ProfileTypeID, "wall:") && !strings.Contains(t.LabelSelector, `span_scope="root"`) {
+			errs = append(errs, fmt.Errorf("label selector %s must have span_scope=\"root\": the time of child spans is in that of their root already", t.LabelSelector))
+		}
 	}
 	for _, match := range variable.FindAllStringSubmatch(t.Query+t.LabelSelector, -1) {
 		if !slices.Contains(variables, match[1]) {
