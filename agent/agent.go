@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log"
 	"log/slog"
 	"maps"
@@ -39,9 +40,11 @@ type Agent struct {
 	telemetry *telemetry.Telemetry
 	capture   *capture.Capturer
 	wall      *wall.Recorder // nil without a Pyroscope address, and where slow spans are not captured
+	busy      error          // why slow spans are not captured although they should be
 	delivery  *delivery      // nil without a Pyroscope address
-	admin     *admin.Server  // nil when off
-	restore   func()         // puts the process's globals back
+	self      self
+	admin     *admin.Server // nil when off
+	restore   func()        // puts the process's globals back
 
 	once sync.Once
 	done chan struct{} // closed when the shutdown has ended
@@ -176,7 +179,11 @@ func (a *Agent) startProfiles(cfg Config) error {
 			return errors.Join(err, queue.Close())
 		}
 		a.delivery = startDelivery(queue, client, took, a.telemetry.Logger)
-		types, emit = cfg.recordTypes(), a.delivery.put
+		types = cfg.recordTypes()
+		emit = func(r record.Record) {
+			a.self.look(r)
+			a.delivery.put(r)
+		}
 		if err := a.startWall(cfg, labels); err != nil {
 			return err
 		}
@@ -207,7 +214,8 @@ func (a *Agent) startWall(cfg Config, labels map[string]string) error {
 		Emit: a.delivery.put, Logger: a.telemetry.Logger,
 	})
 	if errors.Is(err, wall.ErrBusy) {
-		a.telemetry.Logger.Warn("slow spans have no wall-clock profiles", "error", err)
+		a.busy = fmt.Errorf("slow spans have no wall-clock profiles: %w", err)
+		a.telemetry.Logger.Warn(a.busy.Error())
 		return nil
 	}
 	return err
@@ -268,12 +276,28 @@ func (a *Agent) AdminAddr() string {
 	return a.admin.Addr()
 }
 
+// CPUProfile takes a CPU profile of length d, or until ctx is done, and writes it to w, gzip-compressed, as
+// pprof.StartCPUProfile would. The runtime has one CPU profiler, and the agent holds it, so that
+// pprof.StartCPUProfile itself fails while the agent captures CPU profiles; here the agent makes room and
+// nothing is missing on either side. A profile that the service had started before is left alone: the agent
+// resumes when it has ended, and counts the gap.
+func (a *Agent) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) error {
+	if err := a.capture.CPUProfile(ctx, w, d); err != nil {
+		return fmt.Errorf("agent: %w", err)
+	}
+	return nil
+}
+
 // degraded says what does not work as it should.
 func (a *Agent) degraded() []string {
 	if a.delivery == nil {
 		return nil
 	}
-	return a.delivery.degraded()
+	words := a.delivery.degraded()
+	if a.busy != nil {
+		words = append(words, a.busy.Error())
+	}
+	return words
 }
 
 // Shutdown captures the last window of every profile, delivers what it can until ctx is done, and ends all

@@ -32,6 +32,9 @@ func (a *Agent) observe(meter metric.Meter) error {
 	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans captured with a part that is not recorded.")
 	trace := m.counter("spanflame.wall.trace.size", "By", "Execution trace converted for wall-clock profiles.")
 	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
+
+	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, from the CPU profiles.")
+	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, from the memory profiles.")
 	if m.err != nil {
 		return m.err
 	}
@@ -51,6 +54,8 @@ func (a *Agent) observe(meter metric.Meter) error {
 		if a.delivery == nil {
 			return nil
 		}
+		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
+		o.ObserveInt64(ownHeap, a.self.heap.Load())
 		s := a.delivery.spool.Stats()
 		for k, n := range s.Counts {
 			attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
