@@ -22,6 +22,7 @@ import (
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/push"
+	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/spanlink"
 	"spanflame/agent/internal/spool"
 	"spanflame/agent/internal/telemetry"
@@ -34,6 +35,9 @@ var ErrRunning = errors.New("an agent is running in this process already: shut i
 
 // running is whether an agent runs: the runtime has one CPU profiler and one set of profile rates.
 var running atomic.Bool
+
+// lastWindows bounds how long a shutdown captures: far more than it takes, should a disk hang.
+const lastWindows = 5 * time.Second
 
 // Agent is a running agent.
 type Agent struct {
@@ -71,10 +75,26 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	a := &Agent{done: make(chan struct{}), restore: func() {}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(fmt.Errorf("agent: %w", err), a.Shutdown(ctx))
+			// What was started ends at once: nothing is worth waiting for. What earlier runs have spooled
+			// stays where it is.
+			ended, cancel := context.WithCancel(ctx)
+			cancel()
+			_ = a.shutdown(ended)
+			err = fmt.Errorf("agent: %w", err)
 		}
 	}()
 
+	var listener *admin.Listener
+	if cfg.AdminAddress != off {
+		if listener, err = admin.Listen(cfg.AdminAddress); err != nil {
+			return nil, fmt.Errorf("AdminAddress %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
+		}
+		defer func() {
+			if err != nil {
+				err = errors.Join(err, listener.Close())
+			}
+		}()
+	}
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -82,19 +102,15 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.install()
-	if cfg.AdminAddress != off {
-		a.admin, err = admin.Start(admin.Options{
-			Address:    cfg.AdminAddress,
+	if listener != nil {
+		a.admin = admin.Serve(listener, admin.Options{
 			Scrape:     a.telemetry.Scrape,
 			CPUProfile: a.capture.CPUProfile,
 			Degraded:   a.degraded,
 			Logger:     a.telemetry.Logger,
 		})
-		if err != nil {
-			return nil, fmt.Errorf("AdminAddress %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
-		}
 	}
-	a.telemetry.Logger.Info("agent started", "profiles", cfg.PyroscopeAddress, "traces", cfg.Traces.Endpoint, "admin", a.AdminAddr())
+	a.telemetry.Logger.Info("agent started", "profiles", redact.URL(cfg.PyroscopeAddress), "traces", redact.URL(cfg.Traces.Endpoint), "admin", a.AdminAddr())
 	return a, nil
 }
 
@@ -316,7 +332,7 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 	case <-ctx.Done():
 	}
 	// All that the agent started gives up at the same deadline: a moment later it says what is left.
-	late := time.NewTimer(100 * time.Millisecond)
+	late := time.NewTimer(150 * time.Millisecond)
 	defer late.Stop()
 	select {
 	case <-a.done:
@@ -329,11 +345,15 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 func (a *Agent) shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var captured, recorded, delivered, flushed, served error
+	// The last windows are waited for even when ctx is done: that takes no server, and what is not in the
+	// spool before it closes is lost.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
+	defer cancel()
 	if a.capture != nil {
-		wg.Go(func() { captured = a.capture.Stop(ctx) })
+		wg.Go(func() { captured = a.capture.Stop(last) })
 	}
 	if a.wall != nil {
-		wg.Go(func() { recorded = a.wall.Stop(ctx) })
+		wg.Go(func() { recorded = a.wall.Stop(last) })
 	}
 	wg.Wait()
 	// Profiles and the other signals go to different servers: neither waits for the other.

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -160,6 +161,78 @@ func TestShutdownAgainstAServerThatNeverAnswers(t *testing.T) {
 	<-a.done
 	if a.err == nil || !strings.Contains(a.err.Error(), "5 profiles") {
 		t.Errorf("left: %v, want the last window of each of the 5 types", a.err)
+	}
+}
+
+// TestTheLastWindowsAreKept: with no time left for servers, what was captured is still on disk.
+func TestTheLastWindowsAreKept(t *testing.T) {
+	cfg := quiet(t)
+	cfg.PyroscopeAddress = "http://127.0.0.1:9"
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := a.Shutdown(ctx); err == nil {
+		t.Error("Shutdown: no error")
+	}
+	<-a.done
+	if a.err == nil || !strings.Contains(a.err.Error(), "5 profiles") || strings.Contains(a.err.Error(), "lost") {
+		t.Errorf("left: %v, want 5 profiles in the spool and none lost", a.err)
+	}
+	if files, err := filepath.Glob(filepath.Join(cfg.SpoolDir, "*", "*.pb.gz")); err != nil || len(files) != 5 {
+		t.Errorf("%d files in the spool (%v), want 5", len(files), err)
+	}
+}
+
+func TestNoSecretIsLogged(t *testing.T) {
+	var out bytes.Buffer
+	cfg := quiet(t)
+	cfg.Stdout = &out
+	cfg.PyroscopeAddress = "http://user:hunter2@127.0.0.1:9"
+	cfg.OTLPEndpoint = "http://user:hunter2@127.0.0.1:9"
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, span := otel.Tracer("test").Start(t.Context(), "op")
+	span.End()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	err = a.Shutdown(ctx)
+	<-a.done
+	if !strings.Contains(out.String(), "agent started") {
+		t.Errorf("the log is %q", out.String())
+	}
+	for _, text := range []string{out.String(), err.Error(), a.err.Error()} {
+		if strings.Contains(text, "hunter2") {
+			t.Errorf("a password is shown: %s", text)
+		}
+	}
+}
+
+// TestAFailedStartDeliversNothing: what an earlier run has spooled is not worth waiting for when the start
+// fails.
+func TestAFailedStartDeliversNothing(t *testing.T) {
+	asked := make(chan struct{}, 1)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked <- struct{}{} }))
+	defer server.Close()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	cfg := quiet(t)
+	cfg.PyroscopeAddress = server.URL
+	cfg.AdminAddress = l.Addr().String()
+	if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "AdminAddress") {
+		t.Errorf("Start: %v, want the address that is taken", err)
+	}
+	select {
+	case <-asked:
+		t.Error("the server was asked by an agent that did not start")
+	default:
 	}
 }
 

@@ -21,6 +21,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent/internal/capture"
+	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/telemetry"
 	"spanflame/internal/record"
 )
@@ -86,7 +87,7 @@ type Config struct {
 
 	// BlockProfileRate has one blocking event recorded per so much blocked time, on average, and every
 	// longer one: SPANFLAME_BLOCK_PROFILE_RATE, default 100 µs. 1 ns records each one, at about a
-	// microsecond.
+	// microsecond. The runtime does not tell what rate was set before: the shutdown sets none.
 	BlockProfileRate time.Duration
 
 	// SlowSpan is how long a request must take for its wall-clock profile to be captured, where it spent its
@@ -363,6 +364,10 @@ func (e *envReader) signal(name string) Signal {
 
 // over returns c with what it leaves out taken from d, and maps of its own.
 func (c Config) over(d Config) Config {
+	// A name among the caller's attributes stands above one in the environment, too.
+	for field, key := range map[*string]string{&c.ServiceName: keyServiceName, &c.ServiceVersion: keyServiceVersion, &c.Environment: keyEnvironment} {
+		set(field, c.ResourceAttributes[key])
+	}
 	set(&c.ServiceName, d.ServiceName)
 	attributes := maps.Clone(d.ResourceAttributes)
 	if attributes == nil {
@@ -526,9 +531,10 @@ func (c Config) recordTypes() []record.Type {
 
 var labelPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
-// Validate checks a complete configuration: Start calls it after the environment and the defaults filled in
-// what was left out. The error names each field that is wrong, its value, and what is allowed.
+// Validate checks the configuration, with the defaults for what it leaves out. The error names each field
+// that is wrong, its value, and what is allowed.
 func (c Config) Validate() error {
+	c = c.over(Config{}).withDefaults()
 	var errs []error
 	check := func(ok bool, field string, value any, allowed string) {
 		if !ok {
@@ -536,10 +542,10 @@ func (c Config) Validate() error {
 		}
 	}
 	check(c.ServiceName != "" && len(c.ServiceName) <= 2048, "ServiceName", c.ServiceName, "1 to 2048 bytes")
-	check(c.PyroscopeAddress == "" || isURL(c.PyroscopeAddress), "PyroscopeAddress", redacted(c.PyroscopeAddress), "a URL like http://127.0.0.1:4040")
+	check(c.PyroscopeAddress == "" || isURL(c.PyroscopeAddress), "PyroscopeAddress", redact.URL(c.PyroscopeAddress), "a URL like http://127.0.0.1:4040")
 	for name := range c.ProfileLabels {
-		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__"), "ProfileLabels", name,
-			"label names of letters, digits and underscores that begin with a letter or one underscore")
+		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != labelName(keyServiceName), "ProfileLabels", name,
+			"label names of letters, digits and underscores that begin with a letter or one underscore, and are not service_name")
 	}
 	for _, t := range c.ProfileTypes {
 		typ, ok := profileTypes[t]
@@ -553,13 +559,13 @@ func (c Config) Validate() error {
 	check(c.WallCPUShare >= 0 && c.WallCPUShare <= 1, "WallCPUShare", c.WallCPUShare, "a share above 0 and up to 1")
 	check(c.SpoolMaxBytes >= 0, "SpoolMaxBytes", c.SpoolMaxBytes, "a number of bytes above zero")
 	check(c.SpoolMaxAge >= 0, "SpoolMaxAge", c.SpoolMaxAge, "a duration above zero")
-	check(c.OTLPEndpoint == "" || isURL(c.OTLPEndpoint), "OTLPEndpoint", redacted(c.OTLPEndpoint), "a URL like http://127.0.0.1:4318")
+	check(c.OTLPEndpoint == "" || isURL(c.OTLPEndpoint), "OTLPEndpoint", redact.URL(c.OTLPEndpoint), "a URL like http://127.0.0.1:4318")
 	check(isProtocol(c.OTLPProtocol), "OTLPProtocol", c.OTLPProtocol, "grpc or http/protobuf")
 	for name, s := range map[string]Signal{"Traces": c.Traces, "Metrics": c.Metrics, "Logs": c.Logs} {
 		check(s.Exporter == telemetry.ExporterOTLP || s.Exporter == telemetry.ExporterConsole || s.Exporter == telemetry.ExporterNone,
 			name+".Exporter", s.Exporter, "otlp, console or none (for metrics also prometheus)")
 		check(isProtocol(s.Protocol), name+".Protocol", s.Protocol, "grpc or http/protobuf")
-		check(s.Endpoint == "" || isURL(s.Endpoint), name+".Endpoint", redacted(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
+		check(s.Endpoint == "" || isURL(s.Endpoint), name+".Endpoint", redact.URL(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
 		check(s.Exporter != telemetry.ExporterOTLP || s.Endpoint != "", name+".Endpoint", s.Endpoint, "an endpoint, since the exporter is otlp")
 	}
 	if _, err := c.sampler(); err != nil {
@@ -587,15 +593,6 @@ func isProtocol(s string) bool { return s == telemetry.ProtocolGRPC || s == tele
 func isURL(s string) bool {
 	u, err := url.Parse(s)
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
-}
-
-// redacted is s without what may be a password in it.
-func redacted(s string) string {
-	u, err := url.Parse(s)
-	if err != nil {
-		return "(not a URL)"
-	}
-	return u.Redacted()
 }
 
 // sampler is what TracesSampler names, with the words of the OpenTelemetry specification.

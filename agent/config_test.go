@@ -182,6 +182,7 @@ func TestValidate(t *testing.T) {
 	}{
 		{"nothing set", func(*Config) {}, ""},
 		{"address", func(c *Config) { c.PyroscopeAddress = "pyroscope:4040" }, `PyroscopeAddress "pyroscope:4040": want a URL`},
+		{"the service's name as a label", func(c *Config) { c.ProfileLabels = map[string]string{"service_name": "x"} }, `ProfileLabels "service_name"`},
 		{"address with a password", func(c *Config) { c.PyroscopeAddress = "ftp://u:hunter2@h" }, "PyroscopeAddress"},
 		{"label", func(c *Config) { c.ProfileLabels = map[string]string{"a-b": "x"} }, `ProfileLabels "a-b"`},
 		{"reserved label", func(c *Config) { c.ProfileLabels = map[string]string{"__name__": "x"} }, `ProfileLabels "__name__"`},
@@ -208,7 +209,7 @@ func TestValidate(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			var c Config
 			tt.change(&c)
-			err := c.over(Config{}).withDefaults().Validate()
+			err := c.Validate()
 			if tt.says == "" {
 				if err != nil {
 					t.Error(err)
@@ -222,6 +223,19 @@ func TestValidate(t *testing.T) {
 				t.Errorf("the error shows a secret: %v", err)
 			}
 		})
+	}
+}
+
+func TestNamesAmongTheCallersAttributesWin(t *testing.T) {
+	clearEnv(t)
+	c := Config{ResourceAttributes: map[string]string{"service.name": "mine", "service.version": "2"}}.
+		over(Config{ServiceName: "theirs", ResourceAttributes: map[string]string{"service.version": "1", "deployment.environment.name": "prod"}}).
+		withDefaults()
+	if got, want := [3]string{c.ServiceName, c.ServiceVersion, c.Environment}, [3]string{"mine", "2", "prod"}; got != want {
+		t.Errorf("name, version and environment are %q, want %q", got, want)
+	}
+	if c.ResourceAttributes["service.name"] != "mine" {
+		t.Errorf("attributes %v", c.ResourceAttributes)
 	}
 }
 

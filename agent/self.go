@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"reflect"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -11,9 +12,12 @@ import (
 	"spanflame/internal/record"
 )
 
-// isOwn tells the agent's functions by their names.
+// own is this package's path, which stands before the names of its functions.
+var own = reflect.TypeFor[Agent]().PkgPath()
+
+// isOwn tells the functions of this package and of those below it.
 func isOwn(function string) bool {
-	rest, ok := strings.CutPrefix(function, "spanflame/agent")
+	rest, ok := strings.CutPrefix(function, own)
 	return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
 }
 

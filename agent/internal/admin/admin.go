@@ -16,16 +16,16 @@ import (
 	"net/http"
 	"net/netip"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options says where to listen and what to show.
+// Options says what to show.
 type Options struct {
-	Address string              // host:port; port 0 takes a free one
-	Scrape  prometheus.Gatherer // for /metrics
+	Scrape prometheus.Gatherer // for /metrics
 
 	// CPUProfile takes a CPU profile of the given length and writes it, gzip-compressed.
 	CPUProfile func(context.Context, io.Writer, time.Duration) error
@@ -40,21 +40,37 @@ type Options struct {
 type Server struct {
 	http *http.Server
 	addr net.Addr
-	host string // of Options.Address
-	done chan struct{}
+	host string // as it was asked for
+
+	requests sync.WaitGroup
+	cancel   context.CancelFunc // ends the contexts of the requests
+	done     chan struct{}
 }
 
-// Start listens. The error names an address that cannot be listened on.
-func Start(o Options) (*Server, error) {
-	host, _, err := net.SplitHostPort(o.Address)
+// Listener is an address that is taken and not served yet.
+type Listener struct {
+	net.Listener
+	host string
+}
+
+// Listen takes an address, host:port; port 0 is a free one.
+func Listen(address string) (*Listener, error) {
+	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, err
 	}
-	l, err := net.Listen("tcp", o.Address)
+	l, err := net.Listen("tcp", address)
 	if err != nil {
 		return nil, err
 	}
-	s := &Server{addr: l.Addr(), host: host, done: make(chan struct{})}
+	return &Listener{l, host}, nil
+}
+
+// Serve serves the listener, which it takes over.
+func Serve(l *Listener, o Options) *Server {
+	s := &Server{addr: l.Addr(), host: l.host, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
 
 	mux := http.NewServeMux()
 	p := profiles{cpu: o.CPUProfile, exclusive: make(chan struct{}, 1)}
@@ -69,7 +85,8 @@ func Start(o Options) (*Server, error) {
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, o.Degraded()) })
 
 	s.http = &http.Server{
-		Handler:           s.checkHost(mux),
+		Handler:           s.counted(s.checkHost(mux)),
+		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
 		// A profile may be asked to last maxSeconds; the rest is for writing it.
@@ -84,20 +101,32 @@ func Start(o Options) (*Server, error) {
 			o.Logger.Error("the operator's listener ended", "address", s.Addr(), "error", err)
 		}
 	}()
-	return s, nil
+	return s
 }
 
 // Addr is the address listened on, host:port.
 func (s *Server) Addr() string { return s.addr.String() }
 
-// Shutdown ends the listener, waits for requests until ctx is done and then breaks them off.
+// Shutdown ends the listener, and profiles that are being taken with what there is of them. It waits for the
+// requests until ctx is done, then breaks off their connections, and returns when none runs any more.
 func (s *Server) Shutdown(ctx context.Context) error {
+	s.cancel()
 	err := s.http.Shutdown(ctx)
 	if err != nil {
 		err = errors.Join(fmt.Errorf("operator's listener: %w", err), s.http.Close())
 	}
 	<-s.done
+	s.requests.Wait()
 	return err
+}
+
+// counted has Shutdown wait for the requests.
+func (s *Server) counted(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.requests.Add(1)
+		defer s.requests.Done()
+		next.ServeHTTP(w, r)
+	})
 }
 
 // checkHost refuses requests for a host name that is not the listener's own. A page in a browser can make a

@@ -19,10 +19,18 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+func listen(t *testing.T) *Listener {
+	t.Helper()
+	l, err := Listen("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
 func start(t *testing.T, change func(*Options)) string {
 	t.Helper()
 	o := Options{
-		Address:    "127.0.0.1:0",
 		Scrape:     prometheus.NewRegistry(),
 		CPUProfile: func(context.Context, io.Writer, time.Duration) error { return errors.New("busy") },
 		Degraded:   func() []string { return nil },
@@ -31,10 +39,7 @@ func start(t *testing.T, change func(*Options)) string {
 	if change != nil {
 		change(&o)
 	}
-	s, err := Start(o)
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := Serve(listen(t), o)
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		if err := s.Shutdown(context.Background()); err != nil {
@@ -252,37 +257,67 @@ func TestReady(t *testing.T) {
 	}
 }
 
-func TestShutdownBreaksOffARequestAtItsDeadline(t *testing.T) {
-	s, err := Start(Options{
-		Address: "127.0.0.1:0", Scrape: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
-		CPUProfile: func(ctx context.Context, _ io.Writer, _ time.Duration) error { <-ctx.Done(); return ctx.Err() },
+// serveSlowly serves a CPU profile that is taken until take returns, and asks for it.
+func serveSlowly(t *testing.T, take func(context.Context)) (s *Server, answered <-chan int) {
+	t.Helper()
+	begun, status := make(chan struct{}), make(chan int, 1)
+	s = Serve(listen(t), Options{
+		Scrape: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+		CPUProfile: func(ctx context.Context, w io.Writer, _ time.Duration) error {
+			close(begun)
+			take(ctx)
+			_, err := io.WriteString(w, "what there is")
+			return err
+		},
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ended := make(chan error)
 	go func() {
-		resp, err := http.Get("http://" + s.Addr() + "/debug/pprof/profile")
-		if err == nil {
-			resp.Body.Close()
+		resp, err := http.Get("http://" + s.Addr() + "/debug/pprof/profile?seconds=300")
+		if err != nil {
+			status <- 0
+			return
 		}
-		ended <- err
+		resp.Body.Close()
+		status <- resp.StatusCode
 	}()
-	time.Sleep(50 * time.Millisecond)
+	<-begun
+	t.Cleanup(http.DefaultClient.CloseIdleConnections)
+	return s, status
+}
+
+func TestShutdownEndsAProfileWithWhatThereIs(t *testing.T) {
+	s, answered := serveSlowly(t, func(ctx context.Context) { <-ctx.Done() })
+	if err := s.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	if status := <-answered; status != http.StatusOK {
+		t.Errorf("status %d, want the profile as far as it was taken", status)
+	}
+}
+
+func TestShutdownBreaksOffARequestAtItsDeadline(t *testing.T) {
+	release := make(chan struct{})
+	s, answered := serveSlowly(t, func(context.Context) { <-release })
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if err := s.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	ended := make(chan error)
+	go func() { ended <- s.Shutdown(ctx) }()
+	if status := <-answered; status != 0 {
+		t.Errorf("status %d, want the connection broken off", status)
+	}
+	select {
+	case <-ended:
+		t.Error("Shutdown returned while a request still ran")
+	case <-time.After(20 * time.Millisecond):
+	}
+	close(release)
+	if err := <-ended; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Shutdown: %v, want the deadline", err)
 	}
-	if err := <-ended; err == nil {
-		t.Error("the request was answered, want it broken off")
-	}
-	http.DefaultClient.CloseIdleConnections()
 }
 
 func TestAddressInUse(t *testing.T) {
 	url := start(t, nil)
-	_, err := Start(Options{Address: strings.TrimPrefix(url, "http://")})
+	_, err := Listen(strings.TrimPrefix(url, "http://"))
 	if err == nil || !strings.Contains(err.Error(), "address already in use") {
 		t.Errorf("error %v", err)
 	}

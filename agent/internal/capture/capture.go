@@ -14,6 +14,7 @@ import (
 	"log/slog"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"sync"
 	"time"
 
@@ -53,7 +54,7 @@ type Stats struct {
 type Count struct {
 	Profiles int64
 	Bytes    int64
-	Elapsed  time.Duration
+	Elapsed  time.Duration // zero for CPU, which is taken all the time
 }
 
 // Skip names a profile that was not captured, and why.
@@ -72,8 +73,8 @@ const (
 // Capturer captures until it is stopped. It owns one goroutine.
 type Capturer struct {
 	o    Options
-	cpu  *cpuProfiler // nil where CPU is not captured
-	snap []snapshot   // every other type, in the order of Options.Types
+	cpu  *cpuProfiler
+	snap []snapshot // every other type, in the order of Options.Types
 
 	stop chan struct{}
 	done chan struct{}
@@ -105,12 +106,12 @@ func Start(o Options) (*Capturer, error) {
 		done:  make(chan struct{}),
 		stats: Stats{Captured: map[record.Type]Count{}, Skipped: map[Skip]int64{}},
 	}
+	c.cpu = newCPUProfiler(slices.Contains(o.Types, record.CPU), c.emitCPU)
 	for _, t := range o.Types {
 		if !Supported(t) {
 			return nil, fmt.Errorf("profile type %s: not in this build; build with GOEXPERIMENT=goroutineleakprofile or leave it out", t)
 		}
 		if t == record.CPU {
-			c.cpu = newCPUProfiler(c.emitCPU)
 			continue
 		}
 		write, err := writer(t)
@@ -130,9 +131,7 @@ func Start(o Options) (*Capturer, error) {
 		}
 	}
 	begun := time.Now()
-	if c.cpu != nil {
-		c.cpu.start(begun)
-	}
+	c.cpu.start(begun)
 	go c.run(begun)
 	return c, nil
 }
@@ -171,22 +170,16 @@ func (c *Capturer) run(begun time.Time) {
 			select {
 			case <-c.stop:
 				end.Stop()
-				if c.cpu != nil {
-					c.cpu.close()
-				}
+				c.cpu.close()
 				c.snapshots(begun, time.Now())
 				return
 			case <-retry.C:
-				if c.cpu != nil {
-					c.cpu.start(time.Now())
-				}
+				c.cpu.start(time.Now())
 			case <-end.C:
 				break waiting
 			}
 		}
-		if c.cpu != nil {
-			c.cpu.next()
-		}
+		c.cpu.next()
 		now := time.Now()
 		c.snapshots(begun, now)
 		begun = now
@@ -242,16 +235,12 @@ func (c *Capturer) skipped(t record.Type, reason string) {
 }
 
 // CPUProfile takes a CPU profile of length d for somebody else and writes it to w, gzip-compressed. The
-// window that is open ends first, and what is taken meanwhile is emitted as a window too, so nothing is
-// missing on either side. It ends early, with what there is, when ctx or the capturer does.
+// window that is open, if CPU windows are captured, ends first, and what is taken meanwhile is emitted as a
+// window too, so nothing is missing on either side. It ends early, with what there is, when ctx or the capturer does.
 //
 // The error is ErrBusy while another one runs or while the service itself takes one.
 func (c *Capturer) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) error {
-	p := c.cpu
-	if p == nil {
-		p = newCPUProfiler(func(time.Time, time.Time, []byte) {})
-	}
-	profile, err := p.foreground(ctx, c.stop, d)
+	profile, err := c.cpu.foreground(ctx, c.stop, d)
 	if err != nil {
 		return err
 	}
@@ -270,11 +259,9 @@ func (c *Capturer) Stats() Stats {
 	for k, n := range c.stats.Skipped {
 		s.Skipped[k] = n
 	}
-	if c.cpu != nil {
-		s.CPUGap = c.cpu.gapSoFar()
-		if n := c.cpu.refused.Load(); n > 0 {
-			s.Skipped[Skip{record.CPU, ReasonBusy}] = n
-		}
+	s.CPUGap = c.cpu.gapSoFar()
+	if n := c.cpu.refused.Load(); n > 0 {
+		s.Skipped[Skip{record.CPU, ReasonBusy}] = n
 	}
 	return s
 }

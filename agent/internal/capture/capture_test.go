@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"runtime/pprof"
 	"strings"
@@ -207,6 +208,27 @@ func TestCPUProfileForSomebodyElse(t *testing.T) {
 	if !bytes.Equal(rs[1].Profile, buf.Bytes()) {
 		t.Error("the window in the middle is not the profile that was asked for")
 	}
+}
+
+func TestCPUProfileWhereNoWindowsAreTaken(t *testing.T) {
+	c, s := start(t, time.Hour, record.Goroutine)
+	for range 2 {
+		var buf bytes.Buffer
+		if err := c.CPUProfile(context.Background(), &buf, 10*time.Millisecond); err != nil {
+			t.Fatal(err)
+		}
+		parse(t, buf.Bytes())
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(s.of(record.CPU)); n != 0 {
+		t.Errorf("%d CPU windows emitted, want none", n)
+	}
+	if err := pprof.StartCPUProfile(io.Discard); err != nil {
+		t.Fatalf("the service's own profile afterwards: %v", err)
+	}
+	pprof.StopCPUProfile()
 }
 
 func TestOneForegroundProfileAtATime(t *testing.T) {

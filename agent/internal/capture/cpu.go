@@ -13,8 +13,8 @@ import (
 // ErrBusy is returned while another CPU profile is being taken: the runtime has one at a time.
 var ErrBusy = errors.New("a CPU profile is being taken already: try again when it has ended")
 
-func newCPUProfiler(emit func(begun, end time.Time, profile []byte)) *cpuProfiler {
-	p := &cpuProfiler{emit: emit}
+func newCPUProfiler(windows bool, emit func(begun, end time.Time, profile []byte)) *cpuProfiler {
+	p := &cpuProfiler{windows: windows, emit: emit}
 	p.back.L = &p.mu
 	return p
 }
@@ -25,7 +25,8 @@ func newCPUProfiler(emit func(begun, end time.Time, profile []byte)) *cpuProfile
 // Ending a profile takes up to 100 ms, because the runtime hands over its samples at that interval; between
 // two windows that time is not profiled.
 type cpuProfiler struct {
-	emit func(begun, end time.Time, profile []byte)
+	windows bool // whether windows are taken and emitted; if not, profiles for somebody else alone
+	emit    func(begun, end time.Time, profile []byte)
 
 	mu      sync.Mutex
 	back    sync.Cond    // on mu: signalled when a lent profile has ended
@@ -44,7 +45,7 @@ type cpuProfiler struct {
 func (p *cpuProfiler) start(now time.Time) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.begun.IsZero() && !p.ended {
+	if p.windows && p.begun.IsZero() && !p.ended {
 		_ = p.startLocked(now) // counted; tried again by the caller
 	}
 }
@@ -52,7 +53,7 @@ func (p *cpuProfiler) start(now time.Time) {
 func (p *cpuProfiler) startLocked(now time.Time) error {
 	p.buf.Reset()
 	if err := pprof.StartCPUProfile(&p.buf); err != nil {
-		if p.gapFrom.IsZero() {
+		if p.windows && p.gapFrom.IsZero() {
 			p.refused.Add(1)
 			p.gapFrom = now
 		}
@@ -73,7 +74,9 @@ func (p *cpuProfiler) stopLocked() []byte {
 	}
 	pprof.StopCPUProfile()
 	profile := bytes.Clone(p.buf.Bytes())
-	p.emit(p.begun, time.Now(), profile)
+	if p.windows {
+		p.emit(p.begun, time.Now(), profile)
+	}
 	p.begun = time.Time{}
 	return profile
 }
@@ -82,7 +85,7 @@ func (p *cpuProfiler) stopLocked() []byte {
 func (p *cpuProfiler) next() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.lent {
+	if p.lent || !p.windows {
 		return
 	}
 	p.stopLocked()
@@ -108,17 +111,19 @@ func (p *cpuProfiler) foreground(ctx context.Context, stop <-chan struct{}, d ti
 	}
 	end := time.NewTimer(d)
 	defer end.Stop()
+	last := false
 	select {
 	case <-end.C:
 	case <-ctx.Done():
 	case <-stop:
+		last = true
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	profile := p.stopLocked()
 	p.lent = false
 	p.back.Broadcast()
-	if !p.ended {
+	if p.windows && !p.ended && !last {
 		_ = p.startLocked(time.Now()) // counted; tried again by the capturer
 	}
 	return profile, nil

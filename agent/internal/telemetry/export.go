@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlplog/otlploggrpc"
@@ -118,9 +119,11 @@ type outage struct {
 	signal, endpoint string
 	log              *slog.Logger
 
-	mu    sync.Mutex
-	since time.Time // of the first failure; zero while exports succeed
-	lost  int       // items of failed exports since then
+	lost atomic.Int64 // items of failed exports
+
+	mu     sync.Mutex
+	since  time.Time // of the first failure; zero while exports succeed
+	before int64     // lost until then
 }
 
 // result takes the outcome of one export of n items.
@@ -130,18 +133,28 @@ func (o *outage) result(err error, n int) error {
 	switch {
 	case err != nil:
 		if o.since.IsZero() {
-			o.since = time.Now()
+			o.since, o.before = time.Now(), o.lost.Load()
 			o.log.Warn(fmt.Sprintf("%s cannot be exported: the service goes on, and this is not said again until they can", o.signal),
 				"endpoint", o.endpoint, "error", err.Error())
 		}
-		o.lost += n
+		o.lost.Add(int64(n))
 		return reported{err}
 	case !o.since.IsZero():
 		o.log.Info(fmt.Sprintf("%s are exported again", o.signal),
-			"endpoint", o.endpoint, "outage", time.Since(o.since).Round(time.Millisecond).String(), "lost", o.lost)
-		o.since, o.lost = time.Time{}, 0
+			"endpoint", o.endpoint, "outage", time.Since(o.since).Round(time.Millisecond).String(), "lost", o.lost.Load()-o.before)
+		o.since = time.Time{}
 	}
 	return nil
+}
+
+// summary is what an outage that has not ended has cost; nil if there is none.
+func (o *outage) summary() error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.since.IsZero() {
+		return nil
+	}
+	return fmt.Errorf("%s could not be exported to %s since %s: %d lost", o.signal, o.endpoint, o.since.UTC().Format(time.RFC3339), o.lost.Load()-o.before)
 }
 
 type watchedSpans struct {

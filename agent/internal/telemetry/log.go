@@ -10,8 +10,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// logHandler adds the trace and span id of the context to each record.
-type logHandler struct{ slog.Handler }
+// logHandler adds the trace and span id of the context to each record, at the top, whatever groups are open:
+// that is where a log store looks for them.
+type logHandler struct {
+	slog.Handler                                   // with every group and attribute
+	base         slog.Handler                      // without them
+	open         []func(slog.Handler) slog.Handler // what makes Handler of base, from the first group on
+}
 
 // newLogHandler writes JSON lines to w; labels stand on each.
 func newLogHandler(w io.Writer, labels map[string]string) slog.Handler {
@@ -19,21 +24,44 @@ func newLogHandler(w io.Writer, labels map[string]string) slog.Handler {
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		attrs = append(attrs, slog.String(name, labels[name]))
 	}
-	return logHandler{slog.NewJSONHandler(w, nil).WithAttrs(attrs)}
+	base := slog.NewJSONHandler(w, nil).WithAttrs(attrs)
+	return logHandler{Handler: base, base: base}
 }
 
 func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
-	if sc := trace.SpanContextFromContext(ctx); sc.IsValid() {
-		r = r.Clone()
-		r.AddAttrs(slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String()))
+	sc := trace.SpanContextFromContext(ctx)
+	if !sc.IsValid() {
+		return h.Handler.Handle(ctx, r)
 	}
-	return h.Handler.Handle(ctx, r)
+	ids := []slog.Attr{slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String())}
+	if len(h.open) == 0 {
+		r = r.Clone()
+		r.AddAttrs(ids...)
+		return h.Handler.Handle(ctx, r)
+	}
+	handler := h.base.WithAttrs(ids)
+	for _, wrap := range h.open {
+		handler = wrap(handler)
+	}
+	return handler.Handle(ctx, r)
 }
 
 func (h logHandler) WithAttrs(attrs []slog.Attr) slog.Handler {
-	return logHandler{h.Handler.WithAttrs(attrs)}
+	wrap := func(inner slog.Handler) slog.Handler { return inner.WithAttrs(attrs) }
+	if len(h.open) == 0 {
+		base := wrap(h.base)
+		return logHandler{Handler: base, base: base}
+	}
+	return h.with(wrap)
 }
 
 func (h logHandler) WithGroup(name string) slog.Handler {
-	return logHandler{h.Handler.WithGroup(name)}
+	if name == "" {
+		return h
+	}
+	return h.with(func(inner slog.Handler) slog.Handler { return inner.WithGroup(name) })
+}
+
+func (h logHandler) with(wrap func(slog.Handler) slog.Handler) slog.Handler {
+	return logHandler{Handler: wrap(h.Handler), base: h.base, open: append(slices.Clip(h.open), wrap)}
 }

@@ -1,6 +1,6 @@
 // Package telemetry sets up the OpenTelemetry SDK for a service: traces, metrics and logs, each to an OTLP
 // endpoint, to the console or nowhere, and besides that metrics for Prometheus to scrape and logs as JSON
-// lines. The agent is its only user. It installs nothing globally but what Install says.
+// lines. The agent is its only user. It installs nothing globally.
 package telemetry
 
 import (
@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"sync"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -16,10 +17,13 @@ import (
 	"go.opentelemetry.io/contrib/instrumentation/runtime"
 	"go.opentelemetry.io/otel/attribute"
 	otelprom "go.opentelemetry.io/otel/exporters/prometheus"
+	"go.opentelemetry.io/otel/metric"
 	sdklog "go.opentelemetry.io/otel/sdk/log"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"spanflame/agent/internal/redact"
 )
 
 // Options says where the three signals go.
@@ -38,7 +42,7 @@ type Options struct {
 	Headers               map[string]string // sent with every OTLP request; nil: what the environment says
 	Sampler               sdktrace.Sampler
 
-	Stdout io.Writer // receives the JSON log, and signals whose exporter is the console
+	Stdout io.Writer // receives the JSON log, and signals whose exporter is the console; one Write at a time
 }
 
 // Telemetry is the running SDK. It owns the goroutines of its providers.
@@ -48,13 +52,15 @@ type Telemetry struct {
 	Logger  *slog.Logger        // JSON on Options.Stdout with trace_id and span_id, and the log exporter
 	Scrape  prometheus.Gatherer // every metric, with exemplars
 
-	logs  *sdklog.LoggerProvider
-	local *slog.Logger // JSON on Options.Stdout only: for what is said about the exporters themselves
+	logs    *sdklog.LoggerProvider
+	local   *slog.Logger // JSON on Options.Stdout only: for what is said about the exporters themselves
+	outages []*outage    // one for each signal that is exported
 }
 
 // Start sets the SDK up. It does not wait for any endpoint: one that cannot be reached is reported in the
 // log when the first export fails, once, and again when it is back.
 func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
+	o.Stdout = &oneAtATime{w: o.Stdout}
 	t := &Telemetry{local: slog.New(newLogHandler(o.Stdout, o.Labels))}
 	defer func() {
 		if err != nil {
@@ -101,7 +107,7 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	}
 	if records == nil {
 		t.Logger = t.local
-		return t, nil
+		return t, t.countLosses()
 	}
 	t.logs = sdklog.NewLoggerProvider(
 		sdklog.WithResource(o.Resource),
@@ -111,11 +117,38 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 		newLogHandler(o.Stdout, o.Labels),
 		otelslog.NewHandler("spanflame/agent", otelslog.WithLoggerProvider(t.logs)),
 	))
-	return t, nil
+	return t, t.countLosses()
 }
 
 func (t *Telemetry) watch(signal string, s Signal) *outage {
-	return &outage{signal: signal, endpoint: s.Endpoint, log: t.local}
+	o := &outage{signal: signal, endpoint: redact.URL(s.Endpoint), log: t.local}
+	t.outages = append(t.outages, o)
+	return o
+}
+
+// countLosses has the metrics tell how much of each signal could not be exported.
+func (t *Telemetry) countLosses() error {
+	_, err := t.Metrics.Meter("spanflame/agent").Int64ObservableCounter("spanflame.telemetry.lost", metric.WithUnit("{item}"),
+		metric.WithDescription("Spans, metrics and log records in exports that failed, by signal."),
+		metric.WithInt64Callback(func(_ context.Context, m metric.Int64Observer) error {
+			for _, o := range t.outages {
+				m.Observe(o.lost.Load(), metric.WithAttributes(attribute.String("signal", o.signal)))
+			}
+			return nil
+		}))
+	return err
+}
+
+// oneAtATime passes on one Write at a time: the log and the console exporters share a writer.
+type oneAtATime struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (o *oneAtATime) Write(b []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.w.Write(b)
 }
 
 // HandleError is an OpenTelemetry error handler: what the SDK has to say goes to the JSON log, unless it was
@@ -126,17 +159,25 @@ func (t *Telemetry) HandleError(err error) {
 	}
 }
 
-// Shutdown sends what is still to be sent, until ctx is done, and ends the providers.
+// Shutdown sends what is still to be sent, until ctx is done, and ends the providers. The signals go their own
+// ways: none waits for another. The error says what could not be sent, and how much that was since the
+// endpoint was last there.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
-	var errs []error
+	var wg sync.WaitGroup
+	var traces, metrics, logs error
 	if t.Traces != nil {
-		errs = append(errs, t.Traces.Shutdown(ctx))
+		wg.Go(func() { traces = t.Traces.Shutdown(ctx) })
 	}
 	if t.Metrics != nil {
-		errs = append(errs, t.Metrics.Shutdown(ctx))
+		wg.Go(func() { metrics = t.Metrics.Shutdown(ctx) })
 	}
 	if t.logs != nil {
-		errs = append(errs, t.logs.Shutdown(ctx))
+		wg.Go(func() { logs = t.logs.Shutdown(ctx) })
+	}
+	wg.Wait()
+	errs := []error{traces, metrics, logs}
+	for _, o := range t.outages {
+		errs = append(errs, o.summary())
 	}
 	return errors.Join(errs...)
 }

@@ -91,7 +91,13 @@ func TestLogLinesCarryTheSpan(t *testing.T) {
 	tel.Logger.With("k", "v").InfoContext(ctx, "inside")
 	span.End()
 	tel.Logger.Info("outside")
+	tel.Logger.With("k", "v").WithGroup("g").With("inner", 1).InfoContext(ctx, "grouped", "x", 2)
 
+	grouped := out.said(t, "grouped")[0]
+	if g, _ := grouped["g"].(map[string]any); g["inner"] != 1.0 || g["x"] != 2.0 || len(g) != 2 || grouped["k"] != "v" ||
+		grouped["trace_id"] != span.SpanContext().TraceID().String() || grouped["span_id"] != span.SpanContext().SpanID().String() {
+		t.Errorf("a line in a group is %v, want the ids outside of it", grouped)
+	}
 	inside := out.said(t, "inside")[0]
 	for field, want := range map[string]any{
 		"trace_id": span.SpanContext().TraceID().String(), "span_id": span.SpanContext().SpanID().String(),
@@ -127,6 +133,33 @@ func TestConsolePrintsAllSignals(t *testing.T) {
 		if !strings.Contains(printed, want) {
 			t.Errorf("%s is not among what was printed: %s", want, printed)
 		}
+	}
+}
+
+func TestAWriterThatIsNotMadeForSharing(t *testing.T) {
+	var out bytes.Buffer // the race detector is what tests this
+	o := options(&out)
+	o.Traces.Exporter, o.Logs.Exporter = ExporterConsole, ExporterConsole
+	tel := start(t, o)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for range 50 {
+				ctx, span := tel.Traces.Tracer("test").Start(t.Context(), "op")
+				tel.Logger.InfoContext(ctx, "line")
+				tel.local.Info("local")
+				span.End()
+			}
+		})
+	}
+	wg.Go(func() {
+		if err := tel.Traces.ForceFlush(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+	wg.Wait()
+	if err := tel.Shutdown(context.Background()); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -203,9 +236,15 @@ func TestOutageIsSaidOnce(t *testing.T) {
 	if lines := out.said(t, "OpenTelemetry"); len(lines) != 0 {
 		t.Errorf("the same failure is said again as %v", lines)
 	}
+	if err := tel.outages[0].summary(); err == nil || !strings.Contains(err.Error(), "traces could not be exported") || !strings.Contains(err.Error(), ": 2 lost") {
+		t.Errorf("during the outage: %v, want 2 spans lost", err)
+	}
 	broken.Store(false)
 	send()
 	send()
+	if n := tel.outages[0].lost.Load(); n != 2 {
+		t.Errorf("%d spans lost in all, want 2", n)
+	}
 	for _, what := range []string{"traces", "metrics", "logs"} {
 		lines := out.said(t, what+" are exported again")
 		if len(lines) != 1 || lines[0]["lost"] == 0.0 {

@@ -1,0 +1,17 @@
+package redact
+
+import "testing"
+
+func TestURL(t *testing.T) {
+	for address, want := range map[string]string{
+		"https://user:hunter2@host:4040/path": "https://host:4040/path",
+		"user:hunter2@host:4317":              "host:4317",
+		"http://a@b:hunter2@host":             "http://host",
+		"http://host:4040":                    "http://host:4040",
+		"":                                    "",
+	} {
+		if got := URL(address); got != want {
+			t.Errorf("%s: %q, want %q", address, got, want)
+		}
+	}
+}
