@@ -3,9 +3,6 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
-# The servers are built once and kept here, by the hash of their go.mod and go.sum.
-export SPANFLAME_CACHE ?= $(CURDIR)/.cache
-
 .PHONY: help
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

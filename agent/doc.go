@@ -4,7 +4,11 @@
 //	if err != nil {
 //		return err
 //	}
-//	defer a.Shutdown(context.Background())
+//	defer func() {
+//		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+//		defer cancel()
+//		a.Shutdown(ctx)
+//	}()
 //
 // It captures profiles continuously and delivers them to Grafana Pyroscope, sets up OpenTelemetry traces,
 // metrics and logs, links each trace's spans to their profiles, and opens a listener for the operator.

@@ -2,8 +2,11 @@ package agent_test
 
 import (
 	"context"
+	"errors"
 	"log"
 	"net/http"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -14,17 +17,22 @@ import (
 // A service adds the agent with one call. Servers and credentials come from the environment:
 // PYROSCOPE_SERVER_ADDRESS, OTEL_EXPORTER_OTLP_ENDPOINT and so on.
 func Example() {
-	a, err := agent.Start(context.Background(), agent.Config{ServiceName: "checkout"})
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	a, err := agent.Start(ctx, agent.Config{ServiceName: "checkout"})
 	if err != nil {
-		log.Fatal(err)
+		log.Fatal(err) // names the setting that is wrong; a server that is away is not an error
 	}
-	defer func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-		defer cancel()
-		if err := a.Shutdown(ctx); err != nil {
-			log.Print(err) // what is not delivered yet, and where it waits
-		}
-	}()
-	handler := otelhttp.NewHandler(http.DefaultServeMux, "checkout")
-	log.Print(http.ListenAndServe("127.0.0.1:8080", handler))
+
+	server := &http.Server{Addr: "127.0.0.1:8080", Handler: otelhttp.NewHandler(http.DefaultServeMux, "checkout")}
+	context.AfterFunc(ctx, func() { _ = server.Shutdown(context.Background()) })
+	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
+		log.Print(err)
+	}
+
+	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	defer cancel()
+	if err := a.Shutdown(ending); err != nil { // captures and delivers the last window of every profile
+		log.Print(err) // what is not delivered yet, and where it waits
+	}
 }

@@ -170,6 +170,7 @@ func TestChecksFindWhatIsBroken(t *testing.T) {
 		{"flame graph of metrics", checkDashboards, dashboard, `"queryType": "profile"`, `"queryType": "metrics"`, "queryType"},
 		{"unknown profile type", checkDashboards, dashboard, "memory:inuse_space:bytes:space:bytes", "memory:inuse_space:bytes", "memory:inuse_space:bytes"},
 		{"every service at once", checkDashboards, dashboard, `"labelSelector": "{service_name=\"$service\"}"`, `"labelSelector": "{}"`, "service_name"},
+		{"memory added up over windows", checkDashboards, dashboard, `"timeFrom": "15s"`, `"timeFrom": "1h"`, "one window"},
 		{"children counted twice", checkDashboards, dashboard, `, span_scope=\"root\"`, "", "span_scope"},
 		{"unknown variable", checkDashboards, dashboard, `service_name=\"$service\"`, `service_name=\"$service\", pod=\"$pod\"`, "$pod"},
 		{"variable without that service", checkDashboards, dashboard, `"query": "storefront,inventory"`, `"query": "storefront,stock"`, "stock"},

@@ -142,6 +142,7 @@ type panel struct {
 	Title      string    `json:"title"`
 	DataSource reference `json:"datasource"`
 	GridPos    grid      `json:"gridPos"`
+	TimeFrom   string    `json:"timeFrom"`
 	Targets    []target  `json:"targets"`
 }
 
@@ -294,12 +295,24 @@ func checkDashboard(name string, d dashboardFile, sources []dataSource) (errs []
 			if want := queryType[t.DataSource.Type]; known && t.QueryType != want {
 				report("%s: queryType is %q, must be %q for this panel", p.Title, t.QueryType, want)
 			}
+			// Pyroscope adds up what is in use over all windows of a range: it must hold one.
+			if p.Type == "flamegraph" && slices.Contains(instant, t.ProfileTypeID) && p.TimeFrom != agentWindow {
+				report("%s: timeFrom is %q, must be %q, one window of the agent", p.Title, p.TimeFrom, agentWindow)
+			}
 			for _, err := range checkTarget(t, variables) {
 				report("%s: %w", p.Title, err)
 			}
 		}
 	}
 	return errs
+}
+
+// agentWindow is the agent's default window.
+const agentWindow = "15s"
+
+// instant are the profile types that tell what is there at one moment, not what happened in a window.
+var instant = []string{
+	"memory:inuse_space:bytes:space:bytes", "memory:inuse_objects:count:space:bytes", "goroutines:goroutine:count:goroutine:count",
 }
 
 // checkTarget holds one query to what its server can answer.

@@ -24,6 +24,9 @@ import (
 // window is the length of the services' profiles here.
 const window = 2 * time.Second
 
+// version is that of the shop that all tests share.
+const version = "1.2.3"
+
 // patience bounds every wait for something to arrive. It is long because machines are slow at times; a test
 // that passes does not use it.
 const patience = 90 * time.Second
@@ -90,7 +93,8 @@ func startShop(ctx context.Context, name string, env ...string) (*shop.Shop, err
 		"PYROSCOPE_UPLOAD_INTERVAL=" + window.String(),
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces",
 		"OTEL_BSP_SCHEDULE_DELAY=500",
-		"OTEL_RESOURCE_ATTRIBUTES=service.version=1.2.3,deployment.environment.name=e2e",
+		"SPANFLAME_WALL_CPU_SHARE=1", // what the budget leaves out is tested elsewhere
+		"OTEL_RESOURCE_ATTRIBUTES=service.version=" + version + ",deployment.environment.name=e2e",
 	}, env...)})
 }
 

@@ -35,9 +35,10 @@ var rules = []rule{
 	{"agent/internal/capture", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
 	{"agent/internal/wall", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
 	{"agent/internal/spool", []string{"internal/record"}, "what lies on disk is delivered by others, so that it survives them"},
-	{"agent/internal/push", []string{"internal/record"}, "it sends one record once; what waits, and how long, is not its business"},
+	{"agent/internal/push", []string{"agent/internal/redact", "internal/record"}, "it sends one record once; what waits, and how long, is not its business"},
 	{"agent/internal/spanlink", nil, "it marks spans for whoever records, by an interface of its own"},
-	{"agent/internal/telemetry", nil, "traces, metrics and logs do not depend on profiles"},
+	{"agent/internal/redact", nil, "it is about text"},
+	{"agent/internal/telemetry", []string{"agent/internal/redact"}, "traces, metrics and logs do not depend on profiles"},
 	{"agent/internal/admin", nil, "it shows what it is given"},
 	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},
 	{"stack", []string{"internal/child"}, "the servers know nothing of their clients"},
@@ -60,12 +61,20 @@ var banned = []struct{ pkg, imports, why string }{
 
 const module = "spanflame"
 
+// tested are packages whose tests may import more, and why.
+var tested = []rule{
+	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
+	{"e2e", []string{"agent"}, "spans of every kind are made in the test's own process"},
+}
+
 // pkg is what `go list -json` says of a package.
 type pkg struct {
 	ImportPath, Dir string
 	GoFiles         []string
 	TestGoFiles     []string
 	Imports         []string
+	TestImports     []string
+	XTestImports    []string
 }
 
 // within tells whether path is the package at prefix or one below it.
@@ -86,11 +95,23 @@ func violations(p pkg) []error {
 	if r == nil {
 		return []error{fmt.Errorf("%s has no rule: add one to this test", p.ImportPath)}
 	}
+	may := slices.Clone(r.may)
 	for _, imported := range p.Imports {
-		target, own := strings.CutPrefix(imported, module+"/")
-		if own && !within(target, r.pkg) && !slices.Contains(r.may, target) {
+		if target, own := strings.CutPrefix(imported, module+"/"); own && !within(target, r.pkg) && !slices.Contains(may, target) {
 			errs = append(errs, fmt.Errorf("%s imports %s, which it may not: %s", path, target, r.why))
 		}
+	}
+	for _, t := range tested {
+		if within(path, t.pkg) {
+			may = append(may, t.may...)
+		}
+	}
+	for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
+		if target, own := strings.CutPrefix(imported, module+"/"); own && !within(target, r.pkg) && !slices.Contains(may, target) {
+			errs = append(errs, fmt.Errorf("the tests of %s import %s, which they may not: %s", path, target, r.why))
+		}
+	}
+	for _, imported := range p.Imports {
 		for _, b := range banned {
 			if within(path, b.pkg) && within(imported, b.imports) {
 				errs = append(errs, fmt.Errorf("%s imports %s, which it may not: %s", path, imported, b.why))
@@ -123,7 +144,7 @@ func comment(p pkg) error {
 }
 
 func TestImports(t *testing.T) {
-	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,TestGoFiles,Imports", "../../...").Output()
+	out, err := exec.Command("go", "list", "-json=ImportPath,Dir,GoFiles,TestGoFiles,Imports,TestImports,XTestImports", "../../...").Output()
 	if err != nil {
 		t.Fatalf("go list: %v", err)
 	}
@@ -175,6 +196,20 @@ func TestViolations(t *testing.T) {
 		errs := violations(pkg{ImportPath: module + "/" + tt.pkg, Imports: []string{tt.imports}})
 		if got := len(errs) == 0; got != tt.allowed {
 			t.Errorf("%s imports %s: allowed %v, want %v (%v)", tt.pkg, tt.imports, got, tt.allowed, errs)
+		}
+	}
+	for _, tt := range []struct {
+		pkg, imports string
+		allowed      bool
+	}{
+		{"e2e", "spanflame/agent", true},
+		{"e2e", "spanflame/agent/internal/push", false},
+		{"agent/internal/spanlink", "spanflame/agent/internal/wall", true},
+		{"agent/internal/capture", "spanflame/agent/internal/wall", false},
+	} {
+		errs := violations(pkg{ImportPath: module + "/" + tt.pkg, TestImports: []string{tt.imports}})
+		if got := len(errs) == 0; got != tt.allowed {
+			t.Errorf("the tests of %s import %s: allowed %v, want %v (%v)", tt.pkg, tt.imports, got, tt.allowed, errs)
 		}
 	}
 }

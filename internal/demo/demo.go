@@ -68,8 +68,8 @@ func Run(ctx context.Context, o Options) (err error) {
 	}
 	// The services' end brings the last traces and the last window of every profile to the servers.
 	stopping := time.Now()
-	if err := stop(); err != nil {
-		return err
+	if stop() != nil {
+		return nil // the deferred call reports it
 	}
 	return show(ctx, o.Out, found{
 		tempo:     query.NewTempo(stack.Tempo().URL),
@@ -91,6 +91,7 @@ func environment(stack *servers.Stack) []string {
 		"PYROSCOPE_SERVER_ADDRESS=" + stack.Pyroscope().URL,
 		"PYROSCOPE_UPLOAD_INTERVAL=" + window.String(),
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + stack.Tempo().OTLPHTTP + "/v1/traces",
+		"SPANFLAME_WALL_CPU_SHARE=1", // the trace that the demo shows must not be one that the budget left out
 		"OTEL_RESOURCE_ATTRIBUTES=service.version=demo,deployment.environment.name=demo",
 	}
 }

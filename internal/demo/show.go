@@ -35,26 +35,33 @@ func show(ctx context.Context, w io.Writer, f found, report load.Report) error {
 	}
 	fmt.Fprintf(w, "\nThe slowest trace: %s %s took %s\n", trace.RootService, trace.RootName, trace.Duration)
 	fmt.Fprintf(w, "  trace %s\n\n", trace.TraceID)
-	spans, err := f.tempo.Trace(ctx, trace.TraceID)
+	var root query.Span
+	spans, err := eventually(ctx, "the root span of trace "+trace.TraceID+" in Tempo", func() ([]query.Span, bool, error) {
+		spans, err := f.tempo.Trace(ctx, trace.TraceID)
+		i := slices.IndexFunc(spans, func(s query.Span) bool { return s.ParentID == "" })
+		if i >= 0 {
+			root = spans[i]
+		}
+		return spans, i >= 0, err
+	})
 	if err != nil {
 		return err
 	}
 	printSpans(w, spans)
-
-	i := slices.IndexFunc(spans, func(s query.Span) bool { return s.Attributes[query.ProfileIDAttribute] != "" })
-	if i < 0 {
-		return fmt.Errorf("no span of trace %s has the attribute %s", trace.TraceID, query.ProfileIDAttribute)
+	if root.Attributes[query.ProfileIDAttribute] == "" {
+		return fmt.Errorf("the root span of trace %s does not have the attribute %s", trace.TraceID, query.ProfileIDAttribute)
 	}
-	if err := f.printFlameGraph(ctx, w, spans[i]); err != nil {
+	if err := f.printFlameGraph(ctx, w, root); err != nil {
 		return err
 	}
 	return f.printLeak(ctx, w)
 }
 
-// slowest is the slowest trace of the run, once Tempo can find it.
+// slowest is the slowest trace of the run, once Tempo can find it. A search returns some of the traces that
+// match, not the slowest: it is for few.
 func (f found) slowest(ctx context.Context) (query.TraceSummary, error) {
 	return eventually(ctx, "a trace of the storefront in Tempo", func() (query.TraceSummary, bool, error) {
-		traces, err := f.tempo.Search(ctx, `{ resource.service.name = "storefront" }`, f.begun, f.ended, 1000)
+		traces, err := f.tempo.Search(ctx, `{ resource.service.name = "storefront" && duration > 200ms }`, f.begun, f.ended, 1000)
 		if err != nil || len(traces) == 0 {
 			return query.TraceSummary{}, false, err
 		}

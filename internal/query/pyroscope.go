@@ -147,6 +147,9 @@ func decodeLevel(values, names []string) ([]*Frame, error) {
 func adopt(parents, frames []*Frame) error {
 	i := 0
 	for _, f := range frames {
+		if f.Total == 0 {
+			continue // of no width: it lies at an edge, which may be that of either neighbour
+		}
 		for i < len(parents) && parents[i].offset+parents[i].Total <= f.offset {
 			i++
 		}

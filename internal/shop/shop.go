@@ -79,7 +79,7 @@ func startService(ctx context.Context, o Options, role string, args ...string) (
 		return nil, fmt.Errorf("%s: %w", role, err)
 	}
 	if err := s.waitListening(ctx); err != nil {
-		return nil, errors.Join(s.withLog(err), s.process.Signal(syscall.SIGKILL))
+		return nil, errors.Join(s.withLog(err), s.Kill())
 	}
 	return s, nil
 }
@@ -129,7 +129,7 @@ func (s *Service) Log() ([]map[string]any, error) {
 			lines = append(lines, l)
 		}
 	}
-	return lines, nil
+	return lines, sc.Err()
 }
 
 // Stop asks the service to end and waits until it has; when ctx ends first it is killed. The error is how it

@@ -370,3 +370,28 @@ func TestUnknownType(t *testing.T) {
 		t.Errorf("error %v, want one that names the type", err)
 	}
 }
+
+func TestStatsWhileAProfileIsEmitted(t *testing.T) {
+	var c *Capturer
+	var started sync.WaitGroup
+	started.Add(1)
+	asked := make(chan Stats, 1)
+	var err error
+	c, err = Start(Options{
+		Service: "svc", Types: []record.Type{record.CPU}, Window: time.Hour, Logger: slog.New(slog.DiscardHandler),
+		Emit: func(record.Record) {
+			started.Wait()
+			asked <- c.Stats() // whoever looks must not wait for a receiver that is slow
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	started.Done()
+	if err := c.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := (<-asked).Captured[record.CPU].Profiles; n != 1 {
+		t.Errorf("%d CPU profiles captured, want 1", n)
+	}
+}

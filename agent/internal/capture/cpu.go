@@ -28,14 +28,18 @@ type cpuProfiler struct {
 	windows bool // whether windows are taken and emitted; if not, profiles for somebody else alone
 	emit    func(begun, end time.Time, profile []byte)
 
-	mu      sync.Mutex
-	back    sync.Cond    // on mu: signalled when a lent profile has ended
-	buf     bytes.Buffer // receives the profile that runs
-	begun   time.Time    // when the profile that runs was started; zero while none does
-	lent    bool         // the profile that runs was asked for by somebody else
-	ended   bool         // the last window was cut: no further one is started
-	gapFrom time.Time    // since when the service holds the profiler; zero while it does not
-	gap     time.Duration
+	mu    sync.Mutex
+	back  sync.Cond    // on mu: signalled when a lent profile has ended
+	buf   bytes.Buffer // receives the profile that runs
+	begun time.Time    // when the profile that runs was started; zero while none does
+	lent  bool         // the profile that runs was asked for by somebody else
+	ended bool         // the last window was cut: no further one is started
+
+	// counting is taken while mu is held, never the other way round, and for moments only: whoever asks for
+	// the gap waits for no profile.
+	counting sync.Mutex
+	gapFrom  time.Time // since when the service holds the profiler; zero while it does not
+	gap      time.Duration
 
 	refused atomic.Int64 // how often the service was found to hold the profiler
 }
@@ -52,7 +56,10 @@ func (p *cpuProfiler) start(now time.Time) {
 
 func (p *cpuProfiler) startLocked(now time.Time) error {
 	p.buf.Reset()
-	if err := pprof.StartCPUProfile(&p.buf); err != nil {
+	err := pprof.StartCPUProfile(&p.buf)
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	if err != nil {
 		if p.windows && p.gapFrom.IsZero() {
 			p.refused.Add(1)
 			p.gapFrom = now
@@ -144,8 +151,8 @@ func (p *cpuProfiler) lend() error {
 }
 
 func (p *cpuProfiler) gapSoFar() time.Duration {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.counting.Lock()
+	defer p.counting.Unlock()
 	if p.gapFrom.IsZero() {
 		return p.gap
 	}

@@ -1,0 +1,133 @@
+package query
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/http/httptest"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// answer serves one body and returns its server.
+func answer(t *testing.T, status int, body string) string {
+	t.Helper()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(status)
+		_, _ = w.Write([]byte(body))
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+func TestFlameGraph(t *testing.T) {
+	// main has 10 of itself, calls a (30, of which b has 20) and c (60), with a gap of 5 before c; d has no
+	// width and lies at the right edge.
+	url := answer(t, 200, `{"flamegraph":{"names":["total","main","a","b","c","d"],"levels":[
+		{"values":["0","105","0","0"]},
+		{"values":["0","105","10","1"]},
+		{"values":["0","30","10","2","5","60","60","4","10","0","0","5"]},
+		{"values":["10","20","20","3"]}]}}`)
+	root, err := NewPyroscope(url).SpanFlameGraph(t.Context(), Wall, Selector{"service_name": "svc"}, []string{"1"}, time.Now(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stacks []string
+	root.Walk(func(stack []string, f *Frame) { stacks = append(stacks, strings.Join(stack, ";")) })
+	if want := []string{"total", "total;main", "total;main;a", "total;main;a;b", "total;main;c"}; !reflect.DeepEqual(stacks, want) {
+		t.Errorf("stacks %v, want %v", stacks, want)
+	}
+	if root.Total != 105 || root.Find("a") != 105 || root.Find("b") != 20 || root.Find("nowhere") != 0 {
+		t.Errorf("total %d, a %d, b %d", root.Total, root.Find("a"), root.Find("b"))
+	}
+}
+
+func TestNothingThere(t *testing.T) {
+	for _, body := range []string{`{}`, `{"flamegraph":{"names":["total"]}}`, `{"flamegraph":{"names":["total"],"levels":[{"values":["0","0","0","0"]}]}}`} {
+		root, err := NewPyroscope(answer(t, 200, body)).FlameGraph(t.Context(), CPU, Selector{}, time.Now(), time.Now())
+		if err != nil || root.Total != 0 {
+			t.Errorf("%s: total %d, %v", body, root.Total, err)
+		}
+	}
+	if spans, err := NewTempo(answer(t, 200, `{"trace":{}}`)).Trace(t.Context(), "1"); err != nil || len(spans) != 0 {
+		t.Errorf("unknown trace: %v, %v", spans, err)
+	}
+}
+
+func TestBadAnswers(t *testing.T) {
+	for _, tt := range []struct {
+		status int
+		body   string
+		says   string
+	}{
+		{500, "broken", `status 500: "broken"`},
+		{200, "no JSON", "invalid character"},
+		{200, `{"flamegraph":{"names":["total"],"levels":[{"values":["0","1","1"]}]}}`, "3 numbers too many"},
+		{200, `{"flamegraph":{"names":["total"],"levels":[{"values":["0","1","1","7"]}]}}`, "name 7 of 1"},
+		{200, `{"flamegraph":{"names":["total"],"levels":[{"values":["0","x","1","0"]}]}}`, `"x"`},
+		{200, `{"flamegraph":{"names":["total"],"levels":[{"values":["0","1","1","0"]},{"values":["5","1","1","0"]}]}}`, "no parent"},
+	} {
+		_, err := NewPyroscope(answer(t, tt.status, tt.body)).FlameGraph(t.Context(), CPU, Selector{}, time.Now(), time.Now())
+		if err == nil || !strings.Contains(err.Error(), tt.says) {
+			t.Errorf("%d %s: %v, want an error that says %q", tt.status, tt.body, err, tt.says)
+		}
+	}
+}
+
+func TestSearch(t *testing.T) {
+	url := answer(t, 200, `{"traces":[
+		{"traceID":"1f","rootServiceName":"svc","rootTraceName":"quick","startTimeUnixNano":"1000000000","durationMs":5},
+		{"traceID":"2f","rootServiceName":"svc","rootTraceName":"slow","startTimeUnixNano":"2000000000","durationMs":50}]}`)
+	found, err := NewTempo(url).Search(t.Context(), "{}", time.Unix(0, 0), time.Unix(9, 0), 10)
+	if err != nil || len(found) != 2 {
+		t.Fatalf("%v, %v", found, err)
+	}
+	if want := (TraceSummary{strings.Repeat("0", 30) + "2f", "svc", "slow", time.Unix(2, 0), 50 * time.Millisecond}); found[0] != want {
+		t.Errorf("the slowest is %+v, want %+v", found[0], want)
+	}
+}
+
+func TestTrace(t *testing.T) {
+	url := answer(t, 200, `{"trace":{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"svc"}}]},
+		"scopeSpans":[{"spans":[
+			{"spanId":"AAAAAAAAAAI=","parentSpanId":"AAAAAAAAAAE=","name":"child","startTimeUnixNano":"20","endTimeUnixNano":"30"},
+			{"spanId":"AAAAAAAAAAE=","name":"root","startTimeUnixNano":"10","endTimeUnixNano":"40","attributes":[
+				{"key":"n","value":{"intValue":"7"}},{"key":"b","value":{"boolValue":true}},{"key":"d","value":{"doubleValue":0.5}}]}]}]}]}}`)
+	spans, err := NewTempo(url).Trace(t.Context(), "1")
+	if err != nil || len(spans) != 2 {
+		t.Fatalf("%v, %v", spans, err)
+	}
+	root, child := spans[0], spans[1]
+	if root.ID != "0000000000000001" || root.ParentID != "" || child.ParentID != root.ID || child.Service != "svc" || root.Duration() != 30 {
+		t.Errorf("spans %+v", spans)
+	}
+	if want := map[string]string{"n": "7", "b": "true", "d": "0.5"}; !reflect.DeepEqual(root.Attributes, want) {
+		t.Errorf("attributes %v, want %v", root.Attributes, want)
+	}
+}
+
+func FuzzFlameGraph(f *testing.F) {
+	f.Add(`{"names":["total","a"],"levels":[{"values":["0","10","0","0"]},{"values":["0","10","10","1"]}]}`)
+	f.Add(`{"names":["total"],"levels":[{"values":["0","9223372036854775807","0","0"]},{"values":["9223372036854775807","9223372036854775807","0","0"]}]}`)
+	f.Fuzz(func(t *testing.T, graph string) {
+		var levels struct {
+			Names  []string
+			Levels []struct{ Values []string }
+		}
+		if json.Unmarshal([]byte(graph), &levels) != nil {
+			return
+		}
+		var parents []*Frame
+		for i, l := range levels.Levels {
+			frames, err := decodeLevel(l.Values, levels.Names)
+			if err != nil {
+				return
+			}
+			if i > 0 && adopt(parents, frames) != nil {
+				return
+			}
+			parents = frames
+		}
+	})
+}
