@@ -74,8 +74,9 @@ type source struct {
 	typical time.Duration // of a build with cold caches
 }
 
-// linkFlags leave out the symbol table and the debug information: 96 MB instead of 138 MB for Pyroscope.
-const linkFlags = "-ldflags=-s -w"
+// buildFlags make builds short and binaries small, for servers that only demos and tests use: without inlining
+// a build takes a fifth less, and without symbol table and debug information Pyroscope has 88 MB, not 138.
+var buildFlags = []string{"-gcflags=all=-l", "-ldflags=-s -w"}
 
 func (s source) build(ctx context.Context, opts BuildOptions) (binary string, err error) {
 	if opts.CacheDir == "" {
@@ -155,13 +156,14 @@ func (s source) key(ctx context.Context) (string, error) {
 	if err != nil {
 		return "", advise(err, problem.String())
 	}
-	fmt.Fprintf(h, "%s\n%s\n%s", toolchain, s.main, linkFlags)
+	fmt.Fprintf(h, "%s\n%s\n%q", toolchain, s.main, buildFlags)
 	return fmt.Sprintf("%x", h.Sum(nil)[:8]), nil
 }
 
 // compile writes the binary to target and the compiler's words to output.
 func (s source) compile(ctx context.Context, target string, output *os.File) error {
-	cmd := s.command(ctx, "build", "-mod=readonly", linkFlags, "-o", target, s.main)
+	args := append([]string{"build", "-mod=readonly"}, buildFlags...)
+	cmd := s.command(ctx, append(args, "-o", target, s.main)...)
 	cmd.Stdout, cmd.Stderr = output, output
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // With its compilers.
 	p, err := child.Start(cmd)
