@@ -16,6 +16,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	"spanflame/agent/internal/redact"
 )
 
 // Outcome is what became of a record, in the terms of what to do with it next.
@@ -102,7 +104,7 @@ func classify(a answer, now time.Time, clean func(string) string) Result {
 	case s/100 == 2:
 		return outcome(Transient, "answered %d with content type %q: not Pyroscope's answer; check the server's URL", s, a.contentType)
 	case s/100 == 3:
-		return outcome(Transient, "redirected to %q (%d), which is not followed: set the server's URL to the address it means", hideUserinfo(a.location), s)
+		return outcome(Transient, "redirected to %q (%d), which is not followed: set the server's URL to the address it means", redact.URL(a.location), s)
 	case s == http.StatusUnauthorized || s == http.StatusForbidden || code == "unauthenticated" || code == "permission_denied":
 		return outcome(Transient, "the server refuses the credentials (%d): %s; check user, password, token and tenant", s, said)
 	case s == http.StatusProxyAuthRequired:

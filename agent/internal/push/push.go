@@ -26,6 +26,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"spanflame/agent/internal/redact"
 	"spanflame/internal/record"
 )
 
@@ -63,7 +64,7 @@ func (c Config) String() string {
 	case c.BasicAuthUser != "" || u != nil && u.User != nil:
 		auth = "basic"
 	}
-	return fmt.Sprintf("{URL:%s auth:%s tenant:%q headers:%d}", hideUserinfo(c.URL), auth, c.TenantID, len(c.Headers))
+	return fmt.Sprintf("{URL:%s auth:%s tenant:%q headers:%d}", redact.URL(c.URL), auth, c.TenantID, len(c.Headers))
 }
 
 // GoString keeps the secrets out of %#v too.
@@ -115,7 +116,7 @@ func (c Config) Validate() error {
 // parseURL returns the address without trailing slash. Its errors never show a password.
 func (c Config) parseURL() (*url.URL, error) {
 	bad := func(why string) (*url.URL, error) {
-		return nil, fmt.Errorf("push: URL %q: %s; want http://host:port or https://host:port", hideUserinfo(c.URL), why)
+		return nil, fmt.Errorf("push: URL %q: %s; want http://host:port or https://host:port", redact.URL(c.URL), why)
 	}
 	u, err := url.Parse(c.URL)
 	switch {
@@ -133,19 +134,6 @@ func (c Config) parseURL() (*url.URL, error) {
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
 	return u, nil
-}
-
-// hideUserinfo drops whatever stands before the last @ of an address, which may not even parse.
-func hideUserinfo(address string) string {
-	i := strings.LastIndexByte(address, '@')
-	if i < 0 {
-		return address
-	}
-	scheme, _, ok := strings.Cut(address[:i], "://")
-	if !ok {
-		return address[i+1:]
-	}
-	return scheme + "://" + address[i+1:]
 }
 
 func headerName(s string) bool {
