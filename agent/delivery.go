@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,8 +20,16 @@ import (
 )
 
 // senders is how many records are under way at once. Pyroscope answers a push when it has stored the
-// profile, which takes it up to half a second.
-const senders = 4
+// profile, which takes it up to half a second; after an outage there is much to catch up with.
+const senders = 8
+
+// outageAfter is how many sends in a row must fail before the server counts as down. A failure now and then
+// costs its sender a pause and holds up no other.
+const outageAfter = 4
+
+// sayAfter is how many must fail before the log says so: it is for people, who need not hear of what passes
+// by itself.
+const sayAfter = outageAfter + 2
 
 // lastAttempts is how often in a row a shutdown finds the server not taking profiles before it leaves what
 // is safe on disk to the next start.
@@ -41,16 +50,20 @@ type delivery struct {
 	cancel  context.CancelFunc
 	senders sync.WaitGroup
 
-	down  atomic.Pointer[outage] // nil while the server takes profiles
-	probe chan *prober           // holds the prober while no sender has it
+	trouble atomic.Pointer[trouble] // nil while the server takes profiles
+	probe   chan *prober            // holds the prober while no sender has it
 }
 
-// outage is a time in which the server takes no profiles.
-type outage struct {
+// trouble is a row of failed sends with no answer between them.
+type trouble struct {
 	since  time.Time
-	reason string    // of the last attempt
-	until  time.Time // the server asked to be left alone until then
+	fails  int
+	reason string    // of the last one
+	until  time.Time // the server asked to be left alone until then; zero if it did not
 }
+
+// outage says whether the row is long enough to be one.
+func (t *trouble) outage() bool { return t.fails >= outageAfter }
 
 // prober is what the one sender has that tries a server that is down.
 type prober struct {
@@ -88,7 +101,7 @@ func (d *delivery) put(r record.Record) {
 // run is one sender.
 func (d *delivery) run() {
 	for d.send.Err() == nil {
-		if d.down.Load() == nil {
+		if d.down() == nil {
 			if !d.one() {
 				return
 			}
@@ -120,7 +133,6 @@ func (d *delivery) one() bool {
 		d.spool.Done(item)
 		d.up()
 	case push.Permanent, push.TooOld:
-		d.log.Warn("a profile was refused and set aside", "type", item.Record.Type, "start", item.Record.Start, "status", r.Status, "reason", r.Reason)
 		if err := d.spool.SetAside(item, r.Outcome.String(), r.Reason); err != nil {
 			d.log.Error("a refused profile could not be set aside", "error", err)
 		}
@@ -135,7 +147,7 @@ func (d *delivery) one() bool {
 // try is one attempt on a server that is down, and the pause after it if it still is. It returns false when
 // the sender is to end.
 func (d *delivery) try(p *prober) bool {
-	down := d.down.Load()
+	down := d.down()
 	if down == nil {
 		return true // another sender had an answer meanwhile
 	}
@@ -154,7 +166,7 @@ func (d *delivery) try(p *prober) bool {
 	if !d.one() {
 		return false
 	}
-	if d.down.Load() == nil {
+	if d.down() == nil {
 		p.wait.Reset()
 		p.tries = 0
 		return true
@@ -171,38 +183,67 @@ func (d *delivery) try(p *prober) bool {
 	return true
 }
 
-// failed notes that the server did not take a profile; the first time it is said.
+// down is the trouble for which the senders leave the server to one of them, nil if there is none: an outage,
+// a server that asked to be left alone, or any failure once the shutdown has begun and the end is near.
+func (d *delivery) down() *trouble {
+	t := d.trouble.Load()
+	if t == nil || !t.outage() && t.until.IsZero() && d.drain.Err() == nil {
+		return nil
+	}
+	return t
+}
+
+// failed notes that the server did not take a profile. It says so when that lasts, and has the sender pause
+// until the server counts as down.
 func (d *delivery) failed(r push.Result) {
 	if d.send.Err() != nil {
 		return // broken off by the shutdown
 	}
 	now := time.Now()
-	next := &outage{since: now, reason: r.Reason, until: now.Add(r.RetryAfter)}
+	next := &trouble{reason: r.Reason}
+	if r.RetryAfter > 0 {
+		next.until = now.Add(r.RetryAfter)
+	}
 	for {
-		down := d.down.Load()
-		if down != nil {
-			next.since = down.since
+		before := d.trouble.Load()
+		next.since, next.fails = now, 1
+		if before != nil {
+			next.since, next.fails = before.since, before.fails+1
 		}
-		if d.down.CompareAndSwap(down, next) {
-			if down == nil {
-				d.log.Warn("profiles cannot be delivered: the service goes on, they wait in the spool, and this is not said again until they can",
-					"status", r.Status, "reason", r.Reason)
-			}
-			return
+		if d.trouble.CompareAndSwap(before, next) {
+			break
 		}
+	}
+	if next.fails == sayAfter {
+		d.log.Warn("profiles cannot be delivered: the service goes on, they wait in the spool, and this is not said again until they can",
+			"status", r.Status, "reason", r.Reason)
+	}
+	if d.down() == nil {
+		d.pause()
 	}
 }
 
+// pause keeps one sender from meeting the same failure again at once.
+func (d *delivery) pause() {
+	t := time.NewTimer(100*time.Millisecond + rand.N(200*time.Millisecond))
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-d.drain.Done():
+	}
+}
+
+// up notes that the server has answered.
 func (d *delivery) up() {
-	if down := d.down.Swap(nil); down != nil {
+	if before := d.trouble.Swap(nil); before != nil && before.fails >= sayAfter {
 		s := d.spool.Stats()
-		d.log.Info("profiles are delivered again", "outage", time.Since(down.since).Round(time.Millisecond).String(), "waiting", s.Items, "bytes", s.Bytes)
+		d.log.Info("profiles are delivered again", "outage", time.Since(before.since).Round(time.Millisecond).String(), "waiting", s.Items, "bytes", s.Bytes)
 	}
 }
 
 func (d *delivery) degraded() []string {
 	var words []string
-	if down := d.down.Load(); down != nil {
+	if down := d.down(); down != nil {
 		words = append(words, fmt.Sprintf("profiles are not delivered since %s: %s", down.since.UTC().Format(time.RFC3339), down.reason))
 	}
 	if s := d.spool.Stats(); s.Degraded != nil {

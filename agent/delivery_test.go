@@ -1,0 +1,418 @@
+package agent
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"spanflame/agent/internal/push"
+	"spanflame/agent/internal/spool"
+	"spanflame/internal/record"
+)
+
+// syncBuffer is a log that can be read while it is written.
+type syncBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (s *syncBuffer) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.b.Write(b)
+}
+
+func (s *syncBuffer) count(text string) int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return strings.Count(s.b.String(), text)
+}
+
+const (
+	saidDown = "profiles cannot be delivered"
+	saidUp   = "profiles are delivered again"
+)
+
+// answers is a Pyroscope that answers as it is told.
+type answers struct {
+	*httptest.Server
+	answer atomic.Pointer[http.HandlerFunc]
+
+	mu       sync.Mutex
+	arrived  []time.Time
+	now, top int // requests under way, and the most there were
+}
+
+func newAnswers(t *testing.T, h http.HandlerFunc) *answers {
+	a := &answers{}
+	a.set(h)
+	a.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.Copy(io.Discard, r.Body); err != nil {
+			return // broken off
+		}
+		a.mu.Lock()
+		a.arrived = append(a.arrived, time.Now())
+		a.now++
+		a.top = max(a.top, a.now)
+		a.mu.Unlock()
+		(*a.answer.Load())(w, r)
+		a.mu.Lock()
+		a.now--
+		a.mu.Unlock()
+	}))
+	t.Cleanup(a.Close)
+	return a
+}
+
+func (a *answers) set(h http.HandlerFunc) { a.answer.Store(&h) }
+
+func (a *answers) requests() []time.Time {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return append([]time.Time(nil), a.arrived...)
+}
+
+func accept(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Content-Type", "application/proto")
+}
+
+func status(code int, text string, headers ...string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		for i := 0; i < len(headers); i += 2 {
+			w.Header().Set(headers[i], headers[i+1])
+		}
+		http.Error(w, text, code)
+	}
+}
+
+// hang answers nothing until the client has gone.
+func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+
+// delivering is a delivery from a spool in dir to the server. stop is called at the test's end if it was not.
+func delivering(t *testing.T, dir, url string) (*delivery, *syncBuffer) {
+	t.Helper()
+	out := &syncBuffer{}
+	log := slog.New(slog.NewTextHandler(out, nil))
+	queue, err := spool.Open(spool.Options{Dir: dir, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := push.New(push.Config{URL: url, Timeout: 10 * time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	took, err := noop.Meter{}.Float64Histogram("took")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startDelivery(queue, client, took, log)
+	t.Cleanup(func() {
+		d.cancel()
+		_ = d.stop(context.Background()) // of a delivery that has stopped it says nothing new
+	})
+	return d, out
+}
+
+var profileTime = time.Now().Truncate(time.Second)
+
+// aRecord is the i-th of a test.
+func aRecord(t *testing.T, i int) record.Record {
+	t.Helper()
+	start := profileTime.Add(time.Duration(i) * time.Millisecond)
+	cpu := &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}
+	p := &profile.Profile{SampleType: []*profile.ValueType{cpu}, PeriodType: cpu, TimeNanos: start.UnixNano(), Sample: []*profile.Sample{{Value: []int64{1}}}}
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	if err := p.WriteUncompressed(zw); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return record.Record{Meta: record.Meta{Service: "svc", Type: record.CPU, Start: start, End: start.Add(time.Second)}, Profile: b.Bytes()}
+}
+
+func put(t *testing.T, d *delivery, n int) {
+	t.Helper()
+	for i := range n {
+		d.put(aRecord(t, i))
+	}
+}
+
+// until waits for something that must come, however slow the machine.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("still not: %s", what)
+		}
+	}
+}
+
+func events(d *delivery, e spool.Event) int { return d.spool.Stats().Sum(e).Items }
+
+func TestWhatBecomesOfARecord(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answer    http.HandlerFunc
+		delivered int
+		aside     string // reason
+	}{
+		"accepted":  {accept, 1, ""},
+		"permanent": {status(400, `{"code":"invalid_argument","message":"no such label"}`, "Content-Type", "application/json"), 0, "permanent"},
+		"too old":   {status(400, "profile is outside of the ingestion window"), 0, "too_old"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			d, _ := delivering(t, dir, newAnswers(t, tt.answer).URL)
+			put(t, d, 1)
+			until(t, "the end of it", func() bool { return events(d, spool.Delivered)+events(d, spool.SetAside) > 0 })
+			if n := events(d, spool.Delivered); n != tt.delivered {
+				t.Errorf("%d delivered, want %d", n, tt.delivered)
+			}
+			if n := d.spool.Stats().Counts[spool.Key{Event: spool.SetAside, Reason: tt.aside, Type: record.CPU}].Items; tt.aside != "" && n != 1 {
+				t.Errorf("%d set aside as %s, want 1", n, tt.aside)
+			}
+			if files, _ := filepath.Glob(filepath.Join(dir, "set-aside", "*.pb.gz")); (len(files) == 1) != (tt.aside != "") {
+				t.Errorf("files set aside: %v", files)
+			}
+			if err := d.stop(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	for name, answer := range map[string]http.HandlerFunc{
+		"throttled":                status(429, "slow down"),
+		"throttled in other words": status(422, "push rate limit (4 MiB) exceeded"),
+		"transient":                status(503, "no upstream"),
+		"not Pyroscope":            func(http.ResponseWriter, *http.Request) {},
+	} {
+		t.Run(name, func(t *testing.T) {
+			server := newAnswers(t, answer)
+			d, _ := delivering(t, t.TempDir(), server.URL)
+			put(t, d, 1)
+			until(t, "a second attempt", func() bool { return len(server.requests()) > 1 })
+			if s := d.spool.Stats(); s.Items != 1 || s.Sum(spool.Delivered).Items+s.Sum(spool.SetAside).Items+s.Sum(spool.Dropped).Items > 0 {
+				t.Errorf("after a failure: %+v", s)
+			}
+			server.set(accept)
+			until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 1 })
+		})
+	}
+}
+
+func TestARecordIsSplitBelowTheServersLimits(t *testing.T) {
+	server := newAnswers(t, accept)
+	d, _ := delivering(t, t.TempDir(), server.URL)
+	r := aRecord(t, 0)
+	p, err := profile.ParseData(r.Profile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 16_001 {
+		p.Sample = append(p.Sample, &profile.Sample{Value: []int64{1}, NumLabel: map[string][]int64{"n": {int64(i)}}})
+	}
+	var b bytes.Buffer
+	if err := p.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	r.Profile = b.Bytes()
+	d.put(r)
+	until(t, "the delivery", func() bool { return d.spool.Stats().Items == 0 })
+	if n := events(d, spool.Delivered); n < 2 {
+		t.Errorf("%d parts, want at least 2", n)
+	}
+}
+
+func TestSendersWorkAtOnce(t *testing.T) {
+	hold := make(chan struct{})
+	server := newAnswers(t, func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-hold:
+			accept(w, r)
+		case <-r.Context().Done(): // given up: it is not at work any more
+		}
+	})
+	d, _ := delivering(t, t.TempDir(), server.URL)
+	put(t, d, 2*senders)
+	until(t, "every sender at work", func() bool { return len(server.requests()) == senders })
+	close(hold)
+	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 2*senders })
+	if server.top != senders {
+		t.Errorf("%d requests at once, want %d", server.top, senders)
+	}
+}
+
+func TestOneFailureHoldsUpNoOtherSender(t *testing.T) {
+	var n atomic.Int64
+	var sending atomic.Pointer[delivery]
+	var heldUp atomic.Bool
+	server := newAnswers(t, func(w http.ResponseWriter, r *http.Request) {
+		if d := sending.Load(); d != nil && d.down() != nil {
+			heldUp.Store(true)
+		}
+		if n.Add(1)%3 == 0 {
+			status(503, "no upstream")(w, r)
+			return
+		}
+		accept(w, r)
+	})
+	d, log := delivering(t, t.TempDir(), server.URL)
+	sending.Store(d)
+	put(t, d, 60)
+	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 60 })
+	if heldUp.Load() || log.count(saidDown)+log.count(saidUp) > 0 {
+		t.Errorf("failures now and then are taken for an outage: %s", log.b.String())
+	}
+}
+
+func TestAnOutageIsSaidOnceAndSoIsItsEnd(t *testing.T) {
+	server := newAnswers(t, status(503, "no upstream"))
+	d, log := delivering(t, t.TempDir(), server.URL)
+	put(t, d, 10)
+	until(t, "the outage", func() bool { return log.count(saidDown) > 0 })
+	if words := d.degraded(); len(words) != 1 || !strings.Contains(words[0], "503: no upstream") {
+		t.Errorf("degraded: %q", words)
+	}
+	server.set(accept)
+	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 10 })
+	if down, up := log.count(saidDown), log.count(saidUp); down != 1 || up != 1 {
+		t.Errorf("said %d times that the server is down and %d times that it is back, want once each", down, up)
+	}
+	if words := d.degraded(); words != nil {
+		t.Errorf("degraded after the outage: %q", words)
+	}
+}
+
+func TestOneSenderTriesAServerThatIsDown(t *testing.T) {
+	server := newAnswers(t, status(503, "no upstream"))
+	d, log := delivering(t, t.TempDir(), server.URL)
+	put(t, d, 10)
+	until(t, "the outage", func() bool { return log.count(saidDown) == 1 })
+	server.set(func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(50 * time.Millisecond) // long enough for another to be seen beside it
+		status(503, "no upstream")(w, r)
+	})
+	// Those that were under way when the outage began have their answers: from here on it is one by one.
+	until(t, "an idle server", func() bool { server.mu.Lock(); defer server.mu.Unlock(); return server.now == 0 })
+	before := len(server.requests())
+	until(t, "two attempts", func() bool { return len(server.requests()) >= before+2 })
+	if all := server.requests()[before:]; all[1].Sub(all[0]) < 50*time.Millisecond {
+		t.Errorf("attempts are %v apart: more than one sender tries", all[1].Sub(all[0]))
+	}
+}
+
+func TestRetryAfterIsHonoured(t *testing.T) {
+	server := newAnswers(t, status(429, "slow down", "Retry-After", "2"))
+	d, _ := delivering(t, t.TempDir(), server.URL)
+	put(t, d, 10)
+	until(t, "the first answer", func() bool { return len(server.requests()) > 0 })
+	first := server.requests()[0]
+	time.Sleep(time.Second) // in which nothing new may begin
+	if n := len(server.requests()); n > senders {
+		t.Errorf("%d requests within a second of Retry-After: 2, want those %d that were under way", n, senders)
+	}
+	before := len(server.requests())
+	server.set(accept)
+	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 10 })
+	if gap := server.requests()[before].Sub(first); gap < 2*time.Second {
+		t.Errorf("the next request came after %v, the server asked for 2s", gap)
+	}
+}
+
+func TestStopSendsWhatIsSpooled(t *testing.T) {
+	dir := t.TempDir()
+	server := newAnswers(t, func(w http.ResponseWriter, r *http.Request) {
+		time.Sleep(5 * time.Millisecond)
+		accept(w, r)
+	})
+	d, _ := delivering(t, dir, server.URL)
+	put(t, d, 40)
+	if err := d.stop(t.Context()); err != nil {
+		t.Errorf("stop: %v", err)
+	}
+	if n := events(d, spool.Delivered); n != 40 {
+		t.Errorf("%d of 40 delivered", n)
+	}
+}
+
+func TestStopGivesUpAServerThatIsDown(t *testing.T) {
+	dir := t.TempDir()
+	server := newAnswers(t, status(503, "no upstream"))
+	d, _ := delivering(t, dir, server.URL)
+	put(t, d, 5)
+	err := d.stop(t.Context()) // which has no deadline: it ends by itself
+	if want := fmt.Sprintf("5 profiles (%d bytes) are not delivered yet and wait in %s", d.spool.Stats().Bytes, filepath.Join(dir, "0")); err == nil || !strings.Contains(err.Error(), want) {
+		t.Errorf("stop: %v, want %q", err, want)
+	}
+	server.set(accept)
+	again, _ := delivering(t, dir, server.URL)
+	until(t, "the delivery by the next start", func() bool { return events(again, spool.Delivered) == 5 })
+}
+
+func TestStopBreaksOffAServerThatNeverAnswers(t *testing.T) {
+	dir := t.TempDir()
+	server := newAnswers(t, hang)
+	d, _ := delivering(t, dir, server.URL)
+	const n = senders + 1
+	put(t, d, n)
+	until(t, "sends under way", func() bool { return len(server.requests()) == senders })
+	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+	defer cancel()
+	err := d.stop(ctx)
+	// A send ends with ctx or after 10 s: the time is generous and still tells one from the other.
+	if late := time.Since(deadline(t, ctx)); late > 5*time.Second {
+		t.Errorf("stop returned %v after its deadline", late)
+	}
+	if err == nil || !strings.Contains(err.Error(), fmt.Sprintf("%d profiles", n)) {
+		t.Errorf("stop: %v, want what is left", err)
+	}
+	server.set(accept)
+	again, _ := delivering(t, dir, server.URL)
+	until(t, "the delivery by the next start", func() bool { return events(again, spool.Delivered) == n })
+}
+
+func deadline(t *testing.T, ctx context.Context) time.Time {
+	t.Helper()
+	at, ok := ctx.Deadline()
+	if !ok {
+		t.Fatal("no deadline")
+	}
+	return at
+}
+
+func TestStopKeepsTryingWhatIsInMemoryAlone(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // a directory that can never be made
+		t.Fatal(err)
+	}
+	server := newAnswers(t, status(503, "no upstream"))
+	d, _ := delivering(t, dir, server.URL)
+	put(t, d, 3)
+	if d.spool.Stats().MemoryItems != 3 {
+		t.Fatalf("%+v, want the records in memory", d.spool.Stats())
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
+	defer cancel()
+	err := d.stop(ctx)
+	if ctx.Err() == nil {
+		t.Error("stop returned before its deadline")
+	}
+	if err == nil || !strings.Contains(err.Error(), "3 profiles") || !strings.Contains(err.Error(), "are lost") {
+		t.Errorf("stop: %v, want that 3 are lost", err)
+	}
+}
