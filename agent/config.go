@@ -99,7 +99,7 @@ type Config struct {
 	// SPANFLAME_WALL_RING_BYTES, default 16777216.
 	WallRingBytes int
 
-	// WallCPUShare is the share of one core that making them may take, averaged over a minute:
+	// WallCPUShare is the share of one core that recording and making them may take, averaged over a minute:
 	// SPANFLAME_WALL_CPU_SHARE, default 0.01. Slow requests beyond it are counted, not captured.
 	WallCPUShare float64
 

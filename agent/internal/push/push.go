@@ -210,7 +210,7 @@ func New(c Config) (*Client, error) {
 				Proxy:               http.ProxyFromEnvironment,
 				TLSClientConfig:     tlsConfig,
 				ForceAttemptHTTP2:   true, // a TLS configuration of one's own turns it off
-				MaxIdleConnsPerHost: 2,
+				MaxIdleConnsPerHost: 8,    // one for each that sends at once
 				IdleConnTimeout:     90 * time.Second,
 				DisableCompression:  true, // answers are a few bytes, and their size is bounded as sent
 			},

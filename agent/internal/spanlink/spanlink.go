@@ -36,9 +36,10 @@ import (
 )
 
 // Mark is a span whose start was marked. End marks its end on the goroutine that calls it, under the name
-// that the span has by then, and reports whether the span took long enough for a profile of its own.
+// that the span has by then. It returns when that was, and whether the span took long enough for a profile
+// of its own.
 type Mark = interface {
-	End(name string) (profiled bool)
+	End(name string) (at time.Time, profiled bool)
 }
 
 // Marks marks the start of sampled spans, on the goroutine that calls Begin. The context that it returns
@@ -84,16 +85,17 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 		return ctx, inner
 	}
 	s := &span{Span: inner, p: t.p, name: name}
+	if t.p.marks != nil {
+		// Before anything else: the mark is to be as near to the SDK's own time as it can.
+		s.start = time.Now()
+		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
+			s.start = timed.StartTime()
+		}
+		ctx, s.mark = t.p.marks.Begin(ctx, inner.SpanContext(), name, s.start)
+	}
 	before := goroutineLabels()
 	ctx, _ = t.p.labels.Start(ctx, name)
 	s.labels = t.p.recent.add(goroutineLabels(), before)
-	if t.p.marks != nil {
-		start := time.Now()
-		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
-			start = timed.StartTime()
-		}
-		ctx, s.mark = t.p.marks.Begin(ctx, inner.SpanContext(), name, start)
-	}
 	return trace.ContextWithSpan(ctx, s), s
 }
 
@@ -102,8 +104,9 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 type span struct {
 	trace.Span
 	p      *provider
-	name   string // at the start
-	mark   Mark   // nil if not marked
+	name   string    // at the start
+	start  time.Time // as the span itself has it, if it is marked
+	mark   Mark      // nil if not marked
 	labels *labelled
 }
 
@@ -114,13 +117,13 @@ func (s *span) TracerProvider() trace.TracerProvider { return s.p }
 func (s *span) End(options ...trace.SpanEndOption) {
 	if v := recover(); v != nil {
 		defer panic(v)
-		s.end(func() { s.endPanicking(v, options) })
+		s.end(options, func(options []trace.SpanEndOption) { s.endPanicking(v, options) })
 		return
 	}
-	s.end(func() { s.Span.End(options...) })
+	s.end(options, func(options []trace.SpanEndOption) { s.Span.End(options...) })
 }
 
-func (s *span) end(inner func()) {
+func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOption)) {
 	if !s.labels.ended.CompareAndSwap(false, true) {
 		return
 	}
@@ -129,11 +132,17 @@ func (s *span) end(inner func()) {
 		if named, ok := s.Span.(interface{ Name() string }); ok {
 			name = named.Name()
 		}
-		if s.mark.End(name) {
+		at, profiled := s.mark.End(name)
+		// The span ends at its mark: on a busy machine what lies between two readings of the clock can be a
+		// garbage collection. A timestamp among the caller's options comes later and overrides this one. It is
+		// the start and what passed since then, like the SDK's, so that setting the clock does not change the
+		// duration.
+		options = append([]trace.SpanEndOption{trace.WithTimestamp(s.start.Add(at.Sub(s.start)))}, options...)
+		if profiled {
 			s.Span.SetAttributes(profileID.String(s.Span.SpanContext().SpanID().String()))
 		}
 	}
-	inner()
+	inner(options)
 	if goroutineLabels() == s.labels.own {
 		setGoroutineLabels(s.p.recent.settle(s.labels.before))
 	}

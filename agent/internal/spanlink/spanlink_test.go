@@ -22,7 +22,8 @@ type marks struct {
 	mu     sync.Mutex
 	begun  []string
 	ended  []string
-	parent []bool // the context had a mark
+	parent []bool    // the context had a mark
+	at     time.Time // of the last end
 }
 
 type markKey struct{}
@@ -40,11 +41,12 @@ func (m *marks) Begin(ctx context.Context, _ trace.SpanContext, name string, sta
 	return context.WithValue(ctx, markKey{}, true), &mark{m, start}
 }
 
-func (k *mark) End(name string) bool {
+func (k *mark) End(name string) (time.Time, bool) {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()
 	k.m.ended = append(k.m.ended, name)
-	return time.Since(k.start) >= time.Millisecond
+	k.m.at = time.Now()
+	return k.m.at, k.m.at.Sub(k.start) >= time.Millisecond
 }
 
 func setup(t *testing.T, sampler sdktrace.Sampler) (trace.Tracer, *tracetest.SpanRecorder, *marks) {
@@ -220,6 +222,23 @@ func TestOverlappingSpans(t *testing.T) {
 	b.End()
 	if goroutineLabels() != before {
 		t.Error("labels stay after the last of three overlapping spans")
+	}
+}
+
+// TestEndsAtItsMark: the span that is exported and its wall-clock profile have one end, whatever the mark set off.
+func TestEndsAtItsMark(t *testing.T) {
+	tracer, recorder, m := setup(t, sdktrace.AlwaysSample())
+	_, s := tracer.Start(context.Background(), "marked")
+	s.End()
+	span := recorder.Ended()[0]
+	if got, want := span.EndTime().Sub(span.StartTime()), m.at.Sub(span.StartTime()); got != want {
+		t.Errorf("the span took %v, %v to its mark", got, want)
+	}
+	said := time.Now().Add(-time.Hour)
+	_, s = tracer.Start(context.Background(), "told")
+	s.End(trace.WithTimestamp(said))
+	if got := recorder.Ended()[1].EndTime(); !got.Equal(said) {
+		t.Errorf("the span ends at %v, though the caller said %v", got, said)
 	}
 }
 

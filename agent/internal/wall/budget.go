@@ -55,6 +55,19 @@ func (b *budget) refill(now time.Time) {
 // spend takes what was measured; the bucket may go below zero and has to recover first.
 func (b *budget) spend(d time.Duration) { b.tokens -= d }
 
+// visit is what the runtime spends on each goroutine of the process when it ends a generation of the trace,
+// which it does every second while anything records one.
+const visit = 600 * time.Nanosecond
+
+// visits is the share of one core that these visits take.
+func visits(goroutines int) float64 { return float64(goroutines) * visit.Seconds() }
+
+// recovered reports whether the bucket is nearly full.
+func (b *budget) recovered(now time.Time) bool {
+	b.refill(now)
+	return b.tokens >= b.capacity()*9/10
+}
+
 // learn corrects the prediction by what converting so many bytes did cost.
 func (b *budget) learn(bytes int, cost time.Duration) {
 	if bytes > 0 {

@@ -35,6 +35,10 @@
 // therefore sums to the span's duration exactly. Such a goroutine that outlives the span it was started
 // in is counted for the nearest ancestor that still runs, and for nothing after the local root's end.
 //
+// The time between the start that the span itself claims and its mark is "[starting the span]". It is a
+// microsecond as a rule; on a busy machine the goroutine may have had to wait there, and a span whose start
+// was set by its author to some earlier moment has it from then on.
+//
 // A span that ends on another goroutine than it started on has moved. If that goroutine descends from
 // the span's own through goroutines started inside the span, its own time follows the line of descent:
 // the starter until it started the next one, and so on to the one that ended the span. If it does not
@@ -56,6 +60,8 @@
 // One flight recorder can run per process. The trace's clock has a step of 64 ns. A thread that the
 // operating system took off the CPU still counts as running. A goroutine that the runtime starts on
 // somebody's behalf (time.AfterFunc, finalizers) belongs to no span. The runtime ends a generation of
-// the trace every second and then visits every goroutine: with very many parked goroutines that visit
-// costs about 0.6 µs for each of them, every second, whatever this package does.
+// the trace every second and then visits every goroutine, parked or not, which costs about 0.6 µs each.
+// That is charged to the budget. Where it alone exceeds the budget (at the default of one hundredth of a
+// core, with more than some 16,000 goroutines), recording is paused for a part of the time: slow spans of
+// that part are counted with those that the budget did not allow.
 package wall

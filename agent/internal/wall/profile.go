@@ -83,6 +83,11 @@ func (s *span) account() account {
 		}
 		a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(rest)})
 	}
+	if s.head > 0 && a.covered > 0 {
+		a.samples = append(a.samples, sample{entry{stack: noStack, state: starting}, false, int64(s.head)})
+		a.duration += s.head
+		a.covered += s.head
+	}
 	return a
 }
 

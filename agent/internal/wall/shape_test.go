@@ -377,7 +377,7 @@ func TestEndTwice(t *testing.T) {
 	var again sync.WaitGroup
 	for range 4 {
 		again.Go(func() {
-			if s.mark.End("again") {
+			if _, again := s.mark.End("again"); again {
 				t.Error("the second End reports a profile")
 			}
 		})

@@ -12,10 +12,10 @@ import (
 )
 
 // Mark is a span that has begun. End marks its end on the goroutine that calls it, under the name that
-// the span has by then; it reports whether the span took long enough to get a profile of its own, if its
-// local root turns out to be slow. Calls after the first do nothing and report false.
+// the span has by then. It returns when that was, and whether the span took long enough to get a profile
+// of its own, if its local root turns out to be slow. Calls after the first do nothing and report false.
 type Mark = interface {
-	End(name string) (profiled bool)
+	End(name string) (at time.Time, profiled bool)
 }
 
 // The categories of the marks in the trace. Their message is the span's number as a varint.
@@ -40,10 +40,11 @@ type span struct {
 	number uint64
 	mark   string // the message of both marks
 	id     oteltrace.SpanID
-	name   string    // valid for the converter once ended is set; before that started is
-	first  string    // the name at the start
-	start  time.Time // as the span itself has it
-	began  time.Time // monotonic time of the mark
+	name   string        // valid for the converter once ended is set; before that started is
+	first  string        // the name at the start
+	start  time.Time     // as the span itself has it
+	began  time.Time     // monotonic time of the mark
+	head   time.Duration // from start to the mark
 
 	closing atomic.Bool
 	ended   atomic.Int64 // ns since began, 0 while running
@@ -121,8 +122,10 @@ func (r *Recorder) Begin(ctx context.Context, sc oteltrace.SpanContext, name str
 	if s == nil {
 		return ctx, nil
 	}
+	ctx = context.WithValue(ctx, spanKey{}, s)
 	trace.Log(context.Background(), beginCategory, s.mark)
-	return context.WithValue(ctx, spanKey{}, s), s
+	s.head = time.Since(s.start) // now, as in End
+	return ctx, s
 }
 
 func (r *Recorder) newSpan(ctx context.Context, sc oteltrace.SpanContext, name string, start time.Time) *span {
@@ -169,18 +172,21 @@ func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
 }
 
 // End implements [Mark].
-func (s *span) End(name string) bool {
+func (s *span) End(name string) (at time.Time, profiled bool) {
 	if !s.closing.CompareAndSwap(false, true) {
-		return false
+		return time.Time{}, false
 	}
 	t := s.root
 	r := t.r
-	took := max(1, time.Since(s.began))
 	s.name = name
+	took := max(1, time.Since(s.began))
 	s.ended.Store(int64(took)) // before the mark: whoever reads the mark knows the name and the duration
 	if !r.stopped.Load() {
 		trace.Log(context.Background(), endCategory, s.mark)
 	}
+	// The clock is read right after the mark, which is written as the last thing that Log does: before that
+	// it may have to wait, for all marks go through one lock of the runtime.
+	at = time.Now()
 
 	t.mu.Lock()
 	t.open--
@@ -201,7 +207,7 @@ func (s *span) End(name string) bool {
 	if last {
 		r.live.remove(t)
 	}
-	return took >= r.o.ChildMin
+	return at, took >= r.o.ChildMin
 }
 
 // currentName is the span's name as far as the converter may read it.

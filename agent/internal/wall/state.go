@@ -26,6 +26,7 @@ const (
 	assisting
 	stoppedGC
 	stoppedOther
+	starting
 	elsewhere
 	notRecorded
 )
@@ -52,6 +53,7 @@ var stateNames = [...]struct{ leaf, phrase string }{
 	assisting:     {"GC assist", "helping the garbage collector"},
 	stoppedGC:     {"stopped: garbage collection", "stopped by the garbage collector"},
 	stoppedOther:  {"stopped: the world", "stopped with the whole process"},
+	starting:      {"starting the span", "starting the span"},
 	elsewhere:     {"elsewhere: span ended on another goroutine", "on another goroutine"},
 	notRecorded:   {"not recorded", "not recorded"},
 }

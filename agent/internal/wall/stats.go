@@ -28,6 +28,7 @@ type Stats struct {
 	SkippedGenerations uint64 // generations of the trace (about a second each) that the budget did not allow to convert
 	Unreadable         uint64 // snapshots that could not be read
 
+	Pauses    uint64        // of the recording, because the process has too many goroutines for the budget
 	Snapshots uint64        // taken
 	Bytes     uint64        // of trace converted
 	Events    uint64        // of trace converted
@@ -38,7 +39,7 @@ type counters struct {
 	slow, captured, partial, children, profiles                              atomic.Uint64
 	skippedBudget, skippedWindow, skippedQueue, skippedStop, failed, unended atomic.Uint64
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations     atomic.Uint64
-	unreadable, crowded, snapshots, bytes, events                            atomic.Uint64
+	unreadable, crowded, pauses, snapshots, bytes, events                    atomic.Uint64
 	cpu                                                                      atomic.Int64
 }
 
@@ -63,6 +64,7 @@ func (r *Recorder) Stats() Stats {
 		SkippedGoroutines:  c.skippedGoroutines.Load(),
 		SkippedGenerations: c.skippedGenerations.Load(),
 		Unreadable:         c.unreadable.Load(),
+		Pauses:             c.pauses.Load(),
 		Snapshots:          c.snapshots.Load(),
 		Bytes:              c.bytes.Load(),
 		Events:             c.events.Load(),

@@ -29,8 +29,8 @@ type Options struct {
 	// the ring can exceed its half by one of them.
 	RingBytes int
 
-	// CPUShare is the share of one core that snapshots, conversion and encoding may take together,
-	// averaged over a minute; 0 is 0.01.
+	// CPUShare is the share of one core that recording, snapshots, conversion and encoding may take
+	// together, averaged over a minute; 0 is 0.01. The share of recording is an estimate.
 	CPUShare float64
 
 	Emit      func(record.Record) // called from the recorder's goroutine; required
@@ -81,6 +81,9 @@ type Recorder struct {
 	cut     time.Time // when the newest snapshot was taken
 	gap     bool      // the next generation does not continue the converter's accounts
 
+	paced  time.Time // until when recording is charged to the budget
+	paused bool      // the flight recorder is stopped until the budget has recovered
+
 	rate     float64   // bytes of trace in a nanosecond, 0 if not known
 	advanced time.Time // when it was measured
 }
@@ -127,6 +130,7 @@ func newRecorder(o Options) *Recorder {
 		encoder: newEncoder(o),
 		budget:  newBudget(o.CPUShare, now),
 		cut:     now,
+		paced:   now,
 		gap:     true,
 	}
 	r.conv = newConverter(o.ChildMin, r.hurried)
@@ -195,9 +199,11 @@ func (r *Recorder) run() {
 			due = nil
 			r.capture()
 		case <-ticks.C:
-			if now := time.Now(); r.forgetting(now) {
+			now := time.Now()
+			r.pace(now)
+			if r.forgetting(now) {
 				r.capture()
-			} else if r.overgrown(now) {
+			} else if !r.paused && r.overgrown(now) {
 				r.advance()
 			}
 		case <-r.stop:
@@ -209,6 +215,34 @@ func (r *Recorder) run() {
 			r.giveUp()
 			return
 		}
+	}
+}
+
+// pace charges recording to the budget. In a process with so many goroutines that the runtime's visits alone
+// exceed the budget, recording pauses when the budget is spent and resumes when it has recovered, so that
+// some of the slow spans are captured rather than none, or all of them at any price.
+func (r *Recorder) pace(now time.Time) {
+	share := visits(runtime.NumGoroutine())
+	dear := share > r.o.CPUShare
+	if !r.paused {
+		r.budget.spend(time.Duration(share * float64(now.Sub(r.paced))))
+	}
+	r.paced = now
+	switch {
+	case !r.paused && dear && r.budget.available(now, "") <= 0:
+		r.flight.Stop()
+		r.paused, r.gap, r.cut = true, true, now
+		if r.stats.pauses.Add(1) == 1 {
+			r.o.Logger.Warn("the recording of slow spans pauses from time to time: with so many goroutines it takes more CPU than it may (said once, then counted)",
+				slog.Int("goroutines", runtime.NumGoroutine()), slog.Float64("takes", share), slog.Float64("may_take", r.o.CPUShare))
+		}
+	case r.paused && (!dear || r.budget.recovered(now)):
+		if err := r.flight.Start(); err != nil {
+			r.budget.tokens = 0 // tried again when it has recovered once more
+			r.o.Logger.Warn("the recording of slow spans does not resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
+			return
+		}
+		r.paused, r.advanced = false, now
 	}
 }
 
@@ -276,7 +310,7 @@ func (w *work) available(roots []*root) time.Duration {
 func (w *work) snapshot() *snapshot {
 	r := w.r
 	w.take()
-	if w.available(w.pending) <= r.budget.fixed {
+	if r.paused || w.available(w.pending) <= r.budget.fixed {
 		w.short = true
 		return nil
 	}

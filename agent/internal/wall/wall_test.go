@@ -78,8 +78,9 @@ type testSpan struct {
 	id   oteltrace.SpanID
 	name string
 
-	// The marks lie between outer and inner at each end, so the time between them is known to be at least
-	// inner and at most outer, however long the goroutine was kept from running in between.
+	// The marks lie between outer and inner at each end, so a profile is known to have at least inner and at
+	// most outer, however long the goroutine was kept from running in between. What lies before the first
+	// mark counts twice in outer: the clock that tells it is read after that mark.
 	outerFrom, innerFrom time.Time
 	inner, outer         time.Duration
 	once                 sync.Once
@@ -105,7 +106,7 @@ func (s *testSpan) end() {
 		if s.mark != nil {
 			s.mark.End(s.name)
 		}
-		s.outer = time.Since(s.outerFrom)
+		s.outer = time.Since(s.outerFrom) + s.innerFrom.Sub(s.outerFrom)
 	})
 }
 
