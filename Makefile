@@ -22,7 +22,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./...
+	@go vet ./... && go vet -tags long ./e2e/... && cd bench && go vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -35,6 +35,14 @@ test-unit: ## Run the tests that need no server, with the race detector
 .PHONY: test-e2e
 test-e2e: servers ## Run the tests against the real Pyroscope and Tempo, with the race detector
 	go test -race -count=1 -timeout 30m -v ./stack/... ./e2e/...
+
+.PHONY: test-long
+test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak
+	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
+
+.PHONY: bench
+bench: ## Measure the agent beside its peers, as ratios of one run
+	cd bench && go run ./handler && go run ./parked
 
 .PHONY: servers
 servers: ## Build the real servers, if they are not cached

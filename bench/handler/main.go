@@ -1,0 +1,279 @@
+// Command handler measures what profiling adds to a traced HTTP handler, with this agent and with its
+// peers. Each variant is a process of its own, because a profiler is global to one; all of them live through
+// the whole run and are measured in turn, in a new order each round, so that a machine that speeds up or
+// slows down does so for all. It prints ratios to the handler that is traced and not profiled.
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"text/tabwriter"
+	"time"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel/metric/noop"
+
+	"spanflame/bench/internal/variant"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "handler:", err)
+		os.Exit(1)
+	}
+}
+
+var variants = []string{variant.None, variant.Peer, variant.NoWall, variant.Wall}
+
+// The handlers. All but loopback are called without a network, which would hide what profiling adds.
+const (
+	compute  = "1 ms of CPU, called directly"
+	loopback = "trivial, over loopback"
+	trivial  = "trivial, called directly"
+)
+
+var handlers = []string{compute, loopback, trivial}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("handler", flag.ContinueOnError)
+	rounds := flags.Int("rounds", 12, "how often each variant is measured")
+	slice := flags.Duration("slice", 500*time.Millisecond, "how long each time")
+	child := flags.String("variant", "", "be the process that is measured, with this variant")
+	sink := flags.String("sink", "", "where the variant pushes to")
+	spins := flags.Int("spins", 0, "work of a millisecond")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *child != "" {
+		return measured(*child, *sink, *spins)
+	}
+	return compare(ctx, *rounds, *slice)
+}
+
+// job is one measurement that the parent asks of a child.
+type job struct {
+	Handler string
+	For     time.Duration
+}
+
+// result is the child's answer.
+type result struct {
+	Requests  int
+	Wall, CPU time.Duration
+}
+
+func (r result) wall() float64 { return float64(r.Wall) / float64(r.Requests) }
+func (r result) cpu() float64  { return float64(r.CPU) / float64(r.Requests) }
+
+// process is a child.
+type process struct {
+	cmd *exec.Cmd
+	in  *json.Encoder
+	out *json.Decoder
+	end io.Closer
+}
+
+func start(ctx context.Context, args ...string) (*process, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	p := &process{cmd: exec.CommandContext(ctx, self, args...)}
+	p.cmd.Stderr = os.Stderr
+	in, err := p.cmd.StdinPipe()
+	if err != nil {
+		return nil, err
+	}
+	out, err := p.cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	p.in, p.out, p.end = json.NewEncoder(in), json.NewDecoder(bufio.NewReader(out)), in
+	return p, p.cmd.Start()
+}
+
+func (p *process) measure(j job) (r result, err error) {
+	if err := p.in.Encode(j); err != nil {
+		return r, err
+	}
+	return r, p.out.Decode(&r)
+}
+
+func (p *process) stop() error { return errors.Join(p.end.Close(), p.cmd.Wait()) }
+
+func compare(ctx context.Context, rounds int, slice time.Duration) (err error) {
+	sink := variant.Sink()
+	defer sink.Close()
+	spins := calibrate()
+	children := map[string]*process{}
+	for _, v := range variants {
+		p, err := start(ctx, "-variant", v, "-sink", sink.URL, "-spins", fmt.Sprint(spins))
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, p.stop()) }()
+		children[v] = p
+	}
+	fmt.Printf("%s, %d CPUs; %d rounds of %v\n", runtime.Version(), runtime.NumCPU(), rounds, slice)
+	order := slices.Clone(variants)
+	for _, h := range handlers {
+		all := map[string][]result{}
+		for round := -1; round < rounds; round++ { // the first one warms up
+			rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+			for _, v := range order {
+				r, err := children[v].measure(job{h, slice})
+				if err != nil {
+					return fmt.Errorf("%s: %w", v, err)
+				}
+				if round >= 0 {
+					all[v] = append(all[v], r)
+				}
+			}
+		}
+		report(h, all)
+	}
+	return nil
+}
+
+func report(handler string, all map[string][]result) {
+	fmt.Printf("\n%s\n", handler)
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprintln(w, "variant\ttime a request\tratio to none\tCPU a request\tratio to none\t")
+	for _, v := range variants {
+		wall := func(r result) float64 { return r.wall() }
+		cpu := func(r result) float64 { return r.cpu() }
+		fmt.Fprintf(w, "%s\t%.2f µs\t%.3f\t%.2f µs\t%.3f\t\n", v,
+			typical(all[v], wall)/1e3, ratio(all[v], all[variant.None], wall), typical(all[v], cpu)/1e3, ratio(all[v], all[variant.None], cpu))
+	}
+	_ = w.Flush() // to standard output
+}
+
+func typical(rs []result, of func(result) float64) float64 {
+	var xs []float64
+	for _, r := range rs {
+		xs = append(xs, of(r))
+	}
+	return median(xs)
+}
+
+// ratio is the median over the rounds of the ratios within each round.
+func ratio(rs, to []result, of func(result) float64) float64 {
+	var xs []float64
+	for i := range rs {
+		xs = append(xs, of(rs[i])/of(to[i]))
+	}
+	return median(xs)
+}
+
+func median(xs []float64) float64 {
+	slices.Sort(xs)
+	n := len(xs)
+	return (xs[(n-1)/2] + xs[n/2]) / 2
+}
+
+// spin is work that takes CPU time and nothing else.
+//
+//go:noinline
+func spin(n int) (x uint64) {
+	for i := range n {
+		x = x*6364136223846793005 + uint64(i)
+	}
+	return x
+}
+
+// calibrate is how many turns of spin take a millisecond of CPU.
+func calibrate() int {
+	const turns = 100_000_000
+	before := variant.CPUTime()
+	runtime.KeepAlive(spin(turns))
+	return int(float64(turns) * float64(time.Millisecond) / float64(variant.CPUTime()-before))
+}
+
+// ballast is live memory that every child has, as a service would. Without it a profiler's own buffers would
+// make the garbage collector run less often than in the child that has none, and look like a gain.
+var ballast = make([]byte, 64<<20)
+
+// measured is a child: it does the jobs that come by standard input.
+func measured(name, sink string, spins int) (err error) {
+	defer runtime.KeepAlive(ballast)
+	v, err := variant.Start(name, sink, variant.All)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.Stop()) }()
+	traced := func(f http.HandlerFunc) http.Handler {
+		return otelhttp.NewHandler(f, "request", otelhttp.WithTracerProvider(v.Tracing), otelhttp.WithMeterProvider(noop.NewMeterProvider()))
+	}
+	ok := traced(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") })
+	work := traced(func(w http.ResponseWriter, _ *http.Request) {
+		runtime.KeepAlive(spin(spins))
+		_, _ = io.WriteString(w, "ok")
+	})
+	server := httptest.NewServer(ok)
+	defer server.Close()
+	request, err := http.NewRequest(http.MethodGet, server.URL, nil)
+	if err != nil {
+		return err
+	}
+	direct := func(h http.Handler) func() error {
+		return func() error {
+			h.ServeHTTP(discard{http.Header{}}, request)
+			return nil
+		}
+	}
+	do := map[string]func() error{
+		compute: direct(work),
+		trivial: direct(ok),
+		loopback: func() error {
+			resp, err := server.Client().Do(request)
+			if err != nil {
+				return err
+			}
+			_, err = io.Copy(io.Discard, resp.Body)
+			return errors.Join(err, resp.Body.Close())
+		},
+	}
+	in, out := json.NewDecoder(os.Stdin), json.NewEncoder(os.Stdout)
+	for {
+		var j job
+		if err := in.Decode(&j); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		r := result{}
+		cpu, begun := variant.CPUTime(), time.Now()
+		for r.Wall < j.For {
+			for range 10 {
+				if err := do[j.Handler](); err != nil {
+					return err
+				}
+			}
+			r.Requests += 10
+			r.Wall = time.Since(begun)
+		}
+		r.CPU = variant.CPUTime() - cpu
+		if err := out.Encode(r); err != nil {
+			return err
+		}
+	}
+}
+
+// discard is a ResponseWriter that keeps nothing.
+type discard struct{ header http.Header }
+
+func (d discard) Header() http.Header         { return d.header }
+func (d discard) Write(p []byte) (int, error) { return len(p), nil }
+func (d discard) WriteHeader(int)             {}

@@ -1,0 +1,101 @@
+// Package variant starts the profilers that the benchmarks compare, in the process that is measured. Every
+// variant traces with the same SDK and exports no spans, and every profiler pushes to a server that takes
+// everything, so that what differs is profiling alone.
+package variant
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"time"
+
+	otelpyroscope "github.com/grafana/otel-profiling-go"
+	"github.com/grafana/pyroscope-go"
+	"go.opentelemetry.io/otel"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
+
+	"spanflame/agent"
+)
+
+// The variants.
+const (
+	None   = "none"                             // traces, no profiles
+	Peer   = "pyroscope-go + otel-profiling-go" // the usual pair
+	NoWall = "spanflame without wall"
+	Wall   = "spanflame with wall"
+)
+
+// Sink starts a server on loopback that takes every push and keeps none.
+func Sink() *httptest.Server {
+	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		_, _ = io.Copy(io.Discard, r.Body)
+		w.Header().Set("Content-Type", "application/proto") // as Pyroscope answers; an empty message
+	}))
+}
+
+// Running is a variant that was started.
+type Running struct {
+	Tracing trace.TracerProvider
+	stop    func() error
+}
+
+// Stop ends the variant.
+func (r *Running) Stop() error { return r.stop() }
+
+// Start starts a variant whose profiles are of the given types and go to the sink.
+func Start(name, sink string, types []pyroscope.ProfileType) (*Running, error) {
+	switch name {
+	case None:
+		return &Running{sdktrace.NewTracerProvider(), func() error { return nil }}, nil
+	case Peer:
+		return startPeer(sink, types)
+	case NoWall:
+		return startAgent(sink, types, -1)
+	case Wall:
+		return startAgent(sink, types, 0)
+	}
+	return nil, fmt.Errorf("no variant %q", name)
+}
+
+// All are the profile types that both profilers know.
+var All = []pyroscope.ProfileType{
+	pyroscope.ProfileCPU, pyroscope.ProfileAllocObjects, pyroscope.ProfileAllocSpace, pyroscope.ProfileInuseObjects,
+	pyroscope.ProfileInuseSpace, pyroscope.ProfileGoroutines, pyroscope.ProfileMutexCount, pyroscope.ProfileMutexDuration,
+	pyroscope.ProfileBlockCount, pyroscope.ProfileBlockDuration,
+}
+
+func startPeer(sink string, types []pyroscope.ProfileType) (*Running, error) {
+	// As the agent sets them.
+	runtime.SetMutexProfileFraction(100)
+	runtime.SetBlockProfileRate(int(100 * time.Microsecond))
+	p, err := pyroscope.Start(pyroscope.Config{ApplicationName: "bench", ServerAddress: sink, ProfileTypes: types})
+	if err != nil {
+		return nil, err
+	}
+	return &Running{otelpyroscope.NewTracerProvider(sdktrace.NewTracerProvider()), p.Stop}, nil
+}
+
+func startAgent(sink string, types []pyroscope.ProfileType, slow time.Duration) (*Running, error) {
+	dir, err := os.MkdirTemp("", "spanflame-bench-")
+	if err != nil {
+		return nil, err
+	}
+	a, err := agent.Start(context.Background(), agent.Config{
+		ServiceName: "bench", PyroscopeAddress: sink, ProfileTypes: types, SlowSpan: slow,
+		SpoolDir: dir, AdminAddress: "off", Stdout: io.Discard,
+	})
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return &Running{otel.GetTracerProvider(), func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		return errors.Join(a.Shutdown(ctx), os.RemoveAll(dir))
+	}}, nil
+}

@@ -1,0 +1,154 @@
+// Command parked measures the CPU time that ways to see waiting goroutines add to a process with very many
+// of them, parked: this agent's wall-clock profiles of slow spans, fgprof at its 99 Hz, and the runtime's
+// goroutine profile with labels at 20 Hz. Each measurement is a process of its own, which has one slow span
+// a second.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"runtime"
+	"runtime/pprof"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/felixge/fgprof"
+	"github.com/grafana/pyroscope-go"
+
+	"spanflame/bench/internal/variant"
+)
+
+// What is measured beside the variants.
+const (
+	fgprofile = "fgprof at 99 Hz"
+	labelled  = "goroutine profile at 20 Hz"
+)
+
+func main() {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "parked:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	flags := flag.NewFlagSet("parked", flag.ContinueOnError)
+	span := flags.Duration("for", 3*time.Second, "how long each measurement is")
+	long := flags.Duration("long", time.Minute, "how long that of the wall recorder is from 10,000 goroutines on: its budget is an average over a minute")
+	method := flags.String("method", "", "be the process that is measured, with this method")
+	sink := flags.String("sink", "", "where the method pushes to")
+	count := flags.Int("goroutines", 0, "how many are parked")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *method != "" {
+		return measured(*method, *sink, *count, *span)
+	}
+	return compare(ctx, *span, *long)
+}
+
+func compare(ctx context.Context, span, long time.Duration) error {
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	sink := variant.Sink()
+	defer sink.Close()
+	counts := []int{10, 1_000, 10_000, 100_000}
+	fmt.Printf("%s, %d CPUs; CPU time in milliseconds a second\n", runtime.Version(), runtime.NumCPU())
+	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(w, "parked goroutines\t")
+	for _, n := range counts {
+		fmt.Fprintf(w, "%d\t", n)
+	}
+	fmt.Fprintln(w)
+	for _, method := range []string{variant.None, variant.NoWall, variant.Wall, fgprofile, labelled} {
+		fmt.Fprintf(w, "%s\t", method)
+		for _, n := range counts {
+			d := span
+			if method == variant.Wall && n >= 10_000 {
+				d = long
+			}
+			cmd := exec.CommandContext(ctx, self, "-method", method, "-sink", sink.URL, "-goroutines", strconv.Itoa(n), "-for", d.String())
+			cmd.Stderr = os.Stderr
+			out, err := cmd.Output()
+			if err != nil {
+				return fmt.Errorf("%s with %d goroutines: %w", method, n, err)
+			}
+			share, err := strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(w, "%.1f\t", 1000*share)
+		}
+		fmt.Fprintln(w)
+	}
+	return w.Flush()
+}
+
+// measured is a child: it prints the CPU time that the process took, as a share of one core.
+func measured(method, sink string, parked int, span time.Duration) (err error) {
+	release := make(chan struct{})
+	defer close(release)
+	for range parked {
+		go func() { <-release }()
+	}
+	name := method
+	var stop func() error
+	switch method {
+	case fgprofile:
+		name, stop = variant.None, fgprof.Start(io.Discard, fgprof.FormatPprof)
+	case labelled:
+		name, stop = variant.None, sample(20)
+	default:
+		stop = func() error { return nil }
+	}
+	defer func() { err = errors.Join(err, stop()) }()
+	v, err := variant.Start(name, sink, []pyroscope.ProfileType{pyroscope.ProfileCPU})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, v.Stop()) }()
+	slow := func(d time.Duration) {
+		tracer := v.Tracing.Tracer("parked")
+		for begun := time.Now(); time.Since(begun) < d; {
+			_, s := tracer.Start(context.Background(), "slow")
+			time.Sleep(150 * time.Millisecond)
+			s.End()
+			time.Sleep(850 * time.Millisecond)
+		}
+	}
+	slow(2 * time.Second) // until the goroutines are parked and what starts has started
+	cpu, begun := variant.CPUTime(), time.Now()
+	slow(span)
+	fmt.Println(float64(variant.CPUTime()-cpu) / float64(time.Since(begun)))
+	return nil
+}
+
+// sample takes the goroutine profile with labels at a rate, until the function that it returns is called.
+func sample(hz int) (stop func() error) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		for ticks := time.NewTicker(time.Second / time.Duration(hz)); ; {
+			select {
+			case <-done:
+				return
+			case <-ticks.C:
+				_ = pprof.Lookup("goroutine").WriteTo(io.Discard, 0) // io.Discard takes all
+			}
+		}
+	}()
+	return func() error {
+		close(done)
+		<-ended
+		return nil
+	}
+}

@@ -1,0 +1,574 @@
+//go:build long
+
+package e2e
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"spanflame/e2e/faultproxy"
+	"spanflame/internal/query"
+	"spanflame/internal/shop"
+	"spanflame/stack/servers"
+)
+
+// outageFor is how long the server is away, unless the variable SPANFLAME_OUTAGE says otherwise.
+const outageFor = 10 * time.Second
+
+// TestNoWindowIsLost kills the server, the services, and both, and then finds every window that was spooled
+// in Pyroscope, once and at its time.
+func TestNoWindowIsLost(t *testing.T) {
+	outage := durationFromEnv(t, "SPANFLAME_OUTAGE", outageFor)
+	t.Parallel()
+	stack, err := servers.Start(t.Context(), servers.Options{Servers: []string{servers.Pyroscope}, DataDir: t.TempDir()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := stack.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	})
+	server := stack.Pyroscope()
+	serverKilled, agentKilled, bothKilled := startHarmed(t, "server-killed", server.URL), startHarmed(t, "agent-killed", server.URL), startHarmed(t, "both-killed", server.URL)
+	all := []*harmed{serverKilled, agentKilled, bothKilled}
+
+	loadAll(t, all, 4*time.Second)
+	spooled := agentKilled.crash(t)
+	loadAll(t, all, 2*time.Second)
+	if err := server.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	loadAll(t, all, outage/2)
+	spooled = append(spooled, bothKilled.crash(t)...)
+	loadAll(t, all, outage/2)
+	status, _, said := request(t, http.MethodGet, serverKilled.Storefront.Admin+"/readyz")
+	if status != http.StatusServiceUnavailable || !strings.Contains(string(said), "profiles are not delivered since") {
+		t.Errorf("/readyz in the outage: status %d: %s", status, said)
+	}
+	if err := server.Restart(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range all {
+		h.drain(t)
+	}
+	for _, s := range serverKilled.services() {
+		for said, want := range map[string]int{"profiles cannot be delivered": 1, "profiles are delivered again": 1} {
+			if n := logged(t, s, said); n != want {
+				t.Errorf("%s said %q %d times, want %d", s.Name, said, n, want)
+			}
+		}
+	}
+	for _, h := range all {
+		h.settle(t)
+		h.stop(t)
+		h.verify(t, query.NewPyroscope(server.URL), spooled)
+	}
+}
+
+// TestFaults has the network and the server misbehave in every way there is.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	h := startHarmed(t, "faults", w.stack.Pyroscope().URL)
+	loadAll(t, []*harmed{h}, 2*time.Second)
+	for _, fault := range []faultproxy.Fault{
+		faultproxy.Slow, faultproxy.ResetRequest, faultproxy.ResetAnswer, faultproxy.Truncated, faultproxy.Throttled,
+		faultproxy.ThrottledForASec, faultproxy.Unavailable, faultproxy.RateLimited, faultproxy.HalfOpen,
+	} {
+		before := len(h.proxy.Seen())
+		h.proxy.Harm(fault)
+		loadAll(t, []*harmed{h}, 2*time.Second)
+		if fault == faultproxy.HalfOpen {
+			// The agent waits 10 s for an answer before it gives one request up.
+			eventually(t, "a request given up", func() error {
+				if len(h.proxy.Seen()) == before {
+					return fmt.Errorf("none")
+				}
+				return nil
+			})
+		}
+		h.proxy.Harm(faultproxy.None)
+		h.drain(t)
+		if fault != faultproxy.ResetRequest && !slices.ContainsFunc(h.proxy.Seen()[before:], func(e faultproxy.Exchange) bool { return e.Fault == fault }) {
+			t.Errorf("no profile met the fault %q", fault)
+		}
+	}
+	h.settle(t)
+	h.stop(t)
+	h.verify(t, w.pyroscope, nil)
+}
+
+// TestLastWindowsArrive stops services right after a burst, with a server that answers and with one that
+// never does.
+func TestLastWindowsArrive(t *testing.T) {
+	t.Parallel()
+	h := startHarmed(t, "stopped", w.stack.Pyroscope().URL)
+	loadAll(t, []*harmed{h}, 2*time.Second)
+	stopped := time.Now()
+	h.stop(t)
+	h.hasWindowsTo(t, stopped)
+
+	h.start(t)
+	h.proxy.Harm(faultproxy.HalfOpen)
+	loadAll(t, []*harmed{h}, 2*time.Second)
+	stopped = time.Now()
+	if err := h.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range h.services() {
+		left := h.onDisk(t, s.Name)
+		for _, typ := range windowTypes {
+			if !slices.ContainsFunc(left, func(k sentWindow) bool { return k.typ == typ }) {
+				t.Errorf("%s: no %s window is left on disk by a stop that could send none", s.Name, typ)
+			}
+		}
+	}
+	h.proxy.Harm(faultproxy.None)
+	h.start(t)
+	h.settle(t)
+	h.hasWindowsTo(t, stopped)
+	h.stop(t)
+	h.verify(t, w.pyroscope, nil)
+}
+
+func durationFromEnv(t *testing.T, name string, otherwise time.Duration) time.Duration {
+	t.Helper()
+	s := os.Getenv(name)
+	if s == "" {
+		return otherwise
+	}
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		t.Fatalf("%s=%q: want a duration like 2m", name, s)
+	}
+	return d
+}
+
+// metrics are the lines of a service's /metrics.
+type metrics []string
+
+// scrape reads a service's metrics.
+func scrape(t *testing.T, s *shop.Service) metrics {
+	t.Helper()
+	status, _, body := request(t, http.MethodGet, s.Admin+"/metrics")
+	if status != http.StatusOK {
+		t.Fatalf("%s/metrics: status %d: %s", s.Admin, status, body)
+	}
+	return strings.Split(string(body), "\n")
+}
+
+// sum adds up the series of a metric that have all of the labels, each written name="value".
+func (m metrics) sum(t *testing.T, name string, labels ...string) int {
+	t.Helper()
+	var sum float64
+line:
+	for _, l := range m {
+		if !strings.HasPrefix(l, name+"{") && !strings.HasPrefix(l, name+" ") {
+			continue
+		}
+		for _, label := range labels {
+			if !strings.Contains(l, label) {
+				continue line
+			}
+		}
+		v, err := strconv.ParseFloat(l[strings.LastIndexByte(l, ' ')+1:], 64)
+		if err != nil {
+			t.Fatalf("metric %q: %v", l, err)
+		}
+		sum += v
+	}
+	return int(sum)
+}
+
+// spooled is how many profiles an event of the spool has counted.
+func (m metrics) spooled(t *testing.T, event string, labels ...string) int {
+	t.Helper()
+	return m.sum(t, "spanflame_spool_profiles_total", append(labels, `event="`+event+`"`)...)
+}
+
+// logged is how many lines of a service's log begin with the message.
+func logged(t *testing.T, s *shop.Service, message string) int {
+	t.Helper()
+	lines, err := s.Log()
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for _, l := range lines {
+		if said, ok := l["msg"].(string); ok && strings.HasPrefix(said, message) {
+			n++
+		}
+	}
+	return n
+}
+
+// windowTypes are the types that each window has a profile of.
+var windowTypes = []string{"block", "goroutines", "memory", "mutex", "process_cpu"}
+
+// harmed is a shop whose agents send through a fault proxy of their own, with windows of one second.
+type harmed struct {
+	*shop.Shop
+	proxy    *faultproxy.Proxy
+	scenario string // value of the label that tells its series from the others'
+	dir      string
+	env      []string
+}
+
+// startHarmed starts a shop that sends to the server at the base URL.
+func startHarmed(t *testing.T, scenario, server string) *harmed {
+	t.Helper()
+	h := &harmed{proxy: faultproxy.Start(server), scenario: scenario, dir: t.TempDir()}
+	t.Cleanup(h.proxy.Close)
+	h.env = []string{
+		"PYROSCOPE_SERVER_ADDRESS=" + h.proxy.URL(), "PYROSCOPE_UPLOAD_INTERVAL=1s", "PYROSCOPE_LABELS=scenario=" + scenario,
+	}
+	h.start(t)
+	t.Cleanup(func() { h.kill(t) })
+	return h
+}
+
+// start starts the shop, on the spools that an earlier one has left.
+func (h *harmed) start(t *testing.T) {
+	t.Helper()
+	var err error
+	if h.Shop, err = shop.Start(t.Context(), shop.Options{Binary: w.binary, Dir: h.dir, Env: h.env}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// kill ends the services as a crash does; those that have ended stay so.
+func (h *harmed) kill(t *testing.T) {
+	t.Helper()
+	for _, s := range h.services() {
+		if err := s.Kill(); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := noRace(h.Shop); err != nil {
+		t.Error(err)
+	}
+}
+
+// stop ends the services in order, and checks that they have left nothing.
+func (h *harmed) stop(t *testing.T) {
+	t.Helper()
+	if err := h.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range h.services() {
+		if left := h.onDisk(t, s.Name); len(left) > 0 {
+			t.Errorf("%s: %d profiles are left after the stop: %v", s.Name, len(left), left)
+		}
+	}
+}
+
+func (h *harmed) services() []*shop.Service { return []*shop.Service{h.Storefront, h.Inventory} }
+
+// spool is the directory of a service's slot.
+func (h *harmed) spool(service string) string { return filepath.Join(h.dir, "spool-"+service, "0") }
+
+// loadAll puts a light load on the shops for the given time.
+func loadAll(t *testing.T, shops []*harmed, d time.Duration) {
+	t.Helper()
+	end := time.Now().Add(d)
+	client := &http.Client{Timeout: 10 * time.Second}
+	defer client.CloseIdleConnections()
+	var wg sync.WaitGroup
+	for _, h := range shops {
+		urls := []string{
+			h.Storefront.URL + "/api/checkout", h.Storefront.URL + "/load/sleep?ms=150", h.Storefront.URL + "/load/cpu?ms=20",
+			h.Inventory.URL + "/load/lock?ms=20", h.Storefront.URL + "/load/alloc?mb=1", h.Inventory.URL + "/load/block?ms=20",
+		}
+		wg.Go(func() {
+			for i := 0; time.Now().Before(end); i++ {
+				resp, err := client.Get(urls[i%len(urls)])
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				if _, err := io.Copy(io.Discard, resp.Body); err != nil {
+					t.Error(err)
+				}
+				resp.Body.Close()
+				time.Sleep(150 * time.Millisecond)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// sentWindow is one profile of a service.
+type sentWindow struct {
+	service, typ string
+	start        int64 // TimeNanos
+}
+
+// sent is what the proxy knows of a window.
+type sent struct {
+	faultproxy.Profile
+	accepted int // how often the server took it
+}
+
+// seen are the windows that were sent whole at least once.
+func (h *harmed) seen(t *testing.T) map[sentWindow]*sent {
+	t.Helper()
+	all := map[sentWindow]*sent{}
+	for _, e := range h.proxy.Seen() {
+		if e.Profile.Err != nil {
+			t.Fatalf("a %s profile cannot be read: %v", e.Profile.Name, e.Profile.Err)
+		}
+		k := sentWindow{e.Profile.Labels["service_name"], e.Profile.Name, e.Profile.Start.UnixNano()}
+		if all[k] == nil {
+			all[k] = &sent{Profile: e.Profile}
+		}
+		if e.Accepted() {
+			all[k].accepted++
+		}
+	}
+	return all
+}
+
+// accepted are the windows that the server has taken.
+func (h *harmed) accepted(t *testing.T, service string) map[sentWindow]*sent {
+	t.Helper()
+	all := h.seen(t)
+	for k, s := range all {
+		if s.accepted == 0 || k.service != service {
+			delete(all, k)
+		}
+	}
+	return all
+}
+
+// onDisk are the windows in a service's spool.
+func (h *harmed) onDisk(t *testing.T, service string) []sentWindow {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(h.spool(service), "*.pb.gz"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all []sentWindow
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := faultproxy.Profile{Name: strings.Split(filepath.Base(f), "-")[2]}
+		if err := p.ReadPprof(b); err != nil {
+			t.Fatalf("%s: %v", f, err)
+		}
+		all = append(all, sentWindow{service, p.Name, p.Start.UnixNano()})
+	}
+	return all
+}
+
+// scenarioWindow is a window of one shop.
+type scenarioWindow struct {
+	scenario string
+	sentWindow
+}
+
+// crash kills the services and starts them again on what they have left. It returns the windows that were
+// in their spools, and checks that no more than the open window is missing.
+func (h *harmed) crash(t *testing.T) []scenarioWindow {
+	t.Helper()
+	before := map[string]metrics{}
+	for _, s := range h.services() {
+		before[s.Name] = scrape(t, s)
+	}
+	h.kill(t)
+	var spooled []scenarioWindow
+	kept := map[string]int{}
+	for _, s := range h.services() {
+		all := h.seen(t)
+		disk := h.onDisk(t, s.Name)
+		kept[s.Name] = len(disk)
+		for _, k := range disk {
+			spooled = append(spooled, scenarioWindow{h.scenario, k})
+			all[k] = &sent{}
+		}
+		for _, typ := range windowTypes {
+			have := 0
+			for k := range all {
+				if k.service == s.Name && k.typ == typ {
+					have++
+				}
+			}
+			captured := before[s.Name].sum(t, "spanflame_profiles_captured_total", `type="`+typ+`"`)
+			if captured == 0 || have < captured-1 {
+				t.Errorf("%s %s: %d of the %d windows captured before SIGKILL were spooled, want all or all but one", s.Name, typ, have, captured)
+			}
+		}
+	}
+	h.start(t)
+	for _, s := range h.services() {
+		m := scrape(t, s)
+		if got := m.spooled(t, "recovered") + m.spooled(t, "adopted"); got != kept[s.Name] {
+			t.Errorf("%s took over %d profiles, %d were on disk", s.Name, got, kept[s.Name])
+		}
+	}
+	return spooled
+}
+
+// drain waits until little more than the last window is to be delivered.
+func (h *harmed) drain(t *testing.T) {
+	t.Helper()
+	for _, s := range h.services() {
+		for before := math.MaxInt; before > 2*len(windowTypes); {
+			eventually(t, h.scenario+": fewer profiles in "+s.Name+"'s spool", func() error {
+				waiting := scrape(t, s).sum(t, "spanflame_spool_waiting")
+				if waiting >= before {
+					return fmt.Errorf("%d wait", waiting)
+				}
+				before = waiting
+				return nil
+			})
+		}
+	}
+}
+
+// settle waits until the spools are all but empty, and checks the agents' own counters against the proxy's, to
+// the item. For that the server takes nothing more: what it has then stays the same.
+func (h *harmed) settle(t *testing.T) {
+	t.Helper()
+	h.drain(t)
+	h.proxy.Harm(faultproxy.Unavailable)
+	for _, s := range h.services() {
+		eventually(t, h.scenario+": "+s.Name+"'s counters", func() error {
+			m := scrape(t, s)
+			older := m.spooled(t, "recovered") + m.spooled(t, "adopted")
+			in, delivered, waiting := m.spooled(t, "put")+older, m.spooled(t, "delivered"), m.sum(t, "spanflame_spool_waiting")
+			if lost := m.spooled(t, "dropped") + m.spooled(t, "set_aside"); lost > 0 || in != delivered+waiting {
+				t.Fatalf("%s: %s: %d profiles spooled, %d delivered, %d wait, %d dropped or set aside", h.scenario, s.Name, in, delivered, waiting, lost)
+			}
+			for _, typ := range windowTypes {
+				label := `type="` + typ + `"`
+				if captured, put := m.sum(t, "spanflame_profiles_captured_total", label), m.spooled(t, "put", label); captured != put {
+					return fmt.Errorf("%d %s profiles captured, %d put", captured, typ, put)
+				}
+			}
+			if older > 0 {
+				return nil // the server has what its predecessor delivered, too
+			}
+			if n := len(h.accepted(t, s.Name)); n != delivered {
+				return fmt.Errorf("the server took %d profiles, %d are counted as delivered", n, delivered)
+			}
+			return nil
+		})
+	}
+	h.proxy.Harm(faultproxy.None)
+}
+
+// hasWindowsTo checks that every type has a window that reaches to the given time.
+func (h *harmed) hasWindowsTo(t *testing.T, end time.Time) {
+	t.Helper()
+	for _, s := range h.services() {
+		last := map[string]time.Time{}
+		for k, p := range h.accepted(t, s.Name) {
+			reach := p.Start // of a snapshot, when it was taken
+			if k.typ == "process_cpu" {
+				reach = reach.Add(p.Length)
+			}
+			if reach.After(last[k.typ]) {
+				last[k.typ] = reach
+			}
+		}
+		for _, typ := range windowTypes {
+			if last[typ].Before(end) {
+				t.Errorf("%s: the last %s window is of %s, the service was stopped at %s", s.Name, typ, last[typ], end)
+			}
+		}
+	}
+}
+
+// verify asks Pyroscope for every window that was sent or spooled: it is there, at its time, and once,
+// unless the agent could not know that the server had it already.
+func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWindow) {
+	t.Helper()
+	all := h.seen(t)
+	for _, k := range spooled {
+		if s := all[k.sentWindow]; k.scenario == h.scenario && (s == nil || s.accepted == 0) {
+			t.Errorf("%s: a %s window of %s that was on disk was not delivered", h.scenario, k.typ, k.service)
+		}
+	}
+	// What began in the same millisecond cannot be told apart: Pyroscope counts in these.
+	type moment struct {
+		service, id string
+		ms          int64
+	}
+	type total struct {
+		want      int64
+		ambiguous bool // the server took one of these more than once
+	}
+	moments := map[moment]total{}
+	var empty, twice int
+	for k, s := range all {
+		id, want := s.heaviest()
+		if s.accepted == 0 {
+			t.Errorf("%s: a %s window of %s was never accepted", h.scenario, k.typ, k.service)
+		}
+		if s.accepted > 1 {
+			twice++
+		}
+		if want == 0 {
+			empty++ // nothing happened in it, so there is nothing that could be found
+			continue
+		}
+		key := moment{k.service, id, k.start / int64(time.Millisecond)}
+		sum := moments[key]
+		moments[key] = total{sum.want + want, sum.ambiguous || s.accepted > 1}
+	}
+	var wrong, doubled atomic.Int64
+	g, ctx := errgroup.WithContext(t.Context())
+	g.SetLimit(4)
+	for k, m := range moments {
+		g.Go(func() error {
+			at := time.UnixMilli(k.ms)
+			graph, err := p.FlameGraph(ctx, k.id, query.Selector{"service_name": k.service, "scenario": h.scenario}, at, at.Add(time.Millisecond))
+			if err != nil {
+				return err
+			}
+			switch {
+			case graph.Total == m.want:
+			case m.ambiguous && graph.Total > m.want:
+				doubled.Add(1)
+			case wrong.Add(1) <= 10:
+				t.Errorf("%s: %s of %s at %s: Pyroscope has %d, want %d", h.scenario, k.id, k.service, at, graph.Total, m.want)
+			}
+			return nil
+		})
+	}
+	if err := g.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if n := wrong.Load(); n > 0 {
+		t.Errorf("%s: %d of %d moments are not in Pyroscope as they were sent", h.scenario, n, len(moments))
+	}
+	t.Logf("%s: %d profiles sent, %d of them empty; %d were taken by the server before the agent could know, of which %d are in Pyroscope twice",
+		h.scenario, len(all), empty, twice, doubled.Load())
+}
+
+// heaviest is the profile type with the largest total.
+func (s *sent) heaviest() (id string, total int64) {
+	for i, n := range s.Totals {
+		if cmp.Or(cmp.Compare(n, total), cmp.Compare(i, id)) > 0 {
+			id, total = i, n
+		}
+	}
+	return id, total
+}
