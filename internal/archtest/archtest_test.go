@@ -28,23 +28,29 @@ var rules = []rule{
 	{"internal/record", nil, "it is the leaf that all of the data path shares"},
 	{"internal/archtest", nil, "it only looks at the others"},
 	{"internal/child", nil, "it runs any program"},
-	{"internal/query", nil, "it reads servers, whoever filled them"},
+	{"internal/traces", nil, "it is the leaf that writers and readers of spans share"},
+	{"internal/query", []string{"internal/traces"}, "it reads servers, whoever filled them"},
 	{"internal/shop", []string{"internal/child"}, "it runs the program as its user does"},
-	{"internal/demo", []string{"internal/query", "internal/shop", "stack/servers", "workload/load"}, "it shows what a user sees: programs and servers, not packages"},
+	{"internal/demo", []string{"internal/record", "internal/shop", "internal/traces", "profiles", "stack/servers", "viewer", "workload/load"}, "it shows what a user sees: programs, servers and pages, not the agent"},
 	{"agent", []string{"internal/record"}, "a host service pays only for the agent, not for readers of profiles, pages or the demo"},
 	{"agent/internal/capture", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
 	{"agent/internal/wall", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
 	{"agent/internal/spool", []string{"internal/record"}, "what lies on disk is delivered by others, so that it survives them"},
 	{"agent/internal/push", []string{"agent/internal/redact", "internal/record"}, "it sends one record once; what waits, and how long, is not its business"},
+	{"agent/internal/save", []string{"internal/record", "internal/traces"}, "what is saved is read by others, who need not run"},
+	{"agent/internal/fleet", []string{"agent/internal/push", "internal/record"}, "it sends what an agent saved as an agent sends it"},
 	{"agent/internal/spanlink", nil, "it marks spans for whoever records, by an interface of its own"},
 	{"agent/internal/redact", nil, "it is about text"},
-	{"agent/internal/telemetry", []string{"agent/internal/redact"}, "traces, metrics and logs do not depend on profiles"},
+	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"}, "traces, metrics and logs do not depend on profiles"},
 	{"agent/internal/admin", nil, "it shows what it is given"},
+	{"profiles", []string{"internal/record"}, "saved profiles are files: neither a server nor the agent that wrote them"},
+	{"profiles/input", []string{"internal/query", "internal/record", "profiles"}, "it is where saved profiles meet the network, so that the others need not"},
+	{"viewer", []string{"internal/query", "internal/record", "internal/traces", "profiles"}, "it reads what is there, from a directory or from servers"},
 	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},
 	{"stack", []string{"internal/child"}, "the servers know nothing of their clients"},
 	{"deploy", nil, "it is configuration, and the check of it"},
-	{"cmd", []string{"agent", "internal/demo", "workload", "workload/load"}, "the command wires packages and decides nothing"},
-	{"e2e", []string{"internal/query", "internal/shop", "stack/servers"}, "it sees what a user sees: programs and servers, not packages"},
+	{"cmd", []string{"agent", "internal/demo", "internal/record", "profiles", "profiles/compare", "profiles/input", "profiles/leaks", "viewer", "workload", "workload/load"}, "the command wires packages and decides nothing"},
+	{"e2e", []string{"internal/query", "internal/record", "internal/shop", "internal/traces", "stack/servers", "viewer"}, "it sees what a user sees: programs and servers, not packages"},
 }
 
 // banned are imports from outside this module, by their prefix.
@@ -53,6 +59,9 @@ var banned = []struct{ pkg, imports, why string }{
 	{"agent/internal/capture", "net/http", "capturing knows no network"},
 	{"agent/internal/wall", "net/http", "capturing knows no network"},
 	{"agent/internal/spool", "net/http", "the spool knows no network"},
+	{"agent/internal/save", "net/http", "what is saved stays on this machine"},
+	{"profiles/compare", "net/http", "a comparison is of what was read"},
+	{"profiles/leaks", "net/http", "leaks are found in what was read"},
 	{"workload", "go.opentelemetry.io/otel/sdk", "the sample service is instrumented with the OpenTelemetry API alone"},
 	{"workload", "go.opentelemetry.io/otel/exporters", "the sample service is instrumented with the OpenTelemetry API alone"},
 	{"workload", "github.com/grafana/pyroscope-go", "profiling is the agent's business"},
@@ -64,6 +73,7 @@ const module = "spanflame"
 // tested are packages whose tests may import more, and why.
 var tested = []rule{
 	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
+	{"agent", []string{"internal/traces"}, "what the agent saves is read back"},
 	{"e2e", []string{"agent"}, "spans of every kind are made in the test's own process"},
 }
 

@@ -3,9 +3,14 @@ package query
 import (
 	"context"
 	"fmt"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/google/pprof/profile"
+	"google.golang.org/protobuf/encoding/protowire"
 )
 
 // Profile types by the names that Pyroscope gives them.
@@ -13,6 +18,9 @@ const (
 	CPU        = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
 	Wall       = "wall:wall:nanoseconds:wall:nanoseconds"
 	InuseSpace = "memory:inuse_space:bytes:space:bytes"
+	MutexDelay = "mutex:delay:nanoseconds:contentions:count"
+	BlockDelay = "block:delay:nanoseconds:contentions:count"
+	Goroutines = "goroutines:goroutine:count:goroutine:count"
 )
 
 // Pyroscope is a Pyroscope server.
@@ -59,11 +67,11 @@ type Selector map[string]string
 
 func (s Selector) String() string {
 	var b strings.Builder
-	for name, value := range s {
+	for _, name := range slices.Sorted(maps.Keys(s)) {
 		if b.Len() > 0 {
 			b.WriteByte(',')
 		}
-		fmt.Fprintf(&b, "%s=%q", name, value)
+		fmt.Fprintf(&b, "%s=%q", name, s[name])
 	}
 	return "{" + b.String() + "}"
 }
@@ -159,6 +167,77 @@ func adopt(parents, frames []*Frame) error {
 		parents[i].Children = append(parents[i].Children, f)
 	}
 	return nil
+}
+
+// Profile is all that was profiled between two times, merged into one pprof profile. It has no samples where
+// there is nothing.
+func (p *Pyroscope) Profile(ctx context.Context, profileType string, s Selector, start, end time.Time) (*profile.Profile, error) {
+	// The answer of this call in Protocol Buffers is a pprof profile as it stands; a request has the same
+	// encoding as its answer. The fields are those of querier.v1.SelectMergeProfileRequest.
+	var request []byte
+	request = protowire.AppendTag(request, 1, protowire.BytesType)
+	request = protowire.AppendString(request, profileType)
+	request = protowire.AppendTag(request, 2, protowire.BytesType)
+	request = protowire.AppendString(request, s.String())
+	request = protowire.AppendTag(request, 3, protowire.VarintType)
+	request = protowire.AppendVarint(request, uint64(start.UnixMilli()))
+	request = protowire.AppendTag(request, 4, protowire.VarintType)
+	request = protowire.AppendVarint(request, uint64(end.UnixMilli()))
+	merged := &profile.Profile{}
+	err := p.send(ctx, "/querier.v1.QuerierService/SelectMergeProfile", nil, "application/proto", request, func(b []byte) (err error) {
+		if len(b) == 0 {
+			return nil
+		}
+		merged, err = profile.ParseUncompressed(b)
+		return err
+	})
+	return merged, err
+}
+
+// Point is a value of a series at a time.
+type Point struct {
+	Time  time.Time
+	Value float64
+}
+
+// Totals is how a profile's total went between two times, averaged over steps.
+func (p *Pyroscope) Totals(ctx context.Context, profileType string, s Selector, start, end time.Time, step time.Duration) ([]Point, error) {
+	var answer struct {
+		Series []struct {
+			Points []struct {
+				Value     float64 `json:"value"`
+				Timestamp string  `json:"timestamp"`
+			} `json:"points"`
+		} `json:"series"`
+	}
+	err := p.call(ctx, "/querier.v1.QuerierService/SelectSeries", nil, map[string]any{
+		"profileTypeID": profileType, "labelSelector": s.String(), "start": start.UnixMilli(), "end": end.UnixMilli(),
+		"step": step.Seconds(), "aggregation": "TIME_SERIES_AGGREGATION_TYPE_AVERAGE",
+	}, into(&answer))
+	if err != nil {
+		return nil, err
+	}
+	var points []Point
+	for _, series := range answer.Series {
+		for _, pt := range series.Points {
+			ms, err := strconv.ParseInt(pt.Timestamp, 10, 64)
+			if err != nil {
+				return nil, fmt.Errorf("SelectSeries: timestamp %q", pt.Timestamp)
+			}
+			points = append(points, Point{time.UnixMilli(ms), pt.Value})
+		}
+	}
+	return points, nil
+}
+
+// LabelValues are the values that a label has between two times.
+func (p *Pyroscope) LabelValues(ctx context.Context, name string, start, end time.Time) ([]string, error) {
+	var answer struct {
+		Names []string `json:"names"`
+	}
+	err := p.call(ctx, "/querier.v1.QuerierService/LabelValues", nil,
+		map[string]any{"name": name, "start": start.UnixMilli(), "end": end.UnixMilli()}, into(&answer))
+	return answer.Names, err
 }
 
 // ProfileTypes are the types that have data between two times.

@@ -1,5 +1,5 @@
 // Package query reads traces from Tempo and flame graphs from Pyroscope by the same calls that Grafana
-// makes. The demo and the end-to-end tests use it. It writes nothing, and it is no general client: it has
+// makes. The viewer, the demo and the end-to-end tests use it. It writes nothing, and it is no general client: it has
 // what walking from a slow trace to its flame graph takes.
 package query
 
@@ -31,15 +31,23 @@ func newClient(base string) client {
 	return client{strings.TrimRight(base, "/"), &http.Client{Timeout: timeout}}
 }
 
-// call sends body as JSON where there is one, and decodes the answer into out with decode.
+// call sends body as JSON where there is one, and decodes the answer, which is JSON, with decode.
 func (c client) call(ctx context.Context, path string, query url.Values, body any, decode func([]byte) error) error {
+	if body == nil {
+		return c.send(ctx, path, query, "application/json", nil, decode)
+	}
+	b, err := json.Marshal(body)
+	if err != nil {
+		return err
+	}
+	return c.send(ctx, path, query, "application/json", b, decode)
+}
+
+// send sends a body where there is one, and decodes the answer, which has the same type, with decode.
+func (c client) send(ctx context.Context, path string, query url.Values, mediaType string, body []byte, decode func([]byte) error) error {
 	method, reader := http.MethodGet, io.Reader(nil)
 	if body != nil {
-		b, err := json.Marshal(body)
-		if err != nil {
-			return err
-		}
-		method, reader = http.MethodPost, bytes.NewReader(b)
+		method, reader = http.MethodPost, bytes.NewReader(body)
 	}
 	u := c.base + path
 	if len(query) > 0 {
@@ -49,9 +57,9 @@ func (c client) call(ctx context.Context, path string, query url.Values, body an
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Accept", "application/json")
+	req.Header.Set("Accept", mediaType)
 	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Content-Type", mediaType)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {

@@ -1,6 +1,7 @@
 package query
 
 import (
+	"bytes"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -8,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/pprof/profile"
 )
 
 // answer serves one body and returns its server.
@@ -55,6 +58,32 @@ func TestNothingThere(t *testing.T) {
 	}
 }
 
+func TestProfile(t *testing.T) {
+	main := &profile.Function{ID: 1, Name: "main.main"}
+	at := &profile.Location{ID: 1, Line: []profile.Line{{Function: main}}}
+	sent := &profile.Profile{
+		SampleType: []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}},
+		Function:   []*profile.Function{main},
+		Location:   []*profile.Location{at},
+		Sample:     []*profile.Sample{{Location: []*profile.Location{at}, Value: []int64{7}}},
+	}
+	var b bytes.Buffer
+	if err := sent.WriteUncompressed(&b); err != nil {
+		t.Fatal(err)
+	}
+	start := time.UnixMilli(1_700_000_000_000)
+	p, err := NewPyroscope(answer(t, 200, b.String())).Profile(t.Context(), Wall, Selector{"service_name": "svc"}, start, start)
+	if err != nil || len(p.Sample) != 1 || p.Sample[0].Value[0] != 7 || p.Function[0].Name != "main.main" {
+		t.Errorf("%v, %v", p, err)
+	}
+	if p, err = NewPyroscope(answer(t, 200, "")).Profile(t.Context(), Wall, Selector{}, start, start); err != nil || len(p.Sample) != 0 {
+		t.Errorf("nothing there: %v, %v", p, err)
+	}
+	if _, err = NewPyroscope(answer(t, 200, "no profile")).Profile(t.Context(), Wall, Selector{}, start, start); err == nil {
+		t.Error("what is no profile was read")
+	}
+}
+
 func TestBadAnswers(t *testing.T) {
 	for _, tt := range []struct {
 		status int
@@ -88,11 +117,30 @@ func TestSearch(t *testing.T) {
 	}
 }
 
+func TestSpans(t *testing.T) {
+	url := answer(t, 200, `{"traces":[{"traceID":"2f","spanSets":[{"spans":[
+		{"spanID":"a","name":"s","startTimeUnixNano":"2000000001","durationNanos":"7","attributes":[{"key":"service.name","value":{"stringValue":"svc"}}]}]}]}]}`)
+	spans, err := NewTempo(url).Spans(t.Context(), "{}", time.Unix(0, 0), time.Unix(9, 0), 10)
+	want := []Span{{
+		TraceID: strings.Repeat("0", 30) + "2f", ID: "000000000000000a", Service: "svc", Name: "s", Start: time.Unix(2, 1), End: time.Unix(2, 8),
+		Attributes: map[string]string{"service.name": "svc"},
+	}}
+	if err != nil || !reflect.DeepEqual(spans, want) {
+		t.Errorf("%+v, %v, want %+v", spans, err, want)
+	}
+	for _, span := range []string{`{"spanID":"12345678901234567"}`, `{"spanID":"a","startTimeUnixNano":"x","durationNanos":"1"}`} {
+		url := answer(t, 200, `{"traces":[{"traceID":"2f","spanSets":[{"spans":[`+span+`]}]}]}`)
+		if spans, err := NewTempo(url).Spans(t.Context(), "{}", time.Now(), time.Now(), 1); err == nil {
+			t.Errorf("%s: %v", span, spans)
+		}
+	}
+}
+
 func TestTrace(t *testing.T) {
 	url := answer(t, 200, `{"trace":{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"svc"}}]},
 		"scopeSpans":[{"spans":[
-			{"spanId":"AAAAAAAAAAI=","parentSpanId":"AAAAAAAAAAE=","name":"child","startTimeUnixNano":"20","endTimeUnixNano":"30"},
-			{"spanId":"AAAAAAAAAAE=","name":"root","startTimeUnixNano":"10","endTimeUnixNano":"40","attributes":[
+			{"traceId":"AAAAAAAAAAAAAAAAAAAAAQ==","spanId":"AAAAAAAAAAI=","parentSpanId":"AAAAAAAAAAE=","name":"child","startTimeUnixNano":"20","endTimeUnixNano":"30"},
+			{"traceId":"AAAAAAAAAAAAAAAAAAAAAQ==","spanId":"AAAAAAAAAAE=","name":"root","startTimeUnixNano":"10","endTimeUnixNano":"40","attributes":[
 				{"key":"n","value":{"intValue":"7"}},{"key":"b","value":{"boolValue":true}},{"key":"d","value":{"doubleValue":0.5}}]}]}]}]}}`)
 	spans, err := NewTempo(url).Trace(t.Context(), "1")
 	if err != nil || len(spans) != 2 {

@@ -1,9 +1,10 @@
 package query
 
 import (
+	"cmp"
 	"context"
-	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/url"
 	"slices"
@@ -11,8 +12,7 @@ import (
 	"strings"
 	"time"
 
-	tracev1 "go.opentelemetry.io/proto/otlp/trace/v1"
-	"google.golang.org/protobuf/encoding/protojson"
+	"spanflame/internal/traces"
 )
 
 // ProfileIDAttribute is the attribute of a span from which Grafana links to its profile: a span id.
@@ -33,16 +33,33 @@ type TraceSummary struct {
 	Duration    time.Duration
 }
 
-// Search returns at most limit traces that match a TraceQL query between two times, slowest first.
-func (t *Tempo) Search(ctx context.Context, traceQL string, start, end time.Time, limit int) ([]TraceSummary, error) {
-	var answer struct {
-		Traces []struct {
-			TraceID           string `json:"traceID"`
-			RootServiceName   string `json:"rootServiceName"`
-			RootTraceName     string `json:"rootTraceName"`
+// found is a trace in the answer of a search.
+type found struct {
+	TraceID           string `json:"traceID"`
+	RootServiceName   string `json:"rootServiceName"`
+	RootTraceName     string `json:"rootTraceName"`
+	StartTimeUnixNano string `json:"startTimeUnixNano"`
+	DurationMs        int64  `json:"durationMs"`
+	SpanSets          []struct {
+		Spans []struct {
+			SpanID            string `json:"spanID"`
+			Name              string `json:"name"`
 			StartTimeUnixNano string `json:"startTimeUnixNano"`
-			DurationMs        int64  `json:"durationMs"`
-		} `json:"traces"`
+			DurationNanos     string `json:"durationNanos"`
+			Attributes        []struct {
+				Key   string `json:"key"`
+				Value struct {
+					StringValue string `json:"stringValue"`
+				} `json:"value"`
+			} `json:"attributes"`
+		} `json:"spans"`
+	} `json:"spanSets"`
+}
+
+// search asks for the traces that have spans which match, each with at most perTrace of these.
+func (t *Tempo) search(ctx context.Context, traceQL string, start, end time.Time, limit, perTrace int) ([]found, error) {
+	var answer struct {
+		Traces []found `json:"traces"`
 	}
 	// Tempo takes whole seconds: the window is widened to them.
 	err := t.call(ctx, "/api/search", url.Values{
@@ -50,40 +67,79 @@ func (t *Tempo) Search(ctx context.Context, traceQL string, start, end time.Time
 		"start": {strconv.FormatInt(start.Unix(), 10)},
 		"end":   {strconv.FormatInt(end.Unix()+1, 10)},
 		"limit": {strconv.Itoa(limit)},
+		"spss":  {strconv.Itoa(perTrace)},
 	}, nil, into(&answer))
+	for i := range answer.Traces {
+		tr := &answer.Traces[i]
+		if len(tr.TraceID) > 32 {
+			return nil, fmt.Errorf("search: trace %q", tr.TraceID)
+		}
+		tr.TraceID = strings.Repeat("0", 32-len(tr.TraceID)) + tr.TraceID // a search leaves zeros at the front out
+	}
+	return answer.Traces, err
+}
+
+// Search returns at most limit traces that match a TraceQL query between two times, slowest first.
+func (t *Tempo) Search(ctx context.Context, traceQL string, start, end time.Time, limit int) ([]TraceSummary, error) {
+	traces, err := t.search(ctx, traceQL, start, end, limit, 1)
 	if err != nil {
 		return nil, err
 	}
-	var found []TraceSummary
-	for _, tr := range answer.Traces {
+	var all []TraceSummary
+	for _, tr := range traces {
 		ns, err := strconv.ParseInt(tr.StartTimeUnixNano, 10, 64)
-		if err != nil || len(tr.TraceID) > 32 {
+		if err != nil {
 			return nil, fmt.Errorf("search: trace %q begins at %q", tr.TraceID, tr.StartTimeUnixNano)
 		}
-		found = append(found, TraceSummary{
-			TraceID:     strings.Repeat("0", 32-len(tr.TraceID)) + tr.TraceID, // a search leaves zeros at the front out
+		all = append(all, TraceSummary{
+			TraceID:     tr.TraceID,
 			RootService: tr.RootServiceName,
 			RootName:    tr.RootTraceName,
 			Start:       time.Unix(0, ns),
 			Duration:    time.Duration(tr.DurationMs) * time.Millisecond,
 		})
 	}
-	slices.SortFunc(found, func(a, b TraceSummary) int { return int(b.Duration - a.Duration) })
-	return found, nil
+	slices.SortFunc(all, func(a, b TraceSummary) int { return cmp.Compare(b.Duration, a.Duration) })
+	return all, nil
+}
+
+// Spans returns spans that match a TraceQL query between two times, of at most limit traces and at most 20 of
+// each. They have id, name, start and end, and the attributes that are text which the query selects.
+func (t *Tempo) Spans(ctx context.Context, traceQL string, start, end time.Time, limit int) ([]Span, error) {
+	traces, err := t.search(ctx, traceQL, start, end, limit, 20)
+	if err != nil {
+		return nil, err
+	}
+	var all []Span
+	for _, tr := range traces {
+		for _, set := range tr.SpanSets {
+			for _, s := range set.Spans {
+				start, err1 := strconv.ParseInt(s.StartTimeUnixNano, 10, 64)
+				took, err2 := strconv.ParseInt(s.DurationNanos, 10, 64)
+				if err := errors.Join(err1, err2); err != nil || len(s.SpanID) > 16 {
+					return nil, fmt.Errorf("search: span %q begins at %q and takes %q", s.SpanID, s.StartTimeUnixNano, s.DurationNanos)
+				}
+				span := Span{
+					TraceID:    tr.TraceID,
+					ID:         strings.Repeat("0", 16-len(s.SpanID)) + s.SpanID,
+					Name:       s.Name,
+					Start:      time.Unix(0, start),
+					End:        time.Unix(0, start+took),
+					Attributes: make(map[string]string),
+				}
+				for _, a := range s.Attributes {
+					span.Attributes[a.Key] = a.Value.StringValue
+				}
+				span.Service = span.Attributes["service.name"]
+				all = append(all, span)
+			}
+		}
+	}
+	return all, nil
 }
 
 // Span is one span of a trace.
-type Span struct {
-	ID, ParentID string // 16 hex digits; a root has no parent
-	Service      string
-	Name         string
-	Start, End   time.Time
-	Attributes   map[string]string // those that are strings, numbers or booleans, as text
-	Resource     map[string]string // likewise, of what emitted it
-}
-
-// Duration is how long the span took.
-func (s Span) Duration() time.Duration { return s.End.Sub(s.Start) }
+type Span = traces.Span
 
 // Trace returns the spans of a trace, in the order of their starts; none where it is not known.
 func (t *Tempo) Trace(ctx context.Context, traceID string) ([]Span, error) {
@@ -93,29 +149,12 @@ func (t *Tempo) Trace(ctx context.Context, traceID string) ([]Span, error) {
 	if err := t.call(ctx, "/api/v2/traces/"+url.PathEscape(traceID), nil, nil, into(&answer)); err != nil {
 		return nil, err
 	}
-	var data tracev1.TracesData
-	if len(answer.Trace) > 0 {
-		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(answer.Trace, &data); err != nil {
-			return nil, fmt.Errorf("trace %s: %w", traceID, err)
-		}
+	if len(answer.Trace) == 0 {
+		return nil, nil
 	}
-	var spans []Span
-	for _, rs := range data.GetResourceSpans() {
-		resource := attributes(rs.GetResource().GetAttributes())
-		for _, ss := range rs.GetScopeSpans() {
-			for _, s := range ss.GetSpans() {
-				spans = append(spans, Span{
-					ID:         hex.EncodeToString(s.GetSpanId()),
-					ParentID:   hex.EncodeToString(s.GetParentSpanId()),
-					Service:    resource["service.name"],
-					Name:       s.GetName(),
-					Start:      time.Unix(0, int64(s.GetStartTimeUnixNano())),
-					End:        time.Unix(0, int64(s.GetEndTimeUnixNano())),
-					Attributes: attributes(s.GetAttributes()),
-					Resource:   resource,
-				})
-			}
-		}
+	spans, err := traces.Unmarshal(answer.Trace)
+	if err != nil {
+		return nil, fmt.Errorf("trace %s: %w", traceID, err)
 	}
 	slices.SortStableFunc(spans, func(a, b Span) int { return a.Start.Compare(b.Start) })
 	return spans, nil

@@ -1,0 +1,323 @@
+package traces
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io"
+	"reflect"
+	"strings"
+	"testing"
+	"testing/iotest"
+	"time"
+
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+	"google.golang.org/protobuf/proto"
+)
+
+func text(s string) *commonpb.AnyValue {
+	return &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: s}}
+}
+
+func pair(k string, v *commonpb.AnyValue) *commonpb.KeyValue {
+	return &commonpb.KeyValue{Key: k, Value: v}
+}
+
+func number(n int64) *commonpb.AnyValue {
+	return &commonpb.AnyValue{Value: &commonpb.AnyValue_IntValue{IntValue: n}}
+}
+
+func id(s string) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+const (
+	traceID = "5b8efff798038103d269b633813fc60c"
+	spanID  = "eee19b7ec3c1b174"
+	above   = "eee19b7ec3c1b173"
+)
+
+// full is a batch with a span that has everything that a Span tells, and a root.
+func full() []*tracepb.ResourceSpans {
+	all := []*commonpb.KeyValue{
+		pair("s", text("<b>\u2028\"")), pair("i", number(-7)),
+		pair("d", &commonpb.AnyValue{Value: &commonpb.AnyValue_DoubleValue{DoubleValue: 0.5}}),
+		pair("b", &commonpb.AnyValue{Value: &commonpb.AnyValue_BoolValue{BoolValue: true}}),
+		pair("bytes", &commonpb.AnyValue{Value: &commonpb.AnyValue_BytesValue{BytesValue: []byte("abc")}}),
+		pair("list", &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: &commonpb.ArrayValue{Values: []*commonpb.AnyValue{text("x"), number(2)}}}}),
+		pair("map", &commonpb.AnyValue{Value: &commonpb.AnyValue_KvlistValue{KvlistValue: &commonpb.KeyValueList{Values: []*commonpb.KeyValue{pair("k", text("v")), pair("n", number(1))}}}}),
+		pair("nothing", nil),
+	}
+	return []*tracepb.ResourceSpans{{
+		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{pair("service.name", text("storefront")), pair("pid", number(7))}},
+		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{
+			{
+				TraceId: id(traceID), SpanId: id(spanID), ParentSpanId: id(above), Name: "POST /reserve",
+				Kind: tracepb.Span_SPAN_KIND_CLIENT, StartTimeUnixNano: 1_544_712_660_000_000_001, EndTimeUnixNano: 1_544_712_661_000_000_002,
+				Attributes: all, Status: &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: "no stock"},
+				Events: []*tracepb.Span_Event{{Name: "exception", TimeUnixNano: 1_544_712_660_500_000_000, Attributes: []*commonpb.KeyValue{pair("exception.type", text("E"))}}},
+				Links:  []*tracepb.Span_Link{{TraceId: id(traceID), SpanId: id(above)}},
+			},
+			{TraceId: id(traceID), SpanId: id(above), Name: "root", StartTimeUnixNano: 5, EndTimeUnixNano: 4},
+		}}},
+	}}
+}
+
+// spans are those of full.
+func spans() []Span {
+	resource := map[string]string{"service.name": "storefront", "pid": "7"}
+	return []Span{
+		{
+			TraceID: traceID, ID: spanID, ParentID: above, Service: "storefront", Name: "POST /reserve", Kind: "client",
+			Start: time.Unix(1_544_712_660, 1).UTC(), End: time.Unix(1_544_712_661, 2).UTC(),
+			Attributes: map[string]string{"s": "<b>\u2028\"", "i": "-7", "d": "0.5", "b": "true", "bytes": "YWJj", "list": "[x, 2]", "map": "{k: v, n: 1}"},
+			Resource:   resource, Error: true, StatusMessage: "no stock",
+			Events: []Event{{Name: "exception", Time: time.Unix(1_544_712_660, 500_000_000).UTC(), Attributes: map[string]string{"exception.type": "E"}}},
+		},
+		{
+			TraceID: traceID, ID: above, Service: "storefront", Name: "root",
+			Start: time.Unix(0, 5).UTC(), End: time.Unix(0, 5).UTC(), // its clock was set back
+			Attributes: map[string]string{}, Resource: resource,
+		},
+	}
+}
+
+func line(t testing.TB, rs []*tracepb.ResourceSpans) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := Marshal(&b, rs); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestRoundTrip(t *testing.T) {
+	rs := full()
+	b := line(t, rs)
+	if !proto.Equal(&tracepb.TracesData{ResourceSpans: rs}, &tracepb.TracesData{ResourceSpans: full()}) {
+		t.Error("Marshal changed the spans that it was given")
+	}
+	if n := bytes.Count(b, []byte("\n")); n != 1 || b[len(b)-1] != '\n' {
+		t.Errorf("%d newlines in %q, want one, at the end", n, b)
+	}
+	got, err := Unmarshal(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := spans(); !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if d := got[0].Duration(); d != time.Second+1 {
+		t.Errorf("duration %v, want 1.000000001s", d)
+	}
+}
+
+// TestTheFormIsThatOfOTLP pins what sets OTLP JSON apart from the JSON of protobuf: ids in hexadecimal and
+// enumerations as numbers.
+func TestTheFormIsThatOfOTLP(t *testing.T) {
+	var got struct {
+		ResourceSpans []struct {
+			ScopeSpans []struct {
+				Spans []struct {
+					TraceID, SpanID, ParentSpanID string
+					StartTimeUnixNano             string
+					Kind                          int
+					Status                        struct{ Code int }
+					Links                         []struct{ TraceID, SpanID string }
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal(line(t, full()), &got); err != nil {
+		t.Fatal(err)
+	}
+	s := got.ResourceSpans[0].ScopeSpans[0].Spans[0]
+	if s.TraceID != traceID || s.SpanID != spanID || s.ParentSpanID != above || s.Links[0].TraceID != traceID || s.Links[0].SpanID != above ||
+		s.StartTimeUnixNano != "1544712660000000001" || s.Kind != 3 || s.Status.Code != 2 {
+		t.Errorf("got %+v", s)
+	}
+	if s := got.ResourceSpans[0].ScopeSpans[0].Spans[1]; s.ParentSpanID != "" {
+		t.Errorf("a root has the parent %q", s.ParentSpanID)
+	}
+}
+
+func TestTempoWritesIDsInBase64(t *testing.T) {
+	// As /api/v2/traces answers.
+	got, err := Unmarshal([]byte(`{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"svc"}}]},
+		"scopeSpans":[{"scope":{},"spans":[{"traceId":"W47/95gDgQPSabYzgT/GDA==","spanId":"7uGbfsPBsXQ=","parentSpanId":"7uGbfsPBsXM=",
+		"name":"op","kind":"SPAN_KIND_SERVER","startTimeUnixNano":"1","endTimeUnixNano":"3","status":{"code":"STATUS_CODE_ERROR"},"unknown":1}]}]}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s := got[0]; s.TraceID != traceID || s.ID != spanID || s.ParentID != above || s.Kind != "server" || !s.Error || s.Duration() != 2 {
+		t.Errorf("got %+v", s)
+	}
+}
+
+func TestDigitsCanBeLarge(t *testing.T) {
+	got, err := Unmarshal(bytes.ReplaceAll(line(t, full()), []byte(traceID), []byte(strings.ToUpper(traceID))))
+	if err != nil || got[0].TraceID != traceID {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+func TestTextThatIsNotUTF8(t *testing.T) {
+	rs := full()
+	s := rs[0].ScopeSpans[0].Spans[0]
+	s.Name, s.Events[0].Name = "a\xffb", "\xfe"
+	s.Attributes[0].Value = text("c\xff")
+	s.Attributes[6].Value.GetKvlistValue().Values[0].Key = "k\xff"
+	got, err := Unmarshal(line(t, rs))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if g := got[0]; g.Name != "a\uFFFDb" || g.Events[0].Name != "\uFFFD" || g.Attributes["s"] != "c\uFFFD" || g.Attributes["map"] != "{k\uFFFD: v, n: 1}" {
+		t.Errorf("got %+v", g)
+	}
+	if s.Name != "a\xffb" {
+		t.Error("Marshal changed the spans that it was given")
+	}
+}
+
+func TestALineIsBounded(t *testing.T) {
+	rs := full()
+	rs[0].ScopeSpans[0].Spans[0].Name = strings.Repeat("x", MaxLine)
+	var b bytes.Buffer
+	if err := Marshal(&b, rs); !errors.Is(err, ErrTooLong) || b.Len() > 0 {
+		t.Errorf("%v, and %d bytes written", err, b.Len())
+	}
+}
+
+func TestUnmarshalRefuses(t *testing.T) {
+	good := string(line(t, full()))
+	for _, tt := range []struct{ name, old, new string }{
+		{"half a line", good[len(good)/2:], ""},
+		{"no JSON", "{", "<"},
+		{"a short trace id", traceID, traceID[2:]},
+		{"a trace id that is not hexadecimal", traceID, "zz" + traceID[2:]},
+		{"no trace id", traceID, ""},
+		{"a long span id", spanID, spanID + "00"},
+		{"no span id", `"` + spanID + `"`, `""`},
+		{"a time after pprof's and Go's", "1544712661000000002", "18446744073709551615"},
+		{"an event after them", "1544712660500000000", "18446744073709551615"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			bad := strings.ReplaceAll(good, tt.old, tt.new)
+			if bad == good {
+				t.Fatal("the case changes nothing")
+			}
+			if spans, err := Unmarshal([]byte(bad)); !errors.Is(err, ErrDamaged) {
+				t.Errorf("got %v, %v, want ErrDamaged", spans, err)
+			}
+		})
+	}
+}
+
+func TestRead(t *testing.T) {
+	good := string(line(t, full()))
+	long := `{"resourceSpans":"` + strings.Repeat("x", MaxLine) + "\"}\n"
+	for _, tt := range []struct {
+		name    string
+		file    string
+		batches int
+		skipped int
+	}{
+		{"nothing", "", 0, 0},
+		{"two lines", good + good, 2, 0},
+		{"a last line without its newline", good + strings.TrimSpace(good), 2, 0},
+		{"a last line that is half written", good + good[:len(good)/2], 1, 1},
+		{"damage in the middle", good + "{\x00\n" + good, 2, 1},
+		{"a half line that was written on after a crash", good[:40] + good + good, 1, 1},
+		{"empty lines", "\n\r\n" + good + "\n", 1, 0},
+		{"a line that is too long", long + good, 1, 1},
+		{"a last one that is too long", good + strings.TrimSpace(long), 1, 1},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			batches := 0
+			skipped, err := Read(strings.NewReader(tt.file), func(got []Span) error {
+				if batches++; !reflect.DeepEqual(got, spans()) {
+					t.Errorf("got %+v", got)
+				}
+				return nil
+			})
+			if err != nil || skipped != tt.skipped || batches != tt.batches {
+				t.Errorf("%d batches, %d skipped, %v; want %d, %d, nil", batches, skipped, err, tt.batches, tt.skipped)
+			}
+		})
+	}
+}
+
+func TestReadReturnsErrors(t *testing.T) {
+	good, broken, enough := line(t, full()), errors.New("broken"), errors.New("enough")
+	n := 0
+	_, err := Read(io.MultiReader(bytes.NewReader(good), iotest.ErrReader(broken)), func([]Span) error { n++; return nil })
+	if !errors.Is(err, broken) || n != 1 {
+		t.Errorf("the reader's error comes as %v, after %d batches", err, n)
+	}
+	n = 0
+	_, err = Read(bytes.NewReader(append(good, good...)), func([]Span) error { n++; return enough })
+	if !errors.Is(err, enough) || n != 1 {
+		t.Errorf("the function's error comes as %v, after %d batches", err, n)
+	}
+}
+
+func FuzzUnmarshal(f *testing.F) {
+	f.Add(line(f, full()))
+	f.Add([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"W47/95gDgQPSabYzgT/GDA==","spanId":"7uGbfsPBsXQ="}]}]}]}`))
+	f.Add([]byte(`{}`))
+	f.Add([]byte(`{"resourceSpans":[{"resource":{"attributes":[{"key":"a","value":{"arrayValue":{"values":[{"arrayValue":{}}]}}}]}}]}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		spans, err := Unmarshal(b)
+		if err != nil {
+			if !errors.Is(err, ErrDamaged) {
+				t.Errorf("%v does not wrap ErrDamaged", err)
+			}
+			return
+		}
+		for _, s := range spans {
+			if len(s.TraceID) != 32 || len(s.ID) != 16 || len(s.ParentID) != 0 && len(s.ParentID) != 16 || s.Duration() < 0 {
+				t.Errorf("got %+v", s)
+			}
+			if _, err := hex.DecodeString(s.TraceID + s.ID + s.ParentID); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+}
+
+func FuzzRead(f *testing.F) {
+	f.Add(append(line(f, full()), "{\n"...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		batches := 0
+		skipped, err := Read(bytes.NewReader(b), func([]Span) error { batches++; return nil })
+		if lines := bytes.Count(b, []byte("\n")) + 1; err != nil || skipped+batches > lines {
+			t.Errorf("%d lines: %d batches, %d skipped, %v", lines, batches, skipped, err)
+		}
+	})
+}
+
+func TestFileName(t *testing.T) {
+	opened := time.Date(2026, 1, 2, 15, 4, 5, 123456789, time.FixedZone("", 3600))
+	name := FileName(opened)
+	if !strings.HasPrefix(name, "20260102T140405.123456789Z-") {
+		t.Errorf("the name is %q", name)
+	}
+	if got, err := ParseFileName(name); err != nil || !got.Equal(opened) {
+		t.Errorf("%q was opened %v, %v", name, got, err)
+	}
+	if name == FileName(opened) {
+		t.Error("two files have one name")
+	}
+	for _, bad := range []string{"", "x.jsonl", name + ".tmp", "../" + name, strings.Replace(name, "0102T", "0230T", 1), strings.Replace(name, "-", "+", 1)} {
+		if got, err := ParseFileName(bad); err == nil {
+			t.Errorf("%q is taken for a file of %v", bad, got)
+		}
+	}
+}
