@@ -1,0 +1,80 @@
+package profiles_test
+
+import (
+	"fmt"
+	"os"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/profiles"
+)
+
+const others = "[other goroutines working for this span]"
+
+func TestDiagnose(t *testing.T) {
+	ms := int64(time.Millisecond)
+	wait := stack{[]string{"[waiting: mutex]", "sync.(*Mutex).Lock", "shop/workload.(*Stock).Reserve", "net/http.HandlerFunc.ServeHTTP", "span: POST /checkout"}, "", 571 * ms}
+	for name, tt := range map[string]struct {
+		want   string
+		stacks []stack
+	}{
+		"waiting":                 {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", []stack{wait, {[]string{"main.compute", "span: POST /checkout"}, "", 41 * ms}}},
+		"running":                 {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute", []stack{{[]string{"math.Sin", "main.compute", "span: POST /checkout"}, "", 600 * ms}}},
+		"in several stacks":       {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute", []stack{{[]string{"main.compute", "main.a"}, "", 300 * ms}, wait, {[]string{"main.compute", "main.b"}, "", 300 * ms}}},
+		"below a child span":      {"612 ms POST /checkout: 600 ms (98 %) sleeping in main.pause", []stack{{[]string{"[waiting: sleep]", "time.Sleep", "main.pause", "span: pricing", "main.handle", "span: POST /checkout"}, "", 600 * ms}}},
+		"in the library alone":    {"612 ms POST /checkout: 600 ms (98 %) waiting for the network in poll.runtime_pollWait", []stack{{[]string{"[waiting: network]", "internal/poll.runtime_pollWait", "net/http.(*conn).serve", "span: POST /checkout"}, "", 600 * ms}}},
+		"a module called go.…":    {"612 ms POST /checkout: 600 ms (98 %) in a system call in otelsql.(*conn).Query", []stack{{[]string{"[syscall]", "syscall.Syscall", "go.example.org/otelsql.(*conn).Query", "main.save"}, "", 600 * ms}}},
+		"a generic function":      {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.sort", []stack{{[]string{"slices.SortFunc[go.shape.[]example.org/shop.Item]", "main.sort"}, "", 600 * ms}}},
+		"without a stack":         {"612 ms POST /checkout: 612 ms (100 %) not recorded", []stack{{[]string{"[not recorded]", "span: POST /checkout"}, "", 612 * ms}}},
+		"a state of a newer kind": {"612 ms POST /checkout: 612 ms (100 %) waiting: moon in main.a", []stack{{[]string{"[waiting: moon]", "main.a"}, "", 612 * ms}}},
+		"others do not count":     {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", []stack{wait, {[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
+		"others alone":            {"", []stack{{[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
+		"nothing":                 {"", nil},
+		"as long in two places":   {"612 ms POST /checkout: 300 ms (49 %) on the CPU in main.a", []stack{{[]string{"main.b"}, "", 300 * ms}, {[]string{"main.a"}, "", 300 * ms}}},
+	} {
+		p := newProfile(record.Wall, noon, 612*time.Millisecond, tt.stacks...)
+		if got := profiles.Diagnose(p, "POST /checkout", 612*time.Millisecond); got != tt.want {
+			t.Errorf("%s: got %q, want %q", name, got, tt.want)
+		}
+	}
+	if got := profiles.Diagnose(newProfile(record.Wall, noon, 0, wait), "x", 0); !strings.HasPrefix(got, "0 ms x: 571 ms (0 %) ") {
+		t.Errorf("without a duration: %q", got)
+	}
+}
+
+// The words for each state are those of the agent's log lines.
+func TestDiagnoseHasTheAgentsWords(t *testing.T) {
+	source, err := os.ReadFile("../agent/internal/wall/state.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	states := regexp.MustCompile(`(?m)^\t\w+: +\{"(.*)", "(.*)"\},$`).FindAllStringSubmatch(string(source), -1)
+	if len(states) < 20 {
+		t.Fatalf("found %d states", len(states))
+	}
+	for _, s := range states {
+		frames := []string{"main.f"}
+		if s[1] != "" {
+			frames = []string{"[" + s[1] + "]", "main.f"}
+		}
+		p := newProfile(record.Wall, noon, time.Second, stack{frames, "", 1e9})
+		want := fmt.Sprintf("1000 ms x: 1000 ms (100 %%) %s in main.f", s[2])
+		if got := profiles.Diagnose(p, "x", time.Second); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
+func TestSentence(t *testing.T) {
+	p := &profile.Profile{Comments: []string{"made by hand", "span_id=00aa 5 ms GET /: 4 ms, held by main.x", "span_id=00aab 6 ms"}}
+	for id, want := range map[string]string{"00aa": "5 ms GET /: 4 ms, held by main.x", "00aab": "6 ms", "00": "", "": ""} {
+		if got := profiles.Sentence(p, id); got != want {
+			t.Errorf("%q: got %q, want %q", id, got, want)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+// Package profiles reads saved profiles: it lists them, reads one within limits, merges many, and cuts out
+// those of a span. The viewer, the commands of spanflame and the packages below this one use it. It writes
+// no directory of its own and takes no profiles: that is the agent's.
+//
+// A directory that agents save to holds DIR/profiles/SERVICE/DAY/HOUR/FILE, in UTC. Every file is an
+// ordinary compressed pprof profile that says in its gzip header what it is (package record), so that a
+// directory is listed without decompressing anything. It may be written to, and old files removed from it,
+// while it is read.
+package profiles
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+)
+
+// ErrNone says that there is no profile, or none with samples, that was asked for.
+var ErrNone = errors.New("no profile matches")
+
+// Entry is a saved profile as it is listed, without its samples. Its labels are shared between entries and
+// must not be changed.
+type Entry struct {
+	record.Meta
+	Path  string
+	Bytes int64 // of the file
+}
+
+// Window is a profile that was read. For a file of another tool Meta is what the profile itself says, and
+// the service is empty.
+type Window struct {
+	record.Meta
+	Profile *profile.Profile
+}
+
+// Damaged is a file that cannot be used, and why. Err wraps one of package record's errors where the bytes
+// are at fault.
+type Damaged struct {
+	Path string
+	Err  error
+}
+
+func (d Damaged) Error() string { return fmt.Sprintf("%s: %v", d.Path, d.Err) }
+
+func (d Damaged) Unwrap() error { return d.Err }
+
+// Query chooses saved profiles. Its zero value chooses all.
+type Query struct {
+	Service  string            // empty for every service
+	Types    []record.Type     // empty for every type
+	From, To time.Time         // windows that overlap [From, To); zero for no bound
+	Labels   map[string]string // that a profile must have, with these values
+}
+
+// match tells whether the query chooses a profile.
+func (q Query) match(m record.Meta) bool {
+	if q.Service != "" && m.Service != q.Service || !q.mayMatch(m.Type, m.Start) {
+		return false
+	}
+	if !q.From.IsZero() && !m.End.After(q.From) && !m.Start.Equal(q.From) { // a window may be a moment
+		return false
+	}
+	for name, value := range q.Labels {
+		if have, ok := m.Labels[name]; !ok || have != value {
+			return false
+		}
+	}
+	return true
+}
+
+// mayMatch is the part of match that a file's name is enough for.
+func (q Query) mayMatch(t record.Type, start time.Time) bool {
+	if len(q.Types) > 0 && !slices.Contains(q.Types, t) {
+		return false
+	}
+	if !q.From.IsZero() && start.Before(q.From.Add(-longest)) {
+		return false
+	}
+	return q.To.IsZero() || start.Before(q.To)
+}
+
+// typeNames are the names that ParseType takes, besides the types' own.
+var typeNames = map[string]record.Type{
+	"cpu":       record.CPU,
+	"heap":      record.Memory,
+	"goroutine": record.Goroutine,
+}
+
+// types are those that an agent captures.
+var types = []record.Type{
+	record.CPU, record.Memory, record.Mutex, record.Block, record.Goroutine, record.GoroutineLeak, record.Wall,
+}
+
+// ParseType is the type that a user means: a type's own name, or one of the short names cpu, heap and
+// goroutine.
+func ParseType(name string) (record.Type, error) {
+	if t, ok := typeNames[name]; ok {
+		return t, nil
+	}
+	if t := record.Type(name); slices.Contains(types, t) {
+		return t, nil
+	}
+	names := slices.Sorted(maps.Keys(typeNames))
+	for _, t := range types {
+		names = append(names, string(t))
+	}
+	return "", fmt.Errorf("profile type %q: want one of %s", name, strings.Join(names, ", "))
+}
+
+// ParseTime is the time that a user means: one like 2026-01-02T15:04:05Z, or a duration such as 15m, which
+// is that long before now.
+func ParseTime(s string, now time.Time) (time.Time, error) {
+	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 {
+		return now.Add(-ago), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("time %q: want one like 2026-01-02T15:04:05Z, or like 15m for that long ago", s)
+	}
+	return t, nil
+}

@@ -1,0 +1,220 @@
+package profiles
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"iter"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
+
+	"spanflame/internal/record"
+)
+
+// What a file may make its reader do, in bytes.
+const (
+	maxFileBytes    = 128 << 20 // of the file
+	maxProfileBytes = 512 << 20 // of the profile, decompressed
+	maxMemory       = 2 << 30   // of the profile as google/pprof has it in memory
+)
+
+type limits struct{ file, profile, memory int64 }
+
+// Read reads the listed profiles, one at a time and in their order. A file that cannot be used is yielded as
+// an error that wraps Damaged; the next ones follow. One that was removed since it was listed is left out.
+func Read(ctx context.Context, entries []Entry) iter.Seq2[Window, error] {
+	return func(yield func(Window, error) bool) {
+		for _, e := range entries {
+			if err := ctx.Err(); err != nil {
+				yield(Window{}, fmt.Errorf("read saved profiles: %w", err))
+				return
+			}
+			w, err := ReadFile(e.Path)
+			if errors.Is(err, fs.ErrNotExist) {
+				continue
+			}
+			if !yield(w, err) {
+				return
+			}
+		}
+	}
+}
+
+// ReadFile reads one profile, saved by an agent or written by another tool: of at most 128 MiB, 512 MiB
+// decompressed, and 2 GiB as google/pprof has it in memory. The error is Damaged.
+func ReadFile(path string) (Window, error) {
+	r := newReader()
+	m, data, err := r.read(path)
+	if err != nil {
+		return Window{}, Damaged{Path: path, Err: err}
+	}
+	p, err := parse(data)
+	if err != nil {
+		return Window{}, Damaged{Path: path, Err: err}
+	}
+	if m.Type == "" {
+		m = foreignMeta(p)
+	}
+	return Window{Meta: m, Profile: p}, nil
+}
+
+// Parse reads one profile in pprof's format, compressed or not, within the limits of ReadFile.
+func Parse(from io.Reader) (*profile.Profile, error) {
+	r := newReader()
+	if err := readLimited(&r.file, from, r.limits.file, "profile"); err != nil {
+		return nil, err
+	}
+	data, err := r.wire(r.file.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return parse(data)
+}
+
+// reader reads profiles one after the other into the same memory.
+type reader struct {
+	limits     limits
+	file, data bytes.Buffer
+	zip        *gzip.Reader
+}
+
+func newReader() *reader {
+	return &reader{limits: limits{file: maxFileBytes, profile: maxProfileBytes, memory: maxMemory}}
+}
+
+// read returns a file's metadata, which are zero for a file of another tool, and its decompressed profile,
+// which is good until the next call.
+func (r *reader) read(path string) (record.Meta, []byte, error) {
+	f, err := openRegular(path)
+	if err != nil {
+		return record.Meta{}, nil, err
+	}
+	defer f.Close() // it was only read
+	if err := readLimited(&r.file, f, r.limits.file, "file"); err != nil {
+		return record.Meta{}, nil, err
+	}
+	file := r.file.Bytes()
+	rec, err := record.Decode(bytes.NewReader(file), r.limits.file)
+	if errors.Is(err, record.ErrForeign) || !isGzip(file) {
+		rec, err = record.Record{Profile: file}, nil
+	}
+	if err != nil {
+		return record.Meta{}, nil, err
+	}
+	data, err := r.wire(rec.Profile)
+	return rec.Meta, data, err
+}
+
+func isGzip(b []byte) bool { return len(b) >= 2 && b[0] == 0x1f && b[1] == 0x8b }
+
+// wire returns a profile in its wire form, which is within the limits.
+func (r *reader) wire(file []byte) ([]byte, error) {
+	data := file
+	if isGzip(file) {
+		if err := r.decompress(file); err != nil {
+			return nil, err
+		}
+		data = r.data.Bytes()
+	}
+	switch weight, err := weigh(data); {
+	case err != nil:
+		return nil, invalid(err)
+	case len(data) == 0:
+		return nil, invalid(errors.New("it is empty"))
+	case weight > r.limits.memory:
+		return nil, fmt.Errorf("%w: the profile takes about %d bytes of memory, the limit is %d", record.ErrTooLarge, weight, r.limits.memory)
+	}
+	return data, nil
+}
+
+func (r *reader) decompress(file []byte) error {
+	var err error
+	if r.zip == nil {
+		r.zip, err = gzip.NewReader(bytes.NewReader(file))
+	} else {
+		err = r.zip.Reset(bytes.NewReader(file))
+	}
+	if err == nil {
+		err = readLimited(&r.data, r.zip, r.limits.profile, "decompressed profile")
+	}
+	if err != nil && !errors.Is(err, record.ErrTooLarge) {
+		return fmt.Errorf("%w: decompress: %v", record.ErrDamaged, err)
+	}
+	return err
+}
+
+// parse turns a profile's wire form into google/pprof's.
+func parse(data []byte) (*profile.Profile, error) {
+	p, err := profile.ParseUncompressed(data)
+	if err == nil {
+		err = p.CheckValid()
+	}
+	if err != nil {
+		return nil, invalid(err)
+	}
+	return p, nil
+}
+
+func invalid(err error) error {
+	return fmt.Errorf("%w: not a valid profile in pprof's protobuf format: %v", record.ErrDamaged, err)
+}
+
+// readLimited replaces what is in b by all of r, which must be at most limit bytes long.
+func readLimited(b *bytes.Buffer, r io.Reader, limit int64, what string) error {
+	b.Reset()
+	n, err := b.ReadFrom(io.LimitReader(r, limit+1))
+	if err == nil && n > limit {
+		err = fmt.Errorf("%w: the %s has more than %d bytes, which is the limit", record.ErrTooLarge, what, limit)
+	}
+	return err
+}
+
+// openRegular opens a regular file: opening a pipe would wait for its writer.
+func openRegular(path string) (*os.File, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s is not a regular file", info.Name())
+	}
+	return os.Open(path)
+}
+
+// foreignMeta is what a profile of another tool says of itself.
+func foreignMeta(p *profile.Profile) record.Meta {
+	start := time.Unix(0, p.TimeNanos).UTC()
+	return record.Meta{Type: typeOf(p), Start: start, End: start.Add(time.Duration(max(0, p.DurationNanos)))}
+}
+
+// typeOf tells the type of a profile by its sample types. The profiles of mutexes and of blocking have the
+// same ones and are told apart by nothing: both count as blocking.
+func typeOf(p *profile.Profile) record.Type {
+	for _, st := range p.SampleType {
+		switch st.Type {
+		case "cpu":
+			return record.CPU
+		case "inuse_space", "alloc_space":
+			return record.Memory
+		case "contentions", "delay":
+			return record.Block
+		case "goroutine":
+			return record.Goroutine
+		case "goroutineleak":
+			return record.GoroutineLeak
+		case "wall":
+			return record.Wall
+		}
+	}
+	if len(p.SampleType) == 0 {
+		return ""
+	}
+	return record.Type(strings.ToLower(p.SampleType[0].Type))
+}

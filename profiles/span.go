@@ -1,0 +1,77 @@
+package profiles
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"slices"
+
+	"github.com/google/pprof/profile"
+)
+
+// spanLabel is the sample label that holds a span's ID, of 16 hexadecimal digits.
+const spanLabel = "span_id"
+
+// WithoutDamaged leaves out the files that cannot be used; report is called for each of them.
+func WithoutDamaged(windows iter.Seq2[Window, error], report func(Damaged)) iter.Seq2[Window, error] {
+	return func(yield func(Window, error) bool) {
+		for w, err := range windows {
+			if d, ok := errors.AsType[Damaged](err); ok {
+				report(d)
+				continue
+			}
+			if !yield(w, err) {
+				return
+			}
+		}
+	}
+}
+
+// Span returns the samples of spans, merged from the profiles that the query chooses; these must be of one
+// type. The error is ErrNone if there are no such samples. Files that cannot be used are passed over, and
+// named in the error if nothing else was found.
+func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Profile, error) {
+	var damage error
+	windows := WithoutDamaged(d.Windows(ctx, q), func(d Damaged) { damage = errors.Join(damage, d) })
+	p, err := Merge(ctx, func(yield func(Window, error) bool) {
+		for w, err := range windows {
+			if err == nil {
+				if w.Profile = ByLabel(w.Profile, spanLabel, spanIDs...); len(w.Profile.Sample) == 0 {
+					continue
+				}
+			}
+			if !yield(w, err) {
+				return
+			}
+		}
+	})
+	if errors.Is(err, ErrNone) {
+		err = errors.Join(fmt.Errorf("span %q: %w", spanIDs, ErrNone), damage)
+	}
+	return p, err
+}
+
+// ByLabel returns a profile of the samples that have one of the values as the label of that name. It shares
+// nothing with p that writing either of them would change; while it runs, p may be read but not written, as
+// google/pprof notes numbers in a profile that it writes.
+func ByLabel(p *profile.Profile, name string, values ...string) *profile.Profile {
+	q := &profile.Profile{
+		DefaultSampleType: p.DefaultSampleType, Period: p.Period,
+		Mapping: p.Mapping, Location: p.Location, Function: p.Function,
+		Comments: p.Comments, DocURL: p.DocURL, DropFrames: p.DropFrames, KeepFrames: p.KeepFrames,
+		TimeNanos: p.TimeNanos, DurationNanos: p.DurationNanos,
+	}
+	for _, st := range p.SampleType {
+		q.SampleType = append(q.SampleType, &profile.ValueType{Type: st.Type, Unit: st.Unit})
+	}
+	if pt := p.PeriodType; pt != nil {
+		q.PeriodType = &profile.ValueType{Type: pt.Type, Unit: pt.Unit}
+	}
+	for _, s := range p.Sample {
+		if slices.ContainsFunc(s.Label[name], func(v string) bool { return slices.Contains(values, v) }) {
+			q.Sample = append(q.Sample, s)
+		}
+	}
+	return q.Compact() // has samples, locations and functions of its own
+}
