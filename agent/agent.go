@@ -8,6 +8,7 @@ import (
 	"log"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"runtime"
 	"slices"
 	"sync"
@@ -43,9 +44,10 @@ const lastWindows = 5 * time.Second
 type Agent struct {
 	telemetry *telemetry.Telemetry
 	capture   *capture.Capturer
-	wall      *wall.Recorder // nil without a Pyroscope address, and where slow spans are not captured
+	wall      *wall.Recorder // nil where profiles go nowhere, and where slow spans are not captured
 	busy      error          // why slow spans are not captured although they should be
 	delivery  *delivery      // nil without a Pyroscope address
+	saved     *saved         // nil where nothing is saved
 	self      self
 	admin     *admin.Server // nil when off
 	restore   func()        // puts the process's globals back
@@ -95,6 +97,12 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			}
 		}()
 	}
+	if cfg.saves() {
+		if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
+			return nil, fmt.Errorf("the directory %q: %w", cfg.Dir, err)
+		}
+		a.saved = openSaved(cfg)
+	}
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, err
 	}
@@ -110,7 +118,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			Logger:     a.telemetry.Logger,
 		})
 	}
-	a.telemetry.Logger.Info("agent started", "profiles", redact.URL(cfg.PyroscopeAddress), "traces", redact.URL(cfg.Traces.Endpoint), "admin", a.AdminAddr())
+	a.telemetry.Logger.Info("agent started", "profiles", redact.URL(cfg.PyroscopeAddress), "traces", redact.URL(cfg.Traces.Endpoint), "directory", cfg.Dir, "admin", a.AdminAddr())
 	return a, nil
 }
 
@@ -133,7 +141,7 @@ func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
 	for _, k := range identityKeys {
 		keys = append(keys, attribute.Key(k))
 	}
-	a.telemetry, err = telemetry.Start(ctx, telemetry.Options{
+	opts := telemetry.Options{
 		Resource:  res,
 		Labels:    cfg.identity(),
 		LabelKeys: keys,
@@ -143,7 +151,11 @@ func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
 		Headers:   cfg.OTLPHeaders,
 		Sampler:   sampler,
 		Stdout:    cfg.Stdout,
-	})
+	}
+	if a.saved != nil {
+		opts.Saved, opts.SavedIn = a.saved.traces, cfg.Dir
+	}
+	a.telemetry, err = telemetry.Start(ctx, opts)
 	return err
 }
 
@@ -158,56 +170,40 @@ func (c Config) identity() map[string]string {
 	return labels
 }
 
-// startProfiles captures and delivers profiles.
+// startProfiles captures profiles, and delivers and saves them.
 func (a *Agent) startProfiles(cfg Config) error {
 	labels := cfg.identity()
 	delete(labels, labelName(keyServiceName)) // every record has it by itself
 	maps.Copy(labels, cfg.ProfileLabels)
 
-	var types []record.Type
-	emit := func(record.Record) {}
-	if cfg.PyroscopeAddress != "" {
-		client, err := push.New(push.Config{
-			URL:               cfg.PyroscopeAddress,
-			BasicAuthUser:     cfg.PyroscopeBasicAuthUser,
-			BasicAuthPassword: cfg.PyroscopeBasicAuthPassword,
-			BearerToken:       cfg.PyroscopeAuthToken,
-			TenantID:          cfg.PyroscopeTenantID,
-			Headers:           cfg.PyroscopeHeaders,
-			CAFile:            cfg.PyroscopeCAFile,
-			CertFile:          cfg.PyroscopeCertFile,
-			KeyFile:           cfg.PyroscopeKeyFile,
-		})
-		if err != nil {
-			return err
-		}
-		queue, err := spool.Open(spool.Options{
-			Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: a.telemetry.Logger,
-		})
-		if err != nil {
-			client.Close()
-			return err
-		}
-		took, err := a.meter().Float64Histogram("spanflame.push.duration", metric.WithUnit("s"),
-			metric.WithDescription("Time from sending a profile to the server's answer, by outcome."))
-		if err != nil {
-			client.Close()
-			return errors.Join(err, queue.Close())
-		}
-		a.delivery = startDelivery(queue, client, took, a.telemetry.Logger)
-		types = cfg.recordTypes()
-		emit = func(r record.Record) {
-			a.self.look(r)
-			a.delivery.put(r)
-		}
-		if err := a.startWall(cfg, labels); err != nil {
-			return err
-		}
+	var emit, emitWall []func(record.Record)
+	var diagnosed func(wall.Diagnosis)
+	if a.saved != nil {
+		a.saved.startProfiles(cfg, a.telemetry.Logger)
+		d := &diagnoses{save: a.saved.profiles.Put}
+		emit, emitWall, diagnosed = append(emit, a.saved.profiles.Put), append(emitWall, d.put), d.add
 	}
+	if cfg.PyroscopeAddress != "" {
+		if err := a.startDelivery(cfg); err != nil {
+			return err
+		}
+		// After the other: this one waits for the disk.
+		emit, emitWall = append(emit, a.delivery.put), append(emitWall, a.delivery.put)
+	}
+	var types []record.Type
+	if len(emit) > 0 {
+		types = cfg.recordTypes()
+		if err := a.startWall(cfg, wall.Options{Labels: labels, Emit: toAll(emitWall), Diagnosed: diagnosed}); err != nil {
+			return err
+		}
+	} else if cfg.Dir == "" {
+		a.telemetry.Logger.Warn("no profiles are captured: there is no server for them, and the user has no cache directory to save them in; set SPANFLAME_DIR to a directory, or to off")
+	}
+	emit = append(emit, a.self.look)
 	a.setRates(cfg, types)
 	var err error
 	a.capture, err = capture.Start(capture.Options{
-		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: emit, Logger: a.telemetry.Logger,
+		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: toAll(emit), Logger: a.telemetry.Logger,
 	})
 	if err != nil {
 		return err
@@ -215,20 +211,60 @@ func (a *Agent) startProfiles(cfg Config) error {
 	return a.observe(a.meter())
 }
 
+// toAll hands each record to every sink.
+func toAll(sinks []func(record.Record)) func(record.Record) {
+	return func(r record.Record) {
+		for _, sink := range sinks {
+			sink(r)
+		}
+	}
+}
+
+// startDelivery pushes what is captured to Pyroscope.
+func (a *Agent) startDelivery(cfg Config) error {
+	client, err := push.New(push.Config{
+		URL:               cfg.PyroscopeAddress,
+		BasicAuthUser:     cfg.PyroscopeBasicAuthUser,
+		BasicAuthPassword: cfg.PyroscopeBasicAuthPassword,
+		BearerToken:       cfg.PyroscopeAuthToken,
+		TenantID:          cfg.PyroscopeTenantID,
+		Headers:           cfg.PyroscopeHeaders,
+		CAFile:            cfg.PyroscopeCAFile,
+		CertFile:          cfg.PyroscopeCertFile,
+		KeyFile:           cfg.PyroscopeKeyFile,
+	})
+	if err != nil {
+		return err
+	}
+	queue, err := spool.Open(spool.Options{
+		Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: a.telemetry.Logger,
+	})
+	if err != nil {
+		client.Close()
+		return err
+	}
+	took, err := a.meter().Float64Histogram("spanflame.push.duration", metric.WithUnit("s"),
+		metric.WithDescription("Time from sending a profile to the server's answer, by outcome."))
+	if err != nil {
+		client.Close()
+		return errors.Join(err, queue.Close())
+	}
+	a.delivery = startDelivery(queue, client, took, a.telemetry.Logger)
+	return a.delivery.changes.observe(a.meter())
+}
+
 // meter is for the agent's own metrics.
 func (a *Agent) meter() metric.Meter { return a.telemetry.Metrics.Meter("spanflame/agent") }
 
-// startWall captures slow spans, unless somebody else in the process has the flight recorder.
-func (a *Agent) startWall(cfg Config, labels map[string]string) error {
+// startWall captures slow spans, unless somebody else in the process has the flight recorder. The options say
+// whose they are and where they go.
+func (a *Agent) startWall(cfg Config, o wall.Options) error {
 	if cfg.SlowSpan < 0 {
 		return nil
 	}
+	o.Service, o.SlowSpan, o.RingBytes, o.CPUShare, o.Logger = cfg.ServiceName, cfg.SlowSpan, cfg.WallRingBytes, cfg.WallCPUShare, a.telemetry.Logger
 	var err error
-	a.wall, err = wall.Start(wall.Options{
-		Service: cfg.ServiceName, Labels: labels,
-		SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
-		Emit: a.delivery.put, Logger: a.telemetry.Logger,
-	})
+	a.wall, err = wall.Start(o)
 	if errors.Is(err, wall.ErrBusy) {
 		a.busy = fmt.Errorf("slow spans have no wall-clock profiles: %w", err)
 		a.telemetry.Logger.Warn(a.busy.Error())
@@ -306,17 +342,20 @@ func (a *Agent) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) er
 
 // degraded says what does not work as it should.
 func (a *Agent) degraded() []string {
-	if a.delivery == nil {
-		return nil
+	var words []string
+	if a.delivery != nil {
+		words = a.delivery.degraded()
 	}
-	words := a.delivery.degraded()
+	if a.saved != nil {
+		words = append(words, a.saved.degraded()...)
+	}
 	if a.busy != nil {
 		words = append(words, a.busy.Error())
 	}
 	return words
 }
 
-// Shutdown captures the last window of every profile, delivers what it can until ctx is done, and ends all
+// Shutdown captures the last window of every profile, saves it, delivers what it can until ctx is done, and ends all
 // that the agent started; what could not be delivered stays in the spool for the next start. It acts once;
 // every caller waits for the end, until its own ctx is done. The error says what is incomplete.
 func (a *Agent) Shutdown(ctx context.Context) error {
@@ -344,9 +383,9 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 
 func (a *Agent) shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
-	var captured, recorded, delivered, flushed, served error
-	// The last windows are waited for even when ctx is done: that takes no server, and what is not in the
-	// spool before it closes is lost.
+	var captured, recorded, delivered, flushed, saved, served error
+	// The last windows are waited for even when ctx is done: that takes no server, and what is not on the
+	// disk at the end is lost.
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
 	defer cancel()
 	if a.capture != nil {
@@ -356,18 +395,24 @@ func (a *Agent) shutdown(ctx context.Context) error {
 		wg.Go(func() { recorded = a.wall.Stop(last) })
 	}
 	wg.Wait()
-	// Profiles and the other signals go to different servers: neither waits for the other.
+	// Profiles and the other signals go to different places: none waits for another.
 	if a.delivery != nil {
 		wg.Go(func() { delivered = a.delivery.stop(ctx) })
+	}
+	if a.saved != nil {
+		wg.Go(func() { saved = a.saved.closeProfiles(last) })
 	}
 	if a.telemetry != nil {
 		wg.Go(func() { flushed = a.telemetry.Shutdown(ctx) })
 	}
 	wg.Wait()
+	if a.saved != nil { // now that the last spans are in their file
+		saved = errors.Join(saved, a.saved.closeTraces(context.WithoutCancel(ctx)))
+	}
 	if a.admin != nil {
 		served = a.admin.Shutdown(ctx)
 	}
 	a.restore()
 	running.Store(false)
-	return errors.Join(captured, recorded, delivered, flushed, served)
+	return errors.Join(captured, recorded, delivered, flushed, saved, served)
 }

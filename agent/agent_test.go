@@ -23,10 +23,11 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// quiet is a configuration that reads nothing from the environment and listens nowhere that is taken.
+// quiet is a configuration that reads nothing from the environment, saves nothing and listens nowhere that is
+// taken.
 func quiet(t *testing.T) Config {
 	clearEnv(t)
-	return Config{ServiceName: "svc", SpoolDir: t.TempDir(), AdminAddress: "127.0.0.1:0", Stdout: io.Discard}
+	return Config{ServiceName: "svc", Dir: off, SpoolDir: t.TempDir(), AdminAddress: "127.0.0.1:0", Stdout: io.Discard}
 }
 
 func shutdown(t *testing.T, a *Agent) {

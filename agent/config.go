@@ -45,8 +45,8 @@ type Config struct {
 	// instances share a host.
 	ResourceAttributes map[string]string
 
-	// PyroscopeAddress is the base URL of the Pyroscope server: PYROSCOPE_SERVER_ADDRESS. Without one no
-	// profiles are captured.
+	// PyroscopeAddress is the base URL of the Pyroscope server: PYROSCOPE_SERVER_ADDRESS. Without one,
+	// profiles are saved in Dir alone; where that is off too, none are captured.
 	PyroscopeAddress string
 
 	// Credentials of the Pyroscope server: PYROSCOPE_BASIC_AUTH_USER, PYROSCOPE_BASIC_AUTH_PASSWORD,
@@ -75,7 +75,8 @@ type Config struct {
 	// ProfileTypes are the profiles to capture: SPANFLAME_PROFILE_TYPES (comma-separated, as pyroscope-go
 	// names them: cpu, alloc_objects, alloc_space, inuse_objects, inuse_space, goroutines, mutex_count,
 	// mutex_duration, block_count, block_duration, goroutine_leak). One of a family (the four of memory,
-	// the two of mutex and of block) brings the whole family. Default: all that this build supports.
+	// the two of mutex and of block) brings the whole family. Nothing forces a garbage collection but the
+	// profile of leaked goroutines. Default: all that this build supports.
 	ProfileTypes []pyroscope.ProfileType
 
 	// Window is the length of a profile: PYROSCOPE_UPLOAD_INTERVAL, default 15 s, from 1 s to 10 min.
@@ -103,8 +104,19 @@ type Config struct {
 	// SPANFLAME_WALL_CPU_SHARE, default 0.01. Slow requests beyond it are counted, not captured.
 	WallCPUShare float64
 
+	// Dir is where profiles and traces are saved, as files that "spanflame view" and "go tool pprof" read:
+	// SPANFLAME_DIR. Services share it, so that a trace across them is in one place. Default: without a
+	// PyroscopeAddress spanflame/saved in the user's cache directory; with one nothing is saved. "off" saves
+	// nothing either way.
+	Dir string
+
+	// DirMaxBytes and DirMaxAge bound what this service has there, profiles and traces together; beyond them
+	// the oldest go: SPANFLAME_DIR_MAX_BYTES, default 1073741824, and SPANFLAME_DIR_MAX_AGE, default 168h.
+	DirMaxBytes int64
+	DirMaxAge   time.Duration
+
 	// SpoolDir is where captured profiles wait for delivery: SPANFLAME_SPOOL_DIR, default
-	// spanflame/SERVICE in the user's cache directory.
+	// spanflame/spool/SERVICE in the user's cache directory.
 	SpoolDir string
 
 	// SpoolMaxBytes and SpoolMaxAge bound what waits there; beyond them the oldest go, and are counted:
@@ -123,6 +135,7 @@ type Config struct {
 	OTLPHeaders map[string]string
 
 	// Traces, Metrics and Logs say how each signal leaves the process, where that differs from the above.
+	// Traces are saved in Dir besides.
 	Traces, Metrics, Logs Signal
 
 	// TracesSampler and TracesSamplerArg choose the traces that are recorded: OTEL_TRACES_SAMPLER
@@ -160,9 +173,14 @@ const (
 	defaultMutexFraction = 100
 	defaultBlockRate     = 100 * time.Microsecond
 	defaultSlowSpan      = 100 * time.Millisecond
+	defaultDirMaxBytes   = 1 << 30
+	defaultDirMaxAge     = 7 * 24 * time.Hour
 	defaultAdminAddress  = "127.0.0.1:6060"
 	off                  = "off"
 )
+
+// minDirBytes is the least that DirMaxBytes can be: room for a few profiles and traces.
+const minDirBytes = 1 << 20
 
 // maxSecretFile bounds what is read of a file that holds a secret.
 const maxSecretFile = 64 << 10
@@ -206,6 +224,9 @@ func ConfigFromEnv() (Config, error) {
 		SlowSpan:                   e.slowSpan("SPANFLAME_SLOW_SPAN"),
 		WallRingBytes:              int(e.integer("SPANFLAME_WALL_RING_BYTES")),
 		WallCPUShare:               e.share("SPANFLAME_WALL_CPU_SHARE"),
+		Dir:                        e.text("SPANFLAME_DIR"),
+		DirMaxBytes:                e.integer("SPANFLAME_DIR_MAX_BYTES"),
+		DirMaxAge:                  e.duration("SPANFLAME_DIR_MAX_AGE"),
 		SpoolDir:                   e.text("SPANFLAME_SPOOL_DIR"),
 		SpoolMaxBytes:              e.integer("SPANFLAME_SPOOL_MAX_BYTES"),
 		SpoolMaxAge:                e.duration("SPANFLAME_SPOOL_MAX_AGE"),
@@ -397,6 +418,9 @@ func (c Config) over(d Config) Config {
 	set(&c.SlowSpan, d.SlowSpan)
 	set(&c.WallRingBytes, d.WallRingBytes)
 	set(&c.WallCPUShare, d.WallCPUShare)
+	set(&c.Dir, d.Dir)
+	set(&c.DirMaxBytes, d.DirMaxBytes)
+	set(&c.DirMaxAge, d.DirMaxAge)
 	set(&c.SpoolDir, d.SpoolDir)
 	set(&c.SpoolMaxBytes, d.SpoolMaxBytes)
 	set(&c.SpoolMaxAge, d.SpoolMaxAge)
@@ -466,12 +490,18 @@ func (c Config) withDefaults() Config {
 	set(&c.MutexProfileFraction, defaultMutexFraction)
 	set(&c.BlockProfileRate, defaultBlockRate)
 	set(&c.SlowSpan, defaultSlowSpan)
+	if c.Dir == "" && c.PyroscopeAddress == "" {
+		// Where there is no such directory either, nothing is saved, and Start says so.
+		c.Dir, _ = record.DefaultDir()
+	}
+	set(&c.DirMaxBytes, defaultDirMaxBytes)
+	set(&c.DirMaxAge, defaultDirMaxAge)
 	if c.SpoolDir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
 			cache = os.TempDir()
 		}
-		c.SpoolDir = filepath.Join(cache, "spanflame", url.PathEscape(c.ServiceName))
+		c.SpoolDir = filepath.Join(cache, "spanflame", "spool", record.DirName(c.ServiceName))
 	}
 	set(&c.OTLPProtocol, telemetry.ProtocolHTTP)
 	c.Traces = c.Traces.withDefaults(c, "/v1/traces")
@@ -519,6 +549,9 @@ var profileTypes = map[pyroscope.ProfileType]record.Type{
 	pyroscope.ProfileGoroutineLeak: record.GoroutineLeak,
 }
 
+// saves is whether profiles and traces are saved in Dir.
+func (c Config) saves() bool { return c.Dir != "" && c.Dir != off }
+
 // recordTypes are the records that the configured profile types come to, each once and in a fixed order.
 func (c Config) recordTypes() []record.Type {
 	var types []record.Type
@@ -557,6 +590,8 @@ func (c Config) Validate() error {
 	check(c.BlockProfileRate > 0, "BlockProfileRate", c.BlockProfileRate, "a duration above zero")
 	check(c.WallRingBytes >= 0, "WallRingBytes", c.WallRingBytes, "a number of bytes above zero")
 	check(c.WallCPUShare >= 0 && c.WallCPUShare <= 1, "WallCPUShare", c.WallCPUShare, "a share above 0 and up to 1")
+	check(c.DirMaxBytes >= minDirBytes, "DirMaxBytes", c.DirMaxBytes, fmt.Sprintf("at least %d bytes", minDirBytes))
+	check(c.DirMaxAge > 0, "DirMaxAge", c.DirMaxAge, "a duration above zero")
 	check(c.SpoolMaxBytes >= 0, "SpoolMaxBytes", c.SpoolMaxBytes, "a number of bytes above zero")
 	check(c.SpoolMaxAge >= 0, "SpoolMaxAge", c.SpoolMaxAge, "a duration above zero")
 	check(c.OTLPEndpoint == "" || isURL(c.OTLPEndpoint), "OTLPEndpoint", redact.URL(c.OTLPEndpoint), "a URL like http://127.0.0.1:4318")

@@ -55,6 +55,9 @@ func TestConfigFromEnv(t *testing.T) {
 		"SPANFLAME_SLOW_SPAN":                "250ms",
 		"SPANFLAME_WALL_RING_BYTES":          "4096",
 		"SPANFLAME_WALL_CPU_SHARE":           "0.05",
+		"SPANFLAME_DIR":                      "/saved",
+		"SPANFLAME_DIR_MAX_BYTES":            "2000000",
+		"SPANFLAME_DIR_MAX_AGE":              "3h",
 		"SPANFLAME_SPOOL_DIR":                "/spool",
 		"SPANFLAME_SPOOL_MAX_BYTES":          "1000",
 		"SPANFLAME_SPOOL_MAX_AGE":            "2h",
@@ -84,6 +87,9 @@ func TestConfigFromEnv(t *testing.T) {
 		SlowSpan:                   250 * time.Millisecond,
 		WallRingBytes:              4096,
 		WallCPUShare:               0.05,
+		Dir:                        "/saved",
+		DirMaxBytes:                2000000,
+		DirMaxAge:                  3 * time.Hour,
 		SpoolDir:                   "/spool",
 		SpoolMaxBytes:              1000,
 		SpoolMaxAge:                2 * time.Hour,
@@ -117,6 +123,47 @@ func TestConfigFromEnv(t *testing.T) {
 	}
 }
 
+// TestWhereThingsAreKept: without a server profiles are saved below the user's cache directory, with one they
+// wait there; the two never share a directory.
+func TestWhereThingsAreKept(t *testing.T) {
+	clearEnv(t)
+	home := t.TempDir()
+	t.Setenv("HOME", home)
+	t.Setenv("XDG_CACHE_HOME", "")
+	cache, err := os.UserCacheDir()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const server = "http://127.0.0.1:4040"
+	saved := filepath.Join(cache, "spanflame", "saved")
+	for _, tt := range []struct {
+		address, dir, want string
+		saves              bool
+	}{
+		{"", "", saved, true},
+		{"", "/mine", "/mine", true},
+		{"", "off", "off", false},
+		{server, "", "", false},
+		{server, "/mine", "/mine", true},
+		{server, "off", "off", false},
+	} {
+		c := Config{ServiceName: "saved", PyroscopeAddress: tt.address, Dir: tt.dir}.over(Config{}).withDefaults()
+		if c.Dir != tt.want || c.saves() != tt.saves {
+			t.Errorf("address %q, directory %q: saved in %q: %v, want %q: %v", tt.address, tt.dir, c.Dir, c.saves(), tt.want, tt.saves)
+		}
+		if want := filepath.Join(cache, "spanflame", "spool", "saved"); c.SpoolDir != want {
+			t.Errorf("the spool is in %q, want %q", c.SpoolDir, want)
+		}
+	}
+	if c := (Config{ServiceName: ".."}).over(Config{}).withDefaults(); filepath.Dir(c.SpoolDir) != filepath.Join(cache, "spanflame", "spool") {
+		t.Errorf("a service called .. has its spool in %q", c.SpoolDir)
+	}
+	t.Setenv("HOME", "")
+	if c := (Config{}).over(Config{}).withDefaults(); c.Dir != "" || c.saves() {
+		t.Errorf("without a home saved in %q", c.Dir)
+	}
+}
+
 func TestSlowSpanOff(t *testing.T) {
 	for _, value := range []string{"off", "0"} {
 		clearEnv(t)
@@ -139,6 +186,8 @@ func TestWrongEnvironment(t *testing.T) {
 		{"SPANFLAME_MUTEX_PROFILE_FRACTION", "x", "a whole number above zero"},
 		{"SPANFLAME_SLOW_SPAN", "-5s", `SPANFLAME_SLOW_SPAN="-5s": want a duration`},
 		{"SPANFLAME_WALL_CPU_SHARE", "2", `SPANFLAME_WALL_CPU_SHARE="2": want a share`},
+		{"SPANFLAME_DIR_MAX_BYTES", "1 GiB", `SPANFLAME_DIR_MAX_BYTES="1 GiB": want a whole number above zero`},
+		{"SPANFLAME_DIR_MAX_AGE", "7d", `SPANFLAME_DIR_MAX_AGE="7d": want a duration above zero with its unit`},
 		{"SPANFLAME_SPOOL_MAX_BYTES", "-5", `SPANFLAME_SPOOL_MAX_BYTES="-5"`},
 		{"PYROSCOPE_BASIC_AUTH_PASSWORD_FILE", "/does/not/exist", "PYROSCOPE_BASIC_AUTH_PASSWORD_FILE: open /does/not/exist"},
 	} {
@@ -191,6 +240,9 @@ func TestValidate(t *testing.T) {
 		{"long window", func(c *Config) { c.Window = time.Hour }, "Window"},
 		{"negative fraction", func(c *Config) { c.MutexProfileFraction = -1 }, `MutexProfileFraction "-1"`},
 		{"negative rate", func(c *Config) { c.BlockProfileRate = -1 }, "BlockProfileRate"},
+		{"small directory", func(c *Config) { c.DirMaxBytes = 1 << 19 }, `DirMaxBytes "524288": want at least 1048576 bytes`},
+		{"negative age in the directory", func(c *Config) { c.DirMaxAge = -time.Hour }, `DirMaxAge "-1h0m0s": want a duration above zero`},
+		{"nothing saved", func(c *Config) { c.Dir = "off" }, ""},
 		{"endpoint", func(c *Config) { c.OTLPEndpoint = "localhost:4317" }, `OTLPEndpoint "localhost:4317": want a URL`},
 		{"protocol", func(c *Config) { c.OTLPProtocol = "http/json" }, `OTLPProtocol "http/json": want grpc or http/protobuf`},
 		{"protocol of a signal", func(c *Config) { c.Logs.Protocol = "x" }, `Logs.Protocol "x"`},

@@ -35,12 +35,29 @@ const sayAfter = outageAfter + 2
 // is safe on disk to the next start.
 const lastAttempts = 3
 
+// maxRefused is how often the server may fail one record, while it takes others, before the record is set
+// aside. The pauses between are refusedPause at first and double each time, up to maxRefusedPause: about a
+// quarter of an hour in all.
+const (
+	maxRefused      = 20
+	refusedPause    = time.Second
+	maxRefusedPause = time.Minute
+)
+
+// client sends one record once. The delivery closes it in the end.
+type client interface {
+	Push(context.Context, record.Record) push.Result
+	Close()
+}
+
+var _ client = (*push.Client)(nil)
+
 // delivery takes records from the spool, oldest first, and sends each until the server has answered it.
 // While the server takes none, one sender tries and the others wait. It owns its goroutines, the spool and
 // the client.
 type delivery struct {
 	spool  *spool.Spool
-	client *push.Client
+	client client
 	log    *slog.Logger
 	took   metric.Float64Histogram // seconds of each send
 
@@ -52,6 +69,11 @@ type delivery struct {
 
 	trouble atomic.Pointer[trouble] // nil while the server takes profiles
 	probe   chan *prober            // holds the prober while no sender has it
+
+	changes labelChanges
+
+	mu     sync.Mutex // guards outage
+	outage *outage    // what the log has been told of and not yet of its end
 }
 
 // trouble is a row of failed sends with no answer between them.
@@ -60,10 +82,26 @@ type trouble struct {
 	fails  int
 	reason string    // of the last one
 	until  time.Time // the server asked to be left alone until then; zero if it did not
+	before progress  // when it began
 }
 
 // outage says whether the row is long enough to be one.
 func (t *trouble) outage() bool { return t.fails >= outageAfter }
+
+// progress is what has become of records since the start.
+type progress struct{ delivered, dropped spool.Count }
+
+func progressOf(s spool.Stats) progress {
+	return progress{delivered: s.Sum(spool.Delivered), dropped: s.Sum(spool.Dropped)}
+}
+
+// outage is a row of failures that was said in the log. It lasts until all that waited meanwhile has gone: a
+// server that comes and goes is one outage, and two lines.
+type outage struct {
+	since  time.Time
+	until  time.Time // when the server answered again; zero before that
+	before progress
+}
 
 // prober is what the one sender has that tries a server that is down.
 type prober struct {
@@ -72,7 +110,7 @@ type prober struct {
 }
 
 // startDelivery takes over the spool and the client.
-func startDelivery(s *spool.Spool, c *push.Client, took metric.Float64Histogram, log *slog.Logger) *delivery {
+func startDelivery(s *spool.Spool, c client, took metric.Float64Histogram, log *slog.Logger) *delivery {
 	d := &delivery{spool: s, client: c, took: took, log: log, probe: make(chan *prober, 1)}
 	d.drain, d.closing = context.WithCancel(context.Background())
 	d.send, d.cancel = context.WithCancel(context.Background())
@@ -131,17 +169,38 @@ func (d *delivery) one() bool {
 	switch r.Outcome {
 	case push.Accepted:
 		d.spool.Done(item)
+		d.changes.note(d.log, r.Changes)
 		d.up()
 	case push.Permanent, push.TooOld:
-		if err := d.spool.SetAside(item, r.Outcome.String(), r.Reason); err != nil {
-			d.log.Error("a refused profile could not be set aside", "error", err)
-		}
+		d.spool.SetAside(item, r.Outcome.String(), r.Reason)
 		d.up() // an answer, if not the one that was hoped for
 	case push.Throttled, push.Transient:
-		d.spool.Release(item)
-		d.failed(r)
+		d.refused(item, r)
 	}
 	return true
+}
+
+// refused deals with a record that the server did not take now. A server that takes nothing counts as down. One
+// that has just taken another record may have something against this one: more than it takes at a time, or
+// something that it stumbles over. At the head of the queue such a record would be refused for ever and keep
+// the others waiting, so it is tried again apart from them, ever later.
+func (d *delivery) refused(item *spool.Item, r push.Result) {
+	alone := d.trouble.Load() == nil && d.drain.Err() == nil
+	again := item.Tries > 0
+	if alone {
+		item.Tries++
+	}
+	switch {
+	case item.Tries == 0:
+		d.spool.Release(item)
+	case alone && item.Tries == maxRefused:
+		d.spool.SetAside(item, r.Outcome.String(), fmt.Sprintf("refused %d times while others were taken, the last time with: %s", maxRefused, r.Reason))
+	default:
+		d.spool.Postpone(item, max(r.RetryAfter, min(refusedPause<<(item.Tries-1), maxRefusedPause)))
+	}
+	if !alone || !again {
+		d.failed(r)
+	}
 }
 
 // try is one attempt on a server that is down, and the pause after it if it still is. It returns false when
@@ -206,17 +265,17 @@ func (d *delivery) failed(r push.Result) {
 	}
 	for {
 		before := d.trouble.Load()
-		next.since, next.fails = now, 1
-		if before != nil {
-			next.since, next.fails = before.since, before.fails+1
+		if before == nil {
+			next.since, next.fails, next.before = now, 1, progressOf(d.spool.Stats())
+		} else {
+			next.since, next.fails, next.before = before.since, before.fails+1, before.before
 		}
 		if d.trouble.CompareAndSwap(before, next) {
 			break
 		}
 	}
 	if next.fails == sayAfter {
-		d.log.Warn("profiles cannot be delivered: the service goes on, they wait in the spool, and this is not said again until they can",
-			"status", r.Status, "reason", r.Reason)
+		d.say(next, r)
 	}
 	if d.down() == nil {
 		d.pause()
@@ -233,12 +292,42 @@ func (d *delivery) pause() {
 	}
 }
 
-// up notes that the server has answered.
-func (d *delivery) up() {
-	if before := d.trouble.Swap(nil); before != nil && before.fails >= sayAfter {
-		s := d.spool.Stats()
-		d.log.Info("profiles are delivered again", "outage", time.Since(before.since).Round(time.Millisecond).String(), "waiting", s.Items, "bytes", s.Bytes)
+// say tells the log of an outage, unless it has been told of one that is not over.
+func (d *delivery) say(t *trouble, r push.Result) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.outage != nil {
+		return
 	}
+	d.outage = &outage{since: t.since, before: t.before}
+	d.log.Warn("profiles cannot be delivered: the service goes on, they wait in the spool, and this is not said again until they can",
+		"status", r.Status, "reason", r.Reason)
+}
+
+// up notes that the server has answered. The end of an outage is said when nothing waits any more, so that the
+// one line can give all that was delivered.
+func (d *delivery) up() {
+	ended := d.trouble.Swap(nil)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	o := d.outage
+	if o == nil {
+		return
+	}
+	now := time.Now()
+	if o.until.IsZero() || ended != nil && ended.outage() {
+		o.until = now
+	}
+	s := d.spool.Stats()
+	if s.Items > 0 {
+		return
+	}
+	p := progressOf(s)
+	d.log.Info("profiles are delivered again, and none waits", "outage", o.until.Sub(o.since).Round(time.Millisecond).String(),
+		"caught_up_after", now.Sub(o.until).Round(time.Millisecond).String(),
+		"profiles", p.delivered.Items-o.before.delivered.Items, "bytes", p.delivered.Bytes-o.before.delivered.Bytes,
+		"dropped", p.dropped.Items-o.before.dropped.Items)
+	d.outage = nil
 }
 
 func (d *delivery) degraded() []string {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -15,10 +16,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/pprof/profile"
 	"go.opentelemetry.io/otel/metric/noop"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/spool"
@@ -116,16 +120,39 @@ func delivering(t *testing.T, dir, url string) (*delivery, *syncBuffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return deliveringTo(t, client, queue, log), out
+}
+
+func deliveringTo(t *testing.T, c client, queue *spool.Spool, log *slog.Logger) *delivery {
+	t.Helper()
 	took, err := noop.Meter{}.Float64Histogram("took")
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := startDelivery(queue, client, took, log)
+	d := startDelivery(queue, c, took, log)
 	t.Cleanup(func() {
 		d.cancel()
 		_ = d.stop(context.Background()) // of a delivery that has stopped it says nothing new
 	})
-	return d, out
+	return d
+}
+
+// asked is a client without a network, so that time can be that of a test.
+type asked func(context.Context, record.Record) push.Result
+
+func (f asked) Push(ctx context.Context, r record.Record) push.Result { return f(ctx, r) }
+func (f asked) Close()                                                {}
+
+// asking is a delivery from a spool in dir to f.
+func asking(t *testing.T, dir string, f asked) (*delivery, *syncBuffer) {
+	t.Helper()
+	out := &syncBuffer{}
+	log := slog.New(slog.NewTextHandler(out, nil))
+	queue, err := spool.Open(spool.Options{Dir: dir, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return deliveringTo(t, f, queue, log), out
 }
 
 var profileTime = time.Now().Truncate(time.Second)
@@ -293,6 +320,9 @@ func TestAnOutageIsSaidOnceAndSoIsItsEnd(t *testing.T) {
 	if down, up := log.count(saidDown), log.count(saidUp); down != 1 || up != 1 {
 		t.Errorf("said %d times that the server is down and %d times that it is back, want once each", down, up)
 	}
+	if log.count("profiles=10") != 1 {
+		t.Errorf("10 profiles were delivered since the outage began, the log says: %s", log.b.String())
+	}
 	if words := d.degraded(); words != nil {
 		t.Errorf("degraded after the outage: %q", words)
 	}
@@ -414,5 +444,200 @@ func TestStopKeepsTryingWhatIsInMemoryAlone(t *testing.T) {
 	}
 	if err == nil || !strings.Contains(err.Error(), "3 profiles") || !strings.Contains(err.Error(), "are lost") {
 		t.Errorf("stop: %v, want that 3 are lost", err)
+	}
+}
+
+var (
+	taken     = push.Result{Outcome: push.Accepted}
+	throttled = push.Result{Outcome: push.Throttled, Reason: "throttled (429): too much at a time"}
+	stumbles  = push.Result{Outcome: push.Transient, Reason: "answered 500: a nil pointer"}
+	away      = push.Result{Outcome: push.Transient, Reason: "connection refused"}
+)
+
+func TestAServerThatComesAndGoesIsOneOutage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Int64 // how many profiles the server takes before it is away again
+		d, log := asking(t, t.TempDir(), func(context.Context, record.Record) push.Result {
+			if up.Add(-1) < 0 {
+				return away
+			}
+			time.Sleep(time.Millisecond)
+			return taken
+		})
+		put(t, d, 50)
+		for range 5 {
+			time.Sleep(10 * time.Minute)
+			up.Store(5)
+		}
+		time.Sleep(10 * time.Minute)
+		if down, back := log.count(saidDown), log.count(saidUp); down != 1 || back != 0 {
+			t.Errorf("said %d times that the server is down and %d times that it is back, want once and not yet", down, back)
+		}
+		up.Store(1000)
+		time.Sleep(10 * time.Minute)
+		if down, back := log.count(saidDown), log.count(saidUp); down != 1 || back != 1 {
+			t.Errorf("said %d times that the server is down and %d times that it is back, want once each", down, back)
+		}
+		if log.count("outage=1h") != 1 || log.count("profiles=50") != 1 || log.count("dropped=0") != 1 {
+			t.Errorf("an outage of an hour with 50 profiles is told as: %s", log.b.String())
+		}
+	})
+}
+
+// named tells a record from the others.
+func named(r record.Record, name string) record.Record {
+	r.Labels = map[string]string{"name": name}
+	return r
+}
+
+func TestARecordThatIsNeverTakenHoldsUpNoOther(t *testing.T) {
+	for _, answer := range []push.Result{throttled, stumbles} {
+		t.Run(answer.Outcome.String(), func(t *testing.T) { holdsUpNoOther(t, answer) })
+	}
+}
+
+func holdsUpNoOther(t *testing.T, answer push.Result) {
+	synctest.Test(t, func(t *testing.T) {
+		var refused atomic.Int64
+		d, log := asking(t, t.TempDir(), func(_ context.Context, r record.Record) push.Result {
+			if r.Labels["name"] == "big" {
+				refused.Add(1)
+				return answer
+			}
+			return taken
+		})
+		d.put(named(aRecord(t, 0), "big"))
+		const window = 15 * time.Second
+		sent := 0
+		for begun := time.Now(); time.Since(begun) < 30*time.Minute; time.Sleep(window) {
+			for range 5 {
+				sent++
+				d.put(aRecord(t, sent))
+			}
+			// The first refusals may be taken for a server that takes nothing; even then it is asked again.
+			time.Sleep(time.Second)
+			if n := events(d, spool.Delivered); n != sent {
+				t.Fatalf("after %v %d of %d others are delivered", time.Since(begun), n, sent)
+			}
+		}
+		if n := d.spool.Stats().Counts[spool.Key{Event: spool.SetAside, Reason: answer.Outcome.String(), Type: record.CPU}].Items; n != 1 || refused.Load() > 2*maxRefused {
+			t.Errorf("%d set aside after %d refusals, want one after %d or a few more", n, refused.Load(), maxRefused)
+		}
+		if log.count("20 times while others were taken, the last time with: "+answer.Reason) != 1 || log.count(saidDown) > 1 {
+			t.Errorf("the log has the server's words %d times, want once: %s", log.count("20 times while others were taken, the last time with: "+answer.Reason), log.b.String())
+		}
+	})
+}
+
+func TestAServerThatRefusesEverythingIsWaitedFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var open atomic.Bool
+		d, log := asking(t, t.TempDir(), func(context.Context, record.Record) push.Result {
+			if !open.Load() {
+				return throttled
+			}
+			return taken
+		})
+		for i := range 100 {
+			d.put(aRecord(t, i))
+			time.Sleep(time.Minute)
+		}
+		open.Store(true)
+		time.Sleep(3 * time.Minute)
+		if n := events(d, spool.Delivered); n != 100 {
+			t.Errorf("%d of 100 delivered, %+v", n, d.spool.Stats())
+		}
+		if log.count(saidDown) != 1 || log.count(saidUp) != 1 {
+			t.Errorf("want the outage and its end once: %s", log.b.String())
+		}
+	})
+}
+
+func TestShutdownKeepsItsDeadline(t *testing.T) {
+	for name, answer := range map[string]asked{
+		"never answered": func(ctx context.Context, _ record.Record) push.Result {
+			<-ctx.Done()
+			return away
+		},
+		"cannot even be broken off": func(context.Context, record.Record) push.Result {
+			time.Sleep(time.Minute)
+			return away
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				d, _ := asking(t, dir, answer)
+				const n = senders + 5
+				put(t, d, n)
+				a := &Agent{delivery: d, restore: func() {}, done: make(chan struct{})}
+				const patience, late = 5 * time.Second, 200 * time.Millisecond
+				ctx, cancel := context.WithTimeout(t.Context(), patience)
+				defer cancel()
+				begun := time.Now()
+				err := a.Shutdown(ctx)
+				if took := time.Since(begun); took < patience || took > patience+late {
+					t.Errorf("it took %v, want %v and at most %v more", took, patience, late)
+				}
+				if err == nil {
+					t.Error("no word of what is left")
+				}
+				<-a.done
+				queue, err := spool.Open(spool.Options{Dir: dir})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if left := queue.Stats().Items; left != n {
+					t.Errorf("the next start finds %d profiles, want %d", left, n)
+				}
+				if err := queue.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+func TestChangedLabelsAreSaidOnceAndCounted(t *testing.T) {
+	reader := sdkmetric.NewManualReader()
+	provider := sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
+	changes := map[string]push.Changes{
+		"nothing": {TraceIDs: 3},
+		"dropped": {Dropped: 1, Names: []string{"a"}},
+		"other":   {Other: 1, Names: []string{"span_name"}},
+		"both":    {Renamed: 1, Cut: 2, Names: []string{"b.c", "d"}},
+	}
+	d, log := asking(t, t.TempDir(), func(_ context.Context, r record.Record) push.Result {
+		return push.Result{Outcome: push.Accepted, Changes: changes[r.Labels["name"]]}
+	})
+	if err := d.changes.observe(provider.Meter("test")); err != nil {
+		t.Fatal(err)
+	}
+	n := 0
+	for name := range changes {
+		for range 3 {
+			d.put(named(aRecord(t, n), name))
+			n++
+		}
+	}
+	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == n })
+	counts := map[string]int64{}
+	want := map[string]int64{"dropped": 3, "renamed": 3, "cut": 3, "other": 3}
+	until(t, fmt.Sprintf("counts %v", want), func() bool {
+		var got metricdata.ResourceMetrics
+		if err := reader.Collect(t.Context(), &got); err != nil {
+			t.Fatal(err)
+		}
+		clear(counts)
+		for _, scope := range got.ScopeMetrics {
+			for _, p := range scope.Metrics[0].Data.(metricdata.Sum[int64]).DataPoints {
+				change, _ := p.Attributes.Value("change")
+				counts[change.AsString()] = p.Value
+			}
+		}
+		return maps.Equal(counts, want)
+	})
+	if all := log.count("this is said once"); all != len(labelChangeKinds) || log.count("span_name") != 1 {
+		t.Errorf("said %d times, want %d: %s", all, len(labelChangeKinds), log.b.String())
 	}
 }

@@ -14,6 +14,12 @@
 // metrics and logs, links each trace's spans to their profiles, and opens a listener for the operator.
 // Whoever writes a service uses it; libraries should use the OpenTelemetry API alone.
 //
+// # Without a server
+//
+// Where no address of a Pyroscope server is set, profiles and traces are saved in the user's cache directory,
+// up to a gigabyte for each service and for a week: "spanflame view" shows them. [Config.Dir] names another
+// directory, also beside a server, or turns that off.
+//
 // # Global state
 //
 // An agent owns what exists once in a process: the CPU profiler, the mutex and block profile rates, and the

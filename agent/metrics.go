@@ -28,6 +28,10 @@ func (a *Agent) observe(meter metric.Meter) error {
 	inMemory := m.gauge("spanflame.spool.waiting.memory", "{profile}", "Profiles that wait in memory, because the disk does not take them.")
 	oldest := m.age("spanflame.spool.oldest.age", "Age of the oldest profile that waits for delivery.")
 
+	savedFiles := m.counter("spanflame.saved.files", "{file}", "What became of files in the directory of saved profiles and traces, by kind, event and reason.")
+	savedSize := m.counter("spanflame.saved.files.size", "By", "Size of the same.")
+	savedUsed := m.gauge("spanflame.saved.used", "By", "Size of the files that are there, by kind.")
+
 	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by what became of their wall-clock profile.")
 	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans captured with a part that is not recorded.")
 	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording, because the process has too many goroutines for the budget.")
@@ -52,21 +56,31 @@ func (a *Agent) observe(meter metric.Meter) error {
 			o.ObserveInt64(skipped, n, metric.WithAttributes(attribute.String("type", string(s.Type)), attribute.String("reason", s.Reason)))
 		}
 		o.ObserveFloat64(gap, c.CPUGap.Seconds())
-		if a.delivery == nil {
-			return nil
-		}
 		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
-		s := a.delivery.spool.Stats()
-		for k, n := range s.Counts {
-			attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
-			o.ObserveInt64(spooled, int64(n.Items), attrs)
-			o.ObserveInt64(spooledSize, n.Bytes, attrs)
+		if a.delivery != nil {
+			s := a.delivery.spool.Stats()
+			for k, n := range s.Counts {
+				attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
+				o.ObserveInt64(spooled, int64(n.Items), attrs)
+				o.ObserveInt64(spooledSize, n.Bytes, attrs)
+			}
+			o.ObserveInt64(waiting, int64(s.Items))
+			o.ObserveInt64(waitingSize, s.Bytes)
+			o.ObserveInt64(inMemory, int64(s.MemoryItems))
+			o.ObserveFloat64(oldest, age(s))
 		}
-		o.ObserveInt64(waiting, int64(s.Items))
-		o.ObserveInt64(waitingSize, s.Bytes)
-		o.ObserveInt64(inMemory, int64(s.MemoryItems))
-		o.ObserveFloat64(oldest, age(s))
+		if a.saved != nil {
+			for kind, s := range a.saved.stats() {
+				of := attribute.String("kind", kind)
+				for k, n := range s.Counts {
+					attrs := metric.WithAttributes(of, attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason))
+					o.ObserveInt64(savedFiles, int64(n.Items), attrs)
+					o.ObserveInt64(savedSize, n.Bytes, attrs)
+				}
+				o.ObserveInt64(savedUsed, s.Bytes, metric.WithAttributes(of))
+			}
+		}
 		if a.wall == nil {
 			return nil
 		}

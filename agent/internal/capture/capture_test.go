@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"runtime"
 	"runtime/pprof"
 	"strings"
 	"sync"
@@ -388,10 +389,94 @@ func TestStatsWhileAProfileIsEmitted(t *testing.T) {
 		t.Fatal(err)
 	}
 	started.Done()
-	if err := c.Stop(t.Context()); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a lock taken twice would hold it for ever
+	defer cancel()
+	if err := c.Stop(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if n := (<-asked).Captured[record.CPU].Profiles; n != 1 {
 		t.Errorf("%d CPU profiles captured, want 1", n)
 	}
+}
+
+func TestProfilesCarryTheirWindow(t *testing.T) {
+	c, s := start(t, time.Hour, everyType...)
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range everyType {
+		r := s.of(typ)[0]
+		p := parse(t, r.Profile)
+		off := time.Unix(0, p.TimeNanos).Sub(r.Start)
+		if typ == record.CPU { // the runtime notes the start itself, a moment after
+			if off < 0 || p.TimeNanos > r.End.UnixNano() {
+				t.Errorf("%s: the profile begins %v after its window, want within it", typ, off)
+			}
+			continue
+		}
+		if off != 0 || time.Duration(p.DurationNanos) != r.End.Sub(r.Start) {
+			t.Errorf("%s: the profile begins %v after its window and is %v long; the window is %v", typ, off, time.Duration(p.DurationNanos), r.End.Sub(r.Start))
+		}
+	}
+}
+
+func TestStampChangesTheTimesAlone(t *testing.T) {
+	var gz bytes.Buffer
+	if err := pprof.Lookup("allocs").WriteTo(&gz, 0); err != nil {
+		t.Fatal(err)
+	}
+	begun := time.Unix(1_800_000_000, 5)
+	out, err := stamp(gz.Bytes(), begun, begun.Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, got := parse(t, gz.Bytes()), parse(t, out)
+	want.TimeNanos, want.DurationNanos = begun.UnixNano(), int64(time.Minute)
+	if len(got.Sample) == 0 || got.String() != want.String() {
+		t.Errorf("got %v\nwant %v", got, want)
+	}
+}
+
+func TestCaptureForcesNoGarbageCollection(t *testing.T) {
+	forced := func() uint32 {
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.NumForcedGC
+	}
+	before := forced()
+	c, s := start(t, time.Second, everyType...)
+	for deadline := time.Now().Add(time.Minute); len(s.of(record.Memory)) < 2; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("no second window in a minute")
+		}
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	if n := forced() - before; n != 0 {
+		t.Errorf("%d garbage collections were forced, want none", n)
+	}
+}
+
+func FuzzStamp(f *testing.F) {
+	var gz bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&gz, 0); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(gz.Bytes())
+	f.Add([]byte("no profile"))
+	begun := time.Unix(1_800_000_000, 5)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		out, err := stamp(b, begun, begun.Add(time.Second))
+		if err != nil {
+			return
+		}
+		p, err := profile.ParseData(out)
+		if err != nil {
+			return // nor was it one before
+		}
+		if p.TimeNanos != begun.UnixNano() || p.DurationNanos != int64(time.Second) {
+			t.Errorf("stamped with %d and %d", p.TimeNanos, p.DurationNanos)
+		}
+	})
 }

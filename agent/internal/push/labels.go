@@ -21,9 +21,10 @@ type label struct{ name, value string }
 // Changes counts what of a record's labels could not be sent as it was. Names holds the labels concerned,
 // at most maxChangedNames of them, so that one log line can tell which.
 type Changes struct {
-	Dropped  int // labels left out: above the limit of 30, reserved, empty, or equal to another once renamed
+	Dropped  int // labels left out: above the limit of 30, reserved, empty, or named as another once renamed
 	Renamed  int // labels whose name had characters that a label name cannot have
-	Cut      int // values cut at 2048 bytes or made valid UTF-8
+	Cut      int // labels with values cut at 2048 bytes or made valid UTF-8
+	Other    int // labels with values above MaxLabelValues, sent as OtherValue
 	TraceIDs int // samples that lost their trace_id, for a server that would make a series of each trace
 	Names    []string
 }
@@ -31,7 +32,7 @@ type Changes struct {
 const maxChangedNames = 8
 
 // Any says whether something was changed that a user may miss. The trace_id rule is not such a thing.
-func (c Changes) Any() bool { return c.Dropped+c.Renamed+c.Cut > 0 }
+func (c Changes) Any() bool { return c.Dropped+c.Renamed+c.Cut+c.Other > 0 }
 
 func (c *Changes) note(counter *int, name string) {
 	*counter++

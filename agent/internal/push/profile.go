@@ -46,7 +46,7 @@ func (c *Client) prepare(ctx context.Context, r record.Record, room int, ch *Cha
 	if err != nil {
 		return nil, err
 	}
-	changed := fitSampleLabels(p, room, ch)
+	changed := c.bound.fit(p, room, ch)
 	if hasTraceID(p) && !c.keepsTraceID(ctx) {
 		ch.TraceIDs += dropTraceID(p)
 		changed = true
@@ -157,10 +157,10 @@ func fields(b []byte, f func(num protowire.Number, typ protowire.Type, value []b
 	return nil
 }
 
-// fitSampleLabels brings the samples' string labels under the rules for series labels, which the server
-// makes of them: one bad name refuses the whole profile. room is how many more labels a series may have.
-// It reports whether anything changed.
-func fitSampleLabels(p *profile.Profile, room int, ch *Changes) bool {
+// fit brings the samples' string labels under the rules for series labels, which the server makes of them:
+// one bad name refuses the whole profile. room is how many more labels a series may have. It reports whether
+// anything changed.
+func (b *bound) fit(p *profile.Profile, room int, ch *Changes) bool {
 	keys := map[string]bool{}
 	for _, s := range p.Sample {
 		for k := range s.Label {
@@ -175,7 +175,7 @@ func fitSampleLabels(p *profile.Profile, room int, ch *Changes) bool {
 		beside := isLink(k)
 		switch {
 		case beside:
-		case taken[name] || strings.HasPrefix(name, "__") || room <= 0:
+		case taken[name] || strings.HasPrefix(name, "__") || room <= 0 || !b.name(name):
 			ch.note(&ch.Dropped, k)
 			changed = true
 			continue
@@ -188,7 +188,7 @@ func fitSampleLabels(p *profile.Profile, room int, ch *Changes) bool {
 		}
 		sent[k], taken[name] = name, true
 	}
-	cutKeys := map[string]bool{}
+	cutKeys, otherKeys := map[string]bool{}, map[string]bool{}
 	for _, s := range p.Sample {
 		fit := make(map[string][]string, len(s.Label))
 		for k, values := range s.Label {
@@ -198,17 +198,27 @@ func fitSampleLabels(p *profile.Profile, room int, ch *Changes) bool {
 			}
 			fit[name] = values
 			for i, v := range values {
-				if w := cut(strings.ToValidUTF8(v, "\uFFFD"), maxValueBytes); w != v {
-					values[i] = w
-					cutKeys[k] = true
+				w := cut(strings.ToValidUTF8(v, "\uFFFD"), maxValueBytes)
+				cutKeys[k] = cutKeys[k] || w != v
+				if !isLink(k) {
+					within := b.value(name, w)
+					otherKeys[k] = otherKeys[k] || within != w
+					w = within
 				}
+				values[i] = w
 			}
 		}
 		s.Label = fit
 	}
-	for k := range cutKeys {
-		ch.note(&ch.Cut, k)
-		changed = true
+	for _, k := range slices.Sorted(maps.Keys(sent)) {
+		if cutKeys[k] {
+			ch.note(&ch.Cut, k)
+			changed = true
+		}
+		if otherKeys[k] {
+			ch.note(&ch.Other, k)
+			changed = true
+		}
 	}
 	return changed
 }

@@ -152,6 +152,7 @@ type Client struct {
 	secrets *strings.Replacer
 	timeout time.Duration
 	http    *http.Client
+	bound   bound
 
 	mu      sync.Mutex
 	version version

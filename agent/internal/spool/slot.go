@@ -288,13 +288,15 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 func (s *Spool) strange(sl *slot, name string, event Event, reason, detail string, t record.Type, size int64) {
 	path := filepath.Join(sl.dir, name)
 	if err := s.aside.move(path, name, reason, detail); err != nil {
-		s.opt.Logger.Warn("strange file in the queue's directory cannot be moved aside", "file", path, "reason", reason, "error", err)
+		s.mu.Lock()
+		s.say("not_moved", "strange file in the queue's directory cannot be moved aside", "file", path, "error", err)
+		s.mu.Unlock()
 		return
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.count(event, "", t, size)
 	s.count(SetAside, reason, t, size)
 	s.countEvicted()
-	s.mu.Unlock()
-	s.opt.Logger.Warn("strange file in the queue's directory set aside", "file", path, "directory", s.aside.path(), "reason", reason)
+	s.say(reason, "strange file in the queue's directory set aside", "file", path, "directory", s.aside.path())
 }

@@ -98,6 +98,8 @@ type entry struct {
 	typ   record.Type
 	id    uint32
 	state state
+	tries uint8         // Item.Tries
+	due   time.Duration // since the spool was opened: until then it is postponed
 }
 
 func (e *entry) name() record.Name {
@@ -108,9 +110,10 @@ func (e *entry) path() string { return e.slot.path(e.seq, e.name()) }
 
 // Spool is the queue. Any goroutine may write, read (Next, then Done, Release or SetAside) and look.
 type Spool struct {
-	opt   Options
-	aside *quarantine
-	wake  chan struct{} // capacity 1: something changed for the reader
+	opt    Options
+	opened time.Time
+	aside  *quarantine
+	wake   chan struct{} // capacity 1: something changed for the reader
 
 	unadopted atomic.Bool // a dead process's slot holds more than adopt took
 
@@ -128,11 +131,13 @@ type Spool struct {
 	since    time.Time
 	where    string // the slot's directory
 	closed   bool
+	said     map[string]said // by reason
 }
 
-// Item is one record in the reader's hands. It ends with Done, Release or SetAside.
+// Item is one record in the reader's hands. It ends with Done, Release, Postpone or SetAside.
 type Item struct {
 	Record record.Record
+	Tries  uint8 // for the reader to count in: kept with a record that is given back
 	entry  *entry
 }
 
@@ -144,8 +149,10 @@ func Open(o Options) (*Spool, error) {
 	}
 	s := &Spool{
 		opt:    o,
+		opened: time.Now(),
 		wake:   make(chan struct{}, 1),
 		counts: map[Key]Count{},
+		said:   map[string]said{},
 	}
 	s.aside = &quarantine{dir: o.Dir, max: o.SetAsideBytes}
 	s.files.Lock()
@@ -171,15 +178,14 @@ func (s *Spool) Put(r record.Record) {
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
-	s.count(Put, "", r.Type, size)
 	switch {
 	case s.closed:
-		s.count(Dropped, "closed", r.Type, size)
+		s.refuse(e, "closed")
 	case err != nil:
-		s.count(Dropped, "invalid", r.Type, size)
+		s.refuse(e, "invalid")
 		s.opt.Logger.Warn("profile cannot be queued", "type", r.Type, "error", err)
 	case size > min(s.opt.MaxBytes, maxRecordBytes):
-		s.count(Dropped, "too_large", r.Type, size)
+		s.refuse(e, "too_large")
 		s.opt.Logger.Warn("profile is too large for the queue", "type", r.Type, "bytes", size, "limit", min(s.opt.MaxBytes, maxRecordBytes))
 	default:
 		s.mu.Unlock()
@@ -194,6 +200,12 @@ func (s *Spool) Put(r record.Record) {
 	s.signal()
 }
 
+// refuse counts a record that does not get into the queue. It is called with mu held.
+func (s *Spool) refuse(e *entry, reason string) {
+	s.count(Put, "", e.typ, e.size)
+	s.count(Dropped, reason, e.typ, e.size)
+}
+
 // store writes the entry's file and appends it to the queue.
 func (s *Spool) store(e *entry, file []byte) error {
 	if err := s.write(e, file); err != nil {
@@ -201,6 +213,7 @@ func (s *Spool) store(e *entry, file []byte) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.count(Put, "", e.typ, e.size)
 	s.disk.add(e.size)
 	s.queue = append(s.queue, e)
 	return nil
@@ -260,6 +273,7 @@ func (s *Spool) write(e *entry, file []byte) error {
 func (s *Spool) keep(e *entry) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.count(Put, "", e.typ, e.size)
 	s.queue = append(s.queue, e)
 	s.memory.add(e.size)
 	for s.memory.Bytes > s.opt.MemoryBytes {
@@ -321,13 +335,14 @@ func (s *Spool) makeRoom(size int64) {
 }
 
 // Next hands out the oldest record that nobody holds, and waits for one if there is none. The context bounds
-// the wait only: with a context that is done already, Next empties the queue. Files that cannot be read are
-// set aside on the way. It fails with ErrClosed or the context's error and with nothing else.
+// the wait only: with a context that is done already, Next empties the queue, what was postponed last. Files
+// that cannot be read are set aside on the way. It fails with ErrClosed or the context's error and with nothing
+// else.
 func (s *Spool) Next(ctx context.Context) (*Item, error) {
 	tick := time.NewTicker(tickEvery)
 	defer tick.Stop()
 	for {
-		e, err := s.take()
+		e, wait, err := s.take(ctx.Err() != nil)
 		if err != nil {
 			return nil, err
 		}
@@ -342,13 +357,14 @@ func (s *Spool) Next(ctx context.Context) (*Item, error) {
 			select {
 			case <-ctx.Done():
 			case <-s.wake:
+			case <-time.After(wait):
 			case <-tick.C:
 				s.tick()
 			}
 			continue
 		}
 		r, err := s.load(e)
-		it := &Item{Record: r, entry: e}
+		it := &Item{Record: r, Tries: e.tries, entry: e}
 		switch reason := damage(err); {
 		case err == nil:
 			return it, nil
@@ -367,31 +383,43 @@ func (s *Spool) Next(ctx context.Context) (*Item, error) {
 			s.mu.Unlock()
 			s.opt.Logger.Warn("queued profile has disappeared", "file", e.path())
 		default:
-			// What SetAside could not do it has logged and counted; the file is out of the way all the same.
-			_ = s.SetAside(it, reason, err.Error())
+			s.SetAside(it, reason, err.Error())
 		}
 	}
 }
 
-// take returns the oldest record that nobody holds, nil if there is none now.
-func (s *Spool) take() (*entry, error) {
+// take returns the oldest record that nobody holds, and those that are postponed last and only if all. It
+// returns nil if there is none now, and how long to wait at most until there may be.
+func (s *Spool) take(all bool) (*entry, time.Duration, error) {
 	s.expire()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return nil, ErrClosed
+		return nil, 0, ErrClosed
 	}
+	now, wait := time.Since(s.opened), tickEvery
+	var first *entry
+search:
 	for _, e := range s.queue {
-		switch e.state {
-		case queued:
-			e.state = taken
-			s.signal() // there may be another for the next reader
-			return e, nil
-		case moving:
-			return nil, nil // its turn comes when it is on disk
+		switch {
+		case e.state == moving:
+			break search // its turn comes when it is on disk
+		case e.state != queued:
+		case e.due <= now:
+			first = e
+			break search
+		case all && first == nil:
+			first = e
+		default:
+			wait = min(wait, e.due-now)
 		}
 	}
-	return nil, nil
+	if first == nil {
+		return nil, wait, nil
+	}
+	first.state = taken
+	s.signal() // there may be another for the next reader
+	return first, 0, nil
 }
 
 // expire drops records above MaxAge from the head of the queue.
@@ -449,6 +477,7 @@ func damage(err error) string {
 // tick is what a waiting reader does now and then: records in memory may fit on the disk again, and other
 // processes may have ended and left theirs.
 func (s *Spool) tick() {
+	s.sayRest(sayEvery)
 	s.files.Lock()
 	defer s.files.Unlock()
 	s.mu.Lock()
@@ -463,63 +492,73 @@ func (s *Spool) tick() {
 
 // Done removes a record that was delivered.
 func (s *Spool) Done(it *Item) {
-	if s.finish(it) {
-		s.mu.Lock()
+	s.mu.Lock()
+	ended := s.finish(it)
+	if ended {
 		s.count(Delivered, "", it.entry.typ, it.entry.size)
-		s.mu.Unlock()
+	}
+	s.mu.Unlock()
+	if ended {
 		s.unlink(it.entry)
 	}
 }
 
 // Release gives a record back to its place in the queue, which is the head.
-func (s *Spool) Release(it *Item) {
+func (s *Spool) Release(it *Item) { s.Postpone(it, 0) }
+
+// Postpone gives a record back to its place in the queue, but hands it out only after d, so that the reader
+// has the others meanwhile.
+func (s *Spool) Postpone(it *Item, d time.Duration) {
 	s.mu.Lock()
 	if it.entry.state == taken {
-		it.entry.state = queued
+		it.entry.state, it.entry.tries, it.entry.due = queued, it.Tries, time.Since(s.opened)+d
 	}
 	s.mu.Unlock()
 	s.signal()
 }
 
 // SetAside takes a record out of the queue and keeps it as a file, with the reason beside it, where an
-// operator finds it. The reason is one word for the counters, the detail is for people. After an error the
-// record is out of the queue too: its file has stayed in the slot, to be met again after a restart, or, if
-// it was in memory, it is counted as dropped.
-func (s *Spool) SetAside(it *Item, reason, detail string) error {
-	if !s.finish(it) {
-		return nil
-	}
+// operator finds it. The reason is one word for the counters, the detail is for people. Where that fails, which
+// is logged, the record is out of the queue too: its file has stayed in the slot, to be met again after a
+// restart, or, if it was in memory, it is counted as dropped.
+func (s *Spool) SetAside(it *Item, reason, detail string) {
 	e := it.entry
+	s.mu.Lock()
+	ended, onDisk := s.finish(it), e.slot != nil
+	if ended && onDisk {
+		s.count(SetAside, reason, e.typ, e.size)
+	}
+	s.mu.Unlock()
+	if !ended {
+		return
+	}
 	var err error
-	if e.slot != nil {
+	if onDisk {
 		err = s.aside.move(e.path(), e.name().String(), reason, detail)
 	} else {
 		err = s.aside.write(*e.rec, e.name().String(), reason, detail)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err != nil && e.slot == nil {
+	if !onDisk && err == nil {
+		s.count(SetAside, reason, e.typ, e.size)
+	}
+	switch {
+	case err == nil:
+		s.say(reason, "profile set aside", "directory", s.aside.path(), "name", e.name().String(), "detail", detail)
+	case !onDisk:
 		s.count(Dropped, "set_aside_failed", e.typ, e.size)
-		return fmt.Errorf("spool: set aside: %w", err)
+		s.say("set_aside_failed", "profile dropped: it was in memory and cannot be set aside", "error", err, "detail", detail)
+	default:
+		s.say("not_moved", "profile cannot be moved aside", "file", e.path(), "error", err, "detail", detail)
 	}
-	s.count(SetAside, reason, e.typ, e.size)
 	s.countEvicted()
-	if err != nil {
-		s.opt.Logger.Warn("profile cannot be moved aside", "file", e.path(), "reason", reason, "error", err)
-		return fmt.Errorf("spool: set aside: %w", err)
-	}
-	s.opt.Logger.Warn("profile set aside", "directory", s.aside.path(), "name", e.name().String(), "reason", reason, "detail", detail)
-	return nil
 }
 
-// finish takes the item out of the queue, once.
+// finish takes the item out of the queue, once. It is called with mu held, and what becomes of the record is
+// counted before mu is given back: the counters agree at every moment.
 func (s *Spool) finish(it *Item) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if it.entry.state != taken {
-		return false
-	}
-	return s.remove(it.entry)
+	return it.entry.state == taken && s.remove(it.entry)
 }
 
 // remove takes the entry out of the queue. It is called with mu held.
@@ -621,6 +660,7 @@ func (s *Spool) Close() error {
 		s.slot = nil
 	}
 	s.signal()
+	s.sayRest(0)
 	if lost.Items > 0 {
 		return fmt.Errorf("spool: %d records of %d bytes are lost with the process: %w", lost.Items, lost.Bytes, err)
 	}

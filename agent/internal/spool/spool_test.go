@@ -230,9 +230,7 @@ func TestAnItemEndsOnce(t *testing.T) {
 	s.Done(it)
 	s.Done(it)
 	s.Release(it)
-	if err := s.SetAside(it, "x", ""); err != nil {
-		t.Error(err)
-	}
+	s.SetAside(it, "x", "")
 	if st := s.Stats(); st.Sum(Delivered).Items != 1 || st.Sum(SetAside).Items != 0 || st.Items != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -302,9 +300,7 @@ func TestASetAsideRecordIsAProfileWithItsReason(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, Options{Dir: dir})
 	s.Put(rec(1))
-	if err := s.SetAside(next(t, s), "too_old", "raise limits.reject_older_than"); err != nil {
-		t.Fatal(err)
-	}
+	s.SetAside(next(t, s), "too_old", "raise limits.reject_older_than")
 	names := files(t, filepath.Join(dir, asideName))
 	if len(names) != 2 || names[1] != names[0]+reasonSuffix {
 		t.Fatalf("%v", names)
@@ -335,9 +331,7 @@ func TestSetAsideIsBounded(t *testing.T) {
 	s := open(t, Options{Dir: dir, SetAsideBytes: 3000})
 	for i := range 20 {
 		s.Put(rec(i))
-		if err := s.SetAside(next(t, s), "refused", "no"); err != nil {
-			t.Fatal(err)
-		}
+		s.SetAside(next(t, s), "refused", "no")
 	}
 	var total int64
 	kept := 0
@@ -643,9 +637,7 @@ func TestOneWriterOneReaderManyLookers(t *testing.T) {
 			it = next(t, s)
 			s.Done(it)
 		case i%11 == 0:
-			if err := s.SetAside(it, "refused", ""); err != nil {
-				t.Error(err)
-			}
+			s.SetAside(it, "refused", "")
 		default:
 			s.Done(it)
 		}
@@ -794,5 +786,127 @@ func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
+	}
+}
+
+func TestAPostponedRecordLetsTheOthersPass(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		s := open(t, Options{Dir: dir})
+		for i := range 3 {
+			s.Put(rec(i))
+		}
+		it := next(t, s)
+		it.Tries = 7
+		const wait = 20 * time.Second
+		s.Postpone(it, wait)
+		begun := time.Now()
+		for _, want := range []string{"1", "2", "0"} {
+			it := next(t, s)
+			if got := it.Record.Labels["n"]; got != want {
+				t.Fatalf("record %s comes, want %s", got, want)
+			}
+			if want == "0" && (it.Tries != 7 || time.Since(begun) != wait) {
+				t.Errorf("it comes after %v with Tries %d, want %v and 7", time.Since(begun), it.Tries, wait)
+			}
+			s.Done(it)
+		}
+		balance(t, s)
+	})
+}
+
+func TestAnEmptyingReaderHasPostponedRecordsLast(t *testing.T) {
+	s := open(t, Options{Dir: t.TempDir()})
+	for i := range 3 {
+		s.Put(rec(i))
+	}
+	s.Postpone(next(t, s), time.Hour)
+	s.Postpone(next(t, s), time.Hour)
+	now, cancel := context.WithCancel(t.Context())
+	cancel()
+	var got []string
+	for {
+		it, err := s.Next(now)
+		if err != nil {
+			break
+		}
+		got = append(got, it.Record.Labels["n"])
+		s.Done(it)
+	}
+	if order := strings.Join(got, " "); order != "2 0 1" {
+		t.Errorf("records come in the order %s, want 2 0 1", order)
+	}
+}
+
+func TestWhatIsSetAsideOftenIsSaidOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		s := open(t, Options{Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&out, nil))})
+		aside := func(reason string, n int) {
+			for i := range n {
+				s.Put(rec(i))
+				s.SetAside(next(t, s), reason, "the server's words")
+			}
+		}
+		want := func(lines ...string) {
+			t.Helper()
+			said := strings.Split(strings.TrimSpace(out.String()), "\n")
+			if len(said) != len(lines) {
+				t.Fatalf("%d lines, want %d: %s", len(said), len(lines), out.String())
+			}
+			for i, l := range lines {
+				if !strings.Contains(said[i], l) {
+					t.Errorf("line %d is %s, want %s", i, said[i], l)
+				}
+			}
+			out.Reset()
+		}
+		aside("permanent", 1000)
+		aside("too_old", 10)
+		want("reason=permanent profiles=1", "reason=too_old profiles=1")
+		time.Sleep(sayEvery)
+		aside("permanent", 5)
+		want("reason=permanent profiles=1000")
+		// What follows nothing is said by the reader that waits.
+		ctx, cancel := context.WithTimeout(t.Context(), tickEvery+time.Second)
+		defer cancel()
+		if _, err := s.Next(ctx); err == nil {
+			t.Fatal("a record where there is none")
+		}
+		if n := strings.Count(out.String(), "\n"); n != 2 || !strings.Contains(out.String(), "reason=permanent profiles=4") || !strings.Contains(out.String(), "reason=too_old profiles=9") {
+			t.Errorf("a minute later: %s", out.String())
+		}
+		out.Reset()
+		aside("permanent", 2)
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+		want("reason=permanent profiles=2")
+		if n := s.Stats().Sum(SetAside).Items; n != 1017 {
+			t.Errorf("%d counted, want 1017", n)
+		}
+	})
+}
+
+func TestTheCountersAgreeAtEveryMoment(t *testing.T) {
+	s := open(t, Options{Dir: t.TempDir()})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for i := range 50 {
+			s.Put(rec(i))
+			s.Done(next(t, s))
+		}
+	}()
+	for {
+		st := s.Stats()
+		if in, out := st.Sum(Put).Items, st.Sum(Delivered).Items+st.Items; in != out {
+			t.Fatalf("%d were put, %d are delivered or queued", in, out)
+		}
+		select {
+		case <-ended:
+			return
+		default:
+		}
 	}
 }

@@ -16,7 +16,7 @@ type Event string
 
 // The events.
 const (
-	Put       Event = "put"       // Put was called
+	Put       Event = "put"       // Put was called: counted when the record is in the queue, or is dropped
 	Recovered Event = "recovered" // left in this process's slot by an earlier one
 	Adopted   Event = "adopted"   // taken over from the slot of a process that has ended
 	Delivered Event = "delivered" // Done was called

@@ -1,6 +1,6 @@
 // Package telemetry sets up the OpenTelemetry SDK for a service: traces, metrics and logs, each to an OTLP
-// endpoint, to the console or nowhere, and besides that metrics for Prometheus to scrape and logs as JSON
-// lines. The agent is its only user. It installs nothing globally.
+// endpoint, to the console or nowhere, and besides that traces and logs as JSON lines and metrics for
+// Prometheus to scrape. The agent is its only user. It installs nothing globally.
 package telemetry
 
 import (
@@ -43,6 +43,11 @@ type Options struct {
 	Sampler               sdktrace.Sampler
 
 	Stdout io.Writer // receives the JSON log, and signals whose exporter is the console; one Write at a time
+
+	// Saved, where it is not nil, has every batch of spans in one Write, as a line of OTLP JSON, besides what
+	// Traces says. SavedIn is where that is, for the log. It stays the caller's to close, after Shutdown.
+	Saved   io.Writer
+	SavedIn string
 }
 
 // Telemetry is the running SDK. It owns the goroutines of its providers.
@@ -52,6 +57,7 @@ type Telemetry struct {
 	Logger  *slog.Logger        // JSON on Options.Stdout with trace_id and span_id, and the log exporter
 	Scrape  prometheus.Gatherer // every metric, with exemplars
 
+	saver   *saver // nil where spans are not saved; one of the processors of Traces
 	logs    *sdklog.LoggerProvider
 	local   *slog.Logger // JSON on Options.Stdout only: for what is said about the exporters themselves
 	outages []*outage    // one for each signal that is exported
@@ -75,6 +81,12 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	tracing := []sdktrace.TracerProviderOption{sdktrace.WithResource(o.Resource), sdktrace.WithSampler(o.Sampler)}
 	if spans != nil {
 		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watch("traces", o.Traces)}))
+	}
+	if o.Saved != nil {
+		if t.saver, err = newSaver(ctx, o.Saved, t.watch("saved traces", Signal{Endpoint: o.SavedIn})); err != nil {
+			return nil, fmt.Errorf("saved traces: %w", err)
+		}
+		tracing = append(tracing, sdktrace.WithSpanProcessor(t.saver))
 	}
 	t.Traces = sdktrace.NewTracerProvider(tracing...)
 
@@ -164,7 +176,10 @@ func (t *Telemetry) HandleError(err error) {
 // endpoint was last there.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
-	var traces, metrics, logs error
+	var saved, traces, metrics, logs error
+	if t.saver != nil {
+		wg.Go(func() { saved = t.saver.finish(ctx) })
+	}
 	if t.Traces != nil {
 		wg.Go(func() { traces = t.Traces.Shutdown(ctx) })
 	}
@@ -175,7 +190,7 @@ func (t *Telemetry) Shutdown(ctx context.Context) error {
 		wg.Go(func() { logs = t.logs.Shutdown(ctx) })
 	}
 	wg.Wait()
-	errs := []error{traces, metrics, logs}
+	errs := []error{saved, traces, metrics, logs}
 	for _, o := range t.outages {
 		errs = append(errs, o.summary())
 	}

@@ -1,0 +1,96 @@
+package save
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// small mounts a small filesystem.
+func small(t *testing.T) string {
+	t.Helper()
+	if os.Getuid() != 0 {
+		t.Skip("mounting a small filesystem takes root")
+	}
+	dir := t.TempDir()
+	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
+		t.Skipf("no filesystem can be mounted here: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(dir, 0); err != nil {
+			t.Error(err)
+		}
+	})
+	return dir
+}
+
+// fill leaves less than 40 kB.
+func fill(t *testing.T, dir string) (free func()) {
+	t.Helper()
+	path := filepath.Join(dir, "ballast")
+	if err := os.WriteFile(path, make([]byte, 90_000), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func() {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestProfilesOnAFullDisk(t *testing.T) {
+	o := options(small(t))
+	free := fill(t, o.Dir)
+	synctest.Test(t, func(t *testing.T) {
+		p, log := openProfiles(t, o)
+		put := func() {
+			p.Put(rec(t, time.Now(), 25_000))
+			synctest.Wait()
+		}
+		put() // fits
+		put()
+		put()
+		s := p.Stats()
+		if s.Counts[Key{Saved, ""}].Items != 1 || s.Counts[Key{Failed, "write"}].Items != 2 || s.Degraded == nil || log.said("cannot be saved") != 1 {
+			t.Errorf("%+v, and the log says %q", s, log.b.String())
+		}
+		if names, _ := files(t, filepath.Join(o.Dir, "profiles")); len(names) != 1 {
+			t.Errorf("files %q, want the one that fitted and nothing of the others", names)
+		}
+		free()
+		put()
+		if s := p.Stats(); s.Counts[Key{Saved, ""}].Items != 2 || s.Degraded != nil || log.said("saved again") != 1 {
+			t.Errorf("%+v, and the log says %q", s, log.b.String())
+		}
+		closeProfiles(t, p)
+	})
+}
+
+// TestTracesOnAFullDisk: a line that was cut off does not spoil the next one.
+func TestTracesOnAFullDisk(t *testing.T) {
+	o := options(small(t))
+	free := fill(t, o.Dir)
+	tr := OpenTraces(o)
+	<-scanned(tr.ring)
+	write(t, tr, line(t, "fits", 10_000))
+	for range 2 {
+		if _, err := tr.Write(line(t, strings.Repeat("x", 100), 50_000)); err == nil || tr.Stats().Degraded == nil {
+			t.Fatalf("Write: %v, degraded: %v", err, tr.Stats().Degraded)
+		}
+	}
+	free()
+	write(t, tr, line(t, "fits again", 50_000))
+	if got, want := spans(t, o.Dir), [][]string{{"fits"}, {"fits again"}}; !slices.EqualFunc(got, want, slices.Equal) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	_, size := files(t, filepath.Join(o.Dir, "traces"))
+	if s := tr.Stats(); s.Bytes != size || s.Counts[Key{Failed, "write"}].Items != 2 || s.Degraded != nil {
+		t.Errorf("%+v, want %d bytes", s, size)
+	}
+	closeTraces(t, tr)
+}

@@ -1,0 +1,336 @@
+package save
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+const (
+	tempSuffix = ".tmp"
+	dirMode    = 0o700
+	fileMode   = 0o600
+
+	// slack is the part of the bound that is freed beyond what is needed, so that a full ring lists its
+	// oldest directory now and then and not for each file.
+	slack = 64
+
+	trimEvery = time.Minute      // how often files above the age are looked for
+	scanEvery = 10 * time.Minute // how often the ring looks at what others have done in the directory
+
+	// settled is how old a directory's modification time must be for it to tell of every later change: the
+	// coarsest clocks of file systems have steps of two seconds.
+	settled = 3 * time.Second
+
+	// abandoned is how old an unfinished file must be to be nobody's any more.
+	abandoned = time.Hour
+)
+
+// ring is a directory of files that are named by time, bounded in bytes and in age: the oldest files go. What
+// has other names is neither counted nor touched. It remembers a sum for each directory and no file, so a
+// ring of a hundred thousand files costs the service no memory. Other processes may save to the same
+// directory and remove from it: a ring sees their work every ten minutes.
+type ring struct {
+	root     string
+	levels   []string // layouts of the names of the directories between root and the files
+	parse    func(file string) (time.Time, error)
+	maxBytes int64
+	maxAge   time.Duration
+	tally    tally
+
+	quit chan struct{}
+	done chan struct{}
+
+	mu      sync.Mutex // held over each change of the directory, so that the sums are those of what is there
+	folders map[string]*folder
+	used    int64
+	scanned bool // the sums know of what earlier processes left; the bound holds from here on
+}
+
+// folder is a directory with files in it.
+type folder struct {
+	Count
+	first    time.Time // of the oldest file
+	modified time.Time // as of when it was listed; zero unless it can be told by it whether it has changed since
+}
+
+// start has the ring kept within its bounds until close. The goroutine looks first at what is there, one
+// directory at a time: writers are held up for no longer than that takes.
+func (r *ring) start() {
+	r.folders = make(map[string]*folder)
+	r.quit, r.done = make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(r.done)
+		trim, scan := time.NewTicker(trimEvery), time.NewTicker(scanEvery)
+		defer trim.Stop()
+		defer scan.Stop()
+		err := r.scan()
+		for {
+			r.tally.keeps(err)
+			select {
+			case <-r.quit:
+				return
+			case <-scan.C:
+				err = r.scan()
+			case <-trim.C:
+				if err != nil {
+					err = r.scan()
+					continue
+				}
+				r.mu.Lock()
+				err = r.trim(0)
+				r.mu.Unlock()
+			}
+		}
+	}()
+}
+
+// close ends the ring's goroutine, and waits for it until ctx is done.
+func (r *ring) close(ctx context.Context) error {
+	close(r.quit)
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("%s: the disk does not answer: %w", r.root, context.Cause(ctx))
+	}
+}
+
+// scan brings the sums up to what lies in the directory, and removes what is too much.
+func (r *ring) scan() error {
+	dirs, err := r.dirs()
+	if err != nil {
+		return err
+	}
+	there := make(map[string]bool, len(dirs))
+	for _, dir := range dirs {
+		select {
+		case <-r.quit:
+			return nil
+		default:
+		}
+		there[dir] = true
+		r.mu.Lock()
+		err = errors.Join(err, r.measure(dir))
+		r.mu.Unlock()
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for dir := range r.folders {
+		// One that was made since the listing is there all the same.
+		if _, statErr := os.Stat(filepath.Join(r.root, dir)); !there[dir] && errors.Is(statErr, fs.ErrNotExist) {
+			r.forget(dir)
+		}
+	}
+	r.scanned = true
+	return errors.Join(err, r.trim(0))
+}
+
+// dirs are the directories, below root, that files may lie in.
+func (r *ring) dirs() ([]string, error) {
+	dirs := []string{"."}
+	for _, layout := range r.levels {
+		var below []string
+		for _, dir := range dirs {
+			entries, err := os.ReadDir(filepath.Join(r.root, dir))
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return nil, err
+			}
+			for _, e := range entries {
+				if _, err := time.Parse(layout, e.Name()); err == nil && e.IsDir() {
+					below = append(below, filepath.Join(dir, e.Name()))
+				}
+			}
+		}
+		dirs = below
+	}
+	return dirs, nil
+}
+
+// measure sums up a directory, unless it is known not to have changed. mu is held.
+func (r *ring) measure(dir string) error {
+	path := filepath.Join(r.root, dir)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		r.forget(dir)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	now := time.Now()
+	f := &folder{}
+	// Files that grow do not change their directory: where there are such, none is ever settled.
+	if len(r.levels) > 0 && now.Sub(info.ModTime()) > settled {
+		f.modified = info.ModTime()
+		if before := r.folders[dir]; before != nil && before.modified.Equal(f.modified) {
+			return nil
+		}
+	}
+	entries, err := os.ReadDir(path)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		stem, temp := strings.CutSuffix(e.Name(), tempSuffix)
+		at, err := r.parse(stem)
+		if err != nil || !e.Type().IsRegular() {
+			continue
+		}
+		info, err := e.Info()
+		switch {
+		case err != nil: // removed meanwhile
+		case !temp:
+			f.add(at, info.Size())
+		case now.Sub(info.ModTime()) > abandoned && os.Remove(filepath.Join(path, e.Name())) == nil:
+			r.tally.count(Unfinished, "", Count{1, info.Size()})
+		}
+	}
+	r.forget(dir)
+	if f.Items > 0 {
+		r.folders[dir] = f
+		r.use(f.Bytes)
+	}
+	return nil
+}
+
+func (f *folder) add(at time.Time, size int64) {
+	if f.Items == 0 || at.Before(f.first) {
+		f.first = at
+	}
+	f.Items++
+	f.Bytes += size
+}
+
+// forget leaves a directory out of the sums. mu is held.
+func (r *ring) forget(dir string) {
+	if f := r.folders[dir]; f != nil {
+		delete(r.folders, dir)
+		r.use(-f.Bytes)
+	}
+}
+
+func (r *ring) use(bytes int64) {
+	r.used += bytes
+	r.tally.held.Store(r.used)
+}
+
+// commit makes room for size bytes and has write put them into a file of dir, whose name tells the time at.
+// items is 1 for a new file and 0 for one that grows. size is far below the bound. A write that fails leaves
+// nothing.
+func (r *ring) commit(dir string, at time.Time, items int, size int64, write func() error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err := r.trim(size); err != nil {
+		return err
+	}
+	if err := write(); err != nil {
+		return err
+	}
+	f := r.folders[dir]
+	if f == nil {
+		f = &folder{first: at}
+		r.folders[dir] = f
+	}
+	if at.Before(f.first) {
+		f.first = at
+	}
+	f.Items += items
+	f.Bytes += size
+	r.use(size)
+	return nil
+}
+
+// trim removes files that are too old, and of the others the oldest, until size more bytes fit. mu is held.
+func (r *ring) trim(size int64) error {
+	oldest := time.Now().Add(-r.maxAge)
+	room := r.maxBytes - size
+	if r.scanned && r.used > room {
+		room -= r.maxBytes / slack
+	}
+	for {
+		dir, f := r.oldest()
+		if f == nil || !f.first.Before(oldest) && !(r.scanned && r.used > room) {
+			return nil
+		}
+		if err := r.shrink(dir, oldest, room); err != nil {
+			return fmt.Errorf("the oldest files cannot be removed: %w", err)
+		}
+	}
+}
+
+// oldest is the directory with the oldest file, nil where there is no file.
+func (r *ring) oldest() (string, *folder) {
+	var dir string
+	var oldest *folder
+	for d, f := range r.folders {
+		if oldest == nil || f.first.Before(oldest.first) {
+			dir, oldest = d, f
+		}
+	}
+	return dir, oldest
+}
+
+// shrink removes files from a directory, oldest first, as long as they are older than the given time or the
+// ring has more bytes than room. A directory that is empty then goes as well. mu is held.
+func (r *ring) shrink(dir string, oldest time.Time, room int64) error {
+	path := filepath.Join(r.root, dir)
+	entries, err := os.ReadDir(path) // by name, and so by time
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f := r.folders[dir]
+	ours := entries[:0]
+	for _, e := range entries {
+		if _, err := r.parse(e.Name()); err == nil && e.Type().IsRegular() {
+			ours = append(ours, e)
+		}
+	}
+	if len(ours) != f.Items { // another process has been here: with old sums too much would go
+		f.modified = time.Time{}
+		return r.measure(dir)
+	}
+	for _, e := range ours {
+		at, err := r.parse(e.Name())
+		if err != nil {
+			return err
+		}
+		reason := "age"
+		if !at.Before(oldest) {
+			if !r.scanned || r.used <= room {
+				f.first = at
+				return nil
+			}
+			reason = "full"
+		}
+		info, err := e.Info()
+		if err == nil {
+			err = os.Remove(filepath.Join(path, e.Name()))
+		}
+		if errors.Is(err, fs.ErrNotExist) { // another process is at it, too: look again
+			f.modified = time.Time{}
+			return r.measure(dir)
+		}
+		if err != nil {
+			return err
+		}
+		r.tally.count(Removed, reason, Count{1, info.Size()})
+		f.Items--
+		f.Bytes -= info.Size()
+		r.use(-info.Size())
+	}
+	r.forget(dir)
+	for range r.levels {
+		if os.Remove(filepath.Join(r.root, dir)) != nil {
+			return nil // not empty: strange files, or a fresh one
+		}
+		dir = filepath.Dir(dir)
+	}
+	return nil
+}

@@ -1,0 +1,81 @@
+package save
+
+import (
+	"maps"
+	"sync"
+	"sync/atomic"
+)
+
+// Event is what became of a file.
+type Event string
+
+// The events. Of profiles, what was put is saved, failed, or waiting to be written.
+const (
+	Saved      Event = "saved"
+	Removed    Event = "removed"    // to keep the bound: full or age
+	Failed     Event = "failed"     // not saved: write, queue_full, too_large, invalid, shut_down or closed; of traces a batch of spans counts as one
+	Unfinished Event = "unfinished" // left by a process that was killed while it wrote, cleaned up
+)
+
+// Key is what a counter counts.
+type Key struct {
+	Event  Event
+	Reason string // "" where the event needs none
+}
+
+// Count is a number of files and their bytes.
+type Count struct {
+	Items int
+	Bytes int64
+}
+
+// Stats is what happened since the start.
+type Stats struct {
+	Bytes    int64 // in the directory, as far as known
+	Degraded error // why files cannot be saved, or not kept within the bounds; nil while all is well
+	Counts   map[Key]Count
+}
+
+// tally is Stats in the making. It has a lock of its own, so that a disk that hangs holds up nobody who looks.
+type tally struct {
+	held atomic.Int64
+
+	mu      sync.Mutex
+	counts  map[Key]Count
+	writing error // why the last file could not be written
+	keeping error // why the bounds could not be kept the last time
+}
+
+func (t *tally) count(e Event, reason string, n Count) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.counts == nil {
+		t.counts = make(map[Key]Count)
+	}
+	c := t.counts[Key{e, reason}]
+	c.Items += n.Items
+	c.Bytes += n.Bytes
+	t.counts[Key{e, reason}] = c
+}
+
+func (t *tally) writes(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.writing = err
+}
+
+func (t *tally) keeps(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.keeping = err
+}
+
+func (t *tally) stats() Stats {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := Stats{Bytes: t.held.Load(), Degraded: t.writing, Counts: maps.Clone(t.counts)}
+	if s.Degraded == nil {
+		s.Degraded = t.keeping
+	}
+	return s
+}

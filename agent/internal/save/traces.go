@@ -1,0 +1,138 @@
+package save
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+)
+
+// A file of traces is closed, and another begun, when it has either of these.
+const (
+	maxTraceFile    = 8 << 20 // bytes; less where the bound is small
+	maxTraceFileAge = time.Hour
+	tracesInRing    = 8 // files that the ring has room for, at least
+)
+
+// Traces saves lines, each a batch of spans. A line is in the file when Write returns, and survives the
+// process; as with profiles it is not synced to the disk.
+type Traces struct {
+	ring *ring
+
+	mu     sync.Mutex
+	file   *os.File // nil between files
+	opened time.Time
+	size   int64
+	closed bool
+}
+
+// OpenTraces begins to save below o.Dir/traces. A directory that cannot be used is no error: it is one of
+// each Write.
+func OpenTraces(o Options) *Traces {
+	t := &Traces{ring: &ring{
+		root:     filepath.Join(o.Dir, "traces", record.DirName(o.Service)),
+		parse:    traces.ParseFileName,
+		maxBytes: o.MaxBytes, maxAge: o.MaxAge,
+	}}
+	t.ring.start()
+	return t
+}
+
+// Write appends one line, with its newline, to the file, or leaves the file without any of it.
+func (t *Traces) Write(line []byte) (int, error) {
+	size := int64(len(line))
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.append(line)
+	t.ring.tally.writes(err)
+	if err != nil {
+		t.ring.tally.count(Failed, "write", Count{1, size})
+		return 0, err
+	}
+	return len(line), nil
+}
+
+func (t *Traces) append(line []byte) error {
+	if t.closed {
+		return os.ErrClosed
+	}
+	size := int64(len(line))
+	if limit := t.ring.maxBytes / 2; size > limit {
+		return fmt.Errorf("a line of %d bytes is too large for the directory: at most %d", size, limit)
+	}
+	full := t.size > 0 && t.size+size > min(maxTraceFile, t.ring.maxBytes/tracesInRing)
+	if t.file != nil && (full || time.Since(t.opened) > maxTraceFileAge || !t.there()) {
+		if err := t.close(); err != nil {
+			return err
+		}
+	}
+	items := 0
+	if t.file == nil {
+		items, t.opened, t.size = 1, time.Now(), 0
+	}
+	err := t.ring.commit(".", t.opened, items, size, func() (err error) {
+		if t.file == nil {
+			if t.file, err = create(filepath.Join(t.ring.root, traces.FileName(t.opened))); err != nil {
+				return err
+			}
+		}
+		_, err = t.file.Write(line)
+		return err
+	})
+	if err != nil {
+		return errors.Join(err, t.undo())
+	}
+	t.size += size
+	t.ring.tally.count(Saved, "", Count{items, size})
+	return nil
+}
+
+// there tells whether the file still has its name: somebody may have cleaned up.
+func (t *Traces) there() bool {
+	named, err := os.Stat(t.file.Name())
+	if err != nil {
+		return false
+	}
+	open, err := t.file.Stat()
+	return err == nil && os.SameFile(named, open)
+}
+
+// undo takes back what a failed write left, so that the file ends with a whole line, and closes it.
+func (t *Traces) undo() error {
+	if t.file == nil {
+		return nil
+	}
+	var err error
+	if t.size == 0 {
+		err = os.Remove(t.file.Name())
+	} else {
+		err = t.file.Truncate(t.size)
+	}
+	return errors.Join(err, t.close())
+}
+
+func (t *Traces) close() error {
+	f := t.file
+	if t.file = nil; f == nil {
+		return nil
+	}
+	return f.Close()
+}
+
+// Close closes the file and ends the goroutine, which it waits for until ctx is done. It is called once.
+func (t *Traces) Close(ctx context.Context) error {
+	t.mu.Lock()
+	t.closed = true
+	err := t.close()
+	t.mu.Unlock()
+	return errors.Join(err, t.ring.close(ctx))
+}
+
+// Stats returns the counts so far. It never waits for the disk.
+func (t *Traces) Stats() Stats { return t.ring.tally.stats() }
