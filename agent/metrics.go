@@ -34,6 +34,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 
 	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by what became of their wall-clock profile.")
 	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans captured with a part that is not recorded.")
+	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans that were due a wall-clock profile of their own and have none, for the reasons of their roots.")
 	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording, because the process has too many goroutines for the budget.")
 	trace := m.counter("spanflame.wall.trace.size", "By", "Execution trace converted for wall-clock profiles.")
 	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
@@ -89,6 +90,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 			o.ObserveInt64(slow, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
 		}
 		o.ObserveInt64(partial, int64(w.Partial))
+		o.ObserveInt64(children, int64(w.SkippedChildren))
 		o.ObserveInt64(pauses, int64(w.Pauses))
 		o.ObserveInt64(trace, int64(w.Bytes))
 		o.ObserveFloat64(wallCPU, w.CPU.Seconds())

@@ -9,7 +9,8 @@
 // the end of a span the labels of the span's context, on whichever goroutine calls End. Here the labels
 // are restored to what the goroutine had before the span, be they from a context or not, and only on a
 // goroutine that still has the span's own: its starter, or one which that started meanwhile and which
-// ends the span. A goroutine that ends somebody else's span keeps its labels.
+// ends the span. A goroutine that ends somebody else's span keeps its labels. A child span that starts on
+// a goroutine which has the labels of its context already, as nearly all do, leaves them as they are.
 //
 // A child span that took at least ten milliseconds gets the attribute, too, while its marks are recorded:
 // its own wall-clock profile exists when its local root turns out to be slow, which is not known yet when
@@ -28,6 +29,8 @@ package spanlink
 
 import (
 	"context"
+	"runtime/pprof"
+	"sync/atomic"
 	"time"
 
 	otelpyroscope "github.com/grafana/otel-profiling-go"
@@ -57,7 +60,10 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvide
 	return &provider{
 		TracerProvider: tp,
 		marks:          marks,
-		labels:         otelpyroscope.NewTracerProvider(started{}).Tracer(""),
+		// It is asked for local roots alone, so that all of its spans have labels of their own.
+		labels: otelpyroscope.NewTracerProvider(started{},
+			otelpyroscope.WithSpanIDLabelScope(otelpyroscope.ScopeAllSpans),
+			otelpyroscope.WithSpanNameLabelScope(otelpyroscope.ScopeAllSpans)).Tracer(""),
 	}
 }
 
@@ -66,7 +72,7 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvide
 type provider struct {
 	trace.TracerProvider
 	marks  Marks
-	labels trace.Tracer
+	labels trace.Tracer // of otel-profiling-go: labels the goroutine and sets the attribute
 	recent recent
 }
 
@@ -81,7 +87,8 @@ type tracer struct {
 
 func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
 	ctx, inner := t.Tracer.Start(ctx, name, options...)
-	if !inner.SpanContext().IsSampled() {
+	sc := inner.SpanContext()
+	if !sc.IsSampled() {
 		return ctx, inner
 	}
 	s := &span{Span: inner, p: t.p, name: name}
@@ -91,12 +98,35 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
 			s.start = timed.StartTime()
 		}
-		ctx, s.mark = t.p.marks.Begin(ctx, inner.SpanContext(), name, s.start)
+		ctx, s.mark = t.p.marks.Begin(ctx, sc, name, s.start)
 	}
+	return trace.ContextWithSpan(s.label(ctx, sc), s), s
+}
+
+// rootKey finds in a context the *span that is the local root.
+type rootKey struct{}
+
+// label gives the goroutine the labels of the span's local root. A set of labels belongs to one span, so that
+// it can be told at the end whose the goroutine's are; where the goroutine has those of the context already,
+// the span has no set and changes nothing.
+func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context {
 	before := goroutineLabels()
-	ctx, _ = t.p.labels.Start(ctx, name)
-	s.labels = t.p.recent.add(goroutineLabels(), before)
-	return trace.ContextWithSpan(ctx, s), s
+	root, inside := ctx.Value(rootKey{}).(*span)
+	if inside && root.SpanContext().TraceID() == sc.TraceID() {
+		pprof.SetGoroutineLabels(ctx)
+		if goroutineLabels() == before {
+			return ctx
+		}
+		ctx = pprof.WithLabels(ctx, pprof.Labels()) // a copy
+	} else {
+		ctx, _ = s.p.labels.Start(context.WithValue(ctx, rootKey{}, s), s.name)
+		if inside { // a new trace inside another's span, which has labelled with its own id
+			ctx = pprof.WithLabels(ctx, pprof.Labels("trace_id", sc.TraceID().String()))
+		}
+	}
+	pprof.SetGoroutineLabels(ctx)
+	s.labels = s.p.recent.add(goroutineLabels(), before)
+	return ctx
 }
 
 // span is a sampled span. It is in its context itself, so that a span which is taken from there and ended
@@ -107,7 +137,8 @@ type span struct {
 	name   string    // at the start
 	start  time.Time // as the span itself has it, if it is marked
 	mark   Mark      // nil if not marked
-	labels *labelled
+	labels *labelled // nil if it changed none
+	ended  atomic.Bool
 }
 
 func (s *span) TracerProvider() trace.TracerProvider { return s.p }
@@ -124,8 +155,11 @@ func (s *span) End(options ...trace.SpanEndOption) {
 }
 
 func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOption)) {
-	if !s.labels.ended.CompareAndSwap(false, true) {
+	if !s.ended.CompareAndSwap(false, true) {
 		return
+	}
+	if s.labels != nil {
+		s.labels.ended.Store(true)
 	}
 	if s.mark != nil {
 		name := s.name
@@ -143,7 +177,7 @@ func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOpti
 		}
 	}
 	inner(options)
-	if goroutineLabels() == s.labels.own {
+	if s.labels != nil && goroutineLabels() == s.labels.own {
 		setGoroutineLabels(s.p.recent.settle(s.labels.before))
 	}
 }

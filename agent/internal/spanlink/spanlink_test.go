@@ -3,11 +3,13 @@ package spanlink
 import (
 	"context"
 	"errors"
+	"maps"
 	"runtime/pprof"
 	"sync"
 	"testing"
 	"time"
 
+	otelpyroscope "github.com/grafana/otel-profiling-go"
 	"go.opentelemetry.io/otel/attribute"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
@@ -97,6 +99,9 @@ func TestSpanLabelsItsGoroutine(t *testing.T) {
 	}
 	inRoot := goroutineLabels()
 	_, child := tracer.Start(ctx, "child")
+	if goroutineLabels() != inRoot {
+		t.Error("a child replaces the labels that its goroutine has from the root")
+	}
 	child.SetName("GET /child/{id}")
 	time.Sleep(2 * time.Millisecond)
 	child.End()
@@ -121,6 +126,100 @@ func TestSpanLabelsItsGoroutine(t *testing.T) {
 	}
 	if len(m.begun) != 3 || m.parent[0] || !m.parent[1] || !m.parent[2] || m.ended[0] != "GET /child/{id}" || m.ended[2] != "root" {
 		t.Errorf("marks: %+v", m)
+	}
+}
+
+// labelsIn are the labels in a context, by name.
+func labelsIn(ctx context.Context) map[string]string {
+	all := map[string]string{}
+	pprof.ForLabels(ctx, func(key, value string) bool {
+		all[key] = value
+		return true
+	})
+	return all
+}
+
+// TestLabelsAreThePeers: what Pyroscope and Grafana know from otel-profiling-go they find here: the labels, which are of
+// the local root throughout, and the attribute.
+func TestLabelsAreThePeers(t *testing.T) {
+	tracer, recorder, _ := setup(t, sdktrace.AlwaysSample())
+	ctx, root := tracer.Start(pprof.WithLabels(context.Background(), pprof.Labels("tenant", "acme")), "root")
+	inChild, child := tracer.Start(ctx, "child")
+	child.End()
+	root.End()
+
+	sdk := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
+	defer func() { _ = sdk.Shutdown(context.Background()) }()
+	peer := otelpyroscope.NewTracerProvider(sdk).Tracer("test")
+	peerCtx, peerRoot := peer.Start(pprof.WithLabels(context.Background(), pprof.Labels("tenant", "acme")), "root")
+	peerChildCtx, peerChild := peer.Start(peerCtx, "child")
+	peerChild.End()
+	peerRoot.End()
+
+	for i, both := range [][2]map[string]string{{labelsIn(ctx), labelsIn(peerCtx)}, {labelsIn(inChild), labelsIn(peerChildCtx)}} {
+		for which, s := range []trace.Span{root, peerRoot} {
+			sc := s.SpanContext()
+			want := map[string]string{"tenant": "acme", "span_name": "root", "span_id": sc.SpanID().String(), "trace_id": sc.TraceID().String()}
+			if got := both[which]; !maps.Equal(got, want) {
+				t.Errorf("span %d, provider %d: labels are %v, want %v", i, which, got, want)
+			}
+		}
+	}
+	for i, s := range recorder.Ended() {
+		want := ""
+		if s.Name() == "root" {
+			want = s.SpanContext().SpanID().String()
+		}
+		if got := attr(s, profileID); got != want {
+			t.Errorf("span %d, %s, has %s = %q, want %q", i, s.Name(), profileID, got, want)
+		}
+	}
+}
+
+// TestChildOnAnotherGoroutine: a child labels a goroutine that was there before, and whoever else ends it keeps its own.
+func TestChildOnAnotherGoroutine(t *testing.T) {
+	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
+	setGoroutineLabels(nil)
+	ctx, root := tracer.Start(context.Background(), "root")
+	inRoot := goroutineLabels()
+	var before, in, after, endedElsewhere labels
+	var second trace.Span
+	on(func() {
+		before = label("worker")
+		_, first := tracer.Start(ctx, "first")
+		in = goroutineLabels()
+		first.End()
+		after = goroutineLabels()
+		_, second = tracer.Start(ctx, "second")
+	})
+	if in == before || in == inRoot || after != before {
+		t.Errorf("the worker had %p, in the child %p, after it %p; the root %p", before, in, after, inRoot)
+	}
+	second.End()
+	if endedElsewhere = goroutineLabels(); endedElsewhere != inRoot {
+		t.Error("the root's goroutine loses its labels to a child that started elsewhere")
+	}
+	root.End()
+}
+
+// TestNewRootInsideASpan: a span of another trace is a local root of its own, whatever context it was started in.
+func TestNewRootInsideASpan(t *testing.T) {
+	tracer, recorder, _ := setup(t, sdktrace.AlwaysSample())
+	ctx, outer := tracer.Start(context.Background(), "outer")
+	inOuter := goroutineLabels()
+	ctx, inner := tracer.Start(ctx, "inner", trace.WithNewRoot())
+	if got := labelsIn(ctx); got["span_id"] != inner.SpanContext().SpanID().String() || got["span_name"] != "inner" {
+		t.Errorf("the labels are %v", got)
+	}
+	inner.End()
+	if goroutineLabels() != inOuter {
+		t.Error("the end of the inner root does not restore the outer one's labels")
+	}
+	outer.End()
+	for _, s := range recorder.Ended() {
+		if got := attr(s, profileID); got != s.SpanContext().SpanID().String() {
+			t.Errorf("%s has %s = %q", s.Name(), profileID, got)
+		}
 	}
 }
 

@@ -69,7 +69,7 @@ func TestWithRecorder(t *testing.T) {
 			}
 		}
 	}
-	within, linked := 0, 0
+	linked := 0
 	for _, s := range spans.Ended() {
 		id := s.SpanContext().SpanID().String()
 		for _, kv := range s.Attributes() {
@@ -78,17 +78,13 @@ func TestWithRecorder(t *testing.T) {
 			}
 		}
 		took := s.EndTime().Sub(s.StartTime())
-		if own[id] < 25*time.Millisecond {
+		if (took - own[id]).Abs() > 128*time.Nanosecond { // the trace's clock has a step of 64 ns
 			t.Errorf("%s took %v, its profile has %v", s.Name(), took, own[id])
-		}
-		if (took - own[id]).Abs() <= took/100 {
-			within++
 		}
 	}
 	if linked != 1000 {
 		t.Errorf("%d of 1000 spans have the link's attribute", linked)
 	}
-	t.Logf("%d of 1000 profiles are within 1 %% of the SDK's duration", within)
 	if s := r.Stats(); s.Captured != 500 || s.Partial != 0 {
 		t.Errorf("stats: %+v", s)
 	}

@@ -39,7 +39,7 @@ func BenchmarkConvert(b *testing.B) {
 			for b.Loop() {
 				c := newConverter(r.o.ChildMin, r.hurried)
 				if t := s.mark.(*span).root; follow {
-					t.conv, t.span.conv = rootLedger{}, spanLedger{}
+					t.conv, t.span.conv = rootLedger{}, nil
 					c.track(t)
 				}
 				if err := c.convert(bytes.NewReader(data), true); err != nil {

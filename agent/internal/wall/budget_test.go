@@ -2,7 +2,9 @@ package wall
 
 import (
 	"bytes"
+	"context"
 	"log/slog"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -71,5 +73,43 @@ func TestPauses(t *testing.T) {
 	slow()
 	if s := r.Stats(); s.Captured != 1 || s.Partial != 0 || len(records) != 1 {
 		t.Errorf("after the pauses: %d records, %+v", len(records), s)
+	}
+}
+
+// TestBudgetIsCheckedBeforeEncoding: where the conversion took more than was predicted, only what is still allowed is
+// encoded. Here that is the share that is kept for names which had no capture lately.
+func TestBudgetIsCheckedBeforeEncoding(t *testing.T) {
+	rec := manual(t)
+	var spans []*testSpan
+	for _, name := range []string{"busy", "rare"} {
+		ctx, s := rec.begin(context.Background(), name)
+		_, child := rec.begin(ctx, "part")
+		workA(25 * time.Millisecond)
+		child.end()
+		s.end()
+		spans = append(spans, s)
+	}
+	runtime.LockOSThread() // as capture does: its CPU time is the thread's
+	defer runtime.UnlockOSThread()
+	w := &work{r: rec.Recorder, began: cpuTime(), taken: make(map[*root]bool)}
+	snap := w.snapshot()
+	if snap == nil {
+		t.Fatal("there is no snapshot")
+	}
+	w.convert(snap)
+	rec.budget.serve(time.Now(), "busy")
+	rec.budget.tokens = rec.budget.capacity() / 4
+	w.resolve()
+	w.emit()
+
+	if f := rec.flame(spans[0].id); f != nil {
+		t.Errorf("a name that was just served is encoded beyond its half of the budget:\n%s", f)
+	}
+	rec.exact(spans[1])
+	if s := rec.Stats(); s.Slow != 2 || s.Captured != 1 || s.SkippedBudget != 1 || s.Children != 1 || s.SkippedChildren != 1 {
+		t.Errorf("stats: %+v", s)
+	}
+	if n := len(rec.conv.tracked) + len(rec.conv.known) + len(rec.conv.goroutines); n != 0 {
+		t.Errorf("the converter still holds %d of something", n)
 	}
 }

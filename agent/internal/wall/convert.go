@@ -42,8 +42,9 @@ type stop struct {
 const (
 	maxLanes    = 20_000 // goroutines followed at once, over all spans
 	maxSegments = 256    // of one lane
-	maxEntries  = 50_000 // of one root, beyond which stacks are not told apart
-	maxOpen     = 64     // roots, or overlapping spans of one root, on one goroutine: each costs at each event
+	maxEntries  = 50_000 // of one root, beyond which stacks and paths are not told apart, and no goroutines followed
+	maxPaths    = 1 << 15
+	maxOpen     = 64 // roots, or overlapping spans of one root, on one goroutine: each costs at each event
 )
 
 // goroutine is a goroutine that works for at least one tracked span.
@@ -140,15 +141,36 @@ type entry struct {
 // ledger is time in nanoseconds by entry.
 type ledger map[entry]int64
 
-// spanLedger is what the converter knows of a span.
+// put adds time to one of the ledgers of a root's spans.
+func (t *rootLedger) put(to ledger, k entry, ns int64) {
+	if _, ok := to[k]; !ok {
+		if t.entries >= maxEntries {
+			k.at, k.stack = nil, noStack
+		}
+		if _, ok := to[k]; !ok {
+			t.entries++
+		}
+	}
+	to[k] += ns
+}
+
+// empty discards what is in ledgers of a root's spans.
+func (t *rootLedger) empty(ledgers ...ledger) {
+	for _, l := range ledgers {
+		t.entries -= len(l)
+		clear(l)
+	}
+}
+
+// spanLedger is what the converter knows of a span whose begin it saw. Most spans are fast and never have one.
 type spanLedger struct {
-	begun, done bool
-	lost        bool // the end mark was not seen
-	from, to    trace.Time
-	lane        *lane
-	seg         *segment // the lane's at the begin
-	endLane     *lane    // where it ended, if on another goroutine that is known
-	moved       bool     // it ended on another goroutine
+	done     bool
+	lost     bool // the end mark was not seen
+	from, to trace.Time
+	lane     *lane
+	seg      *segment // the lane's at the begin
+	endLane  *lane    // where it ended, if on another goroutine that is known
+	moved    bool     // it ended on another goroutine
 
 	up     *span   // the nearest ancestor that still runs: it gets this span's time, too
 	prefix *path   // the ended spans between up and this one
@@ -163,12 +185,13 @@ type spanLedger struct {
 type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}
-	entries  int
+	entries  int                         // in the ledgers of all its spans
 	holders  map[*stack]map[string]int64 // time waiting for a lock at a stack, by who released it
 	children []*span                     // ended, at least childMin long, not yet emitted
 	queued   bool                        // in finished
 	missed   bool                        // asked for a capture that did not see its end
 	emitted  bool
+	counted  bool // why it is not emitted is counted
 	over     bool // nothing more will come of it
 }
 
@@ -224,8 +247,8 @@ func (c *converter) drop(t *root) {
 	}
 	t.conv.over = true
 	delete(c.tracked, t)
-	if len(c.tracked) == 0 {
-		clear(c.paths)
+	if len(c.tracked) == 0 || len(c.paths) > maxPaths {
+		clear(c.paths) // as with stacks, that equal ones have two pointers costs space and nothing else
 	}
 }
 
@@ -290,7 +313,7 @@ func (c *converter) lose(e trace.Event) {
 
 // abandon ends a span whose end mark will not be seen.
 func (c *converter) abandon(s *span) {
-	if !s.conv.begun {
+	if s.conv == nil {
 		c.forget(s)
 		return
 	}
@@ -329,12 +352,12 @@ func (c *converter) mark(e trace.Event) {
 			}
 			return
 		}
-		if !s.conv.begun {
+		if s.conv == nil {
 			c.begin(s, e)
 		}
 	case endCategory:
 		if s := c.known[spanNumber(log.Message)]; s != nil {
-			if !s.conv.begun {
+			if s.conv == nil {
 				c.forget(s) // its begin was before the first generation that was converted
 				return
 			}
@@ -376,22 +399,25 @@ func (c *converter) begin(s *span, e trace.Event) {
 		on = c.newLane(g, s.root)
 		if len(g.lanes) > maxOpen {
 			// Most likely the oldest was never ended.
+			oldest := g.lanes[0].root
 			c.crowded++
-			c.drop(g.lanes[0].root)
+			oldest.conv.counted = true
+			c.drop(oldest)
 		}
 	}
 	on.push(s)
 
-	s.conv = spanLedger{begun: true, from: now, lane: on, seg: on.seg, now: make(ledger), kept: make(ledger)}
+	s.conv = &spanLedger{from: now, lane: on, seg: on.seg, now: make(ledger), kept: make(ledger)}
 	for p := s.parent; p != nil; p = p.parent {
-		if p.conv.begun && !p.conv.done {
+		if p.conv == nil {
+			continue // its begin was not seen
+		}
+		if !p.conv.done {
 			s.conv.up = p
 			p.conv.open = append(p.conv.open, s)
 			break
 		}
-		if p.conv.done {
-			s.conv.prefix = c.paths.concat(c.paths.join(nil, p.currentName()), s.conv.prefix)
-		}
+		s.conv.prefix = c.paths.concat(c.paths.join(nil, p.currentName()), s.conv.prefix)
 	}
 }
 
@@ -433,7 +459,7 @@ func without[T comparable](list []T, x T) []T {
 // end closes a span's account at now. Its time goes to the nearest ancestor that still runs as well;
 // spans and goroutines that outlive it belong to that one from here on.
 func (c *converter) end(s *span, now trace.Time, on trace.GoID) {
-	l := &s.conv
+	l := s.conv
 	c.cutBelow(s, now)
 	l.done, l.to = true, now
 	if l.lane.g.id != on {
@@ -480,15 +506,15 @@ func (c *converter) end(s *span, now trace.Time, on trace.GoID) {
 		c.finish(t)
 	case s.duration() >= c.childMin:
 		for k, ns := range l.kept {
-			l.now[k] += ns
+			t.conv.put(l.now, k, ns)
 		}
-		l.kept = nil
+		t.conv.empty(l.kept)
 		t.conv.children = append(t.conv.children, s)
 		if t.conv.done() {
 			c.finish(t)
 		}
 	default:
-		l.now, l.kept = nil, nil
+		t.conv.empty(l.now, l.kept)
 	}
 }
 
@@ -504,7 +530,7 @@ func (c *converter) finish(t *root) {
 
 // settle adds a running span's time so far to its ancestor's account.
 func (c *converter) settle(s *span) {
-	l := &s.conv
+	l := s.conv
 	for _, child := range l.open {
 		c.settle(child)
 	}
@@ -513,16 +539,16 @@ func (c *converter) settle(s *span) {
 	}
 	c.add(l.up, c.paths.join(l.prefix, s.currentName()), l.now)
 	for k, ns := range l.now {
-		l.kept[k] += ns
+		s.root.conv.put(l.kept, k, ns)
 	}
-	clear(l.now)
+	s.root.conv.empty(l.now)
 }
 
 // add adds time in a descendant, which is at a path below to, to its account.
 func (c *converter) add(to *span, at *path, what ledger) {
 	for k, ns := range what {
 		k.at = c.paths.concat(at, k.at)
-		to.conv.now[k] += ns
+		to.root.conv.put(to.conv.now, k, ns)
 	}
 }
 
@@ -588,14 +614,9 @@ func (c *converter) charge(g *goroutine, where *stack, s state, d time.Duration)
 			continue
 		}
 		k := entry{seg: l.seg, stack: where, state: s}
-		if _, ok := to.conv.now[k]; !ok {
-			if l.root.conv.entries++; l.root.conv.entries > maxEntries {
-				k.stack = noStack
-			}
-		}
-		to.conv.now[k] += int64(d)
+		l.root.conv.put(to.conv.now, k, int64(d))
 		for _, overlapped := range l.under {
-			overlapped.conv.kept[k] += int64(d)
+			l.root.conv.put(overlapped.conv.kept, k, int64(d))
 		}
 	}
 }
@@ -707,8 +728,12 @@ func (c *converter) spawn(creator *goroutine, id trace.GoID, to trace.GoState, e
 	c.cut(creator, now, c.stacks.intern(e.Stack()))
 	g := &goroutine{id: id, known: true, since: now, stack: noStack}
 	c.enter(g, to, st, start)
-	c.goroutines[id] = g
 	for _, from := range creator.lanes {
+		if from.root.conv.entries >= maxEntries {
+			c.unfollowed++
+			continue
+		}
+		c.goroutines[id] = g
 		l := c.newLane(g, from.root)
 		l.creator, l.base = from, from.current()
 		l.until = from.divide()
@@ -763,7 +788,7 @@ const stopPrefix = "stop-the-world ("
 
 // owned returns which segments are the span's own goroutine, as the package's documentation defines it.
 func (s *span) owned() func(*segment) bool {
-	l := &s.conv
+	l := s.conv
 	if l.moved && l.endLane != nil {
 		// The last segment that is owned on each lane of the line of descent.
 		last := map[*lane]*segment{l.endLane: nil}

@@ -37,7 +37,8 @@
 //
 // The time between the start that the span itself claims and its mark is "[starting the span]". It is a
 // microsecond as a rule; on a busy machine the goroutine may have had to wait there, and a span whose start
-// was set by its author to some earlier moment has it from then on.
+// was set by its author to some earlier moment has it from then on. What lies between the mark of the end and
+// the end that the span is given is "[ending the span]" in the same way.
 //
 // A span that ends on another goroutine than it started on has moved. If that goroutine descends from
 // the span's own through goroutines started inside the span, its own time follows the line of descent:

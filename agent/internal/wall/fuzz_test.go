@@ -51,7 +51,7 @@ func take(tb testing.TB, from *trace.FlightRecorder) *snapshot {
 func (s *snapshot) bytes() []byte {
 	all := bytes.Clone(s.header)
 	for _, g := range s.gens {
-		all = append(all, g.data...)
+		all = append(all, bytes.Join(g.batches, nil)...)
 	}
 	return all
 }
@@ -123,7 +123,7 @@ func FuzzConvert(f *testing.F) {
 			c.abandon(s)
 		}
 		for _, s := range spans {
-			if s.conv.done {
+			if s.conv != nil && s.conv.done {
 				a := s.account()
 				if a.covered > a.duration && !s.conv.lost {
 					t.Errorf("%s: covered %v of %v", s.first, a.covered, a.duration)
@@ -148,7 +148,33 @@ func firstFunction(stack string) string {
 	return ""
 }
 
-// TestDamagedSnapshotIsCounted feeds the recorder what the runtime would never write.
+// TestSnapshotIsBounded: of what the ring holds, a snapshot keeps the newest generations that fit, and one at least.
+func TestSnapshotIsBounded(t *testing.T) {
+	const size = 1000
+	for _, test := range []struct{ limit, kept int }{{0, 6}, {3*size + size/2, 3}, {size / 2, 1}} {
+		snap := &snapshot{limit: test.limit}
+		if _, err := snap.Write(make([]byte, headerSize)); err != nil {
+			t.Fatal(err)
+		}
+		for number := range byte(6) {
+			batch := make([]byte, size-1)
+			batch[0], batch[1] = evEventBatch, number+1
+			for _, p := range [][]byte{batch, {evEndOfGeneration}} {
+				if _, err := snap.Write(p); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if test.limit > 0 && snap.size > max(test.limit, size) {
+				t.Errorf("limit %d: %d bytes are kept", test.limit, snap.size)
+			}
+		}
+		if len(snap.gens) != test.kept || snap.gens[test.kept-1].number != 6 || snap.size != test.kept*size || snap.total != 6*size {
+			t.Errorf("limit %d: %d generations of %d bytes in %d are kept, want %d", test.limit, len(snap.gens), snap.size, snap.total, test.kept)
+		}
+	}
+}
+
+// TestDamagedSnapshot feeds the recorder what the runtime would never write.
 func TestDamagedSnapshot(t *testing.T) {
 	whole := realTrace(t)
 	if len(whole.gens) == 0 || whole.gens[0].number == 0 || time.Since(whole.gens[0].start).Abs() > time.Hour {

@@ -26,6 +26,21 @@ func burn(d time.Duration) (n int) {
 	return n
 }
 
+// computer takes d of CPU time, however long the operating system makes it wait for it: the profiler's samples
+// come by CPU time.
+//
+//go:noinline
+func computer(d time.Duration) (n int) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	for start := cpuTime(); cpuTime()-start < d; {
+		for range 1_000_000 {
+			n++
+		}
+	}
+	return n
+}
+
 //go:noinline
 func sleeper() { time.Sleep(wait) }
 
@@ -115,8 +130,8 @@ func TestKinds(t *testing.T) {
 		leaf     string
 		run      func(t *testing.T)
 	}{
-		{"cpu 200ms", "burn", "", func(*testing.T) { burn(200 * time.Millisecond) }},
-		{"cpu 20ms", "burn", "", func(*testing.T) { burn(21 * time.Millisecond) }},
+		{"cpu 200ms", "computer", "", func(*testing.T) { computer(200 * time.Millisecond) }},
+		{"cpu 30ms", "computer", "", func(*testing.T) { computer(30 * time.Millisecond) }},
 		{"sleep", "sleeper", "[waiting: sleep]", func(*testing.T) { sleeper() }},
 		{"mutex", "locker", "[waiting: mutex]", func(*testing.T) {
 			var mu sync.Mutex

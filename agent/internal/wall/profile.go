@@ -48,7 +48,7 @@ type sample struct {
 
 // account sums up a span that has ended.
 func (s *span) account() account {
-	l := &s.conv
+	l := s.conv
 	a := account{span: s, duration: l.to.Sub(l.from)}
 	if l.lost {
 		a.duration = s.duration()
@@ -83,12 +83,62 @@ func (s *span) account() account {
 		}
 		a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(rest)})
 	}
-	if s.head > 0 && a.covered > 0 {
-		a.samples = append(a.samples, sample{entry{stack: noStack, state: starting}, false, int64(s.head)})
-		a.duration += s.head
-		a.covered += s.head
+	if whole := time.Duration(s.whole.Load()); whole > 0 && a.duration > whole {
+		a.fit(whole)
+	}
+	if a.covered > 0 {
+		for why, ns := range s.ends(a.duration) {
+			a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(ns)})
+			a.duration += ns
+			a.covered += ns
+		}
 	}
 	return a
+}
+
+// fit shortens an account to what the span took. Where the operating system keeps a thread from running while it
+// writes an event, the trace's reader moves what depends on that event to a later time, the end of a span, too.
+func (a *account) fit(whole time.Duration) {
+	shrink := float64(whole) / float64(a.duration)
+	covered := a.covered == a.duration
+	var own *sample // the largest, which takes what the rounding leaves
+	rest := int64(whole)
+	for i := range a.samples {
+		if x := &a.samples[i]; !x.other {
+			x.ns = int64(float64(x.ns) * shrink)
+			rest -= x.ns
+			if own == nil {
+				own = x
+			}
+		}
+	}
+	if own != nil {
+		own.ns += rest
+	}
+	a.duration, a.covered = whole, time.Duration(float64(a.covered)*shrink)
+	if covered {
+		a.covered = whole
+	}
+}
+
+// ends is the time between the span's own start and end and its marks, which are so long apart. A goroutine that
+// writes a mark is likely to be preempted right after it, so the clock that was read after the first mark may tell
+// too much; the whole is exact.
+func (s *span) ends(marked time.Duration) map[state]time.Duration {
+	head, tail := s.head, time.Duration(0)
+	if whole := time.Duration(s.whole.Load()); whole > 0 {
+		rest := max(0, whole-marked)
+		head = min(head, rest)
+		tail = rest - head
+	}
+	ends := make(map[state]time.Duration)
+	if head > 0 {
+		ends[starting] = head
+	}
+	if tail > 0 {
+		ends[ending] = tail
+	}
+	return ends
 }
 
 // names is the path of spans from the local root to s.

@@ -94,7 +94,11 @@ func TestStop(t *testing.T) {
 	}
 	stops.Wait()
 	rec.exact(s)
+	workA(25 * time.Millisecond)
 	running.end()
+	if s := rec.Stats(); s.Slow != 2 || s.Captured != 1 || s.SkippedStop != 1 {
+		t.Errorf("a slow span that ends after Stop is not accounted for: %+v", s)
+	}
 	if _, after := rec.begin(context.Background(), "after"); after.mark != nil {
 		t.Error("a span is marked after Stop")
 	}
@@ -562,6 +566,32 @@ func TestRecordsAreBounded(t *testing.T) {
 	}
 }
 
+// TestEntriesAreBounded: whatever a span goes through, its account has a bounded size and loses no time.
+func TestEntriesAreBounded(t *testing.T) {
+	var root rootLedger
+	var paths = make(paths)
+	account, child := make(ledger), make(ledger)
+	seg := &segment{}
+	for i := range maxEntries + 1000 {
+		root.put(account, entry{seg: seg, at: paths.join(nil, fmt.Sprint(i)), stack: &stack{}, state: waitSleep}, 2)
+		root.put(child, entry{seg: seg, at: paths.join(nil, "same"), stack: noStack, state: waitSleep}, 1)
+	}
+	if root.entries > maxEntries+2 || root.entries != len(account)+len(child) {
+		t.Errorf("%d entries are counted, there are %d and %d", root.entries, len(account), len(child))
+	}
+	var sum int64
+	for _, ns := range account {
+		sum += ns
+	}
+	if sum != 2*(maxEntries+1000) {
+		t.Errorf("the account has %d of %d", sum, 2*(maxEntries+1000))
+	}
+	root.empty(account, child)
+	if root.entries != 0 || len(account)+len(child) != 0 {
+		t.Errorf("%d entries are counted after all were discarded", root.entries)
+	}
+}
+
 // A span that is never ended, and more children than a root may have, do not pile up.
 func TestLimits(t *testing.T) {
 	rec := startRecorder(t, nil)
@@ -600,7 +630,39 @@ func TestLimits(t *testing.T) {
 	}
 }
 
-// The recorder's memory is bounded at the default ring, however many events there are.
+// TestUnended: a root that is never ended is given up once. What starts below it is a root from then on, and when it ends
+// after all, nothing comes of it.
+func TestUnended(t *testing.T) {
+	rec := manual(t)
+	ctx, forgotten := rec.begin(context.Background(), "forgotten")
+	_, early := rec.begin(ctx, "early")
+	for range 2 {
+		rec.forgetting(time.Now().Add(maxAge + time.Second))
+	}
+	early.end()
+	ctx, late := rec.begin(ctx, "late")
+	_, part := rec.begin(ctx, "part")
+	workA(25 * time.Millisecond)
+	part.end()
+	late.end()
+	forgotten.end()
+	rec.capture()
+	for _, s := range []*testSpan{late, part} {
+		if f := rec.exact(s); f.sumOf("span: late;") != f.total || f.sumOf("span: forgotten") != 0 {
+			t.Errorf("%s:\n%s", s.name, f)
+		}
+	}
+	if s := rec.Stats(); s.Unended != 1 || s.Slow != 1 || s.Captured != 1 {
+		t.Errorf("stats: %+v", s)
+	}
+	if n := len(rec.conv.tracked) + len(rec.conv.known) + len(rec.conv.goroutines); n != 0 {
+		t.Errorf("the converter still holds %d of something", n)
+	}
+}
+
+// TestMemory: at the default ring the recorder's live heap stays within 48 MiB, however much there is to record and while
+// slow spans are captured all the time. The bursts of messages and the long lines in the trace are a millisecond apart,
+// which bounds the load on a fast machine; it goes on until more has been recorded than the limit could hold.
 func TestMemory(t *testing.T) {
 	const limit = 48 << 20
 	var before, during runtime.MemStats
@@ -610,11 +672,24 @@ func TestMemory(t *testing.T) {
 	stop := make(chan struct{})
 	var others sync.WaitGroup
 	for range 2 {
-		noise(&others, stop, heavy)
+		noise(&others, stop, 100)
 	}
+	others.Go(func() {
+		line := strings.Repeat("x", 1<<10) // the longest that the runtime takes
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+				for range 16 {
+					trace.Log(context.Background(), "noise", line)
+				}
+				time.Sleep(time.Millisecond)
+			}
+		}
+	})
 	var most uint64
-	start := time.Now()
-	for time.Since(start) < 5*time.Second {
+	for rec.Stats().Bytes < 5*limit/4 {
 		_, s := rec.begin(context.Background(), "slow")
 		workA(100 * time.Millisecond)
 		s.end()
@@ -626,8 +701,11 @@ func TestMemory(t *testing.T) {
 	others.Wait()
 	rec.finish()
 	s := rec.Stats()
-	t.Logf("live heap grew by %d KiB; %d events, %d KiB converted in %v of CPU", most>>10, s.Events, s.Bytes>>10, s.CPU)
+	t.Logf("the live heap grew by %d KiB; %d events, %d KiB in %d snapshots, converted in %v of CPU", most>>10, s.Events, s.Bytes>>10, s.Snapshots, s.CPU)
 	if most > limit {
 		t.Errorf("the live heap grew by %d bytes, more than %d", most, limit)
+	}
+	if s.Captured == 0 || s.Captured+s.SkippedBudget+s.SkippedWindow != s.Slow {
+		t.Errorf("stats: %+v", s)
 	}
 }

@@ -1,6 +1,7 @@
 package wall
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -25,17 +26,20 @@ const (
 
 // generation is one generation's bytes.
 type generation struct {
-	number uint64
-	start  time.Time // zero when its clock batch could not be read: it is then taken to be old
-	data   []byte
+	number  uint64
+	start   time.Time // zero when its clock batch could not be read: it is then taken to be old
+	batches [][]byte
+	size    int
 }
 
 var errSnapshot = errors.New("snapshot of the flight recorder is not in the form that this version reads")
 
 // snapshot collects what FlightRecorder.WriteTo writes: the header in one call, then a batch a call.
-// Generations up to after are not kept.
+// Generations up to after are not kept, and of the others no more than the newest that fit into limit, but at
+// least one.
 type snapshot struct {
 	after  uint64
+	limit  int // bytes, 0 is none
 	header []byte
 	gens   []*generation
 	size   int // bytes kept
@@ -95,9 +99,14 @@ func (s *snapshot) Write(p []byte) (int, error) {
 }
 
 func (s *snapshot) keep(p []byte) {
-	if !s.skip {
-		s.open.data = append(s.open.data, p...)
-		s.size += len(p)
+	if s.skip {
+		return
+	}
+	s.open.batches = append(s.open.batches, bytes.Clone(p))
+	s.open.size += len(p)
+	s.size += len(p)
+	for s.limit > 0 && s.size > s.limit && len(s.gens) > 0 {
+		s.drop()
 	}
 }
 
@@ -158,13 +167,13 @@ func (s *snapshot) since(start time.Time) (dropped int) {
 
 // drop forgets the oldest generation.
 func (s *snapshot) drop() {
-	s.size -= len(s.gens[0].data)
+	s.size -= s.gens[0].size
 	s.gens[0] = nil
 	s.gens = s.gens[1:]
 }
 
-// reader gives the header and the generations in order, and lets go of each as it has been read: the
-// trace reader holds a generation while it hands out its events.
+// reader gives the header and the generations in order, and lets go of each batch as it has been read: the
+// trace reader holds a generation of its own while it hands out its events.
 func (s *snapshot) reader() io.Reader { return &snapshotReader{rest: s.header, gens: s.gens} }
 
 type snapshotReader struct {
@@ -177,9 +186,14 @@ func (r *snapshotReader) Read(p []byte) (int, error) {
 		if len(r.gens) == 0 {
 			return 0, io.EOF
 		}
-		r.rest = r.gens[0].data
-		r.gens[0].data = nil
-		r.gens = r.gens[1:]
+		g := r.gens[0]
+		if len(g.batches) == 0 {
+			r.gens = r.gens[1:]
+			continue
+		}
+		r.rest = g.batches[0]
+		g.batches[0] = nil
+		g.batches = g.batches[1:]
 	}
 	n := copy(p, r.rest)
 	r.rest = r.rest[n:]

@@ -48,8 +48,9 @@ type span struct {
 
 	closing atomic.Bool
 	ended   atomic.Int64 // ns since began, 0 while running
+	whole   atomic.Int64 // ns from start to the end that End returned, 0 until then
 
-	conv spanLedger // the converter's part
+	conv *spanLedger // the converter's part, nil until it saw the begin
 }
 
 // root is a local root span with all its descendants in this process.
@@ -62,7 +63,7 @@ type root struct {
 	fresh []*span // children that the converter does not know yet
 	count int     // spans that are running or not yet converted
 	open  int     // spans that are running
-	gone  bool    // no longer in the registry
+	gone  bool    // no longer in the registry: it is over, or was given up
 	asked bool    // in the recorder's queue; guarded by its lock
 
 	conv rootLedger // the converter's part
@@ -187,19 +188,22 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 	// The clock is read right after the mark, which is written as the last thing that Log does: before that
 	// it may have to wait, for all marks go through one lock of the runtime.
 	at = time.Now()
+	s.whole.Store(int64(at.Sub(s.start)))
 
 	t.mu.Lock()
 	t.open--
 	last := t.open == 0 && t.ended.Load() != 0
+	given := t.gone
 	t.gone = t.gone || last
 	t.mu.Unlock()
 	// First into the queue, then out of the registry: the recorder looks in the reverse order, so that it
 	// finds the root in one of them.
 	switch {
+	case given:
 	case s.parent == nil && took >= r.o.SlowSpan:
 		r.stats.slow.Add(1)
-		if !r.request(t) {
-			r.stats.skippedQueue.Add(1)
+		if lost := r.request(t); lost != nil {
+			lost.Add(1)
 		}
 	case s.parent != nil && last && time.Duration(t.ended.Load()) >= r.o.SlowSpan:
 		r.request(t) // the last child that outlived a slow root
@@ -208,6 +212,15 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 		r.live.remove(t)
 	}
 	return at, took >= r.o.ChildMin
+}
+
+// giveUp takes a root that was never ended out of the registry. Spans that start below it from now on are
+// roots of their own.
+func (t *root) giveUp() {
+	t.mu.Lock()
+	t.gone = true
+	t.mu.Unlock()
+	t.r.live.remove(t)
 }
 
 // currentName is the span's name as far as the converter may read it.

@@ -27,6 +27,7 @@ const (
 	stoppedGC
 	stoppedOther
 	starting
+	ending
 	elsewhere
 	notRecorded
 )
@@ -54,6 +55,7 @@ var stateNames = [...]struct{ leaf, phrase string }{
 	stoppedGC:     {"stopped: garbage collection", "stopped by the garbage collector"},
 	stoppedOther:  {"stopped: the world", "stopped with the whole process"},
 	starting:      {"starting the span", "starting the span"},
+	ending:        {"ending the span", "ending the span"},
 	elsewhere:     {"elsewhere: span ended on another goroutine", "on another goroutine"},
 	notRecorded:   {"not recorded", "not recorded"},
 }

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Stats counts what a Recorder did since its start. Slow = Captured + the Skipped ones + those that are
-// on their way.
+// Stats counts what a Recorder did since its start. Slow = Captured + the four of Skipped + those of Crowded
+// that ended after all + those that are on their way.
 type Stats struct {
 	Slow     uint64 // local root spans that took at least SlowSpan
 	Captured uint64 // of these: emitted
@@ -14,11 +14,12 @@ type Stats struct {
 	Children uint64 // child spans emitted
 	Profiles uint64 // records emitted
 
-	SkippedBudget uint64 // slow roots not captured: the CPU budget was spent
-	SkippedWindow uint64 // … the ring had forgotten their part of the trace, or it was not readable
-	SkippedQueue  uint64 // … too many were waiting
-	SkippedStop   uint64 // … the recorder was stopped
-	Failed        uint64 // profiles that could not be encoded
+	SkippedBudget   uint64 // slow roots not captured: the CPU budget was spent
+	SkippedWindow   uint64 // … the ring had forgotten their part of the trace, or it was not readable
+	SkippedQueue    uint64 // … too many were waiting
+	SkippedStop     uint64 // … the recorder was stopped
+	SkippedChildren uint64 // child spans with a profile of their own that was not emitted, for the same reasons
+	Failed          uint64 // profiles that could not be encoded
 
 	Unended            uint64 // root spans given up because they, or a child of theirs, were never ended
 	Crowded            uint64 // root spans given up because more than 64 were open on one goroutine
@@ -38,6 +39,7 @@ type Stats struct {
 type counters struct {
 	slow, captured, partial, children, profiles                              atomic.Uint64
 	skippedBudget, skippedWindow, skippedQueue, skippedStop, failed, unended atomic.Uint64
+	skippedChildren                                                          atomic.Uint64
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations     atomic.Uint64
 	unreadable, crowded, pauses, snapshots, bytes, events                    atomic.Uint64
 	cpu                                                                      atomic.Int64
@@ -56,6 +58,7 @@ func (r *Recorder) Stats() Stats {
 		SkippedWindow:      c.skippedWindow.Load(),
 		SkippedQueue:       c.skippedQueue.Load(),
 		SkippedStop:        c.skippedStop.Load(),
+		SkippedChildren:    c.skippedChildren.Load(),
 		Failed:             c.failed.Load(),
 		Unended:            c.unended.Load(),
 		Crowded:            c.crowded.Load(),

@@ -25,8 +25,8 @@ type Options struct {
 	ChildMin time.Duration // child spans of a captured one get a profile from this length on; 0 is 10 ms
 
 	// RingBytes bounds the trace that is held, 0 is 16 MiB: half of it is for the runtime's ring, half
-	// for the copy that is being converted. The runtime keeps whole generations (a second of trace), so
-	// the ring can exceed its half by one of them.
+	// for the copy that is being converted. Both are of whole generations, which the recorder tries to
+	// keep to an eighth: the ring can exceed its half by one, the copy if it is of a single one.
 	RingBytes int
 
 	// CPUShare is the share of one core that recording, snapshots, conversion and encoding may take
@@ -65,6 +65,7 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	pending []*root
+	closed  bool // nothing takes what is pending any more
 
 	wake     chan struct{} // a root was put into pending
 	stop     chan struct{}
@@ -160,28 +161,25 @@ func (r *Recorder) hurried() bool {
 	}
 }
 
-// request asks for the capture of a root that was slow, and reports whether there was room for it.
-func (r *Recorder) request(t *root) bool {
+// request asks for the capture of a root that was slow. Where that cannot be, it returns the counter of the
+// reason.
+func (r *Recorder) request(t *root) (lost *atomic.Uint64) {
 	r.mu.Lock()
-	full := len(r.pending) >= maxQueue
-	r.mu.Unlock()
-	if !full {
-		r.enqueue(t)
-	}
-	return !full
-}
-
-func (r *Recorder) enqueue(t *root) {
-	r.mu.Lock()
-	if !t.asked {
+	defer r.mu.Unlock()
+	switch {
+	case r.closed:
+		return &r.stats.skippedStop
+	case len(r.pending) >= maxQueue:
+		return &r.stats.skippedQueue
+	case !t.asked:
 		t.asked = true
 		r.pending = append(r.pending, t)
 	}
-	r.mu.Unlock()
 	select {
 	case r.wake <- struct{}{}:
 	default:
 	}
+	return nil
 }
 
 func (r *Recorder) run() {
@@ -259,7 +257,7 @@ func (r *Recorder) forgetting(now time.Time) bool {
 		slow = true
 	})
 	for _, t := range old {
-		r.live.remove(t)
+		t.giveUp()
 		r.stats.unended.Add(1)
 	}
 	return slow && now.Sub(r.cut) >= min(maxPiece, r.reach()/2)
@@ -315,7 +313,7 @@ func (w *work) snapshot() *snapshot {
 		return nil
 	}
 	asked := time.Now()
-	snap := &snapshot{after: r.last}
+	snap := &snapshot{after: r.last, limit: r.o.RingBytes / 2}
 	_, err := r.flight.WriteTo(snap)
 	r.budget.learnFixed(w.spent())
 	r.stats.snapshots.Add(1)
@@ -464,11 +462,6 @@ func (w *work) convert(snap *snapshot) {
 	r.unreadable("converting a snapshot", err)
 	if errors.Is(err, errPanic) {
 		// It may have happened between two changes that belong together: trust none of the accounts.
-		for _, t := range w.pending {
-			if !t.conv.over && !t.conv.emitted {
-				r.stats.skippedWindow.Add(1)
-			}
-		}
 		for t := range r.conv.tracked {
 			r.conv.drop(t)
 		}
@@ -491,23 +484,37 @@ func (w *work) resolve() {
 	r := w.r
 	for _, t := range w.pending {
 		switch {
-		case t.conv.queued || t.conv.over:
+		case t.conv.queued:
+		case t.conv.over:
+			r.lose(t, &r.stats.skippedWindow) // given up while it ran
 		case !w.short && !t.conv.missed && !r.stopped.Load():
 			t.conv.missed = true
-			r.enqueue(t)
+			if lost := r.request(t); lost != nil {
+				r.lose(t, lost)
+			}
 		case t.conv.emitted:
 			r.conv.drop(t) // a child that outlived it, whose end is lost
-		case t.span.conv.begun:
+		case t.span.conv != nil:
 			r.conv.abandon(&t.span)
 		default:
+			why := &r.stats.skippedWindow
 			if w.short {
-				r.stats.skippedBudget.Add(1)
-			} else {
-				r.stats.skippedWindow.Add(1)
+				why = &r.stats.skippedBudget
 			}
-			r.conv.drop(t)
+			r.lose(t, why)
 		}
 	}
+}
+
+// lose gives up a root, and what it has to emit, for the reason that the counter stands for.
+func (r *Recorder) lose(t *root, why *atomic.Uint64) {
+	if !t.conv.emitted && !t.conv.counted {
+		t.conv.counted = true
+		why.Add(1)
+	}
+	r.stats.skippedChildren.Add(uint64(len(t.conv.children)))
+	t.conv.children = nil
+	r.conv.drop(t)
 }
 
 // emit encodes the spans that are complete, in a fair order, until the budget is spent.
@@ -526,11 +533,9 @@ func (w *work) emit() {
 	for _, t := range r.budget.fair(slow) {
 		switch name := t.currentName(); {
 		case r.hurried():
-			r.stats.skippedStop.Add(1)
-			r.conv.drop(t)
+			r.lose(t, &r.stats.skippedStop)
 		case w.available([]*root{t}) <= 0:
-			r.stats.skippedBudget.Add(1)
-			r.conv.drop(t)
+			r.lose(t, &r.stats.skippedBudget)
 		default:
 			r.budget.serve(time.Now(), name)
 			r.emit(t)
@@ -545,8 +550,7 @@ func (r *Recorder) emit(t *root) {
 	if !t.conv.emitted {
 		a := t.span.account()
 		if a.covered == 0 {
-			r.stats.skippedWindow.Add(1)
-			r.conv.drop(t)
+			r.lose(t, &r.stats.skippedWindow)
 			return
 		}
 		r.encoded(r.encoder.gather(scopeRoot, a))
@@ -560,11 +564,11 @@ func (r *Recorder) emit(t *root) {
 			r.stats.partial.Add(1)
 		}
 		t.conv.emitted, t.conv.missed = true, false
-		t.span.conv.now = nil
+		t.conv.empty(t.span.conv.now)
 	}
 	for _, s := range t.conv.children {
 		r.encoded(r.encoder.gather(scopeChild, s.account()))
-		s.conv.now = nil
+		t.conv.empty(s.conv.now)
 	}
 	r.stats.children.Add(uint64(len(t.conv.children)))
 	t.conv.children, t.conv.queued = nil, false
@@ -584,7 +588,10 @@ func (r *Recorder) encoded(profiles int, err error) {
 // giveUp counts what no capture will serve any more.
 func (r *Recorder) giveUp() {
 	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.stats.skippedStop.Add(uint64(len(r.pending)))
-	r.pending = nil
+	pending := r.pending
+	r.pending, r.closed = nil, true
+	r.mu.Unlock()
+	for _, t := range pending {
+		r.lose(t, &r.stats.skippedStop)
+	}
 }

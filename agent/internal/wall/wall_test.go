@@ -123,9 +123,15 @@ type flame struct {
 // flame returns the profile of a span, nil if there is none.
 func (rec *recording) flame(id oteltrace.SpanID) *flame {
 	rec.t.Helper()
+	return rec.flames()[id.String()]
+}
+
+// flames returns all profiles by span id.
+func (rec *recording) flames() map[string]*flame {
+	rec.t.Helper()
 	rec.mu.Lock()
 	defer rec.mu.Unlock()
-	var f *flame
+	all := map[string]*flame{}
 	for _, r := range rec.records {
 		p, err := profile.ParseData(r.Profile)
 		if err != nil {
@@ -135,11 +141,14 @@ func (rec *recording) flame(id oteltrace.SpanID) *flame {
 			rec.t.Fatalf("profile is %v at %d, record at %v", p.SampleType, p.TimeNanos, r.Start)
 		}
 		for _, s := range p.Sample {
-			if len(s.Label["span_id"]) != 1 || s.Label["span_id"][0] != id.String() {
-				continue
+			if len(s.Label["span_id"]) != 1 {
+				rec.t.Fatalf("a sample has the span ids %v", s.Label["span_id"])
 			}
+			id := s.Label["span_id"][0]
+			f := all[id]
 			if f == nil {
 				f = &flame{leaves: map[string]int64{}, stacks: map[string]int64{}, meta: r.Meta}
+				all[id] = f
 			}
 			var names []string
 			for i := len(s.Location) - 1; i >= 0; i-- {
@@ -156,7 +165,7 @@ func (rec *recording) flame(id oteltrace.SpanID) *flame {
 			f.leaves[names[len(names)-1]] += s.Value[0]
 		}
 	}
-	return f
+	return all
 }
 
 // largest is the stack with the most own time.
@@ -212,24 +221,6 @@ func (f *flame) String() string {
 		b.WriteString(time.Duration(ns).String() + " " + s + "\n")
 	}
 	return b.String()
-}
-
-// spanIDs returns the ids of the spans that a record has samples of.
-func spanIDs(t *testing.T, r record.Record) map[oteltrace.SpanID]bool {
-	t.Helper()
-	p, err := profile.ParseData(r.Profile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ids := map[oteltrace.SpanID]bool{}
-	for _, s := range p.Sample {
-		id, err := oteltrace.SpanIDFromHex(s.Label["span_id"][0])
-		if err != nil {
-			t.Fatal(err)
-		}
-		ids[id] = true
-	}
-	return ids
 }
 
 var discard = slog.New(slog.DiscardHandler)

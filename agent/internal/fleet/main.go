@@ -1,0 +1,234 @@
+// Command fleet is many agents against one Pyroscope: it sends again and again, under as many instance
+// names, what one agent saved, on the agents' own schedule and through their own client, and says what the
+// server made of it. The figures of docs/scale.md are its own. It is no load generator for anything else.
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	hdrhistogram "github.com/HdrHistogram/hdrhistogram-go"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"spanflame/agent/internal/push"
+	"spanflame/internal/record"
+)
+
+// maxProfile bounds a saved profile, in bytes.
+const maxProfile = 16 << 20
+
+// senders is how many records one agent has under way at once.
+const senders = 8
+
+type options struct {
+	url, dir          string
+	agents            int
+	window, length    time.Duration
+	spread            time.Duration
+	services, retries int
+}
+
+func main() {
+	var o options
+	flag.StringVar(&o.url, "pyroscope", "http://127.0.0.1:4040", "base `URL` of the server")
+	flag.StringVar(&o.dir, "profiles", "", "`directory` that an agent saved: every saved record of one service and window is sent")
+	flag.IntVar(&o.agents, "agents", 1000, "how many agents")
+	flag.IntVar(&o.services, "services", 50, "how many services they belong to")
+	flag.DurationVar(&o.window, "window", 15*time.Second, "length of a window")
+	flag.DurationVar(&o.length, "for", 2*time.Minute, "how long")
+	flag.DurationVar(&o.spread, "spread", 0, "over which time the agents' ends of windows are spread; 0 has all at once")
+	flag.IntVar(&o.retries, "retries", 20, "how often a record that the server did not take is sent again")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, o, os.Stdout); err != nil {
+		fmt.Fprintln(os.Stderr, "fleet:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, o options, out io.Writer) error {
+	records, err := load(o.dir)
+	if err != nil {
+		return err
+	}
+	client, err := push.New(push.Config{URL: o.url})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	var size int
+	types := map[record.Type]int{}
+	for _, r := range records {
+		size += len(r.Profile)
+		types[r.Type]++
+	}
+	fmt.Fprintf(out, "an agent sends %d profiles, %d bytes a window of %s: %v\n", len(records), size, o.window, types)
+
+	f := fleet{client: client, took: hdrhistogram.New(1, int64(time.Minute/time.Microsecond), 3), reasons: map[string]int{}}
+	begun := time.Now()
+	var agents sync.WaitGroup
+	for i := range o.agents {
+		agents.Go(func() { f.agent(ctx, o, i, records, begun) })
+	}
+	agents.Wait()
+	f.print(out, o, size, time.Since(begun))
+	return nil
+}
+
+// load reads the records of the window of one service that has the most of them.
+func load(dir string) ([]record.Record, error) {
+	if dir == "" {
+		return nil, errors.New("-profiles is not set: want a directory that an agent saved (SPANFLAME_DIR)")
+	}
+	windows := map[string][]record.Record{}
+	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".pb.gz") {
+			return err
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		r, err := record.Decode(bytes.NewReader(b), maxProfile)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		// The records of a window were captured within a moment of its end.
+		key := r.Service + " " + r.End.Round(2*time.Second).String()
+		windows[key] = append(windows[key], r)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	var most []record.Record
+	for _, key := range slices.Sorted(maps.Keys(windows)) {
+		if len(windows[key]) > len(most) {
+			most = windows[key]
+		}
+	}
+	if len(most) == 0 {
+		return nil, fmt.Errorf("no saved profiles below %s", dir)
+	}
+	return most, nil
+}
+
+// fleet is what all agents share.
+type fleet struct {
+	client *push.Client
+
+	sent, taken, again, given, bytes atomic.Int64
+
+	mu      sync.Mutex
+	took    *hdrhistogram.Histogram // microseconds from the end of a window to the server's answer that took it
+	reasons map[string]int
+}
+
+// agent is one agent: at the end of each of its windows it sends what it captured.
+func (f *fleet) agent(ctx context.Context, o options, i int, records []record.Record, begun time.Time) {
+	var offset time.Duration
+	if o.spread > 0 {
+		offset = rand.N(o.spread)
+	}
+	labels := map[string]string{"service_instance_id": fmt.Sprintf("pod-%05d", i), "service_version": "1.0.0", "deployment_environment_name": "fleet"}
+	for end := begun.Truncate(o.window).Add(o.window + offset); end.Before(begun.Add(o.length)); end = end.Add(o.window) {
+		if !sleep(ctx, time.Until(end)) {
+			return
+		}
+		free := make(chan struct{}, senders)
+		var wg sync.WaitGroup
+		for n, r := range records {
+			r.Service, r.Labels = fmt.Sprintf("service-%03d", i%o.services), labels
+			r.Start, r.End = end.Add(-o.window), end
+			r.Profile = at(r.Profile, r.Start.Add(time.Duration(n)*time.Millisecond)) // one profile a series and millisecond
+			free <- struct{}{}
+			wg.Go(func() {
+				defer func() { <-free }()
+				f.deliver(ctx, o, r, end)
+			})
+		}
+		wg.Wait()
+	}
+}
+
+// deliver sends one record until the server has taken it.
+func (f *fleet) deliver(ctx context.Context, o options, r record.Record, end time.Time) {
+	f.sent.Add(1)
+	for try := range o.retries + 1 {
+		result := f.client.Push(ctx, r)
+		if result.Outcome == push.Accepted {
+			f.taken.Add(1)
+			f.bytes.Add(int64(len(r.Profile)))
+			f.mu.Lock()
+			_ = f.took.RecordValue(time.Since(end).Microseconds()) // beyond a minute it is counted nowhere else
+			f.mu.Unlock()
+			return
+		}
+		f.mu.Lock()
+		f.reasons[fmt.Sprintf("%s (status %d): %.120s", result.Outcome, result.Status, result.Reason)]++
+		f.mu.Unlock()
+		if result.Outcome != push.Throttled && result.Outcome != push.Transient {
+			break
+		}
+		f.again.Add(1)
+		if !sleep(ctx, max(result.RetryAfter, min(30*time.Second, (500*time.Millisecond)<<min(try, 6)))) {
+			break
+		}
+	}
+	f.given.Add(1)
+}
+
+func sleep(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// at is the profile as of another time: a further time_nanos, in a gzip member of its own, stands above the
+// first, as protocol buffers have it.
+func at(profile []byte, t time.Time) []byte {
+	const timeNanos = 9
+	var member bytes.Buffer
+	zw := gzip.NewWriter(&member)
+	_, _ = zw.Write(protowire.AppendVarint(protowire.AppendTag(nil, timeNanos, protowire.VarintType), uint64(t.UnixNano()))) // into memory
+	_ = zw.Close()
+	return append(slices.Clip(slices.Clone(profile)), member.Bytes()...)
+}
+
+func (f *fleet) print(out io.Writer, o options, size int, took time.Duration) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fmt.Fprintf(out, "%d agents for %s: %d profiles sent, %d taken, %d sent again, %d given up; %.2f MB/s\n",
+		o.agents, took.Round(time.Second), f.sent.Load(), f.taken.Load(), f.again.Load(), f.given.Load(), float64(f.bytes.Load())/1e6/took.Seconds())
+	fmt.Fprintf(out, "from the end of a window to the server's answer: median %s, 90 %% within %s, 99 %% within %s, slowest %s\n",
+		micro(f.took.ValueAtQuantile(50)), micro(f.took.ValueAtQuantile(90)), micro(f.took.ValueAtQuantile(99)), micro(f.took.Max()))
+	for _, reason := range slices.Sorted(maps.Keys(f.reasons)) {
+		fmt.Fprintf(out, "%8d × %s\n", f.reasons[reason], reason)
+	}
+}
+
+func micro(n int64) time.Duration {
+	return (time.Duration(n) * time.Microsecond).Round(time.Millisecond)
+}
