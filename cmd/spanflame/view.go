@@ -1,0 +1,149 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spanflame/internal/record"
+	"spanflame/viewer"
+)
+
+// viewOptions are the flags of the command view.
+type viewOptions struct {
+	dir, listen                     string
+	tempo, pyroscope, grafana, base string
+	hosts                           []string
+}
+
+func newViewCommand() *cobra.Command {
+	var o viewOptions
+	cmd := &cobra.Command{
+		Use:   "view [DIR]",
+		Short: "Show slow traces and the flame graphs of their spans in a browser",
+		Long: `Serve web pages over the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
+flame graph of each span, all spans of a name, comparisons, and memory over time. DIR is SPANFLAME_DIR unless it
+is given, else where agents save when they are told nothing. With --tempo and --pyroscope the pages are over
+these servers instead.
+
+The pages have no accounts: listen on loopback, or behind a proxy that knows its users (name it with --host).`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if len(args) == 1 {
+				o.dir = args[0]
+			}
+			return view(cmd.Context(), cmd.OutOrStdout(), o)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.listen, "listen", "127.0.0.1:7070", "address to listen on")
+	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo to take traces from, with --pyroscope")
+	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope to take profiles from, with --tempo")
+	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana to link to")
+	flags.StringVar(&o.base, "base", "", "directory of saved profiles to compare with")
+	flags.StringSliceVar(&o.hosts, "host", nil, "further host names by which the pages may be asked for")
+	return cmd
+}
+
+// view serves the pages until ctx ends, and prints where.
+func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
+	source, err := openSource(o)
+	if err != nil {
+		return err
+	}
+	options := viewer.Options{GrafanaURL: o.grafana, Hosts: o.hosts, Log: slog.Default()}
+	if closer, ok := source.(io.Closer); ok {
+		defer func() { err = errors.Join(err, closer.Close()) }()
+	}
+	if o.base != "" {
+		base, err := viewer.OpenDirectory(o.base)
+		if err != nil {
+			return fmt.Errorf("base directory: %w", err)
+		}
+		defer base.Close() // it was only read
+		options.Base = base
+	}
+	host, _, err := net.SplitHostPort(o.listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070: %w", o.listen, err)
+	}
+	options.Hosts = append(options.Hosts, host)
+	handler, err := viewer.New(source, options)
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("--listen %s: the port is taken by another program, perhaps another viewer: choose one with --listen, such as --listen 127.0.0.1:0 for a free one", o.listen)
+	}
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", o.listen, err)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
+	failed := make(chan error, 1)
+	go func() { failed <- server.Serve(listener) }()
+	fmt.Fprintf(out, "%s is shown at http://%s\n", described(o), listener.Addr())
+	select {
+	case err = <-failed:
+		return fmt.Errorf("serve the pages: %w", err)
+	case <-ctx.Done():
+	}
+	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	err = server.Shutdown(stopping)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = server.Close() // who still reads a page has to do without
+	}
+	<-failed
+	return err
+}
+
+// openSource is the directory, or the servers where they are named.
+func openSource(o viewOptions) (viewer.Source, error) {
+	switch {
+	case o.tempo != "" && o.pyroscope != "" && o.dir != "":
+		return nil, fmt.Errorf("either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
+	case o.tempo != "" && o.pyroscope != "":
+		return viewer.NewServers(o.tempo, o.pyroscope)
+	case o.tempo != "" || o.pyroscope != "":
+		return nil, errors.New("--tempo and --pyroscope are given together: the traces are in the one, the profiles in the other")
+	}
+	dir, err := viewedDir(o)
+	if err != nil {
+		return nil, err
+	}
+	d, err := viewer.OpenDirectory(dir)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s: there is no such directory: start a service with the agent, which saves there with SPANFLAME_DIR=%s, or run spanflame demo", dir, dir)
+	}
+	return d, err
+}
+
+// viewedDir is the directory that is meant.
+func viewedDir(o viewOptions) (string, error) {
+	if dir := cmp.Or(o.dir, os.Getenv("SPANFLAME_DIR")); dir != "" {
+		return dir, nil
+	}
+	return record.DefaultDir()
+}
+
+func described(o viewOptions) string {
+	if o.tempo != "" {
+		return o.tempo + " with " + o.pyroscope
+	}
+	dir, err := viewedDir(o)
+	if err != nil {
+		return "the directory"
+	}
+	return dir
+}

@@ -1,0 +1,406 @@
+package e2e
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"fmt"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/cdproto/log"
+	"github.com/chromedp/cdproto/network"
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/cdproto/runtime"
+	"github.com/chromedp/chromedp"
+	"github.com/chromedp/chromedp/kb"
+	"github.com/google/pprof/profile"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+	"spanflame/viewer"
+)
+
+// picturesVariable names a directory: screenshots are kept there. Those of the README are made with
+// SPANFLAME_PICTURES=docs/pictures.
+const picturesVariable = "SPANFLAME_PICTURES"
+
+// browser is a real Chromium. What its pages log as an error, ask of another host, or open as a dialogue fails
+// the test.
+type browser struct {
+	context.Context
+	t *testing.T
+}
+
+func newBrowser(t *testing.T, home string) *browser {
+	t.Helper()
+	program := ""
+	for _, name := range []string{"chromium", "chromium-browser", "google-chrome", "chrome"} {
+		if path, err := exec.LookPath(name); err == nil {
+			program = path
+			break
+		}
+	}
+	if program == "" {
+		t.Skip("there is no Chromium in PATH: install it, on Debian with: apt-get install -y chromium")
+	}
+	options := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(program), chromedp.UserDataDir(t.TempDir()), chromedp.WindowSize(1280, 1000), chromedp.WSURLReadTimeout(patience),
+		chromedp.Headless, chromedp.NoSandbox, chromedp.DisableGPU, chromedp.NoFirstRun, chromedp.NoDefaultBrowserCheck,
+		chromedp.Flag("disable-background-networking", true), chromedp.Flag("disable-component-update", true), chromedp.Flag("disable-sync", true),
+		chromedp.Flag("hide-scrollbars", true), chromedp.Flag("disable-dev-shm-usage", true),
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewExecAllocator(ctx, options...)
+	t.Cleanup(cancel)
+	ctx, cancel = chromedp.NewContext(ctx)
+	t.Cleanup(cancel)
+	b := &browser{ctx, t}
+	own, err := url.Parse(home)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mu sync.Mutex // events come on another goroutine
+	err = chromedp.Listen(ctx, func(ev any) {
+		mu.Lock()
+		defer mu.Unlock()
+		switch ev := ev.(type) {
+		case *runtime.EventExceptionThrown:
+			t.Errorf("a script failed: %v", ev.ExceptionDetails)
+		case *runtime.EventConsoleAPICalled:
+			if ev.Type == "error" || ev.Type == "assert" {
+				t.Errorf("console: %v", ev.Args)
+			}
+		case *log.EventEntryAdded:
+			if ev.Entry.Level == log.EntryLevelError || ev.Entry.Level == log.EntryLevelWarning {
+				t.Errorf("console: %s %s (%s)", ev.Entry.Level, ev.Entry.Text, ev.Entry.URL)
+			}
+		case *network.EventRequestWillBeSent:
+			if u, err := url.Parse(ev.Request.URL); err != nil || u.Scheme != "data" && u.Host != own.Host {
+				t.Errorf("a page asked for %s", ev.Request.URL)
+			}
+		case *page.EventJavascriptDialogOpening:
+			t.Errorf("a page opened a dialogue: %s", ev.Message)
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	call(b, log.Enable, cdp.Empty{})
+	call(b, network.Enable, network.EnableParams{})
+	call(b, page.Enable, page.EnableParams{})
+	call(b, runtime.Enable, cdp.Empty{})
+	return b
+}
+
+func (b *browser) do(actions ...chromedp.Action[chromedp.Void]) {
+	b.t.Helper()
+	if err := chromedp.Do(b, actions...); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// call sends a command of the browser's protocol.
+func call[P, R any](b *browser, command cdp.Command[P, R], params P) R {
+	b.t.Helper()
+	r, err := chromedp.Call(b, command, params)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return r
+}
+
+// scheme makes the pages light or dark.
+func (b *browser) scheme(value string) {
+	b.t.Helper()
+	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}}})
+}
+
+// open goes to an address and waits until the page is there.
+func (b *browser) open(url string) {
+	b.t.Helper()
+	b.do(chromedp.Navigate(url), chromedp.WaitReady(chromedp.CSS("body")))
+}
+
+// eval returns what an expression says.
+func eval[T any](b *browser, expression string) T {
+	b.t.Helper()
+	v, err := chromedp.Run(b, chromedp.Evaluate[T](expression))
+	if err != nil {
+		b.t.Fatalf("%s: %v", expression, err)
+	}
+	return v
+}
+
+// tab moves the focus by the Tab key until it is on what the selector means.
+func (b *browser) tab(selector string) {
+	b.t.Helper()
+	for range 300 {
+		b.do(chromedp.KeyEvent(kb.Tab))
+		if eval[bool](b, fmt.Sprintf("document.activeElement.matches(%q)", selector)) {
+			return
+		}
+	}
+	b.t.Fatalf("the Tab key does not reach %s on %s", selector, eval[string](b, "location.href"))
+}
+
+// enter presses the Enter key and waits until another page is there that has the text.
+func (b *browser) enter(text string) {
+	b.t.Helper()
+	before := eval[float64](b, "performance.timeOrigin")
+	b.do(chromedp.KeyEvent(kb.Enter))
+	b.until(fmt.Sprintf("performance.timeOrigin != %f && document.readyState == 'complete' && document.documentElement.textContent.includes(%q)", before, text))
+}
+
+// until waits for a condition. Between two pages there is none to ask.
+func (b *browser) until(condition string) {
+	b.t.Helper()
+	eventually(b.t, condition, func() error {
+		ok, err := chromedp.Run(b, chromedp.Evaluate[bool](condition))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return fmt.Errorf("not so on a page that says %q", eval[string](b, "document.body.innerText.slice(0, 2000)"))
+		}
+		return nil
+	})
+}
+
+// says fails unless the page has the text.
+func (b *browser) says(text ...string) {
+	b.t.Helper()
+	all := eval[string](b, "document.documentElement.textContent")
+	for _, want := range text {
+		if !strings.Contains(all, want) {
+			b.t.Errorf("%s does not say %q:\n%s", eval[string](b, "location.href"), want, all)
+		}
+	}
+}
+
+// picture keeps a screenshot of the page from its top to the end of what the selector means.
+func (b *browser) picture(name, from, to string) {
+	b.t.Helper()
+	dir := os.Getenv(picturesVariable)
+	if dir == "" {
+		dir = b.t.TempDir()
+	} else if !filepath.IsAbs(dir) {
+		dir = filepath.Join("..", dir) // tests run in their package's directory
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		b.t.Fatal(err)
+	}
+	clip := eval[page.Viewport](b, fmt.Sprintf(`(() => { const a = document.querySelector(%q).getBoundingClientRect(), b = document.querySelector(%q).getBoundingClientRect();
+		return {x: 0, y: Math.max(0, a.top + scrollY - 8), width: document.documentElement.clientWidth, height: b.bottom - a.top + 16, scale: 1}; })()`, from, to))
+	beyond := true
+	png := call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{Clip: &clip, CaptureBeyondViewport: &beyond}).Data
+	if len(png) < 1000 {
+		b.t.Errorf("the picture %s has %d bytes", name, len(png))
+	}
+	if err := os.WriteFile(filepath.Join(dir, name+".png"), png, 0o644); err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// TestBrowserOpensTheSlowestTrace is the user's way from the slowest trace to the function that made it wait,
+// by keyboard alone.
+func TestBrowserOpensTheSlowestTrace(t *testing.T) {
+	v := view(t)
+	b := newBrowser(t, v.directory)
+	b.scheme("light")
+	b.open(v.directory)
+	b.picture("slow-traces", "header.site", "ol.traces li:nth-child(6)")
+	b.open(v.directory + "/?name=load/lock") // other requests may be slower on a busy machine
+	b.tab("ol.traces a")
+	b.enter("Flame graph of GET /load/lock")
+	b.says("waiting for a mutex in workload.(*contendedLock).wait")
+	guilty := `[...document.querySelectorAll(".flame a")].filter(a => a.textContent.includes(%q)).length > 0`
+	for _, frame := range []string{"workload.(*contendedLock).wait", "[waiting: mutex]"} {
+		if !eval[bool](b, fmt.Sprintf(guilty, frame)) {
+			t.Errorf("%s is not in the flame graph", frame)
+		}
+	}
+	b.picture("waiting-span", "header.site", "svg.flame")
+
+	// A frame is a link that zooms to it.
+	b.tab(`.flame a[aria-label*="contendedLock"]`)
+	b.enter("Zoomed to")
+	b.tab(".zoomed a")
+	b.enter("Flame graph of GET /load/lock")
+
+	// The same in pprof, and back.
+	b.tab(`a.button[href$="/flamegraph"]`)
+	b.enter("back to the trace")
+	b.until(`[...document.querySelectorAll("#stack-chart *")].some(e => e.textContent.includes("contendedLock"))`)
+	if hidden := eval[bool](b, `getComputedStyle(document.querySelector("#config")).display == "none"`); !hidden {
+		t.Error("pprof's menu that writes the user's settings is shown")
+	}
+	b.tab("#spanflame a")
+	b.enter("Flame graph of GET /load/lock")
+
+	// What pprof draws by Graphviz, and its table.
+	for _, name := range []string{"graph", "top", "peek?f=contendedLock"} {
+		if _, err := exec.LookPath("dot"); err != nil && name == "graph" {
+			continue
+		}
+		b.open(fmt.Sprintf("%s%s/span/%s/wall/%s", v.directory, viewer.TracePath(v.lock.TraceID), v.lock.ID, name))
+		b.until(`document.body.textContent.includes("contendedLock")`)
+	}
+
+	// A request across both services, which computes.
+	b.open(v.directory + viewer.SpanPath(v.cart.TraceID, v.cart.ID))
+	b.says("inventory", "workload.bestOffer", "database_save_transaction")
+	b.picture("trace", "header.site", "ul.legend")
+
+	// Two spans compared, typed into the form.
+	b.open(v.directory + "/compare")
+	b.tab(`input[name="a"]`)
+	b.do(chromedp.KeyEvent(v.sleep.TraceID + "/" + v.sleep.ID))
+	b.tab(`input[name="b"]`)
+	b.do(chromedp.KeyEvent(v.lock.TraceID + "/" + v.lock.ID))
+	b.tab(`button`)
+	b.enter("Where it differs most")
+	b.says("workload.(*contendedLock).wait", "[waiting: sleep]")
+	b.tab(`a.button`)
+	b.enter("back to the comparison")
+
+	for path, text := range map[string]string{"/names": "GET /load/lock", "/memory?service=storefront": "an hour"} {
+		b.open(v.directory + path)
+		b.says(text)
+	}
+	if !eval[bool](b, `document.querySelector("img.plot").naturalWidth > 0`) {
+		b.open(v.directory + "/memory?service=storefront")
+		b.until(`document.querySelector("img.plot").complete && document.querySelector("img.plot").naturalWidth > 0`)
+	}
+}
+
+func TestBrowserDarkAndNarrow(t *testing.T) {
+	v := view(t)
+	b := newBrowser(t, v.directory)
+	const colour = `getComputedStyle(document.body).backgroundColor`
+	scheme := func(value string) string {
+		b.scheme(value)
+		b.open(v.directory)
+		return eval[string](b, colour)
+	}
+	if light, dark := scheme("light"), scheme("dark"); light == dark {
+		t.Errorf("the page is %s, light and dark", light)
+	}
+	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 360, Height: 700, DeviceScaleFactor: 2, Mobile: true})
+	for _, path := range []string{
+		"/", viewer.SpanPath(v.cart.TraceID, v.cart.ID), "/names", "/compare?a=" + v.cart.TraceID + "/" + v.cart.ID + "&b=" + v.lock.TraceID + "/" + v.lock.ID,
+		"/memory?service=storefront", "/name?" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(),
+	} {
+		b.open(v.directory + path)
+		if width := eval[int](b, "document.documentElement.scrollWidth"); width > 360 {
+			t.Errorf("%s is %d pixels wide on a phone of 360", path, width)
+		}
+	}
+	b.open(v.directory + viewer.SpanPath(v.lock.TraceID, v.lock.ID))
+	b.picture("phone-dark", "header.site", "svg.flame")
+}
+
+func TestBrowserShowsHostileNamesAsText(t *testing.T) {
+	dir := t.TempDir()
+	names := []string{
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, "two\nlines\r\n", "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd", strings.Repeat("long ", 2000),
+	}
+	var paths []string
+	for i, name := range names {
+		paths = append(paths, saveHostile(t, dir, byte(i+1), name)...)
+	}
+	source, err := viewer.OpenDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer source.Close()
+	home := servePages(t, source)
+	b := newBrowser(t, home)
+	for _, path := range append(paths, "/", "/names", "/compare", "/memory") {
+		b.open(home + path)
+		if strings.Contains(path, "/wall/") {
+			b.until(`document.body.textContent.includes("back to the trace")`)
+			continue
+		}
+		if n := eval[int](b, `document.querySelectorAll("script, [onerror], img[src=x]").length`); n > 0 {
+			t.Errorf("%s: %d elements come from a name", path, n)
+		}
+	}
+	b.open(home)
+	b.says(names[0], names[1]) // as text
+}
+
+// saveHostile saves a trace whose service, span, attribute, and functions have the name, and returns its pages.
+func saveHostile(t *testing.T, dir string, n byte, name string) []string {
+	t.Helper()
+	start := time.Now().Add(-time.Minute)
+	traceID, spanID := bytes.Repeat([]byte{n}, 16), bytes.Repeat([]byte{n}, 8)
+	id, trace := fmt.Sprintf("%x", spanID), fmt.Sprintf("%x", traceID)
+	text := func(v string) *commonpb.AnyValue {
+		return &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: v}}
+	}
+	traceDir := filepath.Join(dir, "traces", record.DirName(name))
+	if err := os.MkdirAll(traceDir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	var line bytes.Buffer
+	err := traces.Marshal(&line, []*tracepb.ResourceSpans{{
+		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{Key: "service.name", Value: text(name)}}},
+		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{
+			TraceId: traceID, SpanId: spanID, Name: name, StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(start.Add(time.Second).UnixNano()),
+			Attributes: []*commonpb.KeyValue{{Key: "pyroscope.profile.id", Value: text(id)}, {Key: name, Value: text(name)}},
+			Status:     &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: name},
+			Events:     []*tracepb.Span_Event{{Name: name, TimeUnixNano: uint64(start.UnixNano())}},
+		}}}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(traceDir, "20260102T150405.000000000Z-00000000.jsonl"), line.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p := &profile.Profile{
+		SampleType: []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}}, PeriodType: &profile.ValueType{Type: "wall", Unit: "nanoseconds"}, Period: 1,
+		TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second),
+	}
+	sample := &profile.Sample{Value: []int64{int64(time.Second)}, Label: map[string][]string{"span_id": {id}}}
+	for i, function := range []string{"[waiting: " + name + "]", name, "span: " + name} {
+		f := &profile.Function{ID: uint64(i + 1), Name: function, SystemName: function, Filename: name}
+		l := &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f, Line: 1}}}
+		p.Function, p.Location, sample.Location = append(p.Function, f), append(p.Location, l), append(sample.Location, l)
+	}
+	p.Sample = []*profile.Sample{sample}
+	var zipped, file bytes.Buffer
+	zw := gzip.NewWriter(&zipped)
+	if err := p.WriteUncompressed(zw); err != nil {
+		t.Fatal(err)
+	}
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	m := record.Meta{Service: name, Type: record.Wall, Start: start, End: start.Add(time.Second), Labels: map[string]string{"span_scope": "root"}}
+	if err := record.Encode(&file, record.Record{Meta: m, Profile: zipped.Bytes()}); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath()))
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, file.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	wall := viewer.TracePath(trace) + "/span/" + id + "/wall/"
+	return []string{viewer.SpanPath(trace, id), wall + "flamegraph", wall + "top", wall + "peek?f=.", "/memory?" + url.Values{"service": {name[:min(len(name), 2000)]}}.Encode(), "/?" + url.Values{"name": {name[:min(len(name), 2000)]}}.Encode()}
+}

@@ -1,0 +1,260 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/query"
+	"spanflame/internal/shop"
+	"spanflame/viewer"
+)
+
+// viewed is a shop that saves what it sends: its pages can be had from the directory and from the servers.
+type viewed struct {
+	dir               string
+	shop              *shop.Shop
+	directory         string // URL of the pages over the directory
+	servers           string // URL of the pages over Tempo and Pyroscope
+	lock, sleep, cart query.Span
+}
+
+// view starts a shop that does both, and drives it: requests that wait for a lock for 900 ms, sleep for 500 ms,
+// and compute, beside ordinary load.
+func view(t *testing.T) *viewed {
+	t.Helper()
+	v := &viewed{dir: t.TempDir()}
+	var err error
+	if v.shop, err = startShop(t.Context(), strings.ReplaceAll(t.Name(), "/", "-"), "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN=50ms"); err != nil {
+		t.Fatal(err)
+	}
+	stop := sync.OnceValue(func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		return v.shop.Stop(ctx)
+	})
+	t.Cleanup(func() {
+		if err := errors.Join(stop(), noRace(v.shop)); err != nil {
+			t.Error(err)
+		}
+	})
+	var load sync.WaitGroup
+	var lock, sleep, cart string
+	at := v.shop.Storefront.URL
+	for range 3 {
+		load.Go(func() {
+			for range 5 {
+				get(t, at+"/api/checkout?items=2")
+			}
+		})
+	}
+	load.Go(func() {
+		get(t, at+"/load/leak?mb=20")
+		lock = get(t, at+"/load/lock?ms=900")
+		get(t, at+"/load/leak?mb=40")
+		sleep = get(t, at+"/load/sleep?ms=500")
+	})
+	load.Wait()
+	cart = get(t, at+"/api/checkout?items=20")
+	v.lock, _ = find(trace(t, lock, "GET /load/lock"), "GET /load/lock")
+	v.sleep, _ = find(trace(t, sleep, "GET /load/sleep"), "GET /load/sleep")
+	v.cart, _ = find(trace(t, cart, "GET /api/checkout"), "GET /api/checkout")
+	flameGraph(t, v.lock, query.Wall, "contendedLock")
+	flameGraph(t, v.sleep, query.Wall, "sleepFor")
+	flameGraph(t, v.cart, query.Wall, "priceBasket")
+	flameGraph(t, v.cart, query.CPU, "priceBasket")
+	if err := stop(); err != nil { // the last windows are saved, and nothing changes any more
+		t.Fatal(err)
+	}
+
+	dir, err := viewer.OpenDirectory(v.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := dir.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	v.directory = servePages(t, dir)
+	servers, err := viewer.NewServers(w.stack.Tempo().URL, w.stack.Pyroscope().URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.servers = servePages(t, servers)
+	return v
+}
+
+// servePages serves the pages over a source. Whatever they log fails the test.
+func servePages(t *testing.T, source viewer.Source) string {
+	t.Helper()
+	handler, err := viewer.New(source, viewer.Options{Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(handler)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+type testLog struct{ t *testing.T }
+
+func (l testLog) Write(b []byte) (int, error) {
+	l.t.Errorf("the viewer logged: %s", b)
+	return len(b), nil
+}
+
+// content is a page that there is.
+func content(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: status %d, %v: %s", url, resp.StatusCode, err, b)
+	}
+	return string(b)
+}
+
+// stacks is a span's profile as the viewer hands it out: values by the names of the functions.
+func stacks(t *testing.T, pages string, s query.Span, typ string) map[string]int64 {
+	t.Helper()
+	p, err := profile.Parse(strings.NewReader(content(t, fmt.Sprintf("%s%s/span/%s/%s.pb.gz", pages, viewer.TracePath(s.TraceID), s.ID, typ))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	value := slices.IndexFunc(p.SampleType, func(v *profile.ValueType) bool { return v.Unit == "nanoseconds" })
+	of := make(map[string]int64)
+	for _, sample := range p.Sample {
+		var names []string
+		for _, l := range slices.Backward(sample.Location) {
+			for _, line := range slices.Backward(l.Line) {
+				names = append(names, line.Function.Name)
+			}
+		}
+		of[strings.Join(names, ";")] += sample.Value[value]
+	}
+	return of
+}
+
+func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
+	v := view(t)
+	for _, tt := range []struct {
+		span query.Span
+		typ  string
+	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
+		local, remote := stacks(t, v.directory, tt.span, tt.typ), stacks(t, v.servers, tt.span, tt.typ)
+		if len(local) == 0 || !maps.Equal(local, remote) {
+			t.Errorf("%s of %s: %d stacks in the directory, %d on the servers; they differ:\n%v\n%v", tt.typ, tt.span.Name, len(local), len(remote), local, remote)
+		}
+		page := "%s" + strings.Replace(viewer.SpanPath(tt.span.TraceID, tt.span.ID), "#", "&type="+tt.typ+"#", 1)
+		_, here, _ := strings.Cut(content(t, fmt.Sprintf(page, v.directory)), `<div class="states">`)
+		_, there, _ := strings.Cut(content(t, fmt.Sprintf(page, v.servers)), `<div class="states">`)
+		here, _, _ = strings.Cut(here, `<ul class="actions">`)
+		there, _, _ = strings.Cut(there, `<ul class="actions">`)
+		if here != there || here == "" {
+			t.Errorf("%s of %s is drawn differently:\n%s\n%s", tt.typ, tt.span.Name, here, there)
+		}
+	}
+	for _, pages := range []string{v.directory, v.servers} {
+		list := content(t, pages+"/?service=storefront&name=load/lock")
+		for _, want := range []string{viewer.TracePath(v.lock.TraceID), "waiting for a mutex in workload.(*contendedLock).wait"} {
+			if !strings.Contains(list, want) {
+				t.Errorf("%q is not among the slow traces:\n%s", want, list)
+			}
+		}
+		if names := content(t, pages+"/names?last=1h"); !strings.Contains(names, "GET /load/lock") {
+			t.Errorf("GET /load/lock is no name:\n%s", names)
+		}
+		byName := content(t, pages+"/name?last=1h&"+url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode())
+		for _, want := range []string{"workload.priceBasket", "against the median"} {
+			if !strings.Contains(byName, want) {
+				t.Errorf("%q is not on the page of GET /api/checkout:\n%s", want, byName)
+			}
+		}
+		memory := content(t, pages+"/memory?last=1h&service=storefront")
+		if !strings.Contains(memory, "leak") {
+			t.Errorf("the leak is not on the page of memory:\n%s", memory)
+		}
+	}
+}
+
+// TestGoToolPprofShowsTheSame reads the very files with the reader's own tool.
+func TestGoToolPprofShowsTheSame(t *testing.T) {
+	v := view(t)
+	for _, tt := range []struct {
+		span query.Span
+		typ  string
+	}{{v.lock, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
+		page := content(t, v.directory+strings.Replace(viewer.SpanPath(tt.span.TraceID, tt.span.ID), "#", "&type="+tt.typ+"#", 1))
+		file := filepath.Join(t.TempDir(), "downloaded.pb.gz")
+		if err := os.WriteFile(file, []byte(content(t, fmt.Sprintf("%s%s/span/%s/%s.pb.gz", v.directory, viewer.TracePath(tt.span.TraceID), tt.span.ID, tt.typ))), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		downloaded := top(t, file)
+		saved := top(t, append([]string{"-tagfocus=span_id=" + tt.span.ID}, commandFiles(t, page)...)...)
+		if !slices.Equal(downloaded, saved) {
+			t.Errorf("%s of %s: pprof says of the download %q, of the saved files %q", tt.typ, tt.span.Name, downloaded, saved)
+		}
+		if len(downloaded) == 0 {
+			t.Errorf("%s of %s: pprof has nothing", tt.typ, tt.span.Name)
+		}
+		for _, f := range downloaded {
+			if !strings.Contains(page, f) {
+				t.Errorf("%s of %s: %s is not on the page", tt.typ, tt.span.Name, f)
+			}
+		}
+	}
+}
+
+// top are the functions with the most time of their own, as pprof prints them.
+func top(t *testing.T, args ...string) []string {
+	t.Helper()
+	var stderr bytes.Buffer
+	cmd := exec.Command("go", append([]string{"tool", "pprof", "-top", "-nodecount=3", "-nodefraction=0", "-symbolize=none"}, args...)...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("%v: %s", err, &stderr)
+	}
+	_, table, _ := strings.Cut(string(out), "cum%\n")
+	var functions []string
+	for _, l := range strings.Split(strings.TrimSpace(table), "\n") {
+		fields := strings.Fields(l)
+		if len(fields) > 5 {
+			functions = append(functions, strings.TrimSuffix(strings.Join(fields[5:], " "), " (inline)"))
+		}
+	}
+	return functions
+}
+
+// commandFiles are the files of the command that the page shows.
+func commandFiles(t *testing.T, page string) []string {
+	t.Helper()
+	_, line, ok := strings.Cut(page, "-tagfocus=span_id=")
+	line, _, _ = strings.Cut(line, "</pre>")
+	fields := strings.Fields(line)
+	if !ok || len(fields) < 2 {
+		t.Fatalf("the page has no command for the saved files:\n%s", page)
+	}
+	return fields[1:]
+}

@@ -1,0 +1,471 @@
+package viewer
+
+import (
+	"cmp"
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+)
+
+// Bounds of a flame graph that is drawn: what is beyond them is left to pprof's own pages.
+const (
+	maxFlameDepth  = 200   // rows
+	maxFlameFrames = 2_000 // in all
+	minFlameShare  = 0.002 // of the width
+	maxTreeNodes   = 200_000
+	rowHeight      = 22 // in CSS pixels
+)
+
+// state is what a goroutine was doing, as far as colours go.
+type state string
+
+const (
+	running  state = "running"
+	waiting  state = "waiting"
+	runnable state = "runnable"
+	syscall  state = "syscall"
+	gc       state = "gc"
+	unknown  state = "unknown"
+)
+
+// states are all of them, in the order in which they are shown.
+var states = []state{running, waiting, runnable, syscall, gc, unknown}
+
+// Words is how the legend says a state.
+func (s state) Words() string {
+	switch s {
+	case running:
+		return "running on the CPU"
+	case runnable:
+		return "runnable, waiting for a CPU"
+	case syscall:
+		return "in a system call"
+	case gc:
+		return "garbage collection"
+	case unknown:
+		return "other or not recorded"
+	}
+	return string(s)
+}
+
+// stateOf reads the state from the innermost frame of a stack: a frame in brackets says it, see
+// docs/profiles.md.
+func stateOf(leaf string) state {
+	switch {
+	case !strings.HasPrefix(leaf, "["):
+		return running
+	case strings.Contains(leaf, "garbage collection"), strings.Contains(leaf, "GC assist"):
+		return gc
+	case strings.HasPrefix(leaf, "[waiting"):
+		return waiting
+	case strings.HasPrefix(leaf, "[runnable"):
+		return runnable
+	case strings.HasPrefix(leaf, "[syscall"):
+		return syscall
+	}
+	return unknown
+}
+
+// isState tells whether a frame says what a goroutine was doing.
+func isState(name string) bool { return strings.HasPrefix(name, "[") }
+
+// plumbing tells whether a function is one in which others wait or hand over, so that its caller says more.
+func plumbing(name string) bool {
+	for _, prefix := range []string{"runtime.", "sync.", "time.", "internal/", "syscall."} {
+		if strings.HasPrefix(name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// othersFrame stands above the time that other goroutines spent for a span: it is beside the span's own.
+const othersFrame = "[other goroutines working for this span]"
+
+// node is a function as called by its parent, with the values of all its stacks.
+type node struct {
+	name     string
+	total    int64
+	self     int64
+	byState  map[state]int64
+	children map[string]*node
+}
+
+// hasFrame tells whether a stack has a frame of that name.
+func hasFrame(s *profile.Sample, name string) bool {
+	for _, l := range s.Location {
+		for _, line := range l.Line {
+			if functionName(line) == name {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// newTree merges the stacks of a profile that are kept. Stacks deeper than maxFlameDepth are cut, and so are those that
+// would make the tree larger than maxTreeNodes: their time counts for the frame above the cut.
+func newTree(p *profile.Profile, value int, keep func(*profile.Sample) bool) *node {
+	root := &node{}
+	nodes := 0
+	for _, s := range p.Sample {
+		v := s.Value[value]
+		if v <= 0 || !keep(s) {
+			continue
+		}
+		at, depth, leaf := root, 0, leafName(s)
+		st := stateOf(leaf)
+		at.add(v, st)
+	stack:
+		for _, l := range slices.Backward(s.Location) {
+			for _, line := range slices.Backward(l.Line) {
+				name := functionName(line)
+				child := at.children[name]
+				if child == nil {
+					if depth == maxFlameDepth || nodes == maxTreeNodes {
+						break stack
+					}
+					if at.children == nil {
+						at.children = make(map[string]*node)
+					}
+					child = &node{name: name}
+					at.children[name] = child
+					nodes++
+				}
+				at = child
+				at.add(v, st)
+				depth++
+			}
+		}
+		at.self += v
+	}
+	return root
+}
+
+func (n *node) add(v int64, s state) {
+	n.total += v
+	if n.byState == nil {
+		n.byState = make(map[state]int64, 1)
+	}
+	n.byState[s] += v
+}
+
+func leafName(s *profile.Sample) string {
+	for _, l := range s.Location {
+		for _, line := range l.Line {
+			return functionName(line)
+		}
+	}
+	return ""
+}
+
+func functionName(l profile.Line) string {
+	if l.Function == nil || l.Function.Name == "" {
+		return "(no name)"
+	}
+	return l.Function.Name
+}
+
+// state is that of most of the node's time.
+func (n *node) state() state {
+	most := running
+	for _, s := range states {
+		if n.byState[s] > n.byState[most] {
+			most = s
+		}
+	}
+	return most
+}
+
+// sorted are the children, the widest first.
+func (n *node) sorted() []*node {
+	all := make([]*node, 0, len(n.children))
+	for _, c := range n.children {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *node) int {
+		return cmp.Or(cmp.Compare(b.total, a.total), cmp.Compare(a.name, b.name))
+	})
+	return all
+}
+
+// flame is a flame graph as the template draws it.
+type flame struct {
+	Frames []flameFrame
+	Height int // in CSS pixels
+	Total  string
+	Shares []share // by state, where the profile has states
+	Top    []topFunction
+	Zoomed string // name of the frame that takes the whole width, empty for the whole graph
+	Cut    bool   // something was left out
+}
+
+type flameFrame struct {
+	Index  int    // by which a link zooms to it
+	X, W   string // in percent of the width
+	Y      int    // in CSS pixels
+	Name   string // as it is shown
+	Title  string // all of it, in words
+	State  state
+	Marker bool // a frame in brackets or a span's, which is no function
+}
+
+// share is a part of the whole.
+type share struct {
+	State   state
+	Words   string
+	Value   string
+	Percent string
+	X, W    string // in percent, for the bar
+}
+
+// topFunction is one line of the table beside the graph: where the time ended.
+type topFunction struct {
+	Name, In, State string
+	Value, Percent  string
+	Kind            state
+}
+
+// newFlame lays out the span's own time, zoomed to the frame with the index; 0 is the whole.
+func newFlame(p *profile.Profile, zoom int) flame {
+	return layOut(p, zoom, func(s *profile.Sample) bool { return !hasFrame(s, othersFrame) })
+}
+
+// newOthers lays out the time of other goroutines that worked for the span, which is beside its own.
+func newOthers(p *profile.Profile) flame {
+	return layOut(p, 0, func(s *profile.Sample) bool { return hasFrame(s, othersFrame) })
+}
+
+func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame {
+	value := sampleIndex(p)
+	if value < 0 {
+		return flame{}
+	}
+	unit := p.SampleType[value].Unit
+	root := newTree(p, value, keep)
+	root.name = "all"
+	f := flame{Total: amount(root.total, unit)}
+	if root.total == 0 {
+		return f
+	}
+	f.Shares = shares(root, unit)
+	f.Top = top(root, unit)
+
+	// Frames are numbered in the order of a walk through the whole graph, so that a number means the same
+	// frame whatever the zoom.
+	counter := 0
+	var find func(n *node) (*node, []*node)
+	find = func(n *node) (*node, []*node) {
+		if counter == zoom {
+			return n, nil
+		}
+		counter++
+		for _, c := range n.sorted() {
+			if found, path := find(c); found != nil {
+				return found, append(path, n)
+			}
+		}
+		return nil, nil
+	}
+	from, above := find(root)
+	if from == nil {
+		zoom, from, above = 0, root, nil
+	} else if zoom > 0 {
+		f.Zoomed = clean(from.name, 200)
+	}
+	slices.Reverse(above)
+	rows := 0
+	draw := func(n *node, index, depth int, x, w float64) {
+		rows = max(rows, depth+1)
+		f.Frames = append(f.Frames, flameFrame{
+			Index: index, X: percent(x), W: percent(w), Y: depth * rowHeight,
+			Name: clean(short(n.name), 120), Title: frameTitle(n, root.total, unit), State: n.state(),
+			Marker: strings.HasPrefix(n.name, "[") || strings.HasPrefix(n.name, "span: "),
+		})
+	}
+	for depth, n := range above {
+		draw(n, indexOf(root, n), depth, 0, 1)
+	}
+	var walk func(n *node, index, depth int, x, w float64) int
+	walk = func(n *node, index, depth int, x, w float64) int {
+		shown := w >= minFlameShare && len(f.Frames) < maxFlameFrames
+		if shown {
+			draw(n, index, depth, x, w)
+		} else {
+			f.Cut = true
+		}
+		next := index + 1
+		for _, c := range n.sorted() {
+			part := w * float64(c.total) / float64(n.total)
+			next = walk(c, next, depth+1, x, part)
+			x += part
+		}
+		return next
+	}
+	walk(from, zoom, len(above), 0, 1)
+	f.Height = rows * rowHeight
+	return f
+}
+
+// indexOf is the number of a frame in the order of the walk.
+func indexOf(root, wanted *node) int {
+	counter := 0
+	var walk func(n *node) bool
+	walk = func(n *node) bool {
+		if n == wanted {
+			return true
+		}
+		counter++
+		return slices.ContainsFunc(n.sorted(), walk)
+	}
+	walk(root)
+	return counter
+}
+
+// frameTitle says a frame in words: its name, how much, what share, and in which states.
+func frameTitle(n *node, whole int64, unit string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s: %s, %s", clean(n.name, 300), amount(n.total, unit), ratio(n.total, whole))
+	if strings.HasPrefix(unit, "nano") && len(n.byState) > 0 && !strings.HasPrefix(n.name, "[") {
+		sep := " ("
+		for _, s := range states {
+			if v := n.byState[s]; v > 0 {
+				fmt.Fprintf(&b, "%s%s %s", sep, s.Words(), ratio(v, n.total))
+				sep = ", "
+			}
+		}
+		b.WriteByte(')')
+	}
+	return b.String()
+}
+
+func shares(root *node, unit string) []share {
+	var all []share
+	at := 0.0
+	for _, s := range states {
+		v := root.byState[s]
+		if v == 0 {
+			continue
+		}
+		w := float64(v) / float64(root.total)
+		all = append(all, share{s, s.Words(), amount(v, unit), ratio(v, root.total), percent(at), percent(w)})
+		at += w
+	}
+	return all
+}
+
+// top are the functions in which most of the time ended, with what they did there.
+func top(root *node, unit string) []topFunction {
+	type place struct{ function, in, state string }
+	sums := make(map[place]int64)
+	var walk func(n *node, at place, owner string)
+	walk = func(n *node, at place, owner string) {
+		if isState(n.name) {
+			at.state = n.name
+		} else {
+			at.function = n.name
+			if !plumbing(n.name) {
+				owner = n.name
+			}
+		}
+		if n.self > 0 {
+			if plumbing(at.function) {
+				at.in = owner
+			}
+			sums[at] += n.self
+			at.in = ""
+		}
+		for _, c := range n.children {
+			walk(c, at, owner)
+		}
+	}
+	for _, c := range root.children {
+		walk(c, place{}, "")
+	}
+	places := make([]place, 0, len(sums))
+	for p := range sums {
+		places = append(places, p)
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(sums[b], sums[a]), cmp.Compare(a.function, b.function), cmp.Compare(a.in, b.in), cmp.Compare(a.state, b.state))
+	})
+	var all []topFunction
+	for _, p := range places[:min(len(places), 12)] {
+		st := p.state
+		if st == "" && strings.HasPrefix(unit, "nano") {
+			st = string(running)
+		}
+		all = append(all, topFunction{clean(p.function, 200), clean(p.in, 200), clean(strings.Trim(st, "[]"), 60), amount(sums[p], unit), ratio(sums[p], root.total), stateOf(p.state)})
+	}
+	return all
+}
+
+// short is a function's name without the directory of its package's path, as pprof shows it. What is no
+// function stays as it is.
+func short(name string) string {
+	if strings.HasPrefix(name, "[") || strings.HasPrefix(name, "span: ") {
+		return name
+	}
+	path := name
+	if i := strings.IndexAny(name, "[("); i >= 0 { // type arguments and receivers have paths of their own
+		path = name[:i]
+	}
+	return name[strings.LastIndexByte(path, '/')+1:]
+}
+
+// percent is a share as a percentage for an attribute.
+func percent(share float64) string {
+	return fmt.Sprintf("%.4g%%", math.Round(share*1e6)/1e4)
+}
+
+// ratio is a part of a whole for a reader.
+func ratio(part, whole int64) string {
+	switch share := float64(part) / float64(whole); {
+	case whole == 0 || part == 0:
+		return "0 %"
+	case share > 0 && share < 0.001:
+		return "< 0.1 %"
+	}
+	return fmt.Sprintf("%.3g %%", 100*float64(part)/float64(whole))
+}
+
+// amount is a value with its unit for a reader.
+func amount(v int64, unit string) string {
+	switch unit {
+	case "nanoseconds":
+		return duration(time.Duration(v))
+	case "bytes":
+		return bytesOf(v)
+	}
+	return fmt.Sprintf("%d %s", v, unit)
+}
+
+// duration rounds to three digits.
+func duration(d time.Duration) string {
+	switch {
+	case d >= 100*time.Second || d <= -100*time.Second:
+		return d.Round(time.Second).String()
+	case d >= time.Second:
+		return fmt.Sprintf("%.3g s", d.Seconds())
+	case d >= time.Millisecond:
+		return fmt.Sprintf("%.3g ms", float64(d)/1e6)
+	case d >= time.Microsecond:
+		return fmt.Sprintf("%.3g µs", float64(d)/1e3)
+	}
+	return fmt.Sprintf("%d ns", d.Nanoseconds())
+}
+
+func bytesOf(v int64) string {
+	f := float64(v)
+	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
+		if math.Abs(f) < 1000 {
+			return fmt.Sprintf("%.3g %s", f, unit)
+		}
+		f /= 1024
+	}
+	return fmt.Sprintf("%.4g TiB", f)
+}

@@ -1,0 +1,468 @@
+package viewer
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"spanflame/internal/traces"
+)
+
+// Bounds of the index of a directory's traces.
+const (
+	maxIndexed     = 200_000                // traces, and their spans that are kept; the oldest traces go first
+	maxTraceBytes  = 64 << 20               // of the lines that are read for one trace
+	maxTraceLines  = 256                    // likewise
+	refreshBudget  = 2 * time.Second        // of reading what is new, for one request; the next goes on
+	refreshEvery   = 200 * time.Millisecond // how old the index may be
+	readAtOnce     = 256 << 10              // bytes
+	maxIndexedText = 512                    // bytes of a name in the index
+)
+
+// traceIndex knows what the trace files below a directory hold: for each trace what a list of traces shows,
+// and where its lines are. It reads only what was added since it looked last, newest files first, and keeps
+// no spans: a trace is read anew from its lines.
+type traceIndex struct {
+	root *os.Root // nothing outside of it is opened
+	dir  string   // below root; it may not be there yet
+	most int      // maxIndexed
+
+	refreshing chan struct{} // holds one token: who has it reads files
+	mu         sync.RWMutex  // guards what follows
+	files      map[string]*traceFile
+	traces     map[string]*indexedTrace
+	indexed    int       // spans that are kept, of all traces
+	refreshed  time.Time // when everything was read last
+	unread     int64     // bytes that were not read yet
+	damaged    int       // lines that could not be read
+	forgotten  int       // traces left out for maxIndexed
+}
+
+// traceFile is one file, as far as it was read.
+type traceFile struct {
+	name     string // path below the root
+	read     int64  // bytes that were read: whole lines, and the beginning of one that is too long
+	skipping bool   // inside a line that is too long
+	size     int64  // when it was looked at
+	time     time.Time
+	gone     bool
+}
+
+// line is where spans of a trace lie.
+type line struct {
+	file   *traceFile
+	offset int64
+	length int
+}
+
+// indexedTrace is what is kept of a trace.
+type indexedTrace struct {
+	id         string
+	start, end int64 // ns since 1970
+	spans      int
+	errors     int
+	entries    []indexedSpan // the spans without a parent in their line, and those with a profile
+	lines      []line
+	rooted     bool // the first entry is the root
+}
+
+// indexedSpan is what is kept of a span.
+type indexedSpan struct {
+	id, service, name string
+	start, end        int64
+	captured          bool
+}
+
+func newTraceIndex(root *os.Root, dir string) *traceIndex {
+	x := &traceIndex{
+		root: root, dir: dir, most: maxIndexed, refreshing: make(chan struct{}, 1),
+		files: make(map[string]*traceFile), traces: make(map[string]*indexedTrace),
+	}
+	x.refreshing <- struct{}{}
+	return x
+}
+
+// refresh reads what is new. It returns before all of it was read when that takes too long.
+func (x *traceIndex) refresh(ctx context.Context) error {
+	select {
+	case <-x.refreshing:
+		defer func() { x.refreshing <- struct{}{} }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	x.mu.RLock()
+	fresh := x.unread == 0 && time.Since(x.refreshed) < refreshEvery
+	x.mu.RUnlock()
+	if fresh {
+		return nil
+	}
+	todo, err := x.look()
+	if err != nil {
+		return err
+	}
+	deadline := time.Now().Add(refreshBudget)
+	var unread int64
+	for _, f := range todo {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if time.Now().After(deadline) {
+			unread += f.size - f.read
+			continue
+		}
+		rest, err := x.readNew(f, deadline)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile: its time was over
+			return fmt.Errorf("read traces: %w", err)
+		}
+		unread += rest
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.forget()
+	x.unread, x.refreshed = unread, time.Now()
+	return nil
+}
+
+// look lists the directory and returns the files that have something new, newest first. What was read from
+// files that are gone or were replaced is dropped.
+func (x *traceIndex) look() ([]*traceFile, error) {
+	var todo []*traceFile
+	seen := make(map[string]bool)
+	services, err := fs.ReadDir(x.root.FS(), x.dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list traces: %w", err)
+	}
+	dropped := false
+	for _, service := range services {
+		if !service.IsDir() {
+			continue
+		}
+		entries, err := fs.ReadDir(x.root.FS(), path.Join(x.dir, service.Name()))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, fmt.Errorf("list traces: %w", err)
+		}
+		for _, e := range entries {
+			info, err := e.Info()
+			if err != nil || !info.Mode().IsRegular() || !strings.HasSuffix(e.Name(), ".jsonl") {
+				continue
+			}
+			name := path.Join(x.dir, service.Name(), e.Name())
+			seen[name] = true
+			f := x.files[name]
+			if f != nil && info.Size() < f.read {
+				f.gone, dropped, f = true, true, nil
+			}
+			if f == nil {
+				f = &traceFile{name: name}
+				x.files[name] = f
+			}
+			if f.size != info.Size() || !f.time.Equal(info.ModTime()) || f.read < f.size {
+				f.size, f.time = info.Size(), info.ModTime()
+				todo = append(todo, f)
+			}
+		}
+	}
+	for name, f := range x.files {
+		if !seen[name] {
+			f.gone, dropped = true, true
+			delete(x.files, name)
+		}
+	}
+	if dropped {
+		x.mu.Lock()
+		x.drop()
+		x.mu.Unlock()
+	}
+	// The names of files begin with the time at which they were opened.
+	slices.SortFunc(todo, func(a, b *traceFile) int {
+		return cmp.Or(cmp.Compare(path.Base(b.name), path.Base(a.name)), cmp.Compare(a.name, b.name))
+	})
+	return todo, nil
+}
+
+// drop takes the lines of files that are gone out of the index.
+func (x *traceIndex) drop() {
+	for id, t := range x.traces {
+		t.lines = slices.DeleteFunc(t.lines, func(l line) bool { return l.file.gone })
+		if len(t.lines) == 0 {
+			x.indexed -= len(t.entries)
+			delete(x.traces, id)
+		}
+	}
+}
+
+// readNew reads whole lines from where it stopped the last time. A last line without its end is left for
+// later: it is being written. It returns how many bytes it left because the time was over.
+func (x *traceIndex) readNew(f *traceFile, deadline time.Time) (int64, error) {
+	file, err := x.root.Open(f.name)
+	if err != nil {
+		return 0, err
+	}
+	defer file.Close() // it was only read
+	if _, err := file.Seek(f.read, io.SeekStart); err != nil {
+		return 0, err
+	}
+	var pending []byte // of a line, whose end was not read yet
+	buf := make([]byte, readAtOnce)
+	at := f.read // where pending begins in the file
+	for {
+		n, err := file.Read(buf)
+		for rest := buf[:n]; len(rest) > 0; {
+			i := bytes.IndexByte(rest, '\n')
+			if i < 0 {
+				pending = append(pending, rest...)
+				break
+			}
+			pending, rest = append(pending, rest[:i+1]...), rest[i+1:]
+			if !f.skipping {
+				x.addLine(line{f, at, len(pending)}, pending)
+			}
+			at += int64(len(pending))
+			f.read, f.skipping, pending = at, false, pending[:0]
+		}
+		if len(pending) > traces.MaxLine {
+			if !f.skipping {
+				x.countDamaged()
+			}
+			at += int64(len(pending))
+			f.read, f.skipping, pending = at, true, nil
+		}
+		switch {
+		case err == io.EOF:
+			return 0, nil
+		case err != nil:
+			return 0, err
+		case time.Now().After(deadline):
+			return max(f.size-f.read, 1), nil
+		}
+	}
+}
+
+func (x *traceIndex) countDamaged() {
+	x.mu.Lock()
+	x.damaged++
+	x.mu.Unlock()
+}
+
+// addLine takes the spans of a line into the index.
+func (x *traceIndex) addLine(at line, text []byte) {
+	if len(bytes.TrimSpace(text)) == 0 {
+		return
+	}
+	spans, err := traces.Unmarshal(text)
+	if err != nil {
+		x.countDamaged()
+		return
+	}
+	services := make(map[string]string, len(spans)) // by span id
+	for _, s := range spans {
+		services[s.ID] = s.Service
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for _, s := range spans {
+		t := x.traces[s.TraceID]
+		if t == nil {
+			t = &indexedTrace{id: s.TraceID, start: s.Start.UnixNano(), end: s.End.UnixNano()}
+			x.traces[s.TraceID] = t
+		}
+		t.spans++
+		if s.Error {
+			t.errors++
+		}
+		t.start, t.end = min(t.start, s.Start.UnixNano()), max(t.end, s.End.UnixNano())
+		if n := len(t.lines); n == 0 || t.lines[n-1] != at {
+			t.lines = append(t.lines, at)
+		}
+		// A span whose parent is in the same batch is inside its service.
+		parent, here := services[s.ParentID]
+		if here && parent == s.Service && !captured(s) || len(t.entries) >= maxEntries {
+			continue
+		}
+		e := indexedSpan{
+			id: s.ID, service: shorten(s.Service), name: shorten(s.Name),
+			start: s.Start.UnixNano(), end: s.End.UnixNano(), captured: captured(s),
+		}
+		if s.ParentID == "" && !t.rooted {
+			t.rooted = true
+			t.entries = slices.Insert(t.entries, 0, e)
+		} else {
+			t.entries = append(t.entries, e)
+		}
+		x.indexed++
+	}
+}
+
+// maxEntries bounds what is kept of one trace.
+const maxEntries = 200
+
+// shorten copies a name, so that the index does not keep its line alive.
+func shorten(s string) string {
+	return strings.Clone(s[:min(len(s), maxIndexedText)])
+}
+
+// forget drops the oldest traces above the bound.
+func (x *traceIndex) forget() {
+	if x.indexed+len(x.traces) <= x.most {
+		return
+	}
+	oldest := make([]*indexedTrace, 0, len(x.traces))
+	for _, t := range x.traces {
+		oldest = append(oldest, t)
+	}
+	slices.SortFunc(oldest, func(a, b *indexedTrace) int { return cmp.Compare(a.start, b.start) })
+	for _, t := range oldest {
+		if x.indexed+len(x.traces) <= x.most*9/10 { // some room, so that this is rare
+			return
+		}
+		delete(x.traces, t.id)
+		x.indexed -= len(t.entries)
+		x.forgotten++
+	}
+}
+
+// root is the entry that names the trace.
+func (t *indexedTrace) root() indexedSpan {
+	if len(t.entries) == 0 {
+		return indexedSpan{}
+	}
+	if t.rooted {
+		return t.entries[0]
+	}
+	return slices.MinFunc(t.entries, func(a, b indexedSpan) int { return cmp.Compare(a.start, b.start) })
+}
+
+// search returns the summaries that match, slowest first.
+func (x *traceIndex) search(f Filter) Found {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	name := strings.ToLower(f.Name)
+	var found Found
+	for _, t := range x.traces {
+		if d := time.Duration(t.end - t.start); d < f.Min || !within(t.start, f) {
+			continue
+		}
+		if f.Service != "" || name != "" {
+			if !slices.ContainsFunc(t.entries, func(e indexedSpan) bool {
+				return (f.Service == "" || e.service == f.Service) && strings.Contains(strings.ToLower(e.name), name)
+			}) {
+				continue
+			}
+		}
+		root := t.root()
+		found.Traces = append(found.Traces, Summary{
+			TraceID: t.id, Service: root.service, Name: root.name, Start: time.Unix(0, t.start),
+			Duration: time.Duration(t.end - t.start), Spans: t.spans, Errors: t.errors,
+		})
+	}
+	slices.SortFunc(found.Traces, func(a, b Summary) int {
+		return cmp.Or(cmp.Compare(b.Duration, a.Duration), cmp.Compare(a.TraceID, b.TraceID))
+	})
+	found.Traces = found.Traces[:min(len(found.Traces), f.Limit)]
+	if x.unread > 0 {
+		found.Notes = append(found.Notes, fmt.Sprintf("Older traces are still being read (%s to go): load the page again.", bytesOf(x.unread)))
+	}
+	if x.damaged > 0 {
+		found.Notes = append(found.Notes, fmt.Sprintf("Lines of the trace files that cannot be read and are left out: %d.", x.damaged))
+	}
+	if x.forgotten > 0 {
+		found.Notes = append(found.Notes, fmt.Sprintf("The oldest traces are left out, there are too many to keep in mind: %d.", x.forgotten))
+	}
+	return found
+}
+
+// within tells whether a time is in the filter's range.
+func within(ns int64, f Filter) bool {
+	return (f.From.IsZero() || ns >= f.From.UnixNano()) && (f.To.IsZero() || ns <= f.To.UnixNano())
+}
+
+// captured returns the spans with a profile of a service and name, the latest first.
+func (x *traceIndex) captured(f Filter) []traces.Span {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	var found []traces.Span
+	for _, t := range x.traces {
+		for _, e := range t.entries {
+			if e.captured && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) {
+				found = append(found, traces.Span{
+					TraceID: t.id, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end),
+				})
+			}
+		}
+	}
+	slices.SortFunc(found, func(a, b traces.Span) int {
+		return cmp.Or(b.Start.Compare(a.Start), cmp.Compare(a.ID, b.ID))
+	})
+	return found[:min(len(found), f.Limit)]
+}
+
+// trace reads the spans of a trace from its lines.
+func (x *traceIndex) trace(ctx context.Context, id string) ([]traces.Span, error) {
+	x.mu.RLock()
+	var lines []line
+	if t := x.traces[id]; t != nil {
+		lines = slices.Clone(t.lines)
+	}
+	x.mu.RUnlock()
+	var spans []traces.Span
+	seen := make(map[string]bool)
+	total := 0
+	for _, l := range lines[:min(len(lines), maxTraceLines)] {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if total += l.length; total > maxTraceBytes {
+			break
+		}
+		text, err := x.readLine(l)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+			continue // removed or replaced since it was indexed
+		}
+		if err != nil {
+			return nil, fmt.Errorf("read trace %s: %w", id, err)
+		}
+		all, err := traces.Unmarshal(text)
+		if err != nil {
+			continue // likewise: it was good when it was indexed
+		}
+		for _, s := range all {
+			if s.TraceID == id && !seen[s.ID] {
+				seen[s.ID] = true
+				spans = append(spans, s)
+			}
+		}
+	}
+	sortByStart(spans)
+	return spans, nil
+}
+
+func (x *traceIndex) readLine(l line) ([]byte, error) {
+	file, err := x.root.Open(l.file.name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // it was only read
+	text := make([]byte, l.length)
+	_, err = file.ReadAt(text, l.offset)
+	if err == io.EOF {
+		err = io.ErrUnexpectedEOF
+	}
+	return text, err
+}
+
+func sortByStart(spans []traces.Span) {
+	slices.SortStableFunc(spans, func(a, b traces.Span) int { return a.Start.Compare(b.Start) })
+}

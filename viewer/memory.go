@@ -1,0 +1,195 @@
+package viewer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"time"
+
+	"github.com/go-analyze/charts"
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/profiles"
+)
+
+// plotted is how many points a plot has at most.
+const plotted = 120
+
+// memoryPage is the memory of one service over time.
+type memoryPage struct {
+	head
+	Service     string
+	Services    []string
+	Period      period
+	Ranges      []choice
+	First, Last string
+	From, To    time.Time
+	Growth      string // an hour
+	Plot        string
+	Points      []point // the plot in numbers
+	Changes     []change
+	Pprof       string
+	Why         string
+}
+
+type point struct {
+	Time  time.Time
+	Bytes string
+}
+
+func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
+	q, err := parameters(r, "service", "last", "from", "to")
+	if err != nil {
+		return err
+	}
+	page := memoryPage{head: head{Title: "Memory", Current: "memory"}, Service: q.Get("service"), Ranges: ranges}
+	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
+		return err
+	}
+	if page.Services, err = s.source.Services(r.Context(), page.Period.from, page.Period.to); err != nil {
+		return err
+	}
+	if page.Service == "" && len(page.Services) > 0 {
+		page.Service = page.Services[0]
+	}
+	if page.Service == "" {
+		page.Why = "There are no profiles yet."
+		return s.render(w, http.StatusOK, "memory.html", page)
+	}
+	points, err := s.memoryPoints(r.Context(), page.Service, page.Period)
+	if err != nil {
+		return err
+	}
+	if len(points) < 2 {
+		page.Why = "There are fewer than two memory profiles of this service and time."
+		return s.render(w, http.StatusOK, "memory.html", page)
+	}
+	first, last := points[0], points[len(points)-1]
+	page.First, page.Last, page.From, page.To = bytesOf(first.Bytes), bytesOf(last.Bytes), first.To.UTC(), last.To.UTC()
+	if hours := last.To.Sub(first.To).Hours(); hours > 0 {
+		page.Growth = bytesOf(int64(float64(last.Bytes-first.Bytes) / hours))
+	}
+	for _, p := range spread(points, 24) {
+		page.Points = append(page.Points, point{p.To.UTC(), bytesOf(p.Bytes)})
+	}
+	of := url.Values{"service": {page.Service}}
+	for _, name := range []string{"last", "from", "to"} {
+		if v := q.Get(name); v != "" {
+			of.Set(name, v)
+		}
+	}
+	page.Plot = "/memory/plot.svg?" + of.Encode()
+	spec := url.Values{
+		"kind": {"memory"}, "service": {page.Service},
+		"afrom": {first.From.UTC().Format(time.RFC3339Nano)}, "ato": {first.To.UTC().Format(time.RFC3339Nano)},
+		"bfrom": {last.From.UTC().Format(time.RFC3339Nano)}, "bto": {last.To.UTC().Format(time.RFC3339Nano)},
+	}
+	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
+	page.Changes, err = once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) ([]change, error) {
+		p, base, err := s.memoryPair(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		return changes(p, base, 1, 1), nil
+	})
+	if err != nil && !errors.Is(err, profiles.ErrNone) {
+		return err
+	}
+	return s.render(w, http.StatusOK, "memory.html", page)
+}
+
+func (s *server) memoryPoints(ctx context.Context, service string, p period) ([]MemoryPoint, error) {
+	key := fmt.Sprintf("memory %q %q %q %q", service, p.Last, p.From, p.To)
+	if points, ok := s.memories.get(key); ok {
+		return points, nil
+	}
+	return once(ctx, s, key, func(ctx context.Context) ([]MemoryPoint, error) {
+		points, err := s.source.Memory(ctx, service, p.from, p.to, plotted)
+		if err == nil {
+			s.memories.put(key, points)
+		}
+		return points, err
+	})
+}
+
+// memoryPair is the memory in use in two windows, the later one against the earlier.
+func (s *server) memoryPair(ctx context.Context, q url.Values) (p, base *profile.Profile, err error) {
+	a, err := parsePeriod(q, "a", time.Time{})
+	if err != nil {
+		return nil, nil, err
+	}
+	b, err := parsePeriod(q, "b", time.Time{})
+	if err != nil {
+		return nil, nil, err
+	}
+	if a.from.IsZero() || a.to.IsZero() || b.from.IsZero() || b.to.IsZero() || q.Get("service") == "" {
+		return nil, nil, badRequest("The address of this flame graph is not whole.")
+	}
+	if p, err = s.source.Profile(ctx, Selection{Service: q.Get("service"), Type: record.Memory, From: b.from, To: b.to}); err != nil {
+		return nil, nil, err
+	}
+	base, err = s.source.Profile(ctx, Selection{Service: q.Get("service"), Type: record.Memory, From: a.from, To: a.to})
+	return inuse(p), inuse(base), err
+}
+
+// inuse makes the memory in use the value that is shown first.
+func inuse(p *profile.Profile) *profile.Profile {
+	if p != nil {
+		p.DefaultSampleType = "inuse_space"
+	}
+	return p
+}
+
+// memoryPlot draws memory over time. The page has it as an image and in numbers.
+func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
+	q, err := parameters(r, "service", "last", "from", "to")
+	if err != nil {
+		return err
+	}
+	p, err := parsePeriod(q, "", time.Now())
+	if err != nil {
+		return err
+	}
+	points, err := s.memoryPoints(r.Context(), q.Get("service"), p)
+	if err != nil {
+		return err
+	}
+	if len(points) < 2 {
+		return refusal{http.StatusNotFound, "There are fewer than two memory profiles of this service and time."}
+	}
+	svg, err := plot(points)
+	if err != nil {
+		return err
+	}
+	// The drawing has style attributes; as a page of its own it could do nothing else.
+	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
+	w.Header().Set("Content-Type", "image/svg+xml")
+	_, _ = w.Write(svg) // who does not want it any more need not have it
+	return nil
+}
+
+// plot draws the points as a line, at the same distance from each other: their windows are.
+func plot(points []MemoryPoint) ([]byte, error) {
+	values := make([]float64, len(points))
+	labels := make([]string, len(points))
+	for i, p := range points {
+		values[i] = float64(p.Bytes) / (1 << 20)
+		labels[i] = p.To.UTC().Format("15:04:05")
+	}
+	o := charts.NewLineChartOptionWithData([][]float64{values})
+	o.XAxis.Labels = labels
+	o.XAxis.LabelCount = 6
+	o.Legend.Show = charts.Ptr(false)
+	o.Symbol.Shape = charts.SymbolNone
+	o.FillArea = charts.Ptr(true)
+	o.YAxis[0].Min = charts.Ptr(0.0)
+	o.ValueFormatter = func(v float64) string { return fmt.Sprintf("%.4g MiB", v) }
+	painter := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: 960, Height: 300})
+	if err := painter.LineChart(o); err != nil {
+		return nil, fmt.Errorf("draw memory: %w", err)
+	}
+	return painter.Bytes()
+}

@@ -1,0 +1,399 @@
+package viewer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+	"spanflame/profiles"
+)
+
+// Bounds of the pages by span name.
+const (
+	capturedSpans = 5_000 // that are looked at
+	mergedSpans   = 500   // whose profiles are read
+	listedNames   = 200
+	listedSlowest = 20
+	fewSpans      = 300 // below which the slowest tenth is taken: a hundredth would be one or two spans
+)
+
+// namesPage lists the names of the spans that have profiles.
+type namesPage struct {
+	head
+	Period period
+	Ranges []choice
+	Names  []listedName
+}
+
+type listedName struct {
+	Path                 string
+	Service, Name        string
+	Count                int
+	Median, P99, Slowest string
+	slowest              time.Duration
+}
+
+func (s *server) names(w http.ResponseWriter, r *http.Request) error {
+	q, err := parameters(r, "last", "from", "to")
+	if err != nil {
+		return err
+	}
+	page := namesPage{head: head{Title: "By span name", Current: "names"}, Ranges: ranges}
+	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
+		return err
+	}
+	spans, err := s.source.Captured(r.Context(), Filter{From: page.Period.from, To: page.Period.to, Limit: capturedSpans})
+	if err != nil {
+		return err
+	}
+	type key struct{ service, name string }
+	took := make(map[key][]time.Duration)
+	for _, sp := range spans {
+		k := key{sp.Service, sp.Name}
+		took[k] = append(took[k], sp.Duration())
+	}
+	for k, all := range took {
+		slices.Sort(all)
+		of := url.Values{"service": {k.service}, "name": {k.name}}
+		for name := range q {
+			of.Set(name, q.Get(name))
+		}
+		page.Names = append(page.Names, listedName{
+			Path: "/name?" + of.Encode(), Service: k.service, Name: k.name, Count: len(all),
+			Median: duration(quantile(all, 0.5)), P99: duration(quantile(all, 0.99)), Slowest: duration(all[len(all)-1]), slowest: all[len(all)-1],
+		})
+	}
+	slices.SortFunc(page.Names, func(a, b listedName) int {
+		return cmp.Or(cmp.Compare(b.slowest, a.slowest), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
+	})
+	page.Names = page.Names[:min(len(page.Names), listedNames)]
+	return s.render(w, http.StatusOK, "names.html", page)
+}
+
+// quantile of sorted values: the smallest that as many are not above.
+func quantile(sorted []time.Duration, q float64) time.Duration {
+	i := int(math.Ceil(q*float64(len(sorted)))) - 1
+	return sorted[min(max(i, 0), len(sorted)-1)]
+}
+
+// namePage is all captured spans of one name.
+type namePage struct {
+	head
+	Service, Name              string
+	Count, Merged              int
+	Median, P90, P99           string
+	Slowest                    []listedTrace
+	Part                       string // which flame graph is shown
+	Parts                      []part
+	Flame, Others              flame
+	ZoomPath                   string
+	Pprof                      string
+	DifferencePath             string
+	SlowWords                  string // such as "the slowest 1 %"
+	SlowCount, MedianCount     int
+	Changes                    []change
+	SlowMean, MedianMean, Unit string
+	Why                        string
+}
+
+// part is a choice of the spans of a name.
+type part struct {
+	link
+	Current bool
+}
+
+// bucket is a part of the spans of one name, by how long they took.
+type bucket struct {
+	all, slow, median []traces.Span // slowest first; at most mergedSpans each
+	words             string        // what slow is
+}
+
+// buckets divides spans by latency. The median bucket is the fifth of the spans around the median.
+func buckets(spans []traces.Span) bucket {
+	sorted := slices.Clone(spans)
+	slices.SortFunc(sorted, func(a, b traces.Span) int {
+		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
+	})
+	n := len(sorted)
+	b := bucket{all: spread(sorted, mergedSpans), words: "the slowest 1 %"}
+	share := n / 100
+	if n < fewSpans {
+		share, b.words = n/10, "the slowest 10 %"
+	}
+	if n < 10 {
+		share, b.words = 1, "the slowest"
+	}
+	b.slow = spread(sorted[:min(share, n)], mergedSpans)
+	b.median = spread(sorted[min(n*2/5, max(n-1, 0)):min(max(n*3/5, n*2/5+1), n)], mergedSpans)
+	return b
+}
+
+// selection is the wall-clock profiles of spans.
+func selection(service string, spans []traces.Span) Selection {
+	sel := Selection{Service: service, Type: record.Wall, SpanIDs: make([]string, 0, len(spans))}
+	for _, sp := range spans {
+		sel.SpanIDs = append(sel.SpanIDs, sp.ID)
+		if sel.From.IsZero() || sp.Start.Before(sel.From) {
+			sel.From = sp.Start
+		}
+		if sp.End.After(sel.To) {
+			sel.To = sp.End
+		}
+	}
+	return sel
+}
+
+func (s *server) name(w http.ResponseWriter, r *http.Request) error {
+	q, err := parameters(r, "service", "name", "last", "from", "to", "part", "frame")
+	if err != nil {
+		return err
+	}
+	zoom, err := parseFrame(q)
+	if err != nil {
+		return err
+	}
+	b, err := s.bucketsOf(r.Context(), q)
+	if err != nil {
+		return err
+	}
+	page := namePage{
+		head:    head{Title: q.Get("service") + " " + q.Get("name"), Current: "names"},
+		Service: q.Get("service"), Name: q.Get("name"), Part: cmp.Or(q.Get("part"), "all"),
+		SlowWords: b.words, SlowCount: len(b.slow), MedianCount: len(b.median), Merged: len(b.all),
+	}
+	if len(b.all) == 0 {
+		page.Why = "No span of this name and time was captured."
+		return s.render(w, http.StatusOK, "name.html", page)
+	}
+	took := make([]time.Duration, len(b.all))
+	for i, sp := range b.all {
+		took[len(took)-1-i] = sp.Duration()
+	}
+	page.Median, page.P90, page.P99 = duration(quantile(took, 0.5)), duration(quantile(took, 0.9)), duration(quantile(took, 0.99))
+	for _, sp := range b.all[:min(len(b.all), listedSlowest)] {
+		page.Slowest = append(page.Slowest, listedTrace{Path: SpanPath(sp.TraceID, sp.ID), Started: sp.Start.UTC(), Duration: duration(sp.Duration())})
+	}
+	parts := map[string][]traces.Span{"all": b.all, "slow": b.slow, "median": b.median}
+	if parts[page.Part] == nil {
+		return badRequest("part=%q: want all, slow or median.", page.Part)
+	}
+	with := func(part string) url.Values {
+		of := url.Values{"part": {part}}
+		for _, name := range []string{"service", "name", "last", "from", "to"} {
+			if v := q.Get(name); v != "" {
+				of.Set(name, v)
+			}
+		}
+		return of
+	}
+	for _, p := range []link{{"all", "all"}, {b.words, "slow"}, {"around the median", "median"}} {
+		page.Parts = append(page.Parts, part{link{p.Text, "/name?" + with(p.Path).Encode() + "#flame"}, p.Path == page.Part})
+	}
+	p, err := s.load(r.Context(), s.source, selection(page.Service, parts[page.Part]))
+	switch {
+	case errors.Is(err, profiles.ErrNone):
+		page.Why = "There is no profile of these spans: they were in requests that were not slow, or the profiles were removed because of their age."
+		return s.render(w, http.StatusOK, "name.html", page)
+	case err != nil:
+		return err
+	}
+	page.Flame, page.Others = newFlame(p, zoom), newOthers(p)
+	page.ZoomPath = "/name?" + with(page.Part).Encode() + "&frame="
+	spec := with(page.Part)
+	spec.Set("kind", "name")
+	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
+	spec.Set("part", "difference")
+	page.DifferencePath = "/flame/" + encodeSpec(spec) + "/flamegraph"
+
+	slow, err := s.load(r.Context(), s.source, selection(page.Service, b.slow))
+	if err != nil && !errors.Is(err, profiles.ErrNone) {
+		return err
+	}
+	median, err2 := s.load(r.Context(), s.source, selection(page.Service, b.median))
+	if err2 != nil && !errors.Is(err2, profiles.ErrNone) {
+		return err2
+	}
+	if err == nil && err2 == nil {
+		page.Changes = changes(slow, median, 1/float64(len(b.slow)), 1/float64(len(b.median)))
+	} else {
+		page.DifferencePath = ""
+	}
+	return s.render(w, http.StatusOK, "name.html", page)
+}
+
+// bucketsOf are the spans of the service and name in q.
+func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
+	if q.Get("name") == "" || q.Get("service") == "" {
+		return bucket{}, badRequest("Say which spans: service=…&name=…")
+	}
+	p, err := parsePeriod(q, "", time.Now())
+	if err != nil {
+		return bucket{}, err
+	}
+	spans, err := s.source.Captured(ctx, Filter{Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Limit: capturedSpans})
+	if err != nil {
+		return bucket{}, err
+	}
+	return buckets(spans), nil
+}
+
+// namePair is the profile of a part of the spans of one name, or the slowest of them against the median, each
+// as the mean of one span.
+func (s *server) namePair(ctx context.Context, q url.Values) (p, base *profile.Profile, err error) {
+	b, err := s.bucketsOf(ctx, q)
+	if err != nil {
+		return nil, nil, err
+	}
+	service := q.Get("service")
+	switch q.Get("part") {
+	case "all":
+		p, err = s.source.Profile(ctx, selection(service, b.all))
+	case "slow":
+		p, err = s.source.Profile(ctx, selection(service, b.slow))
+	case "median":
+		p, err = s.source.Profile(ctx, selection(service, b.median))
+	case "difference":
+		if len(b.slow) == 0 || len(b.median) == 0 {
+			return nil, nil, profiles.ErrNone
+		}
+		if p, err = s.source.Profile(ctx, selection(service, b.slow)); err != nil {
+			return nil, nil, err
+		}
+		if base, err = s.source.Profile(ctx, selection(service, b.median)); err != nil {
+			return nil, nil, err
+		}
+		p.Scale(1 / float64(len(b.slow)))
+		base.Scale(1 / float64(len(b.median)))
+	default:
+		err = badRequest("part=%q: want all, slow, median or difference.", q.Get("part"))
+	}
+	return p, base, err
+}
+
+// change is how a function's own value differs between two profiles.
+type change struct {
+	Name, In, State    string // In is who called it, where that says more
+	Before, After, Now string // Now is the difference
+	More               bool
+	W                  string // of the bar, in percent
+	by                 float64
+}
+
+// changes are the largest differences of the functions' own values, with what they did, each profile scaled by
+// its factor.
+func changes(p, base *profile.Profile, scale, baseScale float64) []change {
+	type place struct{ function, in, state string }
+	sums := func(p *profile.Profile, scale float64) map[place]float64 {
+		value := sampleIndex(p)
+		of := make(map[place]float64)
+		for _, s := range p.Sample {
+			if hasFrame(s, othersFrame) {
+				continue // beside the time of the spans
+			}
+			var at place
+			for _, l := range s.Location {
+				for _, line := range l.Line {
+					switch name := functionName(line); {
+					case isState(name):
+						at.state = name
+					case at.function == "":
+						at.function = name
+					case at.in == "" && plumbing(at.function) && !plumbing(name):
+						at.in = name
+					}
+				}
+			}
+			of[at] += scale * float64(s.Value[value])
+		}
+		return of
+	}
+	after, before := sums(p, scale), sums(base, baseScale)
+	var all []change
+	unit := p.SampleType[sampleIndex(p)].Unit
+	most := 0.0
+	seen := make(map[place]bool)
+	for _, m := range []map[place]float64{after, before} {
+		for at := range m {
+			by := after[at] - before[at]
+			if seen[at] || by == 0 {
+				continue
+			}
+			seen[at] = true
+			most = max(most, math.Abs(by))
+			sign := "+"
+			if by < 0 {
+				sign = "−"
+			}
+			all = append(all, change{
+				Name: clean(at.function, 200), In: clean(at.in, 200), State: clean(at.state, 100), Before: amount(int64(before[at]), unit), After: amount(int64(after[at]), unit),
+				Now: sign + amount(int64(math.Abs(by)), unit), More: by > 0, by: by,
+			})
+		}
+	}
+	slices.SortFunc(all, func(a, b change) int {
+		return cmp.Or(cmp.Compare(math.Abs(b.by), math.Abs(a.by)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.In, b.In), cmp.Compare(a.State, b.State))
+	})
+	all = all[:min(len(all), 20)]
+	for i := range all {
+		all[i].W = percent(math.Abs(all[i].by) / most)
+	}
+	return all
+}
+
+// pprof serves pprof's pages for a flame graph that is not of one span.
+func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
+	spec := r.PathValue("spec")
+	q, err := decodeSpec(spec)
+	if err != nil {
+		return err
+	}
+	kind := q.Get("kind")
+	q.Del("kind")
+	var b barData
+	var read func(context.Context) (p, base *profile.Profile, err error)
+	switch kind {
+	case "name":
+		if err := allow(q, "service", "name", "part", "last", "from", "to"); err != nil {
+			return err
+		}
+		back := url.Values{}
+		for name := range q {
+			if name != "part" {
+				back.Set(name, q.Get(name))
+			}
+		}
+		b = barData{Back: "/name?" + back.Encode(), BackText: "back to the name", Title: fmt.Sprintf("%s of %s %s", q.Get("part"), q.Get("service"), q.Get("name"))}
+		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.namePair(ctx, q) }
+	case "compare":
+		c, err := s.parseComparison(q)
+		if err != nil {
+			return err
+		}
+		b = barData{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title()}
+		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.comparisonPair(ctx, c) }
+	case "memory":
+		if err := allow(q, "service", "afrom", "ato", "bfrom", "bto"); err != nil {
+			return err
+		}
+		b = barData{Back: "/memory?" + url.Values{"service": {q.Get("service")}}.Encode(), BackText: "back to memory", Title: "growth of the memory of " + q.Get("service")}
+		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.memoryPair(ctx, q) }
+	default:
+		return badRequest("The address of this flame graph is not whole.")
+	}
+	b.Title = clean(b.Title, 200)
+	m, err := s.mount(r.Context(), "spec "+spec, read)
+	if err != nil {
+		return err
+	}
+	return s.servePprof(w, r, m, b)
+}

@@ -1,0 +1,182 @@
+package viewer
+
+import (
+	"cmp"
+	"encoding/base64"
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"spanflame/internal/record"
+)
+
+// Names of the flame graphs' types in addresses.
+const (
+	typeWall = "wall"
+	typeCPU  = "cpu"
+)
+
+// profileTypes are those that can be chosen, by their names in addresses, in the order in which they are
+// offered.
+var profileTypes = []profileType{
+	{typeWall, record.Wall, "wall-clock of slow requests"},
+	{typeCPU, record.CPU, "CPU"},
+	{"memory", record.Memory, "memory"},
+	{"mutex", record.Mutex, "mutex contention"},
+	{"block", record.Block, "blocking"},
+	{"goroutines", record.Goroutine, "goroutines"},
+}
+
+type profileType struct {
+	Name  string
+	Type  record.Type
+	Words string
+}
+
+func parseType(name string) (profileType, error) {
+	for _, t := range profileTypes {
+		if t.Name == name {
+			return t, nil
+		}
+	}
+	return profileType{}, badRequest("There is no profile type %q: want wall, cpu, memory, mutex, block or goroutines.", name)
+}
+
+// ranges are the times that can be chosen, as far back from now.
+var ranges = []choice{
+	{"15m", "last 15 minutes"}, {"1h", "last hour"}, {"6h", "last 6 hours"}, {"24h", "last 24 hours"}, {"168h", "last 7 days"}, {"", "any time"},
+}
+
+// choice is one of a list.
+type choice struct{ Value, Words string }
+
+// span of time: zero From is as far back as there is something.
+type period struct {
+	Last, From, To string // as they were asked for
+	from, to       time.Time
+}
+
+// parsePeriod reads last, or from and to.
+func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
+	p := period{Last: q.Get(prefix + "last"), From: q.Get(prefix + "from"), To: q.Get(prefix + "to")}
+	if p.Last != "" {
+		d, err := time.ParseDuration(p.Last)
+		if err != nil || d <= 0 || d > 10*365*24*time.Hour {
+			return p, badRequest("%slast=%q: want a duration such as 15m or 24h.", prefix, p.Last)
+		}
+		p.from, p.to = now.Add(-d), now
+		return p, nil
+	}
+	var err error
+	if p.from, err = parseTime(p.From); err != nil {
+		return p, badRequest("%sfrom=%q: %v", prefix, p.From, err)
+	}
+	if p.to, err = parseTime(p.To); err != nil {
+		return p, badRequest("%sto=%q: %v", prefix, p.To, err)
+	}
+	if !p.from.IsZero() && !p.to.IsZero() && p.to.Before(p.from) {
+		return p, badRequest("The time ends at %s, before it begins at %s.", p.To, p.From)
+	}
+	return p, nil
+}
+
+// timeLayouts are how a time can be given, in UTC where it does not say. The second is what a browser sends.
+var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05"}
+
+func parseTime(v string) (time.Time, error) {
+	if v == "" {
+		return time.Time{}, nil
+	}
+	for _, layout := range timeLayouts {
+		if t, err := time.Parse(layout, v); err == nil && t.Year() >= 1970 && t.Year() <= 2261 {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("want a time such as 2006-01-02T15:04:05Z, from 1970 to 2261")
+}
+
+// parseMin reads a duration; a number without a unit is in milliseconds.
+func parseMin(v string) (time.Duration, error) {
+	if v == "" {
+		return 0, nil
+	}
+	if ms, err := strconv.ParseUint(v, 10, 32); err == nil {
+		return time.Duration(ms) * time.Millisecond, nil
+	}
+	d, err := time.ParseDuration(v)
+	if err != nil || d < 0 {
+		return 0, badRequest("min=%q: want a duration such as 250ms, or milliseconds.", v)
+	}
+	return d, nil
+}
+
+// parseFrame reads to which frame a flame graph is zoomed.
+func parseFrame(q url.Values) (int, error) {
+	v := q.Get("frame")
+	if v == "" {
+		return 0, nil
+	}
+	n, err := strconv.ParseUint(v, 10, 31)
+	if err != nil {
+		return 0, badRequest("frame=%q: want the number of a frame.", v)
+	}
+	return int(n), nil
+}
+
+// parseID reads an id of n hexadecimal digits.
+func parseID(v string, n int) (string, error) {
+	v = strings.ToLower(v)
+	if len(v) != n || strings.Trim(v, "0123456789abcdef") != "" {
+		return "", badRequest("%q is no id: want %d hexadecimal digits.", v, n)
+	}
+	return v, nil
+}
+
+// The lengths of ids in hexadecimal digits.
+const traceDigits, spanDigits = 32, 16
+
+// parameters reads the parameters of a request: only those that are allowed, each once.
+func parameters(r *http.Request, allowed ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, badRequest("The address cannot be read: %v", err)
+	}
+	return q, allow(q, allowed...)
+}
+
+func allow(q url.Values, allowed ...string) error {
+	names := make([]string, 0, len(q))
+	for name := range q {
+		names = append(names, name)
+	}
+	slices.SortFunc(names, cmp.Compare[string])
+	for _, name := range names {
+		if !slices.Contains(allowed, name) {
+			return badRequest("There is no parameter %q: want %s.", name, strings.Join(allowed, ", "))
+		}
+		if len(q[name]) > 1 {
+			return badRequest("The parameter %q is given %d times.", name, len(q[name]))
+		}
+	}
+	return nil
+}
+
+// A spec is the parameters of a flame graph as one element of a path: below it lie pprof's pages, which have
+// parameters of their own.
+func encodeSpec(q url.Values) string { return base64.RawURLEncoding.EncodeToString([]byte(q.Encode())) }
+
+func decodeSpec(spec string) (url.Values, error) {
+	b, err := base64.RawURLEncoding.DecodeString(spec)
+	if err != nil {
+		return nil, badRequest("The address of this flame graph is not whole.")
+	}
+	q, err := url.ParseQuery(string(b))
+	if err != nil {
+		return nil, badRequest("The address of this flame graph is not whole.")
+	}
+	return q, nil
+}

@@ -1,0 +1,38 @@
+package viewer
+
+import (
+	"fmt"
+	"strings"
+	"unicode"
+)
+
+// clean makes a name that came from outside fit to be shown on one line: characters that do not print or
+// that change the direction of the text around them are written as escapes, and what is longer than most
+// runes is cut. Escaping for HTML is the templates' business.
+func clean(s string, most int) string {
+	var b strings.Builder
+	n := 0
+	for _, r := range s {
+		if n == most {
+			return b.String() + "…"
+		}
+		n++
+		switch {
+		case r == ' ' || unicode.IsPrint(r):
+			b.WriteRune(r)
+		case r < 0x20 || r == 0x7f:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		default:
+			fmt.Fprintf(&b, `\u%04x`, r) // controls, among them those of direction
+		}
+	}
+	return b.String()
+}
+
+// quoteShell quotes an argument for a POSIX shell, so that a command line can be copied as it is shown.
+func quoteShell(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:%@+,") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}

@@ -1,0 +1,507 @@
+package viewer
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"html/template"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+	"spanflame/profiles"
+)
+
+// Bounds of the page of a trace.
+const (
+	shownSpans      = 500
+	shownAttributes = 100
+	shownEvents     = 50
+	shownText       = 2_000 // runes of an attribute's value
+	indents         = 12    // levels of the waterfall that are told apart by the eye
+)
+
+// Thresholds that an agent has by default: below them a span has no wall-clock profile.
+const (
+	defaultSlowSpan  = 100 * time.Millisecond
+	defaultChildSpan = 10 * time.Millisecond
+)
+
+// tracePage is what the page of a trace shows.
+type tracePage struct {
+	head
+	TraceID, Service, Name, Duration string
+	Started                          time.Time
+	Count, Services                  int
+	More                             int // spans that are not shown
+	Errors                           int
+	Diagnosis                        string
+	Rows                             []row
+	Span                             *spanView // the one that is selected; nil where there is none
+}
+
+// row is a span in the waterfall.
+type row struct {
+	ID, Service, Name, Kind string
+	Duration, After         string // how long it took, and how long after the trace began
+	X, W                    string // of the bar, in percent
+	Indent                  int
+	Hue                     int // of its service
+	Selected, Error         bool
+	StatusMessage           string
+	Links                   []link
+	Why                     string // it has no flame graph
+	Attributes, Resource    []pair
+	Events                  []event
+}
+
+type link struct{ Text, Path string }
+
+type pair struct{ Name, Value string }
+
+type event struct {
+	After, Name string
+	Attributes  []pair
+}
+
+// spanView is the selected span with its flame graph.
+type spanView struct {
+	ID, Service, Name, Duration string
+	Type                        string
+	Types                       []link
+	Flame, Others               flame
+	ZoomPath                    string // to which the number of a frame is appended
+	Why                         string // it is empty
+	Pprof, Top, Graph           string
+	Download, Compare           string
+	Commands                    []string
+	Grafana                     template.URL
+}
+
+func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
+	id, err := parseID(r.PathValue("trace"), traceDigits)
+	if err != nil {
+		return err
+	}
+	q, err := parameters(r, "span", "type", "frame")
+	if err != nil {
+		return err
+	}
+	spans, err := s.spans(r.Context(), id)
+	if err != nil {
+		return err
+	}
+	byID := index(spans)
+	root := rootOf(spans, byID)
+	page := tracePage{
+		head: head{Title: fmt.Sprintf("%s %s", root.Service, root.Name), Current: "traces"}, TraceID: id,
+		Service: root.Service, Name: root.Name, Count: len(spans), More: max(0, len(spans)-shownSpans),
+	}
+	start, end := bounds(spans)
+	page.Started, page.Duration = start.UTC(), duration(end.Sub(start))
+
+	selected, ok := mainSpan(spans)
+	if ok {
+		// What is known without asking any more; the page is good without it.
+		page.Diagnosis, err = s.sentence(r.Context(), selected)
+		if err != nil && !errors.Is(err, profiles.ErrNone) {
+			return err
+		}
+	}
+	if v := q.Get("span"); v != "" {
+		if v, err = parseID(v, spanDigits); err != nil {
+			return err
+		}
+		if selected, ok = byID[v]; !ok {
+			return refusal{http.StatusNotFound, fmt.Sprintf("The trace has no span %s.", v)}
+		}
+	} else if !ok {
+		selected, ok = root, true
+	}
+	zoom, err := parseFrame(q)
+	if err != nil {
+		return err
+	}
+	have := s.have(r.Context(), spans)
+	page.Rows, page.Errors, page.Services = rows(spans, byID, start, end, selected.ID, have)
+	if page.Span, err = s.span(r, selected, byID, q.Get("type"), zoom); err != nil {
+		return err
+	}
+	return s.render(w, http.StatusOK, "trace.html", page)
+}
+
+// spans are those of a trace that there is.
+func (s *server) spans(ctx context.Context, id string) ([]traces.Span, error) {
+	spans, err := s.source.Trace(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	if len(spans) == 0 {
+		return nil, refusal{http.StatusNotFound, fmt.Sprintf("There is no trace %s: it has not arrived yet, was not sampled, or was removed because of its age.", id)}
+	}
+	return spans, nil
+}
+
+// rootOf is the span that a trace began with.
+func rootOf(spans []traces.Span, byID map[string]traces.Span) traces.Span {
+	for _, s := range spans {
+		if _, ok := byID[s.ParentID]; !ok {
+			return s
+		}
+	}
+	return spans[0] // a circle
+}
+
+func bounds(spans []traces.Span) (start, end time.Time) {
+	start, end = spans[0].Start, spans[0].End
+	for _, s := range spans {
+		if s.Start.Before(start) {
+			start = s.Start
+		}
+		if s.End.After(end) {
+			end = s.End
+		}
+	}
+	return start, end
+}
+
+// have says which of the marked spans have a wall-clock profile. It knows only where samples tell of which span
+// they are; spans that are not in the map are not known.
+func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool {
+	ids := make(map[string][]string) // by service
+	start, end := bounds(spans)
+	for _, sp := range spans {
+		if captured(sp) {
+			ids[sp.Service] = append(ids[sp.Service], sp.ID)
+		}
+	}
+	have := make(map[string]bool)
+	for service, of := range ids {
+		if len(of) == 1 {
+			continue // its own flame graph says it better
+		}
+		p, err := s.load(ctx, s.source, Selection{Service: service, Type: record.Wall, From: start, To: end, SpanIDs: of})
+		if err != nil {
+			continue
+		}
+		if there := spansIn(p); len(there) > 0 {
+			for _, id := range of {
+				have[id] = there[id]
+			}
+		}
+	}
+	return have
+}
+
+// rows lays out the waterfall: children below their parents, by start.
+func rows(spans []traces.Span, byID map[string]traces.Span, start, end time.Time, selected string, have map[string]bool) (all []row, errs, services int) {
+	children := make(map[string][]traces.Span)
+	hues := make(map[string]int)
+	var tops []traces.Span
+	for _, s := range spans {
+		if s.Error {
+			errs++
+		}
+		if _, ok := hues[s.Service]; !ok {
+			hues[s.Service] = len(hues) % 6
+			services++
+		}
+		if _, ok := byID[s.ParentID]; ok && s.ParentID != s.ID {
+			children[s.ParentID] = append(children[s.ParentID], s)
+		} else {
+			tops = append(tops, s)
+		}
+	}
+	whole := max(float64(end.Sub(start)), 1)
+	shown := make(map[string]bool)
+	var walk func(s traces.Span, depth int)
+	walk = func(s traces.Span, depth int) {
+		if len(all) == shownSpans || shown[s.ID] {
+			return
+		}
+		shown[s.ID] = true
+		r := row{
+			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: duration(s.Duration()), After: duration(s.Start.Sub(start)),
+			X: percent(float64(s.Start.Sub(start)) / whole), W: percent(float64(s.Duration()) / whole),
+			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error, StatusMessage: clean(s.StatusMessage, shownText),
+			Attributes: pairs(s.Attributes), Resource: pairs(s.Resource),
+		}
+		for _, e := range s.Events[:min(len(s.Events), shownEvents)] {
+			r.Events = append(r.Events, event{duration(e.Time.Sub(start)), clean(e.Name, shownText), pairs(e.Attributes)})
+		}
+		there, known := have[s.ID]
+		if captured(s) && (there || !known) {
+			r.Links = append(r.Links, link{"wall", spanQuery(s, typeWall)})
+		} else {
+			r.Why = whyNot(s, typeWall, byID, time.Now())
+		}
+		if captured(s) && entry(s, byID) {
+			r.Links = append(r.Links, link{"CPU", spanQuery(s, typeCPU)})
+		}
+		all = append(all, r)
+		for _, c := range children[s.ID] {
+			walk(c, depth+1)
+		}
+	}
+	for _, s := range tops {
+		walk(s, 0)
+	}
+	for _, s := range spans { // what is in a circle has no top
+		walk(s, 0)
+	}
+	return all, errs, services
+}
+
+func pairs(m map[string]string) []pair {
+	var all []pair
+	for _, name := range slices.Sorted(maps.Keys(m)) {
+		if len(all) == shownAttributes {
+			all = append(all, pair{"…", fmt.Sprintf("and %d more", len(m)-shownAttributes)})
+			break
+		}
+		all = append(all, pair{clean(name, 200), clean(m[name], shownText)})
+	}
+	return all
+}
+
+func spanQuery(s traces.Span, typ string) string {
+	return TracePath(s.TraceID) + "?" + url.Values{"span": {s.ID}, "type": {typ}}.Encode() + "#flame"
+}
+
+// whyNot is the reason why a span has no flame graph, as far as it can be known from here.
+func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Time) string {
+	inside := around(s, byID)
+	isEntry := entry(s, byID)
+	switch {
+	case typ == typeCPU && !isEntry:
+		return "CPU samples carry the id of the span that entered the service." + inside
+	case !captured(s) && s.Duration() < defaultChildSpan:
+		return "Shorter than 10 ms: so short a span has no flame graph of its own." + inside
+	case !captured(s):
+		return "The agent did not mark this span: its service does not run the agent, or wall-clock profiles are off." + inside
+	case now.Sub(s.End) < settleTime:
+		return "Not there yet: profiles are saved when their window ends. Load the page again in a moment." + inside
+	case typ == typeCPU:
+		return "No CPU sample fell into this span. The profiler looks 100 times a second: the span used little of the CPU, or its profile was removed."
+	case isEntry && s.Duration() < defaultSlowSpan:
+		return "Faster than a request has to be slow to be recorded (100 ms, unless the service sets it)."
+	case !isEntry && tooFast(s, byID):
+		return "The request that it belongs to was not slow enough to be recorded (100 ms, unless the service sets it)."
+	}
+	return "Unknown. The recording may have been over its budget, the trace lost, or the profile removed because of its age; the service counts these in spanflame_wall_slow_spans_total." + inside
+}
+
+// around says which flame graph has the time of a span that has none: that of the nearest span around it in
+// its service. It is empty where there is none.
+func around(s traces.Span, byID map[string]traces.Span) string {
+	at := s
+	for range len(byID) { // a trace can be a circle
+		up, ok := byID[at.ParentID]
+		if !ok || up.Service != s.Service {
+			return ""
+		}
+		if captured(up) && up.ID != s.ID {
+			return " Its time is in the flame graph of the span around it, " + clean(up.Name, 100) + "."
+		}
+		at = up
+	}
+	return ""
+}
+
+// tooFast tells whether the request that a span belongs to was faster than what is recorded by default.
+func tooFast(s traces.Span, byID map[string]traces.Span) bool {
+	for range len(byID) {
+		if entry(s, byID) {
+			return s.Duration() < defaultSlowSpan
+		}
+		s = byID[s.ParentID]
+	}
+	return false
+}
+
+// span is the selected span with its flame graph, drawn here so that it needs no script.
+func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Span, typ string, zoom int) (*spanView, error) {
+	typ = cmp.Or(typ, typeWall)
+	t, err := parseType(typ)
+	if err != nil || typ != typeWall && typ != typeCPU {
+		return nil, badRequest("type=%q: want wall or cpu.", typ)
+	}
+	v := &spanView{ID: sp.ID, Service: sp.Service, Name: sp.Name, Duration: duration(sp.Duration()), Type: typ}
+	for _, other := range []string{typeWall, typeCPU} {
+		v.Types = append(v.Types, link{other, spanQuery(sp, other)})
+	}
+	sel := spanSelection(sp, t.Type)
+	p, err := s.load(r.Context(), s.source, sel)
+	if errors.Is(err, profiles.ErrNone) {
+		v.Why = whyNot(sp, typ, byID, time.Now())
+		return v, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	v.Flame, v.Others = newFlame(p, zoom), newOthers(p)
+	v.ZoomPath = TracePath(sp.TraceID) + "?" + url.Values{"span": {sp.ID}, "type": {typ}}.Encode() + "&frame="
+	base := TracePath(sp.TraceID) + "/span/" + sp.ID + "/" + typ
+	v.Pprof, v.Top, v.Download = base+"/flamegraph", base+"/top", base+".pb.gz"
+	v.Compare = "/compare?" + url.Values{"a": {sp.TraceID + "/" + sp.ID}, "type": {typ}}.Encode()
+	if hasGraphviz() {
+		v.Graph = base + "/graph"
+	}
+	v.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+v.Download)}
+	files, err := s.source.Files(r.Context(), sel)
+	if err != nil {
+		return nil, err
+	}
+	if len(files) > 0 {
+		var quoted []string
+		for _, f := range files {
+			quoted = append(quoted, quoteShell(f))
+		}
+		v.Commands = append(v.Commands, "go tool pprof -http=: -tagfocus=span_id="+sp.ID+" "+strings.Join(quoted, " "))
+	}
+	if s.grafana != nil {
+		v.Grafana = template.URL(s.explore(sp)) // its scheme was checked by New
+	}
+	return v, nil
+}
+
+// explore is the address of the trace in Grafana's Explore, with the span open.
+func (s *server) explore(sp traces.Span) string {
+	panes, err := json.Marshal(map[string]any{"trace": map[string]any{
+		"datasource": "tempo",
+		"queries":    []any{map[string]any{"refId": "A", "datasource": map[string]string{"type": "tempo", "uid": "tempo"}, "queryType": "traceql", "query": sp.TraceID}},
+		"range": map[string]string{
+			"from": strconv.FormatInt(sp.Start.Add(-time.Hour).UnixMilli(), 10),
+			"to":   strconv.FormatInt(sp.End.Add(time.Hour).UnixMilli(), 10),
+		},
+		"panelsState": map[string]any{"trace": map[string]string{"spanId": sp.ID}},
+	}})
+	if err != nil {
+		return "" // strings always can be
+	}
+	u := s.grafana.JoinPath("explore")
+	u.RawQuery = url.Values{"schemaVersion": {"1"}, "orgId": {"1"}, "panes": {string(panes)}}.Encode()
+	return u.String()
+}
+
+// spanOf reads which span's profile of which type a path means.
+func (s *server) spanOf(r *http.Request, typ string) (traces.Span, profileType, error) {
+	id, err := parseID(r.PathValue("trace"), traceDigits)
+	if err != nil {
+		return traces.Span{}, profileType{}, err
+	}
+	spanID, err := parseID(r.PathValue("span"), spanDigits)
+	if err != nil {
+		return traces.Span{}, profileType{}, err
+	}
+	t, err := parseType(typ)
+	if err != nil {
+		return traces.Span{}, profileType{}, err
+	}
+	spans, err := s.spans(r.Context(), id)
+	if err != nil {
+		return traces.Span{}, profileType{}, err
+	}
+	sp, ok := index(spans)[spanID]
+	if !ok {
+		return traces.Span{}, profileType{}, refusal{http.StatusNotFound, fmt.Sprintf("The trace has no span %s.", spanID)}
+	}
+	return sp, t, nil
+}
+
+// download sends a span's profile as a file.
+func (s *server) download(w http.ResponseWriter, r *http.Request) error {
+	typ, ok := strings.CutSuffix(r.PathValue("file"), ".pb.gz")
+	if !ok {
+		return refusal{http.StatusNotFound, "There is no such file: want wall.pb.gz or cpu.pb.gz."}
+	}
+	sp, t, err := s.spanOf(r, typ)
+	if err != nil {
+		return err
+	}
+	sel := spanSelection(sp, t.Type)
+	b, err := once(r.Context(), s, fmt.Sprintf("download %q", sel), func(ctx context.Context) ([]byte, error) {
+		p, err := s.source.Profile(ctx, sel) // of its own: writing a profile changes it
+		if err != nil {
+			return nil, err
+		}
+		var b bytes.Buffer
+		err = p.Write(&b)
+		return b.Bytes(), err
+	})
+	if errors.Is(err, profiles.ErrNone) {
+		return refusal{http.StatusNotFound, "The span has no such profile."}
+	}
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/vnd.google.protobuf+gzip")
+	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%s.pb.gz"`, sp.ID, t.Name))
+	_, _ = w.Write(b) // who does not want it any more need not have it
+	return nil
+}
+
+// spanPprof serves pprof's pages for the profile of exactly one span.
+func (s *server) spanPprof(w http.ResponseWriter, r *http.Request) error {
+	sp, t, err := s.spanOf(r, r.PathValue("type"))
+	if err != nil {
+		return err
+	}
+	sel := spanSelection(sp, t.Type)
+	key := fmt.Sprintf("span %q", sel)
+	m, err := s.mount(r.Context(), key, func(ctx context.Context) (*profile.Profile, *profile.Profile, error) {
+		p, err := s.source.Profile(ctx, sel)
+		return p, nil, err
+	})
+	if err != nil {
+		return err
+	}
+	return s.servePprof(w, r, m, barData{
+		Back: SpanPath(sp.TraceID, sp.ID), BackText: "back to the trace",
+		Title: clean(fmt.Sprintf("%s of %s %s, %s", t.Words, sp.Service, sp.Name, duration(sp.Duration())), 200),
+	})
+}
+
+// mount returns pprof's pages for what read reads, from memory where they were made a moment ago.
+func (s *server) mount(ctx context.Context, key string, read func(context.Context) (p, base *profile.Profile, err error)) (*mount, error) {
+	if m, ok := s.mounts.get(key); ok {
+		return m, nil
+	}
+	m, err := once(ctx, s, "mount "+key, func(ctx context.Context) (*mount, error) {
+		p, base, err := read(ctx)
+		if err != nil {
+			return nil, err
+		}
+		m, err := newMount(p, base)
+		if err == nil {
+			s.mounts.put(key, m)
+		}
+		return m, err
+	})
+	if errors.Is(err, profiles.ErrNone) {
+		return nil, refusal{http.StatusNotFound, "There is no such profile, or nothing in it."}
+	}
+	return m, err
+}
+
+// servePprof serves one of pprof's pages, as many at a time as there may be heavy work.
+func (s *server) servePprof(w http.ResponseWriter, r *http.Request, m *mount, b barData) error {
+	select {
+	case s.heavy <- struct{}{}:
+		defer func() { <-s.heavy }()
+	case <-r.Context().Done():
+		return context.Cause(r.Context())
+	}
+	return m.serve(w, r, "/"+r.PathValue("page"), b)
+}

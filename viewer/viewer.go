@@ -1,0 +1,304 @@
+// Package viewer is web pages over saved traces and profiles: the slow traces, a trace with its spans, the
+// flame graph of exactly one span, all spans of a name, two of anything compared, and memory over time. The
+// command `spanflame view` and the demo serve it.
+//
+// It reads a [Source]: a directory that agents save to, or Tempo and Pyroscope. It writes nothing, answers
+// GET and HEAD alone, takes no path from a request, and is meant for one team on loopback or behind a proxy
+// that knows its users: it has no accounts. It is no general viewer of traces, and it stores nothing.
+package viewer
+
+import (
+	"bytes"
+	"context"
+	"embed"
+	"errors"
+	"fmt"
+	"html/template"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"golang.org/x/sync/singleflight"
+
+	"spanflame/profiles"
+)
+
+//go:embed assets
+var assets embed.FS
+
+// functions are what the templates call.
+var functions = template.FuncMap{
+	"clean": func(s string) string { return clean(s, 160) },
+	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+	"clock": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+}
+
+// Bounds of one request and of all.
+const (
+	maxURL        = 8 << 10          // bytes
+	requestTime   = 20 * time.Second // of one request
+	heavyAtOnce   = 4                // profiles being read or drawn
+	keptProfiles  = 16
+	keptMounts    = 8
+	keptFor       = 30 * time.Second // a directory is being written to
+	keptDiagnoses = 10_000
+)
+
+// Options say how the pages are served. The zero value is for loopback.
+type Options struct {
+	// Hosts are names and addresses, beside those of loopback, by which the pages may be asked for: a page
+	// of a stranger could otherwise read them through a name of its own that leads here.
+	Hosts []string
+	// GrafanaURL is the address of a Grafana to link to; it finds data sources with the uids tempo and
+	// pyroscope there.
+	GrafanaURL string
+	// Base is what the page Compare can compare the source with; nil for nothing.
+	Base Source
+	// Log takes the errors that are answered with status 500. Nil is slog.Default().
+	Log *slog.Logger
+}
+
+// server has the pages.
+type server struct {
+	source  Source
+	options Options
+	grafana *url.URL // nil for none
+	hosts   map[string]bool
+	pages   *template.Template
+
+	heavy     chan struct{} // holds a token for each of what may run at once
+	loading   singleflight.Group
+	profiles  *cache[*profile.Profile]
+	mounts    *cache[*mount]
+	diagnoses *cache[string]
+	memories  *cache[[]MemoryPoint]
+}
+
+// New returns the pages over a source.
+func New(source Source, o Options) (http.Handler, error) {
+	s := &server{
+		source: source, options: o, hosts: make(map[string]bool),
+		heavy:     make(chan struct{}, heavyAtOnce),
+		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
+		mounts:    newCache[*mount](keptMounts, keptFor),
+		diagnoses: newCache[string](keptDiagnoses, time.Hour),
+		memories:  newCache[[]MemoryPoint](keptProfiles, keptFor),
+	}
+	if s.options.Log == nil {
+		s.options.Log = slog.Default()
+	}
+	if o.GrafanaURL != "" {
+		u, err := url.Parse(o.GrafanaURL)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+			return nil, fmt.Errorf("the address of Grafana is %q: want http://HOST or https://HOST", o.GrafanaURL)
+		}
+		s.grafana = u
+	}
+	for _, h := range o.Hosts {
+		s.hosts[strings.ToLower(strings.Trim(h, "[]"))] = true
+	}
+	var err error
+	if s.pages, err = template.New("").Funcs(functions).ParseFS(assets, "assets/*.html"); err != nil {
+		return nil, err
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", s.page(s.slowTraces))
+	mux.HandleFunc("GET /trace/{trace}", s.page(s.trace))
+	mux.HandleFunc("GET /trace/{trace}/span/{span}/{file}", s.page(s.download))
+	mux.HandleFunc("GET /trace/{trace}/span/{span}/{type}/{page...}", s.page(s.spanPprof))
+	mux.HandleFunc("GET /names", s.page(s.names))
+	mux.HandleFunc("GET /name", s.page(s.name))
+	mux.HandleFunc("GET /compare", s.page(s.compare))
+	mux.HandleFunc("GET /memory", s.page(s.memory))
+	mux.HandleFunc("GET /memory/plot.svg", s.page(s.memoryPlot))
+	mux.HandleFunc("GET /flame/{spec}/{page...}", s.page(s.pprof))
+	mux.HandleFunc("GET /style.css", s.asset("assets/style.css", "text/css; charset=utf-8"))
+	mux.HandleFunc("GET /icon.svg", s.asset("assets/icon.svg", "image/svg+xml"))
+	mux.HandleFunc("/", s.page(func(http.ResponseWriter, *http.Request) error {
+		return refusal{http.StatusNotFound, "There is no such page."}
+	}))
+	return s.guard(mux), nil
+}
+
+// TracePath is the path of the page of a trace.
+func TracePath(traceID string) string { return "/trace/" + url.PathEscape(traceID) }
+
+// SpanPath is the path of the page of a trace with the flame graph of one of its spans.
+func SpanPath(traceID, spanID string) string {
+	return TracePath(traceID) + "?span=" + url.QueryEscape(spanID) + "#flame"
+}
+
+// policy is the Content-Security-Policy of the pages that are made here: no scripts, nothing from elsewhere.
+const policy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+
+// guard refuses what no page is for, and bounds the rest.
+func (s *server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("Content-Security-Policy", policy)
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("X-Frame-Options", "DENY")
+		h.Set("Referrer-Policy", "no-referrer")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-cache")
+		switch {
+		case !s.known(r.Host):
+			http.Error(w, "These pages are not served under this host name. Use the address that was printed, or name it with --host.", http.StatusMisdirectedRequest)
+			return
+		case r.Method != http.MethodGet && r.Method != http.MethodHead:
+			h.Set("Allow", "GET, HEAD")
+			http.Error(w, "These pages are only read.", http.StatusMethodNotAllowed)
+			return
+		case len(r.URL.RequestURI()) > maxURL:
+			http.Error(w, fmt.Sprintf("The address is longer than %d bytes.", maxURL), http.StatusRequestURITooLong)
+			return
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), requestTime)
+		defer cancel()
+		next.ServeHTTP(w, r.WithContext(ctx))
+	})
+}
+
+// known tells whether a Host header names this server.
+func (s *server) known(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	name = strings.ToLower(strings.Trim(name, "[]"))
+	if name == "localhost" || s.hosts[name] {
+		return true
+	}
+	ip := net.ParseIP(name)
+	return ip != nil && ip.IsLoopback()
+}
+
+// refusal is an answer other than a page.
+type refusal struct {
+	status int
+	says   string
+}
+
+func (r refusal) Error() string { return r.says }
+
+func badRequest(format string, args ...any) error {
+	return refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
+}
+
+// page answers with what show makes, or with a page that says why there is none.
+func (s *server) page(show func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := show(w, r)
+		if err == nil || r.Context().Err() != nil && errors.Is(r.Context().Err(), context.Canceled) {
+			return
+		}
+		var refused refusal
+		switch {
+		case errors.As(err, &refused):
+		case errors.Is(err, context.DeadlineExceeded):
+			w.Header().Set("Retry-After", "5")
+			refused = refusal{http.StatusServiceUnavailable, "This took too long. Ask for less: a shorter time or one service; or try again in a moment."}
+		default:
+			s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
+			refused = refusal{http.StatusInternalServerError, err.Error()}
+		}
+		data := errorPage{head{Title: http.StatusText(refused.status)}, clean(refused.says, 1000)}
+		if err := s.render(w, refused.status, "error.html", data); err != nil {
+			s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
+		}
+	}
+}
+
+// head is what every page has.
+type head struct {
+	Title   string
+	Current string // which entry of the navigation
+}
+
+type errorPage struct {
+	head
+	Says string
+}
+
+// render writes a page once it is known to be whole.
+func (s *server) render(w http.ResponseWriter, status int, name string, data any) error {
+	var b bytes.Buffer
+	if err := s.pages.ExecuteTemplate(&b, name, data); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.WriteHeader(status)
+	_, _ = w.Write(b.Bytes()) // who does not want it any more need not have it
+	return nil
+}
+
+func (s *server) asset(name, contentType string) http.HandlerFunc {
+	content, err := assets.ReadFile(name)
+	return func(w http.ResponseWriter, r *http.Request) {
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", contentType)
+		w.Header().Set("Cache-Control", "max-age=60")
+		_, _ = w.Write(content)
+	}
+}
+
+// load returns a profile, which is shared and must not be changed. What is asked for by many at once is read
+// once.
+func (s *server) load(ctx context.Context, from Source, sel Selection) (*profile.Profile, error) {
+	slices.Sort(sel.SpanIDs)
+	key := fmt.Sprintf("%p %q", from, sel)
+	if p, ok := s.profiles.get(key); ok {
+		return p, nil
+	}
+	return once(ctx, s, "profile "+key, func(ctx context.Context) (*profile.Profile, error) {
+		p, err := from.Profile(ctx, sel)
+		if err != nil {
+			return nil, err
+		}
+		if sampleIndex(p) < 0 || len(p.Sample) == 0 {
+			return nil, profiles.ErrNone
+		}
+		s.profiles.put(key, p)
+		return p, nil
+	})
+}
+
+// once does heavy work once for all who ask for it at the same time. It goes on when the one who asked first
+// goes away, within the time of a request.
+func once[T any](ctx context.Context, s *server, key string, do func(context.Context) (T, error)) (T, error) {
+	done := s.loading.DoChan(key, func() (result any, err error) {
+		// A profile comes from elsewhere: what pprof makes of it must not end the process.
+		defer func() {
+			if p := recover(); p != nil {
+				err = fmt.Errorf("%v", p)
+			}
+		}()
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTime)
+		defer cancel()
+		select {
+		case s.heavy <- struct{}{}:
+			defer func() { <-s.heavy }()
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+		return do(ctx)
+	})
+	var none T
+	select {
+	case result := <-done:
+		if result.Err != nil {
+			return none, result.Err
+		}
+		return result.Val.(T), nil
+	case <-ctx.Done():
+		return none, context.Cause(ctx)
+	}
+}

@@ -1,0 +1,496 @@
+package viewer
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"html"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+)
+
+func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{})
+	list := page(t, h, "/")
+	shows(t, list, `href="`+rootPath()+`"`, "600 ms", "POST /checkout", "4 spans", "1 with errors",
+		"600 ms POST /checkout: 450 ms (75 %) waiting for a mutex in main.(*Cart).Price")
+
+	tr := page(t, h, rootPath())
+	shows(t, tr, "4 spans of 2 services", "450 ms (75 %) waiting for a mutex",
+		"/checkout", "POST /reserve failed", "POST /reserve event", // attributes, errors and events
+		"[waiting: mutex]: 450 ms, 75 %", // of the span's own 600 ms, not of what others did
+		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
+		`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`,
+		"Other goroutines worked 300 ms for it", "main.prefetch",
+		"Shorter than 10 ms: so short a span has no flame graph of its own. Its time is in the flame graph of the span around it, POST /checkout.",
+		"go tool pprof -http=: http://localhost"+wallPath()+".pb.gz", "-tagfocus=span_id="+spanID("root"),
+	)
+	shows(t, page(t, h, "/compare?"+url.Values{"a": {traceID("t") + "/" + spanID("root")}, "type": {typeCPU}}.Encode()), `value="`+traceID("t"), "Two spans")
+	shows(t, tr, "Compare with another span")
+	cpu := page(t, h, rootPath()+"?span="+spanID("root")+"&type=cpu")
+	shows(t, cpu, "main.discount: 80 ms, 100 %")
+	if strings.Contains(cpu, "main.elsewhere") {
+		t.Error("the CPU flame graph has another span's samples")
+	}
+	none := page(t, h, rootPath()+"?span="+spanID("inventory"))
+	shows(t, none, "There is none.", "Faster than a request has to be slow to be recorded")
+}
+
+func TestZoom(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{})
+	all := page(t, h, rootPath())
+	m := regexp.MustCompile(`href="([^"]*)" aria-label="main\.discount: `).FindStringSubmatch(all)
+	if m == nil {
+		t.Fatalf("main.discount is no link:\n%s", all)
+	}
+	path, _, _ := strings.Cut(html.UnescapeString(m[1]), "#")
+	zoomed := page(t, h, path)
+	shows(t, zoomed, "Zoomed to <bdi><code>main.discount</code></bdi>", "show all")
+	if strings.Contains(zoomed, ">[waiting: mutex]</text>") {
+		t.Error("what is beside the frame is still there")
+	}
+	if w := regexp.MustCompile(`width="100%" height="21"><a[^>]*aria-label="main\.discount`); !w.MatchString(zoomed) {
+		t.Errorf("main.discount does not take the whole width:\n%s", zoomed)
+	}
+}
+
+func TestPprofPages(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{})
+	for _, name := range []string{"flamegraph", "top", "peek?f=discount"} {
+		w := get(h, wallPath()+"/"+name)
+		shows(t, w.Body.String(), "discount", "back to the trace", SpanPath(traceID("t"), spanID("root")))
+		policy := w.Header().Get("Content-Security-Policy")
+		if !strings.Contains(policy, "sandbox allow-scripts") || !strings.Contains(policy, "script-src 'nonce-") || strings.Contains(policy, "unsafe") {
+			t.Errorf("%s: policy %q", name, policy)
+		}
+	}
+	if w := get(h, wallPath()+"/"); w.Code != http.StatusFound || w.Header().Get("Location") != "flamegraph" {
+		t.Errorf("the first page: status %d to %q", w.Code, w.Header().Get("Location"))
+	}
+	// The profile names /etc/passwd as its source, and pprof would write the user's settings.
+	for _, name := range []string{"source?f=discount", "disasm?f=discount", "saveconfig?config=x", "deleteconfig?config=x", "download", "nothing"} {
+		if w := get(h, wallPath()+"/"+name); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "root:") {
+			t.Errorf("%s: status %d: %s", name, w.Code, w.Body)
+		}
+	}
+	if w := get(h, wallPath()+"/top?f=(("); w.Code != http.StatusBadRequest || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("a bad expression: status %d, %s", w.Code, w.Header().Get("Content-Type"))
+	}
+}
+
+func TestDownloadIsTheSpanAlone(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{})
+	for typ, want := range map[string]int64{"wall": 600e6, "cpu": 80e6} {
+		w := get(h, fmt.Sprintf("%s/span/%s/%s.pb.gz", rootPath(), spanID("root"), typ))
+		p, err := profile.Parse(w.Body)
+		if err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%s: status %d, %v", typ, w.Code, err)
+		}
+		if got := sum(p, 0); got != want {
+			t.Errorf("%s: total of the span's own time %d, want %d", typ, got, want)
+		}
+		if got := w.Header().Get("Content-Disposition"); got != fmt.Sprintf(`attachment; filename="%s-%s.pb.gz"`, spanID("root"), typ) {
+			t.Errorf("%s: %s", typ, got)
+		}
+	}
+}
+
+func TestGrafanaLink(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{GrafanaURL: "https://grafana.example/sub/"})
+	m := regexp.MustCompile(`href="(https://grafana\.example/sub/explore\?[^"]*)"`).FindStringSubmatch(page(t, h, rootPath()))
+	if m == nil {
+		t.Fatal("no link to Grafana")
+	}
+	u, err := url.Parse(html.UnescapeString(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows(t, u.Query().Get("panes"), traceID("t"), `"spanId":"`+spanID("root")+`"`, `"datasource":"tempo"`)
+	for _, bad := range []string{"javascript:alert(1)", "grafana", "http://"} {
+		if _, err := New(shop(t).open(), Options{GrafanaURL: bad}); err == nil {
+			t.Errorf("Grafana's address %q was taken", bad)
+		}
+	}
+}
+
+func TestGuard(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{Hosts: []string{"Profiles.example", "10.0.0.7", ""}})
+	for _, tt := range []struct {
+		method, host, path string
+		status             int
+	}{
+		{"GET", "localhost:7070", "/", 200},
+		{"GET", "127.0.0.1:7070", "/", 200},
+		{"GET", "127.8.9.1", "/", 200},
+		{"GET", "[::1]:7070", "/", 200},
+		{"GET", "profiles.example", "/", 200},
+		{"GET", "10.0.0.7:80", "/", 200},
+		{"HEAD", "localhost", "/", 200},
+		{"GET", "evil.example", "/", 421},
+		{"GET", "10.0.0.8", "/", 421},
+		{"GET", "localhost.evil.example", "/", 421},
+		{"GET", "evil.example", "/style.css", 421},
+		{"POST", "localhost", "/", 405},
+		{"DELETE", "localhost", rootPath(), 405},
+		{"OPTIONS", "localhost", "/", 405},
+		{"GET", "localhost", "/?name=" + strings.Repeat("x", maxURL), 414},
+		{"GET", "localhost", "/nowhere", 404},
+		{"GET", "localhost", "/trace/" + traceID("none"), 404},
+		{"GET", "localhost", "/trace/..%2f..%2fetc", 400},
+		{"GET", "localhost", rootPath() + "?span=" + spanID("none"), 404},
+		{"GET", "localhost", rootPath() + "?sugar=1", 400},
+		{"GET", "localhost", "/?min=1ms&min=2ms", 400},
+		{"GET", "localhost", "/?min=-1s", 400},
+		{"GET", "localhost", "/?last=soon", 400},
+		{"GET", "localhost", "/?from=2026-01-02T00:00:00Z&to=2025-01-01T00:00:00Z", 400},
+		{"GET", "localhost", "/name", 400},
+		{"GET", "localhost", "/flame/none/top", 400},
+		{"GET", "localhost", "/compare?what=directories&service=storefront", 400},
+		{"GET", "localhost", "/compare?a=x/y", 400},
+		{"GET", "localhost", "/memory/plot.svg?service=none", 404},
+	} {
+		r := httptest.NewRequest(tt.method, "http://localhost"+tt.path, nil)
+		r.Host = tt.host
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code != tt.status {
+			t.Errorf("%s %s of %q: status %d, want %d", tt.method, tt.path[:min(len(tt.path), 60)], tt.host, w.Code, tt.status)
+		}
+		for name, want := range map[string]string{
+			"X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Content-Security-Policy": policy, "Referrer-Policy": "no-referrer",
+		} {
+			if got := w.Header().Get(name); got != want {
+				t.Errorf("%s %s of %q: %s %q, want %q", tt.method, tt.path, tt.host, name, got, want)
+			}
+		}
+	}
+}
+
+// hostile are names that would break out of where they are written.
+var hostile = []string{
+	`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'); alert(1); ('`, "javascript:alert(1)", "</title><script>alert(1)</script>",
+	"new\nline\r\n\x00\x1b[31m", "\u202ethgil ot tfel\u202c", "{{.Title}}", "--></style><b>", strings.Repeat("long", 2500),
+}
+
+func TestHostileNames(t *testing.T) {
+	for i, name := range hostile {
+		d := newSaved(t)
+		service := name[:min(len(name), 3_000)]
+		d.spans(span{
+			id: "root", service: service, name: name, took: 600 * time.Millisecond, profiled: true, failed: true, attributes: map[string]string{name: name},
+		})
+		d.wall(strings.ReplaceAll(service, "\x00", ""), 0, 600*time.Millisecond, sample{"span: " + name + ";" + strings.ReplaceAll(name, ";", ",") + ";[waiting: " + name + "]", 600e6, "root"})
+		h := pages(t, d.open(), Options{GrafanaURL: "http://grafana.example"})
+		of := url.Values{"service": {service}, "name": {name}}.Encode()
+		paths := []string{"/", "/?" + url.Values{"name": {name[:min(len(name), 2_000)]}}.Encode(), rootPath(), "/names", "/compare?" + url.Values{"service": {service}, "what": {"times"}}.Encode(), "/memory?" + url.Values{"service": {service}}.Encode()}
+		if len(of) < maxURL-10 {
+			paths = append(paths, "/name?"+of)
+		}
+		if get(h, wallPath()+"/flamegraph").Code == http.StatusOK {
+			paths = append(paths, wallPath()+"/flamegraph", wallPath()+"/top", wallPath()+"/peek")
+		} else if i != 5 { // a service's name cannot have a zero byte
+			t.Errorf("%.60q: no flame graph", name)
+		}
+		for _, path := range paths {
+			// The fields of the forms have the names as they are: they are sent again.
+			got := regexp.MustCompile(` value="[^"]*"`).ReplaceAllString(page(t, h, path), "")
+			for _, bad := range []string{"<script>alert", "<img src=x", "</style><b>", "\u202e", "\x1b", "\x00", "href=\"javascript:"} {
+				if strings.Contains(got, bad) {
+					at := strings.Index(got, bad)
+					t.Errorf("%.60q: %.80s has %q: …%q…", name, path, bad, got[max(0, at-80):min(len(got), at+80)])
+				}
+			}
+			if len(got) > 1<<20 {
+				t.Errorf("%.60q: %.80s has %d bytes", name, path, len(got))
+			}
+		}
+	}
+}
+
+func TestByName(t *testing.T) {
+	d := newSaved(t)
+	var spans []span
+	var samples []sample
+	for i := range 20 { // the two slowest wait for a lock
+		name := fmt.Sprintf("s%d", i)
+		took := time.Duration(100+i) * time.Millisecond
+		stack := "span: GET /;main.work"
+		if i >= 18 {
+			took, stack = time.Second, "span: GET /;main.lock;[waiting: mutex]"
+		}
+		spans = append(spans, span{trace: name, id: name, service: "svc", name: "GET /", start: time.Duration(i) * 2 * time.Second, took: took, profiled: true})
+		samples = append(samples, sample{stack, int64(took), name})
+	}
+	d.spans(spans...)
+	d.wall("svc", 0, time.Minute, samples...)
+	h := pages(t, d.open(), Options{})
+	shows(t, page(t, h, "/names"), "GET /", `<td class="num">20</td><td class="num">109 ms</td>`)
+	got := page(t, h, "/name?service=svc&name=GET+%2F")
+	shows(t, got, "20 captured spans", "median <b>109 ms</b>", "The mean of 2 spans against the mean of the 4 around the median", "the slowest 10 %",
+		"&#43;1 s", "main.lock", "main.work", "[waiting: mutex]", SpanPath(traceID("s19"), spanID("s19")))
+	for _, link := range regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindAllString(got, -1) {
+		shows(t, page(t, h, link), "main.work", "back to the name")
+	}
+	slow := page(t, h, "/name?service=svc&name=GET+%2F&part=slow")
+	shows(t, slow, "[waiting: mutex]: 2 s, 100 %")
+	shows(t, page(t, h, "/name?service=svc&name=none"), "No span of this name")
+}
+
+func TestBuckets(t *testing.T) {
+	for _, tt := range []struct {
+		n, slow, median int
+		words           string
+	}{
+		{0, 0, 0, "the slowest"}, {1, 1, 1, "the slowest"}, {9, 1, 2, "the slowest"}, {10, 1, 2, "the slowest 10 %"}, {299, 29, 60, "the slowest 10 %"}, {1000, 10, 200, "the slowest 1 %"},
+	} {
+		var spans []traces.Span
+		for i := range tt.n {
+			spans = append(spans, traces.Span{ID: fmt.Sprint(i), Start: began, End: began.Add(time.Duration(i))})
+		}
+		b := buckets(spans)
+		if len(b.slow) != tt.slow || len(b.median) != tt.median || b.words != tt.words {
+			t.Errorf("of %d: %d are slow, %d around the median, %q; want %d, %d, %q", tt.n, len(b.slow), len(b.median), b.words, tt.slow, tt.median, tt.words)
+		}
+		if tt.n > 0 && b.slow[0].Duration() != time.Duration(tt.n-1) {
+			t.Errorf("of %d: the slowest takes %d", tt.n, b.slow[0].Duration())
+		}
+	}
+}
+
+func TestCompare(t *testing.T) {
+	d := shop(t)
+	d.spans(span{trace: "u", id: "fast", service: "storefront", name: "POST /checkout", start: time.Minute, took: 150 * time.Millisecond, profiled: true})
+	d.wall("storefront", time.Minute, 150*time.Millisecond, sample{"span: POST /checkout;main.(*Cart).Price;main.discount", 150e6, "fast"})
+	base := newSaved(t)
+	base.profile(record.Meta{Service: "storefront", Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.before", 10e6, ""})
+	// What a root's profile has is not counted once more for its child's own.
+	d.profile(record.Meta{Service: "storefront", Type: record.Wall, Start: began, End: began.Add(time.Second), Labels: map[string]string{"span_scope": "child"}},
+		"wall", "nanoseconds", sample{"span: POST /checkout;span: pricing;main.discount", 500e6, "pricing"})
+	h := pages(t, d.open(), Options{Base: base.open()})
+	shows(t, page(t, h, "/compare"), "Two spans", "the base directory")
+	for _, tt := range []struct {
+		query url.Values
+		parts []string
+	}{
+		{url.Values{"a": {traceID("t") + "/" + spanID("root")}, "b": {traceID("u") + "/" + spanID("fast")}},
+			[]string{"before <b>600 ms</b> · after <b>150 ms</b>", "−450 ms", `sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`, "[waiting: mutex]", "&#43;70 ms"}},
+		{url.Values{"what": {"times"}, "service": {"storefront"}, "type": {"memory"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
+			[]string{"&#43;3 MiB", "main.leak"}},
+		{url.Values{"what": {"times"}, "service": {"storefront"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
+			[]string{"before <b>600 ms</b> · after <b>150 ms</b>", "the mean of one slow request"}},
+		{url.Values{"what": {"directories"}, "service": {"storefront"}, "type": {"cpu"}},
+			[]string{"before <b>10 ms</b> · after <b>170 ms</b>", "main.before", "main.elsewhere"}},
+	} {
+		got := page(t, h, "/compare?"+tt.query.Encode())
+		shows(t, got, tt.parts...)
+		link := regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)
+		shows(t, page(t, h, link), "back to the comparison")
+	}
+	shows(t, page(t, h, "/compare?what=times&service=inventory&ato=2026-01-02T15:04:10Z"), "One of the two has no such profile.")
+}
+
+func TestMemory(t *testing.T) {
+	h := pages(t, shop(t).open(), Options{})
+	got := page(t, h, "/memory")
+	shows(t, got, "Memory of", "10 MiB", "13 MiB", "240 MiB an hour", "&#43;3 MiB", "main.leak", "/memory/plot.svg?service=storefront")
+	if strings.Contains(got, "main.steady") {
+		t.Error("what did not grow is in the table")
+	}
+	w := get(h, "/memory/plot.svg?service=storefront")
+	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "image/svg+xml" || !bytes.Contains(w.Body.Bytes(), []byte("<svg")) {
+		t.Errorf("plot: status %d, %s", w.Code, w.Header().Get("Content-Type"))
+	}
+	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.leak", "back to memory")
+	shows(t, page(t, h, "/memory?service=inventory"), "There are fewer than two memory profiles")
+}
+
+func TestEmptyDirectorySaysWhatToDo(t *testing.T) {
+	h := pages(t, newSaved(t).open(), Options{})
+	shows(t, page(t, h, "/"), "There are no traces yet", "spanflame demo")
+	shows(t, page(t, h, "/?name=x"), "No trace matches")
+	shows(t, page(t, h, "/names"), "No span with a profile")
+	shows(t, page(t, h, "/memory"), "There are no profiles yet")
+	if _, err := OpenDirectory(filepath.Join(t.TempDir(), "none")); err == nil {
+		t.Error("a directory that is not there was opened")
+	}
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := OpenDirectory(file); err == nil {
+		t.Error("a file was opened as a directory")
+	}
+}
+
+func TestWhyNot(t *testing.T) {
+	now := began.Add(time.Hour)
+	attributes := func(id string) map[string]string { return map[string]string{profileIDAttribute: id} }
+	at := func(id, parent string, took time.Duration, marked bool) traces.Span {
+		s := traces.Span{ID: id, ParentID: parent, Service: "svc", Name: "name of " + id, Start: began, End: began.Add(took)}
+		if marked {
+			s.Attributes = attributes(id)
+		}
+		return s
+	}
+	slow, fast := at("slow", "", time.Second, true), at("fast", "", 50*time.Millisecond, true)
+	late := at("late", "", time.Second, true)
+	late.End = now.Add(-time.Second)
+	for want, tt := range map[string]struct {
+		span traces.Span
+		typ  string
+	}{
+		"Shorter than 10 ms: so short a span has no flame graph of its own. Its time is in the flame graph of the span around it, name of slow.": {at("a", "slow", time.Millisecond, false), typeWall},
+		"The agent did not mark this span":              {at("b", "", time.Second, false), typeWall},
+		"Not there yet":                                 {late, typeWall},
+		"No CPU sample fell into this span":             {slow, typeCPU},
+		"CPU samples carry the id of the span":          {at("c", "slow", time.Second, true), typeCPU},
+		"Faster than a request has to be slow":          {fast, typeWall},
+		"The request that it belongs to was not slow":   {at("d", "fast", 40*time.Millisecond, true), typeWall},
+		"Unknown. The recording may have been over its": {slow, typeWall},
+	} {
+		byID := index([]traces.Span{slow, fast, late, tt.span})
+		if got := whyNot(tt.span, tt.typ, byID, now); !strings.HasPrefix(got, want) {
+			t.Errorf("%s of %s: %q, want %q", tt.typ, tt.span.ID, got, want)
+		}
+	}
+}
+
+func TestCircularTrace(t *testing.T) {
+	d := newSaved(t)
+	d.spans(
+		span{id: "a", parent: "b", service: "svc", name: "a", took: time.Second, profiled: true},
+		span{id: "b", parent: "a", service: "svc", name: "b", took: time.Second},
+		span{id: "c", parent: "c", service: "svc", name: "c", took: time.Second},
+		span{id: "d", parent: "e", service: "svc", name: "d", took: time.Second},
+		span{id: "e", parent: "d", service: "svc", name: "e", took: time.Second},
+		span{id: "f", parent: "e", service: "svc", name: "below the circle", took: time.Second},
+	)
+	shows(t, page(t, pages(t, d.open(), Options{}), rootPath()), "6 spans", "below the circle")
+}
+
+// TestManyAtOnce asks 64-fold for pages of a directory that is being written.
+func TestManyAtOnce(t *testing.T) {
+	d := shop(t)
+	h := pages(t, d.open(), Options{})
+	ctx, stop := context.WithCancel(t.Context())
+	var writing, asking sync.WaitGroup
+	writing.Go(func() {
+		file := d.traceFile("storefront", "growing")
+		for i := 0; ctx.Err() == nil; i++ {
+			name := fmt.Sprintf("w%d", i)
+			start := time.Duration(i) * time.Second
+			whole := asLine(t, span{trace: name, id: name, service: "storefront", name: "GET /", start: start, took: 200 * time.Millisecond, profiled: true})
+			d.write(file, whole[:len(whole)/2])
+			d.write(file, whole[len(whole)/2:])
+			d.wall("storefront", start, 200*time.Millisecond, sample{"span: GET /;main.work", 200e6, name})
+			time.Sleep(time.Millisecond)
+		}
+	})
+	paths := []string{
+		"/", rootPath(), wallPath() + "/flamegraph", wallPath() + "/top", wallPath() + ".pb.gz", "/names", "/name?service=storefront&name=GET+%2F", "/memory", "/memory/plot.svg?service=storefront",
+		"/compare?what=times&type=cpu&service=storefront&ato=2026-01-02T15:05:00Z",
+	}
+	for i := range 64 {
+		asking.Go(func() {
+			for j := range 3 {
+				path := paths[(i+j)%len(paths)]
+				// Under the race detector on a busy machine a page may be refused for the time that it takes; it is
+				// never wrong.
+				if w := get(h, path); w.Code != http.StatusOK && w.Code != http.StatusServiceUnavailable {
+					t.Errorf("%s: status %d: %s", path, w.Code, w.Body)
+				}
+			}
+		})
+	}
+	asking.Wait()
+	stop()
+	writing.Wait()
+}
+
+func TestClean(t *testing.T) {
+	for in, want := range map[string]string{
+		"plain text": "plain text", "שלום": "שלום", "a\nb\x00": `a\x0ab\x00`, "\u202eabc": `\u202eabc`, "\u2028": `\u2028`, "123456789012": "1234567890…", "\xff": "\ufffd",
+	} {
+		if got := clean(in, 10); got != want {
+			t.Errorf("clean(%q) = %q, want %q", in, got, want)
+		}
+	}
+	for in, want := range map[string]string{"/a/b.pb.gz": "/a/b.pb.gz", "a b": "'a b'", "it's": `'it'\''s'`, "": "''", "$(x)": "'$(x)'"} {
+		if got := quoteShell(in); got != want {
+			t.Errorf("quoteShell(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+func TestCache(t *testing.T) {
+	c := newCache[int](2, time.Hour)
+	c.put("a", 1)
+	c.put("b", 2)
+	c.get("a")
+	c.put("c", 3)
+	for key, want := range map[string]bool{"a": true, "b": false, "c": true} {
+		if _, ok := c.get(key); ok != want {
+			t.Errorf("%s is kept: %v, want %v", key, ok, want)
+		}
+	}
+	c = newCache[int](2, -1)
+	c.put("a", 1)
+	if _, ok := c.get("a"); ok || len(c.values) != 0 {
+		t.Error("a value outlived its time")
+	}
+}
+
+// FuzzAddress asks for every page with any parameters: an address never makes the pages fail.
+func FuzzAddress(f *testing.F) {
+	d := shop(f)
+	h := pages(f, d.open(), Options{Base: d.open()})
+	for _, seed := range []string{
+		"/?service=storefront&name=pricing&min=10ms&last=15m", "/?from=2026-01-02T15:04&to=2026-01-02T15:04:05Z", rootPath() + "?span=" + spanID("root") + "&type=cpu&frame=3",
+		wallPath() + "/flamegraph?f=main&si=wall", wallPath() + "/top?n=1", wallPath() + "/peek?f=(", wallPath() + ".pb.gz", "/names?last=1h", "/name?service=storefront&name=pricing&part=slow&frame=9",
+		"/compare?what=times&service=storefront&type=cpu&afrom=2026-01-02T15:04:05Z&blast=1h", "/compare?a=" + traceID("t") + "/" + spanID("root"), "/memory?service=storefront&last=1h", "/memory/plot.svg?service=storefront",
+		"/flame/" + encodeSpec(url.Values{"kind": {"memory"}, "service": {"storefront"}, "afrom": {"2026-01-02T15:04:05Z"}}) + "/top", "/flame/" + encodeSpec(url.Values{"kind": {"name"}}) + "/flamegraph", "/trace/%2e%2e/x",
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, address string) {
+		u, err := url.ParseRequestURI(address)
+		if err != nil || !strings.HasPrefix(address, "/") || u.Host != "" || strings.Contains(u.Path, "/graph") { // which runs another program
+			return
+		}
+		r := httptest.NewRequest(http.MethodGet, "http://localhost/", nil)
+		r.URL, r.RequestURI = u, address
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		if w.Code >= 500 {
+			t.Errorf("%q: status %d: %s", address, w.Code, w.Body)
+		}
+	})
+}
+
+func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
+	d := shop(t)
+	m := record.Meta{Service: "storefront", Type: record.Memory, Start: began.Add(20 * time.Second), End: began.Add(35 * time.Second)}
+	path := filepath.Join(d.dir, "profiles", filepath.FromSlash(m.SavedPath()))
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("\x1f\x8bno profile"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := pages(t, d.open(), Options{})
+	shows(t, page(t, h, "/memory?service=storefront"), "13 MiB", "main.leak")
+	shows(t, page(t, h, "/"), "Profiles that cannot be used and are left out: 1, such as "+path)
+}
