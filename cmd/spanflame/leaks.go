@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"spanflame/profiles/leaks"
+)
+
+// cgroupLimit is where Linux says how much memory this container may take.
+const cgroupLimit = "/sys/fs/cgroup/memory.max"
+
+type leaksOptions struct {
+	inputFlags
+	limit     string
+	minGrowth string
+	json      bool
+	leaks     leaks.Options
+}
+
+func newLeaksCommand() *cobra.Command {
+	var o leaksOptions
+	cmd := judges(&cobra.Command{
+		Use:   "leaks DIR|FILES|ADDRESS",
+		Short: "Find stacks whose memory or goroutines grow and do not stop growing",
+		Long: `Look for leaks in a series of heap and goroutine profiles of one service: a directory, a pattern of files, a
+query of a Pyroscope server, or the address of a live service with --windows 12 or more. Caches that fill up,
+warm-up, garbage that waits to be collected and memory that follows the load are told apart.
+
+The limit of --limit is a number of bytes like 512MiB, or GOMEMLIMIT for that environment variable, or cgroup for
+the limit of the container in which this runs. By it the report says when it will be reached.
+
+Exits with 0 if there is no leak, 1 if there is one, and 2 if the command line or the profiles cannot be used,
+which includes too few profiles to tell.`,
+		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
+  spanflame leaks http://127.0.0.1:6060/debug/pprof/heap --windows 40 --length 15s`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
+		},
+	}, cobra.ExactArgs(1))
+	flags := cmd.Flags()
+	o.register(flags)
+	flags.StringVar(&o.limit, "limit", "", "memory that the process may take: bytes like 512MiB, GOMEMLIMIT or cgroup (default GOMEMLIMIT where it is set)")
+	flags.StringVar(&o.minGrowth, "min-growth", "256KiB", "what a stack must have gained to be looked at")
+	flags.Float64Var(&o.leaks.Alpha, "alpha", 0.01, "rate of false discoveries to allow among all stacks")
+	flags.BoolVar(&o.json, "json", false, "report as JSON")
+	return cmd
+}
+
+func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr io.Writer) error {
+	options := o.leaks
+	var err error
+	if options.Limit, err = memoryLimit(o.limit, os.Getenv("GOMEMLIMIT"), cgroupLimit); err != nil {
+		return unusable(err)
+	}
+	if options.MinGrowth, err = parseBytes(o.minGrowth); err != nil {
+		return unusable(fmt.Errorf("--min-growth: %w", err))
+	}
+	if len(o.kinds) == 0 {
+		o.kinds = []string{"heap", "goroutine"}
+	}
+	windows, err := o.open(ctx, argument, nil, stderr)
+	if err != nil {
+		return unusable(err)
+	}
+	show := counter(stderr)
+	options.Progress = func(n int) { show("profiles", n) }
+	report, err := leaks.Find(ctx, windows, options)
+	if err != nil {
+		return unusable(err)
+	}
+	write := report.WriteText
+	if o.json {
+		write = report.WriteJSON
+	}
+	if err := write(stdout); err != nil {
+		return unusable(fmt.Errorf("write the report: %w", err))
+	}
+	if n := len(report.Suspects); n > 0 {
+		return exitError{codeFound, fmt.Errorf("%d stacks leak; the first is of %s", n, report.Suspects[0].Site)}
+	}
+	return nil
+}
+
+// memoryLimit is the limit that the flag asks for, 0 for none.
+func memoryLimit(flag, goMemLimit, cgroup string) (int64, error) {
+	switch flag {
+	case "":
+		if goMemLimit == "" || goMemLimit == "off" {
+			return 0, nil
+		}
+		return parseBytes(goMemLimit)
+	case "GOMEMLIMIT":
+		if goMemLimit == "" || goMemLimit == "off" {
+			return 0, errors.New("--limit GOMEMLIMIT: the variable has no limit")
+		}
+		return parseBytes(goMemLimit)
+	case "cgroup":
+		b, err := os.ReadFile(cgroup)
+		if err != nil {
+			return 0, fmt.Errorf("--limit cgroup: %w", err)
+		}
+		text := strings.TrimSpace(string(b))
+		if text == "max" {
+			return 0, fmt.Errorf("--limit cgroup: %s has no limit", cgroup)
+		}
+		return parseBytes(text)
+	}
+	return parseBytes(flag)
+}
+
+// parseBytes reads a number of bytes in the way of GOMEMLIMIT: with B, KiB, MiB, GiB, TiB or nothing behind it.
+func parseBytes(text string) (int64, error) {
+	digits, unit := text, int64(1)
+	for i, suffix := range []string{"KiB", "MiB", "GiB", "TiB", "B"} {
+		if rest, ok := strings.CutSuffix(text, suffix); ok {
+			digits = rest
+			if suffix != "B" {
+				unit = 1 << (10 * (i + 1))
+			}
+			break
+		}
+	}
+	n, err := strconv.ParseInt(digits, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)/unit {
+		return 0, fmt.Errorf("%q: want bytes like 1048576, 512MiB or 4GiB", text)
+	}
+	return n * unit, nil
+}

@@ -1,0 +1,654 @@
+package compare_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"iter"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/profiles"
+	"spanflame/profiles/compare"
+)
+
+// sequence yields windows that are there.
+func sequence(windows ...profiles.Window) iter.Seq2[profiles.Window, error] {
+	return func(yield func(profiles.Window, error) bool) {
+		for _, w := range windows {
+			if !yield(w, nil) {
+				return
+			}
+		}
+	}
+}
+
+// cpu is a window of 10 s with the CPU seconds of stacks such as "main;f;g".
+func cpu(seconds map[string]float64) profiles.Window {
+	t := &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}
+	p := &profile.Profile{SampleType: []*profile.ValueType{t}, PeriodType: t, Period: 1e7, DurationNanos: 10e9}
+	known := map[string]*profile.Location{}
+	for stack, v := range seconds {
+		s := &profile.Sample{Value: []int64{int64(v * 1e9)}}
+		names := strings.Split(stack, ";")
+		for i := len(names) - 1; i >= 0; i-- {
+			l := known[names[i]]
+			if l == nil {
+				f := &profile.Function{ID: uint64(len(p.Function) + 1), Name: names[i], Filename: "f.go"}
+				l = &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f, Line: int64(len(p.Function))}}}
+				p.Function, p.Location, known[names[i]] = append(p.Function, f), append(p.Location, l), l
+			}
+			s.Location = append(s.Location, l)
+		}
+		p.Sample = append(p.Sample, s)
+	}
+	start := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	return profiles.Window{Profile: p, Meta: record.Meta{Service: "shop", Type: record.CPU, Start: start, End: start.Add(10 * time.Second)}}
+}
+
+func mustCompare(t testing.TB, before, after iter.Seq2[profiles.Window, error], o compare.Options) *compare.Report {
+	t.Helper()
+	r, err := compare.Compare(context.Background(), before, after, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func function(t testing.TB, m compare.Metric, name string) compare.Change {
+	t.Helper()
+	for _, c := range m.Functions {
+		if c.Name == name {
+			return c
+		}
+	}
+	t.Fatalf("%s is not among the functions %v", name, names(m.Functions))
+	return compare.Change{}
+}
+
+func names(changes []compare.Change) (names []string) {
+	for _, c := range changes {
+		names = append(names, c.Name)
+	}
+	return names
+}
+
+func TestFlatAndCumulative(t *testing.T) {
+	before := cpu(map[string]float64{"main;f": 1, "main;f;f;g": 2, "main;h": 3})
+	after := cpu(map[string]float64{"main;f": 1, "main;f;f;g": 4, "main;h": 3})
+	m := mustCompare(t, sequence(before), sequence(after), compare.Options{}).Metrics[0]
+	for _, tt := range []struct {
+		name            string
+		flat, cum, late compare.Number
+	}{
+		{"main", 0, 0.6e9, 0.8e9},
+		{"f", 0.1e9, 0.3e9, 0.5e9}, // recursion counts once
+		{"g", 0.2e9, 0.2e9, 0.4e9},
+		{"h", 0.3e9, 0.3e9, 0.3e9},
+	} {
+		c := function(t, m, tt.name)
+		if c.Flat.Before != tt.flat || c.Cum.Before != tt.cum || c.Cum.After != tt.late {
+			t.Errorf("%s: flat %v, cumulative %v and then %v a second; want %v, %v, %v", tt.name, c.Flat.Before, c.Cum.Before, c.Cum.After, tt.flat, tt.cum, tt.late)
+		}
+	}
+	if m.RawBefore != 6e9 || m.RawAfter != 8e9 {
+		t.Errorf("totals %d and %d, want those of the profiles", m.RawBefore, m.RawAfter)
+	}
+	var stack compare.Change
+	for _, c := range m.Stacks {
+		if strings.Join(c.Stack, ";") == "main;f;f;g" {
+			stack = c
+		}
+	}
+	if stack.Flat.Difference.Value != 0.2e9 {
+		t.Errorf("the stack of g: %+v", stack)
+	}
+	if f := m.Flame; f.Width != 0.8e9 || len(f.Children) != 1 || f.Children[0].Name != "main" || f.Children[0].Width != 0.8e9 {
+		t.Errorf("flame graph %+v", f)
+	}
+}
+
+func TestWithFewWindowsNothingIsSignificant(t *testing.T) {
+	r := mustCompare(t, sequence(cpu(map[string]float64{"f": 1})), sequence(cpu(map[string]float64{"f": 2})), compare.Options{})
+	m := r.Metrics[0]
+	if m.Tested || m.Total.Significant() || m.Total.Cum.Ratio.Value != 2 || !strings.Contains(strings.Join(r.Notes, "\n"), "unknown") {
+		t.Errorf("tested %v, total %+v, notes %q", m.Tested, m.Total, r.Notes)
+	}
+	four := func(v float64) iter.Seq2[profiles.Window, error] {
+		w := func(d float64) profiles.Window {
+			return cpu(map[string]float64{"f": v + d, "g": 30 - 100*d, "h": 20 + d})
+		}
+		return sequence(w(0), w(0.01), w(0.03), w(0.02))
+	}
+	r = mustCompare(t, four(1), four(2), compare.Options{})
+	if m := r.Metrics[0]; !m.Tested || len(m.Changed()) > 0 || !strings.Contains(strings.Join(r.Notes, "\n"), "0.029") {
+		t.Errorf("four a side: tested %v, total %+v, notes %q", m.Tested, m.Total, r.Notes)
+	}
+}
+
+func TestNormalization(t *testing.T) {
+	s := typicalService()
+	busier := s
+	busier.loadUp = 0.5
+	run := func(o compare.Options) compare.Metric {
+		rng := rand.New(rand.NewPCG(3, 4))
+		return mustCompare(t, s.run(rng), busier.run(rng), o).Metrics[0]
+	}
+	if m := run(compare.Options{}); !m.Total.Significant() || m.Per != "second" {
+		t.Errorf("by duration, half more load is no change: %+v per %s", m.Total.Cum, m.Per)
+	}
+	if m := run(compare.Options{WorkBefore: 1000, WorkAfter: 1500}); m.Total.Significant() || len(m.Changed()) > 0 || m.Per != "unit of work" {
+		t.Errorf("by work, half more load is a change: %+v per %s, %v", m.Total.Cum, m.Per, names(m.Changed()))
+	}
+	work := func(m record.Meta) (float64, error) { return m.End.Sub(m.Start).Seconds(), nil }
+	if m := run(compare.Options{Work: work}); !m.Total.Significant() || m.Per != "unit of work" {
+		t.Errorf("by the work of each window: %+v per %s", m.Total.Cum, m.Per)
+	}
+	long := cpu(map[string]float64{"f": 4})
+	long.Profile.DurationNanos *= 2
+	m := mustCompare(t, sequence(cpu(map[string]float64{"f": 2})), sequence(long), compare.Options{}).Metrics[0]
+	if m.Total.Cum.Before != m.Total.Cum.After {
+		t.Errorf("a window twice as long with twice the CPU time differs: %+v", m.Total.Cum)
+	}
+	m = mustCompare(t, sequence(cpu(map[string]float64{"f": 2})), sequence(long), compare.Options{Normalization: compare.ByNothing}).Metrics[0]
+	if m.Total.Cum.After != 4e9 || m.Per != "window" {
+		t.Errorf("by nothing: %+v per %s", m.Total.Cum, m.Per)
+	}
+}
+
+func TestWallIsComparedBySpan(t *testing.T) {
+	wall := func(spans int, seconds float64) profiles.Window {
+		w := cpu(nil)
+		w.Type, w.Profile.SampleType[0].Type = record.Wall, "wall"
+		for i := range spans {
+			one := cpu(map[string]float64{"handler": seconds}).Profile
+			w.Profile.Function, w.Profile.Location = one.Function, one.Location
+			one.Sample[0].Label = map[string][]string{"span_id": {fmt.Sprint(i)}}
+			w.Profile.Sample = append(w.Profile.Sample, one.Sample[0])
+		}
+		return w
+	}
+	m := mustCompare(t, sequence(wall(2, 1)), sequence(wall(6, 1)), compare.Options{}).Metrics[0]
+	if m.Per != "span" || m.Total.Cum.Before != 1e9 || m.Total.Cum.After != 1e9 {
+		t.Errorf("three times the spans of 1 s each: %+v per %s", m.Total.Cum, m.Per)
+	}
+}
+
+func TestLevelsAreNotDivided(t *testing.T) {
+	heap := func(bytes int64) profiles.Window {
+		w := cpu(map[string]float64{"f": 1})
+		w.Type = record.Memory
+		w.Profile.SampleType = []*profile.ValueType{{Type: "alloc_space", Unit: "bytes"}, {Type: "inuse_space", Unit: "bytes"}, {Type: "inuse_objects", Unit: "count"}}
+		w.Profile.Sample[0].Value = []int64{bytes, bytes, 1}
+		return w
+	}
+	r := mustCompare(t, sequence(heap(1000), heap(1000)), sequence(heap(1000)), compare.Options{})
+	if len(r.Metrics) != 2 {
+		t.Fatalf("metrics %+v, want the two that are no counts", r.Metrics)
+	}
+	for _, m := range r.Metrics {
+		want := compare.Number(1000)
+		if m.Name == "alloc_space" {
+			want = 100
+		}
+		if m.Total.Cum.Before != want || m.Total.Cum.After != want {
+			t.Errorf("%s: %+v, want %v on both sides", m.Name, m.Total.Cum, want)
+		}
+	}
+}
+
+func TestFunctionsAreMatchedAcrossBuilds(t *testing.T) {
+	before := cpu(map[string]float64{"main.main;example.com/old/cart.(*Cart).Price": 2, "main.main;main.sort[go.shape.[]int,go.shape.string]": 2, "main.main;main.compute;main.leaf": 3, "main.main;main.both": 1})
+	after := cpu(map[string]float64{"main.main;example.com/new/basket.(*Cart).Price": 2, "main.main;main.sort[...]": 2, "main.main;main.calculate;main.leaf": 3, "main.main;main.both": 1})
+	r := mustCompare(t, sequence(before), sequence(after), compare.Options{})
+	want := []compare.Rename{
+		{Before: "example.com/old/cart.(*Cart).Price", After: "example.com/new/basket.(*Cart).Price"},
+		{Before: "main.compute", After: "main.calculate"},
+	}
+	if fmt.Sprint(r.Renamed) != fmt.Sprint(want) {
+		t.Errorf("matched %v, want %v", r.Renamed, want)
+	}
+	m := r.Metrics[0]
+	for _, c := range append(m.Functions, m.Stacks...) {
+		if c.Cum.Difference.Value != 0 {
+			t.Errorf("%s %v changed by %v, want by nothing", c.Name, c.Stack, c.Cum.Difference.Value)
+		}
+	}
+	// Two that are gone and two that came in one file: which is which is not known.
+	before = cpu(map[string]float64{"main;a": 1, "main;b": 1})
+	after = cpu(map[string]float64{"main;c": 1, "main;d": 1})
+	if r := mustCompare(t, sequence(before), sequence(after), compare.Options{}); len(r.Renamed) > 0 {
+		t.Errorf("matched %v, want none", r.Renamed)
+	}
+}
+
+func TestAddressesAreComparedByTheirPlaceInTheFile(t *testing.T) {
+	load := func(base uint64) profiles.Window {
+		w := cpu(map[string]float64{"x": 1})
+		p := w.Profile
+		p.Mapping = []*profile.Mapping{{ID: 1, Start: base, Limit: base + 0x1000, Offset: 0x400, File: "/usr/lib/libc.so.6"}}
+		p.Location[0].Line, p.Location[0].Mapping, p.Location[0].Address = nil, p.Mapping[0], base+0x10
+		p.Function = nil
+		return w
+	}
+	m := mustCompare(t, sequence(load(0x7f0000000000)), sequence(load(0x7fab00000000)), compare.Options{}).Metrics[0]
+	if c := function(t, m, "libc.so.6+0x410"); c.Cum.Before != c.Cum.After {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestBadWindows(t *testing.T) {
+	good := func() profiles.Window { return cpu(map[string]float64{"f": 1}) }
+	spoil := func(f func(*profile.Profile)) profiles.Window {
+		w := good()
+		f(w.Profile)
+		return w
+	}
+	broken := errors.New("input/output error")
+	for _, tt := range []struct {
+		want          string
+		before, after iter.Seq2[profiles.Window, error]
+	}{
+		{"before: no profile", sequence(), sequence(good())},
+		{"after: no profile", sequence(good()), sequence()},
+		{"no metric in common: before has cpu, after has inuse_space", sequence(good()), sequence(spoil(func(p *profile.Profile) { p.SampleType[0] = &profile.ValueType{Type: "inuse_space", Unit: "bytes"} }))},
+		{`"nanoseconds" before and in "milliseconds" after`, sequence(good()), sequence(spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" }))},
+		{`"nanoseconds" in one window and in "milliseconds"`, sequence(good(), spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" })), sequence(good())},
+		{"no sample type", sequence(spoil(func(p *profile.Profile) { p.SampleType = nil })), sequence(good())},
+		{"2 values", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value = []int64{1, 2} })), sequence(good())},
+		{"a difference", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value[0] = -1 })), sequence(good())},
+		{"63 bits", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value[0] = 1<<63 - 1; p.Sample = append(p.Sample, p.Sample[0]) })), sequence(good())},
+		{"input/output error", sequence(good()), func(yield func(profiles.Window, error) bool) { yield(profiles.Window{}, broken) }},
+	} {
+		_, err := compare.Compare(t.Context(), tt.before, tt.after, compare.Options{})
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("got %v, want an error with %q", err, tt.want)
+		}
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := compare.Compare(ctx, sequence(good()), sequence(good()), compare.Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+}
+
+func TestWrongOptions(t *testing.T) {
+	for want, o := range map[string]compare.Options{
+		`normalization "miles"`:     {Normalization: "miles"},
+		"how much was done":         {Normalization: compare.ByWork},
+		"work -1":                   {WorkBefore: -1},
+		"say both":                  {WorkBefore: 1},
+		"alpha 1":                   {Alpha: 1},
+		"smallest share -1":         {MinShare: -1},
+		`metric "wings" is not on`:  {Metrics: []string{"wings"}},
+		"the work of the window":    {Work: func(record.Meta) (float64, error) { return 0, nil }},
+		"no work was measured then": {Work: func(record.Meta) (float64, error) { return 0, errors.New("no work was measured then") }},
+	} {
+		w := cpu(map[string]float64{"f": 1})
+		if _, err := compare.Compare(t.Context(), sequence(w), sequence(w), o); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want an error with %q", err, want)
+		}
+	}
+}
+
+func TestFunctionsWithoutEndAreBounded(t *testing.T) {
+	many := func() profiles.Window {
+		w := cpu(nil)
+		p := w.Profile
+		const n = 200_000
+		functions, locations, samples := make([]profile.Function, n), make([]profile.Location, n), make([]profile.Sample, n)
+		for i := range n {
+			functions[i] = profile.Function{ID: uint64(i + 1), Name: fmt.Sprint("f", i)}
+			locations[i] = profile.Location{ID: uint64(i + 1), Line: []profile.Line{{Function: &functions[i]}}}
+			samples[i] = profile.Sample{Location: []*profile.Location{&locations[i]}, Value: []int64{1}}
+			p.Sample = append(p.Sample, &samples[i])
+		}
+		return w
+	}
+	w := many()
+	m := mustCompare(t, sequence(w), sequence(w), compare.Options{}).Metrics[0]
+	if len(m.Functions) != 0 || m.Small != 200_000 || m.RawAfter != 200_000 {
+		t.Errorf("%d functions reported, %d small, total %d", len(m.Functions), m.Small, m.RawAfter)
+	}
+}
+
+// TestADeepStackIsBounded has a recursion of a hundred thousand calls, every one of which is a stack.
+func TestADeepStackIsBounded(t *testing.T) {
+	w := cpu(map[string]float64{"main;f": 1})
+	s := w.Profile.Sample[0]
+	s.Location = append(slices.Repeat(s.Location[:1], 100_000), s.Location[1])
+	m := mustCompare(t, sequence(w), sequence(w), compare.Options{}).Metrics[0]
+	if len(m.Stacks) != 1000 || len(m.Stacks[999].Stack) > 513 {
+		t.Errorf("%d stacks, the last of %d functions", len(m.Stacks), len(m.Stacks[len(m.Stacks)-1].Stack))
+	}
+	if c := function(t, m, "f"); c.Cum.Before != 1e8 {
+		t.Errorf("the function that calls itself: %+v", c)
+	}
+}
+
+// saved are profiles of this process of every type, twice: with more work the second time.
+func saved(t *testing.T) map[string][2]string {
+	dir := t.TempDir()
+	files := map[string][2]string{}
+	runtime.SetMutexProfileFraction(1)
+	runtime.SetBlockProfileRate(1)
+	defer runtime.SetMutexProfileFraction(0)
+	defer runtime.SetBlockProfileRate(0)
+	var kept [][]byte
+	for i := range 2 {
+		write := func(name string, f func(io.Writer) error) {
+			path := filepath.Join(dir, fmt.Sprintf("%s%d.pb.gz", name, i))
+			var b bytes.Buffer
+			if err := f(&b); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, b.Bytes(), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			pair := files[name]
+			pair[i] = path
+			files[name] = pair
+		}
+		write("cpu", func(w io.Writer) error {
+			if err := pprof.StartCPUProfile(w); err != nil {
+				return err
+			}
+			defer pprof.StopCPUProfile()
+			for until := time.Now().Add(time.Duration(i+1) * 150 * time.Millisecond); time.Now().Before(until); {
+				kept = append(kept[:0], make([]byte, 1<<20))
+			}
+			return nil
+		})
+		contend(i + 1)
+		for range 10 * (i + 1) {
+			kept = append(kept, make([]byte, 1<<20))
+		}
+		runtime.GC()
+		for _, name := range []string{"heap", "mutex", "block", "goroutine"} {
+			write(name, func(w io.Writer) error { return pprof.Lookup(name).WriteTo(w, 0) })
+		}
+		write("wall", func(w io.Writer) error {
+			wall := cpu(map[string]float64{"handler;sleep": 0.1 * float64(i+1), "handler;lock": 0.3}).Profile
+			wall.SampleType[0].Type = "wall"
+			for n, s := range wall.Sample {
+				s.Label = map[string][]string{"span_id": {fmt.Sprint(n)}}
+			}
+			return wall.Write(w)
+		})
+	}
+	runtime.KeepAlive(kept)
+	return files
+}
+
+// contend makes goroutines wait for a mutex.
+func contend(rounds int) {
+	var mu sync.Mutex
+	for range rounds {
+		mu.Lock()
+		var wg sync.WaitGroup
+		started := make(chan struct{})
+		wg.Go(func() {
+			close(started)
+			mu.Lock()
+			defer mu.Unlock()
+		})
+		<-started
+		time.Sleep(2 * time.Millisecond)
+		mu.Unlock()
+		wg.Wait()
+	}
+}
+
+// goToolPprof runs go tool pprof.
+func goToolPprof(t *testing.T, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("go", append([]string{"tool", "pprof", "-symbolize=none"}, args...)...)
+	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("go tool pprof %v: %v\n%s", args, err, out)
+	}
+	return string(out)
+}
+
+// sums adds up every sample type by the function that a sample ends in, and in all.
+func sums(p *profile.Profile) map[string]int64 {
+	sums := map[string]int64{}
+	for _, s := range p.Sample {
+		for i, v := range s.Value {
+			name := p.SampleType[i].Type
+			sums[name] += v
+			if len(s.Location) > 0 && len(s.Location[0].Line) > 0 {
+				sums[name+" "+s.Location[0].Line[0].Function.Name] += v
+			}
+		}
+	}
+	for k, v := range sums {
+		if v == 0 {
+			delete(sums, k)
+		}
+	}
+	return sums
+}
+
+func TestTotalsAreThoseOfGoToolPprof(t *testing.T) {
+	for name, pair := range saved(t) {
+		t.Run(name, func(t *testing.T) {
+			var windows [2]profiles.Window
+			var metrics []string
+			for i, path := range pair {
+				var err error
+				if windows[i], err = profiles.ReadFile(path); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, st := range windows[0].Profile.SampleType {
+				metrics = append(metrics, st.Type)
+			}
+			diffed := filepath.Join(t.TempDir(), "pprof.pb.gz")
+			goToolPprof(t, "-proto", "-output="+diffed, "-diff_base="+pair[0], pair[1])
+			w, err := profiles.ReadFile(diffed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := sums(w.Profile)
+			r := mustCompare(t, sequence(windows[0]), sequence(windows[1]), compare.Options{
+				Metrics: metrics, Normalization: compare.ByNothing, Diff: true, MinShare: 1e-12,
+			})
+			for _, m := range r.Metrics {
+				if got := m.RawAfter - m.RawBefore; got != want[m.Name] {
+					t.Errorf("%s changed by %d, by go tool pprof -diff_base by %d", m.Name, got, want[m.Name])
+				}
+				for _, c := range m.Functions {
+					if got := int64(c.Flat.After - c.Flat.Before); got != want[m.Name+" "+c.Name] && !strings.Contains(c.Name, "[...]") {
+						t.Errorf("%s of %s changed by %d, by go tool pprof -diff_base by %d", m.Name, c.Name, got, want[m.Name+" "+c.Name])
+					}
+				}
+			}
+			if got := sums(r.Diff); fmt.Sprint(got) != fmt.Sprint(want) {
+				t.Errorf("the written difference has %v\nthat of go tool pprof -diff_base %v", got, want)
+			}
+		})
+	}
+}
+
+func TestGoToolPprofOpensTheDifference(t *testing.T) {
+	before, after := cpu(map[string]float64{"main;fell": 3, "main;stayed": 2}), cpu(map[string]float64{"main;rose": 2, "main;stayed": 2})
+	after.Profile.DurationNanos *= 2 // so that 1 s of before is 2 s of after
+	path := filepath.Join(t.TempDir(), "diff.pb.gz")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := mustCompare(t, sequence(before), sequence(after), compare.Options{Diff: true})
+	if err := errors.Join(r.WriteDiff(f), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	out := goToolPprof(t, "-top", "-unit=s", path)
+	for _, want := range []string{`-6s.*60\.0.*fell`, `2s.*20\.0.*rose`, `-2s.*20\.0.*stayed`, "of 10s total"} {
+		if !regexp.MustCompile(want).MatchString(out) {
+			t.Errorf("no %s in\n%s", want, out)
+		}
+	}
+	if err := mustCompare(t, sequence(before), sequence(after), compare.Options{}).WriteDiff(io.Discard); err == nil {
+		t.Error("a difference that was not asked for is written")
+	}
+}
+
+// slower is a report with a function that was slowed by a half, under a name that is hostile to every format.
+func slower(t testing.TB) *compare.Report {
+	side := func(v float64) iter.Seq2[profiles.Window, error] {
+		var windows []profiles.Window
+		for i := range 20 {
+			windows = append(windows, cpu(map[string]float64{"main;</title><script>alert(1)</script>|`x`": v + float64(i*7%10)/100, "main;steady": 5 + float64(i*3%10)/100, "main;new\nline": 1}))
+		}
+		return sequence(windows...)
+	}
+	return mustCompare(t, side(2), side(3), compare.Options{})
+}
+
+func TestFormats(t *testing.T) {
+	r := slower(t)
+	var text, markdown, html, js bytes.Buffer
+	if err := errors.Join(r.WriteText(&text, 10), r.WriteMarkdown(&markdown, 10), r.WriteHTML(&html, 10), r.WriteJSON(&js)); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"+48.9 %", "204ms/s", "~", "20 windows before"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
+	}
+	for line := range strings.Lines(markdown.String()) {
+		if strings.HasPrefix(line, "|") && strings.Count(line, "|")-strings.Count(line, `\|`) != 9 {
+			t.Errorf("a table's line with other than eight cells: %s", line)
+		}
+	}
+	if strings.Contains(markdown.String(), "<script") {
+		t.Error("a function's name is markup in Markdown")
+	}
+	page := html.String()
+	if strings.Contains(page, "<script") || strings.Contains(page, "://") || !strings.Contains(page, "&lt;script&gt;") || !strings.Contains(page, "<svg") {
+		t.Errorf("the page has a script, asks others, or lacks its graph:\n%.2000s", page)
+	}
+	var back struct {
+		Metrics []struct {
+			Total struct {
+				Cum struct{ Significant bool }
+			}
+		}
+	}
+	if err := json.Unmarshal(js.Bytes(), &back); err != nil || len(back.Metrics) != 1 || !back.Metrics[0].Total.Cum.Significant {
+		t.Errorf("JSON: %v\n%.500s", err, js.String())
+	}
+	js.Reset()
+	vanish := mustCompare(t, sequence(cpu(map[string]float64{"a": 1})), sequence(cpu(map[string]float64{"b": 1})), compare.Options{})
+	if err := vanish.WriteJSON(&js); err != nil || !json.Valid(js.Bytes()) {
+		t.Errorf("a ratio that is infinite: %v", err)
+	}
+}
+
+func TestRules(t *testing.T) {
+	r := slower(t)
+	for _, tt := range []struct {
+		rule   string
+		broken int
+	}{
+		{"cpu:+5%@p<0.01", 1},
+		{"cpu:+50%@p<0.01", 0}, // it rose by less
+		{"cpu:-5%", 0},         // it rose
+		{"cpu(steady):+0%@p<0.05", 0},
+		{"cpu(main):+5%@p<0.01", 1},
+		{"cpu(*):+20%@p<0.05", 1},
+	} {
+		rule, err := compare.ParseRule(tt.rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		broken, err := r.Check([]compare.Rule{rule})
+		if err != nil || len(broken) != tt.broken {
+			t.Errorf("%s: %v, %v; want %d", tt.rule, broken, err, tt.broken)
+		}
+	}
+	few := mustCompare(t, sequence(cpu(map[string]float64{"f": 1})), sequence(cpu(map[string]float64{"f": 2})), compare.Options{})
+	for _, tt := range []struct {
+		report     *compare.Report
+		rule, want string
+	}{
+		{r, "heap:+5%", `metric "heap" was not compared: there are cpu`},
+		{r, "cpu(main.mistyped):+5%", "no window of either side has a function of that name"},
+		{few, "cpu:+5%@p<0.01", "1 windows before and 1 after tell nothing"},
+		{r, "cpu:+5%@p<1e-12", "take more"},
+	} {
+		rule, err := compare.ParseRule(tt.rule)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tt.report.Check([]compare.Rule{rule}); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v, want an error with %q: a rule that cannot be decided must not pass", tt.rule, err, tt.want)
+		}
+	}
+	for _, bad := range []string{"", "cpu", "cpu:10%", "cpu:+10", "cpu:+%", "cpu:+x%", "cpu:+10%@", "cpu:+10%@p<0", "cpu:+10%@p<1", "cpu:-0%", "cpu:-101%", "cpu():+1%", "c p:+1%", "cpu:+10%@p>0.1", "cpu:+1e400%"} {
+		if rule, err := compare.ParseRule(bad); err == nil {
+			t.Errorf("%q is read as %+v", bad, rule)
+		}
+	}
+}
+
+func FuzzParseRule(f *testing.F) {
+	for _, rule := range []string{"cpu:+10%@p<0.01", "cpu(main.(*T).f[...]):+5%", "inuse_space:-3.5%", "cpu(*):+0%@p<1e-5", "cpu:+%"} {
+		f.Add(rule)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		rule, err := compare.ParseRule(text)
+		if err != nil {
+			return
+		}
+		if again, err := compare.ParseRule(rule.String()); err != nil || again != rule {
+			t.Fatalf("%q is %+v, which is written %q and read as %+v, %v", text, rule, rule, again, err)
+		}
+	})
+}
+
+// FuzzCompare reads any profile that pprof's own parser takes.
+func FuzzCompare(f *testing.F) {
+	var b bytes.Buffer
+	if err := cpu(map[string]float64{"main;f[go.shape.int]": 1, "main": 2}).Profile.WriteUncompressed(&b); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b.Bytes())
+	f.Fuzz(func(t *testing.T, data []byte) {
+		p, err := profiles.Parse(bytes.NewReader(data))
+		if err != nil {
+			return
+		}
+		w := profiles.Window{Profile: p}
+		r, err := compare.Compare(t.Context(), sequence(w), sequence(w), compare.Options{})
+		if err != nil {
+			return
+		}
+		if err := errors.Join(r.WriteText(io.Discard, 5), r.WriteHTML(io.Discard, 5), r.WriteJSON(io.Discard)); err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range r.Metrics {
+			if m.RawBefore != m.RawAfter {
+				t.Fatalf("a profile differs from itself: %+v", m.Total)
+			}
+		}
+	})
+}

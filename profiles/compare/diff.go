@@ -1,0 +1,56 @@
+package compare
+
+import (
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/google/pprof/profile"
+)
+
+// baseLabel marks the samples of the side that is subtracted, as "go tool pprof -diff_base" does. By it
+// pprof knows a difference and takes its percentages of the base.
+const baseLabel = "pprof::base"
+
+// difference is after less before, whose values are multiplied with the scale of their sample type.
+func difference(before, after *profile.Profile, scales map[string]float64) (*profile.Profile, error) {
+	base := before.Copy()
+	base.SetLabel(baseLabel, []string{"true"})
+	ratios := make([]float64, len(base.SampleType))
+	for i, t := range base.SampleType {
+		ratios[i] = -scaleOf(t, base.SampleType, scales)
+	}
+	if err := base.ScaleN(ratios); err != nil {
+		return nil, err
+	}
+	diff, err := profile.Merge([]*profile.Profile{after, base})
+	if err != nil {
+		return nil, fmt.Errorf("%w: choose one type of profile", err)
+	}
+	return diff, nil
+}
+
+// scaleOf is the scale of a sample type, or of one of its kind that was compared, such as of the CPU time for
+// the number of samples beside it.
+func scaleOf(t *profile.ValueType, all []*profile.ValueType, scales map[string]float64) float64 {
+	if scale, ok := scales[t.Type]; ok {
+		return scale
+	}
+	for _, like := range all {
+		if scale, ok := scales[like.Type]; ok && isLevel(like.Type) == isLevel(t.Type) {
+			return scale
+		}
+	}
+	return 1
+}
+
+// WriteDiff writes Diff, compressed.
+func (r *Report) WriteDiff(w io.Writer) error {
+	if r.Diff == nil {
+		return errors.New("the comparison was made without Options.Diff")
+	}
+	zw := gzip.NewWriter(w)
+	// Profile.Write would compress too, but it passes over what closing the compression says.
+	return errors.Join(r.Diff.WriteUncompressed(zw), zw.Close())
+}

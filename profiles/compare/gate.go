@@ -1,0 +1,156 @@
+package compare
+
+import (
+	"fmt"
+	"math"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"spanflame/profiles/internal/stacks"
+)
+
+// Rule is a condition under which a build fails:
+//
+//	rule      = metric [ "(" function ")" ] ":" ( "+" | "-" ) number "%" [ "@p<" number ] .
+//
+// such as "cpu:+10%@p<0.01", "alloc_space:+5%" or "cpu(example.com/shop.(*Cart).Price):+20%@p<0.05". The rule
+// "cpu:+10%@p<0.01" fails if the total of cpu rose by more than 10 % and a difference like that has a probability
+// below 0.01 by chance. A rule about a function looks at the function with what it called; the function "*" is
+// every function, and p is then the one that is corrected for their number. A rule without p looks at the size
+// alone.
+type Rule struct {
+	Metric   string
+	Function string  // empty for the total, "*" for every function
+	Percent  float64 // above 0 for a rise, below 0 for a fall
+	P        float64 // 0 for none
+}
+
+// rulePattern allows anything for a function, since names of functions have all of the other characters.
+var rulePattern = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:\((.+)\))?:([+-])([0-9]+(?:\.[0-9]+)?)%(?:@p<([0-9]*\.?[0-9]+(?:e-[0-9]+)?))?$`)
+
+// ParseRule reads a rule.
+func ParseRule(text string) (Rule, error) {
+	bad := func(why string) (Rule, error) {
+		return Rule{}, fmt.Errorf("rule %q: %s; want one like cpu:+10%%@p<0.01 or cpu(main.work):+10%%", text, why)
+	}
+	parts := rulePattern.FindStringSubmatch(text)
+	if parts == nil {
+		return bad("it is not metric[(function)]:+N%[@p<P]")
+	}
+	r := Rule{Metric: parts[1], Function: parts[2]}
+	var err error
+	if r.Percent, err = strconv.ParseFloat(parts[4], 64); err != nil {
+		return bad("the size is not a number")
+	}
+	if parts[3] == "-" {
+		if r.Percent == 0 || r.Percent > 100 {
+			return bad("nothing can fall by more than 100 %, and a rule must tell the direction")
+		}
+		r.Percent = -r.Percent
+	}
+	if parts[5] != "" {
+		if r.P, err = strconv.ParseFloat(parts[5], 64); err != nil || r.P <= 0 || r.P >= 1 {
+			return bad("p must be a number between 0 and 1")
+		}
+	}
+	return r, nil
+}
+
+// String is the rule as ParseRule reads it.
+func (r Rule) String() string {
+	var b strings.Builder
+	b.WriteString(r.Metric)
+	if r.Function != "" {
+		fmt.Fprintf(&b, "(%s)", r.Function)
+	}
+	b.WriteString(":")
+	if r.Percent >= 0 {
+		b.WriteString("+")
+	}
+	fmt.Fprintf(&b, "%s%%", strconv.FormatFloat(r.Percent, 'f', -1, 64))
+	if r.P > 0 {
+		fmt.Fprintf(&b, "@p<%s", strconv.FormatFloat(r.P, 'g', -1, 64))
+	}
+	return b.String()
+}
+
+// Violation is a rule that failed, and why.
+type Violation struct {
+	Rule   string `json:"rule"`
+	Name   string `json:"name"` // of the function, or "total"
+	Change Values `json:"change"`
+}
+
+func (v Violation) String() string {
+	text := fmt.Sprintf("%s: %s changed by %s", v.Rule, v.Name, percent(float64(v.Change.Ratio.Value)))
+	if v.Change.P < 1 {
+		text += fmt.Sprintf(" (p=%.2g)", v.Change.P)
+	}
+	return text
+}
+
+// Check returns what breaks the rules. The error says that a rule cannot be decided from these windows, which
+// is not the same as that it holds.
+func (r *Report) Check(rules []Rule) ([]Violation, error) {
+	var broken []Violation
+	for _, rule := range rules {
+		m, err := r.metric(rule)
+		if err != nil {
+			return nil, fmt.Errorf("rule %s: %w", rule, err)
+		}
+		switch rule.Function {
+		case "":
+			broken = rule.check(broken, "total", m.Total.Cum, m.Total.Cum.P)
+		case "*":
+			for _, c := range m.Functions {
+				broken = rule.check(broken, c.Name, c.Cum, c.Cum.Q)
+			}
+		default:
+			name := stacks.Identity(rule.Function)
+			if !r.table.Has(name) {
+				return nil, fmt.Errorf("rule %s: no window of either side has a function of that name", rule)
+			}
+			for _, c := range m.Functions { // one that is too small to be reported breaks no rule
+				if c.Name == name {
+					broken = rule.check(broken, c.Name, c.Cum, c.Cum.P)
+				}
+			}
+		}
+	}
+	return broken, nil
+}
+
+// metric finds the rule's metric and tells whether its windows suffice to decide the rule.
+func (r *Report) metric(rule Rule) (Metric, error) {
+	var names []string
+	for _, m := range r.Metrics {
+		names = append(names, m.Name)
+		if m.Name != rule.Metric {
+			continue
+		}
+		if rule.P == 0 {
+			return m, nil
+		}
+		n1, n2 := m.WindowsBefore, m.WindowsAfter
+		if !m.Tested {
+			return m, fmt.Errorf("%d windows before and %d after tell nothing about p: take at least %d a side, or leave @p away", n1, n2, minWindows)
+		}
+		if m.SmallestP >= rule.P {
+			return m, fmt.Errorf("%d windows before and %d after give no p below %.2g: take more", n1, n2, m.SmallestP)
+		}
+		return m, nil
+	}
+	return Metric{}, fmt.Errorf("metric %q was not compared: there are %s", rule.Metric, strings.Join(names, ", "))
+}
+
+func (r Rule) check(broken []Violation, name string, v Values, p float64) []Violation {
+	change := 100 * (float64(v.Ratio.Value) - 1)
+	if math.IsNaN(change) || r.P > 0 && p >= r.P {
+		return broken
+	}
+	if r.Percent >= 0 && change > r.Percent || r.Percent < 0 && change < r.Percent {
+		broken = append(broken, Violation{Rule: r.String(), Name: name, Change: v})
+	}
+	return broken
+}

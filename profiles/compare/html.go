@@ -1,0 +1,132 @@
+package compare
+
+import (
+	"cmp"
+	_ "embed"
+	"fmt"
+	"html/template"
+	"io"
+	"math"
+	"strconv"
+	"strings"
+	"time"
+)
+
+const (
+	frameHeight = 19    // pixels, with the gap
+	minWidth    = 0.1   // per cent of the page, below which a frame is not drawn
+	maxDepth    = 256   // of the flame graph
+	maxFrames   = 20000 // in the flame graph of one metric
+)
+
+//go:embed page.html.tmpl
+var pageSource string
+
+var page = template.Must(template.New("page").Funcs(template.FuncMap{"side": Side.String}).Parse(pageSource))
+
+// String describes a side in one line.
+func (s Side) String() string {
+	name := cmp.Or(strings.Join(s.Services, ", "), "profiles")
+	return fmt.Sprintf("%s, %d windows from %s to %s", name, s.Windows, s.Start.UTC().Format(time.DateTime), s.End.UTC().Format(time.DateTime+" MST"))
+}
+
+// rect is a frame as it is drawn.
+type rect struct {
+	X, Width    string // per cent
+	Y           int    // pixels
+	Name, Title string
+	Fill        string
+}
+
+type htmlRow struct {
+	Changed bool
+	Cells   []string
+}
+
+type htmlTable struct {
+	Caption, What string
+	Rows          []htmlRow
+}
+
+type htmlMetric struct {
+	Metric
+	Heading string
+	Height  int
+	Rects   []rect
+	Tables  []htmlTable
+	LeftOut string
+}
+
+// WriteHTML writes one page that needs nothing else: tables with at most rows lines, and a difference flame
+// graph of each metric.
+func (r *Report) WriteHTML(w io.Writer, rows int) error {
+	data := struct {
+		Title   string
+		Report  *Report
+		Remarks []string
+		Metrics []htmlMetric
+	}{"What changed between two sets of profiles", r, r.remarks(), nil}
+	for _, m := range r.Metrics {
+		h := htmlMetric{Metric: m, Heading: m.heading(), LeftOut: m.leftOut(rows)}
+		h.Rects = m.draw()
+		for _, rect := range h.Rects {
+			h.Height = max(h.Height, rect.Y+frameHeight)
+		}
+		functions := htmlTable{Caption: "Functions", What: "function"}
+		for _, c := range append([]Change{m.Total}, m.Top(rows)...) {
+			functions.Rows = append(functions.Rows, htmlRow{c.Significant(), m.row(c)})
+		}
+		stacks := htmlTable{Caption: "Stacks", What: "stack, the outermost function first"}
+		for _, c := range m.Stacks[:min(rows, len(m.Stacks))] {
+			c.Name = strings.Join(c.Stack, " → ")
+			stacks.Rows = append(stacks.Rows, htmlRow{c.Significant(), m.row(c)})
+		}
+		h.Tables = []htmlTable{functions, stacks}
+		data.Metrics = append(data.Metrics, h)
+	}
+	return page.Execute(w, data)
+}
+
+// draw lays the flame graph out, outermost functions on top.
+func (m Metric) draw() []rect {
+	if m.Flame == nil || m.Flame.Width <= 0 {
+		return nil
+	}
+	var rects []rect
+	scale := 100 / m.Flame.Width
+	var lay func(f *Frame, x float64, depth int)
+	lay = func(f *Frame, x float64, depth int) {
+		width := f.Width * scale
+		if width < minWidth || depth > maxDepth || len(rects) == maxFrames {
+			return
+		}
+		rects = append(rects, rect{
+			X: decimal(x), Width: decimal(width), Y: depth * frameHeight, Name: f.Name, Fill: f.colour(),
+			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After), percent(quotient(f.Before, f.After))),
+		})
+		for _, child := range f.Children {
+			lay(child, x, depth+1)
+			x += child.Width * scale
+		}
+	}
+	lay(m.Flame, 0, 0)
+	return rects
+}
+
+func decimal(v float64) string { return strconv.FormatFloat(v, 'f', 3, 64) }
+
+// colour is red for growth and blue for shrinkage, the stronger the larger the change of the frame is.
+func (f *Frame) colour() string {
+	change := (f.After - f.Before) / math.Max(f.After, f.Before)
+	if math.IsNaN(change) {
+		change = 0
+	}
+	const grey = 200
+	change = math.Max(-1, math.Min(1, 2*change))
+	fade := int(math.Round(grey * (1 - math.Abs(change)*0.7)))
+	strong := grey + int(math.Round(40*math.Abs(change)))
+	if change < 0 {
+		return fmt.Sprintf("#%02x%02x%02x", fade, fade, strong)
+	}
+	return fmt.Sprintf("#%02x%02x%02x", strong, fade, fade)
+}

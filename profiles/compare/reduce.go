@@ -1,0 +1,249 @@
+package compare
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/profiles"
+	"spanflame/profiles/internal/stacks"
+)
+
+// point is the value of one window; windows without a value have none.
+type point struct {
+	window int32
+	value  int64
+}
+
+// series are points in the order of windows.
+type series []point
+
+func (s series) sum() (sum int64) {
+	for _, p := range s {
+		sum += p.value
+	}
+	return sum
+}
+
+// window is what normalises the values of one window.
+type window struct {
+	length time.Duration // 0 if the profile does not say
+	spans  int           // different span ids, for wall profiles
+	start  time.Time
+	work   float64
+}
+
+// measure is one metric of one side.
+type measure struct {
+	name, unit  string
+	sample      string // the sample type's own name
+	wall, level bool
+	windows     []window
+	total       series
+	flat, cum   []series // by function
+	self, tree  []series // by node: of the stack itself, and with what it called
+}
+
+// side is one side of the comparison, reduced.
+type side struct {
+	name     string        // "before" or "after", for errors
+	table    *stacks.Table // shared by both sides
+	only     []string      // metrics, none for all
+	work     func(record.Meta) (float64, error)
+	measures []*measure
+	services []string
+	windows  int
+	start    time.Time
+	end      time.Time
+	progress func(side string, windows int)
+}
+
+// add reduces one window.
+func (s *side) add(w profiles.Window) error {
+	p := w.Profile
+	if !slices.Contains(s.services, w.Service) && w.Service != "" {
+		s.services = append(s.services, w.Service)
+	}
+	wanted, err := s.wanted(w)
+	if err != nil {
+		return err
+	}
+	win := window{length: time.Duration(p.DurationNanos), start: w.Start}
+	if win.length <= 0 {
+		win.length = max(0, w.End.Sub(w.Start))
+	}
+	if w.Type == record.Wall {
+		win.spans = spans(p)
+	}
+	if s.work != nil {
+		if win.work, err = s.work(w.Meta); err != nil {
+			return fmt.Errorf("the work of the window from %s to %s: %w", w.Start.UTC().Format(time.RFC3339), w.End.UTC().Format(time.RFC3339), err)
+		}
+		if !(win.work > 0) {
+			return fmt.Errorf("the work of the window from %s to %s is %g: want more than 0", w.Start.UTC().Format(time.RFC3339), w.End.UTC().Format(time.RFC3339), win.work)
+		}
+	}
+	s.windows++
+	if s.start.IsZero() || w.Start.Before(s.start) {
+		s.start = w.Start
+	}
+	if w.End.After(s.end) {
+		s.end = w.End
+	}
+	if len(wanted) > 0 {
+		if err := s.reduce(p, win, wanted); err != nil {
+			return err
+		}
+	}
+	if s.progress != nil {
+		s.progress(s.name, s.windows)
+	}
+	return nil
+}
+
+// wanted returns the measures of the profile's sample types, nil for one that is left out.
+func (s *side) wanted(w profiles.Window) ([]*measure, error) {
+	types := w.Profile.SampleType
+	if len(types) == 0 {
+		return nil, fmt.Errorf("the profile of %s has no sample type", w.Start.UTC().Format(time.RFC3339))
+	}
+	counts := slices.IndexFunc(types, func(t *profile.ValueType) bool { return t.Unit != "count" }) >= 0
+	wanted, any := make([]*measure, len(types)), false
+	for i, t := range types {
+		name := metricName(w.Meta, t.Type)
+		if len(s.only) > 0 && !slices.Contains(s.only, name) || len(s.only) == 0 && counts && t.Unit == "count" {
+			continue
+		}
+		j := slices.IndexFunc(s.measures, func(m *measure) bool { return m.name == name })
+		if j < 0 {
+			j = len(s.measures)
+			s.measures = append(s.measures, &measure{name: name, unit: t.Unit, sample: t.Type, wall: w.Type == record.Wall, level: isLevel(t.Type)})
+		}
+		if m := s.measures[j]; m.unit != t.Unit {
+			return nil, fmt.Errorf("metric %s is in %q in one window and in %q in another: convert one of them", name, m.unit, t.Unit)
+		}
+		wanted[i], any = s.measures[j], true
+	}
+	if !any {
+		return nil, nil
+	}
+	return wanted, nil
+}
+
+// metricName is the sample type, with the profile's own where two profiles share sample types. A file of
+// another tool does not say which of the two it is.
+func metricName(m record.Meta, sample string) string {
+	if m.Service != "" && (m.Type == record.Mutex || m.Type == record.Block) {
+		return string(m.Type) + "_" + sample
+	}
+	return sample
+}
+
+// isLevel tells what is measured at an instant from what adds up over the window.
+func isLevel(sample string) bool {
+	return strings.HasPrefix(sample, "inuse_") || slices.Contains([]string{"goroutine", "goroutines", "goroutineleak", "threadcreate"}, sample)
+}
+
+// spans counts the spans that a wall profile is of.
+func spans(p *profile.Profile) int {
+	ids := map[string]bool{}
+	for _, s := range p.Sample {
+		for _, id := range s.Label["span_id"] {
+			ids[id] = true
+		}
+	}
+	return max(1, len(ids))
+}
+
+// reduce adds up the samples of one profile by function and by stack. A function that is on a stack several
+// times counts once.
+func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
+	type sums struct {
+		total                 int64
+		flat, cum, self, tree map[int32]int64
+	}
+	all := make([]sums, len(wanted))
+	for i := range all {
+		all[i] = sums{0, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}}
+	}
+	reader := s.table.NewReader()
+	var distinct []int32
+	seen := make([]int32, 0, len(s.table.Names)) // by function: the sample, from 1, in which it was met last
+	for n, sample := range p.Sample {
+		if len(sample.Value) != len(wanted) {
+			return fmt.Errorf("a sample has %d values, the profile %d sample types", len(sample.Value), len(wanted))
+		}
+		nodes := reader.Nodes(sample)
+		distinct = distinct[:0]
+		for _, id := range nodes {
+			fn := s.table.Nodes[id].Function
+			if missing := int(fn) + 1 - len(seen); missing > 0 {
+				seen = append(seen, make([]int32, missing)...)
+			}
+			if seen[fn] != int32(n+1) {
+				seen[fn] = int32(n + 1)
+				distinct = append(distinct, fn)
+			}
+		}
+		for i, v := range sample.Value {
+			switch {
+			case wanted[i] == nil || v == 0:
+				continue
+			case v < 0:
+				return fmt.Errorf("%s has the value %d: a difference cannot be compared again", wanted[i].name, v)
+			}
+			a := &all[i]
+			a.total += v
+			if a.total < 0 {
+				return fmt.Errorf("%s: the values add up to more than 63 bits", wanted[i].name)
+			}
+			if len(nodes) == 0 {
+				continue // it counts for the total alone
+			}
+			leaf := nodes[len(nodes)-1]
+			a.flat[s.table.Nodes[leaf].Function] += v
+			a.self[leaf] += v
+			for _, id := range nodes {
+				a.tree[id] += v
+			}
+			for _, fn := range distinct {
+				a.cum[fn] += v
+			}
+		}
+	}
+	for i, m := range wanted {
+		if m == nil {
+			continue
+		}
+		n := int32(len(m.windows))
+		m.windows = append(m.windows, win)
+		m.total = append(m.total, point{n, all[i].total})
+		m.flat = put(m.flat, n, all[i].flat)
+		m.cum = put(m.cum, n, all[i].cum)
+		m.self = put(m.self, n, all[i].self)
+		m.tree = put(m.tree, n, all[i].tree)
+	}
+	return nil
+}
+
+// put adds the values of window n to the series of each id.
+func put(to []series, n int32, values map[int32]int64) []series {
+	for id, v := range values {
+		if int(id) >= len(to) {
+			to = append(to, make([]series, int(id)+1-len(to))...)
+		}
+		to[id] = append(to[id], point{n, v})
+	}
+	return to
+}
+
+func at(s []series, id int32) series {
+	if int(id) < len(s) {
+		return s[id]
+	}
+	return nil
+}

@@ -1,0 +1,206 @@
+package compare
+
+import (
+	"cmp"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"spanflame/profiles/internal/stacks"
+)
+
+// WriteJSON writes the report as one JSON object.
+func (r *Report) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(r)
+}
+
+// WriteText writes tables for a terminal, with at most rows functions a metric.
+func (r *Report) WriteText(w io.Writer, rows int) error {
+	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, m := range r.Metrics {
+		fmt.Fprintf(tw, "%s\n", m.heading())
+		fmt.Fprintf(tw, "  function\tflat before\tafter\tchange\tcum before\tafter\tchange\tq\n")
+		for _, c := range append([]Change{m.Total}, m.Top(rows)...) {
+			fmt.Fprintf(tw, "  %s\n", strings.Join(m.row(c), "\t"))
+		}
+		if text := m.leftOut(rows); text != "" {
+			fmt.Fprintf(tw, "  %s\n", text)
+		}
+		fmt.Fprintln(tw)
+	}
+	for _, line := range r.remarks() {
+		fmt.Fprintln(tw, line)
+	}
+	return tw.Flush()
+}
+
+// markdownEscaper keeps names of functions from being read as markup.
+var markdownEscaper = strings.NewReplacer("|", `\|`, "*", `\*`, "_", `\_`, "<", "&lt;", "[", `\[`, "`", "\\`", "\n", " ", "\r", " ", `\`, `\\`)
+
+// WriteMarkdown writes the same tables for a comment on a change, with at most rows functions a metric.
+func (r *Report) WriteMarkdown(w io.Writer, rows int) error {
+	var b strings.Builder
+	for _, m := range r.Metrics {
+		fmt.Fprintf(&b, "### %s\n\n", markdownEscaper.Replace(m.heading()))
+		b.WriteString("| function | flat before | after | change | cum before | after | change | q |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
+		for _, c := range append([]Change{m.Total}, m.Top(rows)...) {
+			cells := m.row(c)
+			for i := range cells {
+				cells[i] = markdownEscaper.Replace(cells[i])
+			}
+			fmt.Fprintf(&b, "| %s |\n", strings.Join(cells, " | "))
+		}
+		b.WriteString("\n")
+		if text := m.leftOut(rows); text != "" {
+			fmt.Fprintf(&b, "%s\n\n", text)
+		}
+	}
+	for _, line := range r.remarks() {
+		fmt.Fprintf(&b, "- %s\n", markdownEscaper.Replace(line))
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// remarks are what the tables do not say.
+func (r *Report) remarks() []string {
+	var lines []string
+	for _, rn := range r.Renamed {
+		lines = append(lines, stacks.Printable(fmt.Sprintf("matched under another name: %s is now %s", rn.Before, rn.After)))
+	}
+	return append(lines, r.Notes...)
+}
+
+func (m Metric) heading() string {
+	per := ""
+	if m.Per != "" {
+		per = ", per " + m.Per
+	}
+	return fmt.Sprintf("%s%s: %d windows before, %d after", m.Name, per, m.WindowsBefore, m.WindowsAfter)
+}
+
+// Top are the functions to show first: those whose change is more than chance, then the others, each by the
+// size of the change; at most n.
+func (m Metric) Top(n int) []Change {
+	top := slices.Clone(m.Functions)
+	slices.SortStableFunc(top, func(a, b Change) int {
+		return cmp.Compare(rank(b), rank(a))
+	})
+	return top[:min(n, len(top))]
+}
+
+func rank(c Change) int {
+	if c.Significant() {
+		return 1
+	}
+	return 0
+}
+
+func (m Metric) leftOut(rows int) string {
+	if left := len(m.Functions) - rows; left > 0 || m.Small > 0 {
+		return fmt.Sprintf("and %d more functions, of which %d are too small to test", max(left, 0)+m.Small, m.Small)
+	}
+	return ""
+}
+
+// row are the cells of a function's line.
+func (m Metric) row(c Change) []string {
+	q := "?"
+	if m.Tested {
+		q = formatP(min(c.Flat.Q, c.Cum.Q))
+	}
+	return []string{
+		stacks.Printable(c.Name),
+		m.Format(float64(c.Flat.Before)), m.Format(float64(c.Flat.After)), m.Change(c.Flat),
+		m.Format(float64(c.Cum.Before)), m.Format(float64(c.Cum.After)), m.Change(c.Cum), q,
+	}
+}
+
+// Change says how a value changed: "~" if not by more than chance, and else by which percentage, with the
+// interval if there is one.
+func (m Metric) Change(v Values) string {
+	switch {
+	case v.Before == 0 && v.After == 0:
+		return ""
+	case m.Tested && !v.Significant:
+		return "~"
+	}
+	text := percent(float64(v.Ratio.Value))
+	if low, high := float64(v.Ratio.Low), float64(v.Ratio.High); !math.IsInf(low, 0) && !math.IsInf(high, 0) && !math.IsInf(float64(v.Ratio.Value), 0) {
+		text += fmt.Sprintf(" [%s, %s]", percent(low), percent(high))
+	}
+	return text
+}
+
+// percent is a ratio as a change.
+func percent(ratio float64) string {
+	switch {
+	case math.IsInf(ratio, 0) || math.IsNaN(ratio):
+		return "new"
+	case ratio == 0:
+		return "gone"
+	}
+	return fmt.Sprintf("%+.1f %%", 100*(ratio-1))
+}
+
+func formatP(p float64) string {
+	if p < 0.0005 {
+		return "<0.001"
+	}
+	return strconv.FormatFloat(p, 'f', 3, 64)
+}
+
+// Format writes a normalised value in the metric's unit.
+func (m Metric) Format(v float64) string {
+	text := formatUnit(v, m.Unit)
+	if m.Per == "second" {
+		text += "/s"
+	}
+	return text
+}
+
+// formatUnit writes a value with three digits and a unit that fits its size.
+func formatUnit(v float64, unit string) string {
+	type step struct {
+		from float64
+		name string
+	}
+	steps := []step{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}, {0, ""}}
+	switch unit {
+	case "nanoseconds":
+		steps = []step{{float64(time.Second), "s"}, {float64(time.Millisecond), "ms"}, {float64(time.Microsecond), "µs"}, {0, "ns"}}
+	case "bytes":
+		steps = []step{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}, {0, "B"}}
+	case "count":
+	default:
+		for i := range steps {
+			steps[i].name += " " + unit
+		}
+	}
+	for _, s := range steps {
+		if math.Abs(v) < s.from {
+			continue
+		}
+		digits := 2
+		v /= max(s.from, 1)
+		if a := math.Abs(v); a >= 100 {
+			digits = 0
+		} else if a >= 10 {
+			digits = 1
+		}
+		if v == math.Trunc(v) {
+			digits = 0
+		}
+		return strconv.FormatFloat(v, 'f', digits, 64) + s.name
+	}
+	return ""
+}

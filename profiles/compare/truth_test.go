@@ -1,0 +1,123 @@
+package compare_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+
+	"spanflame/profiles/compare"
+)
+
+func compareRuns(t testing.TB, before, after service, rng *rand.Rand) *compare.Report {
+	t.Helper()
+	r, err := compare.Compare(t.Context(), before.run(rng), after.run(rng), compare.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// flagged tells whether a report says that anything changed.
+func flagged(r *compare.Report) bool {
+	for _, m := range r.Metrics {
+		if m.Total.Significant() || len(m.Changed()) > 0 {
+			return true
+		}
+		for _, c := range m.Stacks {
+			if c.Significant() {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// TestEqualSidesAreSeldomFlagged is the promise of Options.Alpha: of pairs without any change, at most one in
+// twenty is reported to have one, in any of its functions, stacks or totals.
+func TestEqualSidesAreSeldomFlagged(t *testing.T) {
+	const pairs = 200
+	for _, tt := range []struct {
+		windows int
+		memory  float64
+		most    int
+	}{
+		{5, 0, pairs / 20},
+		{10, 0, pairs / 20},
+		{20, 0, pairs / 20},
+		{20, 0.3, pairs / 20},
+		{20, 0.5, pairs / 20},
+		{20, 0.8, pairs / 10}, // so slow a drift is more than 20 windows can tell
+	} {
+		t.Run(fmt.Sprintf("%d windows, memory %.1f", tt.windows, tt.memory), func(t *testing.T) {
+			t.Parallel()
+			s := typicalService()
+			s.memory, s.windows = tt.memory, tt.windows
+			rng := rand.New(rand.NewPCG(1, 2))
+			wrong := 0
+			for range pairs {
+				if flagged(compareRuns(t, s, s, rng)) {
+					wrong++
+				}
+			}
+			t.Logf("%d of %d pairs flagged", wrong, pairs)
+			if wrong > tt.most {
+				t.Errorf("%d of %d pairs of equal sides are flagged, want at most %d", wrong, pairs, tt.most)
+			}
+		})
+	}
+}
+
+// slowdown is what comparisons say of one function that was slowed by a known share.
+type slowdown struct {
+	percent, found, first, covered, trials int
+	sizes                                  float64 // sum of the estimates
+}
+
+// measure compares runs of a service whose function of 10 % of the CPU was slowed.
+func measure(t testing.TB, percent, windows, trials int, seed uint64) slowdown {
+	before := typicalService()
+	before.windows = windows
+	after := before
+	after.slowed = float64(percent) / 100
+	rng := rand.New(rand.NewPCG(seed, uint64(percent)))
+	s := slowdown{percent: percent, trials: trials}
+	for range trials {
+		m := compareRuns(t, before, after, rng).Metrics[0]
+		for i, c := range m.Top(len(m.Functions)) {
+			if c.Name != before.name(before.slower) {
+				continue
+			}
+			if c.Flat.Significant {
+				s.found++
+				if i <= 1 { // main.main, which calls it, may come before it
+					s.first++
+				}
+			}
+			r := c.Flat.Ratio
+			s.sizes += float64(r.Value)
+			if truth := compare.Number(1 + after.slowed); r.Low <= truth && truth <= r.High {
+				s.covered++
+			}
+		}
+	}
+	return s
+}
+
+// TestASlowerFunctionIsFound prints the table of docs/compare.md.
+func TestASlowerFunctionIsFound(t *testing.T) {
+	var table strings.Builder
+	fmt.Fprintln(&table, "\n| slowed by | found | size found | interval covers the truth |\n|--:|--:|--:|--:|")
+	for _, percent := range []int{5, 10, 20, 50} {
+		s := measure(t, percent, 20, 100, 7)
+		fmt.Fprintf(&table, "| %d %% | %d of %d | %+.1f %% | %d of %d |\n",
+			percent, s.found, s.trials, 100*(s.sizes/float64(s.trials)-1), s.covered, s.trials)
+		if percent >= 20 && s.found < 95 {
+			t.Errorf("a function of 10 %% of the CPU that was slowed by %d %% is found in %d of %d trials, want 95", percent, s.found, s.trials)
+		}
+		if s.covered < 90 {
+			t.Errorf("the interval has the truth of %d %% in %d of %d trials, want 90 or more of an interval of 95 %%", percent, s.covered, s.trials)
+		}
+	}
+	t.Log(table.String())
+}

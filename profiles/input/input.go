@@ -1,0 +1,126 @@
+// Package input turns what a user names on a command line into a series of windows: a file, a directory or a
+// pattern of files, a running service's /debug/pprof, or a query of a Pyroscope server. The commands
+// "spanflame compare" and "spanflame leaks" use it. It is not for programs that know where their profiles are:
+// those read package profiles itself, which has no network.
+package input
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"spanflame/profiles"
+)
+
+// Options choose among what there is at the place.
+type Options struct {
+	// Query chooses saved profiles. Its times are those of a Pyroscope query that has none, and its first type
+	// is what is taken from a live address that names none.
+	Query profiles.Query
+	// Windows is how many profiles to take from a live address, 1 by default.
+	Windows int
+	// Length is how long each of them takes, 10 s by default.
+	Length time.Duration
+	// Step is the length of the windows that a Pyroscope query is divided into, by default a twentieth of its
+	// time range.
+	Step time.Duration
+	// Damaged, if it is not nil, is called for each file of a directory that cannot be used, which is left out.
+	Damaged func(profiles.Damaged)
+}
+
+const (
+	defaultLength = 10 * time.Second
+	defaultSteps  = 20
+	maxWindows    = 100_000
+)
+
+// Validate says which option is wrong.
+func (o Options) Validate() error {
+	switch {
+	case o.Windows < 0 || o.Windows > maxWindows:
+		return fmt.Errorf("%d windows: want 1 to %d", o.Windows, maxWindows)
+	case o.Length < 0 || o.Length > 0 && o.Length < time.Second:
+		return fmt.Errorf("length %v of a window: want 1s or more", o.Length)
+	case o.Step < 0 || o.Step > 0 && o.Step < time.Second:
+		return fmt.Errorf("step %v: want 1s or more", o.Step)
+	}
+	return nil
+}
+
+// Open finds what an argument names. Windows come in the order of time; of a live address each is taken when
+// it is asked for.
+func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.Window, error], error) {
+	if err := o.Validate(); err != nil {
+		return nil, err
+	}
+	if argument == "" {
+		return nil, errors.New("no profile is named: want a file, a directory, a pattern or an address")
+	}
+	if !strings.Contains(argument, "://") {
+		return files(ctx, argument, o)
+	}
+	u, err := url.Parse(argument)
+	if err != nil {
+		return nil, fmt.Errorf("address %q: %w", argument, errors.Unwrap(err))
+	}
+	switch {
+	case u.Host == "":
+		return nil, fmt.Errorf("address %q has no host", argument)
+	case u.Scheme == "pyroscope", isWeb(u) && u.Query().Has("query"):
+		return pyroscope(ctx, u, o, time.Now())
+	case isWeb(u) && strings.Contains(u.Path, livePath):
+		return live(ctx, u, o)
+	}
+	return nil, fmt.Errorf(`address %q: want http://HOST/debug/pprof/… for a running service, or pyroscope://HOST/?query=TYPE{label="value"}&from=now-1h&until=now`, argument)
+}
+
+func isWeb(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
+
+// files reads saved profiles. A file that is named by itself must be usable.
+func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.Window, error], error) {
+	paths, err := filepath.Glob(argument)
+	if err != nil {
+		return nil, fmt.Errorf("pattern %q: %w", argument, err)
+	}
+	if len(paths) == 0 { // a name with characters of a pattern, or none
+		paths = []string{argument}
+	}
+	entries, damaged, err := profiles.Find(ctx, o.Query, paths...)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range damaged {
+		if o.Damaged == nil || slices.Contains(paths, d.Path) {
+			return nil, d
+		}
+		o.Damaged(d)
+	}
+	if len(entries) == 0 {
+		return nil, fmt.Errorf("%s: %w", argument, profiles.ErrNone)
+	}
+	if services := servicesOf(entries); len(services) > 1 {
+		return nil, fmt.Errorf("%s has profiles of several services, choose one with --service: %s", argument, strings.Join(services, ", "))
+	}
+	windows := profiles.Read(ctx, entries)
+	if o.Damaged != nil {
+		windows = profiles.WithoutDamaged(windows, o.Damaged)
+	}
+	return windows, nil
+}
+
+func servicesOf(entries []profiles.Entry) []string {
+	var names []string
+	for _, e := range entries {
+		if !slices.Contains(names, e.Service) {
+			names = append(names, e.Service)
+		}
+	}
+	slices.Sort(names)
+	return names
+}

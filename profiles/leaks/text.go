@@ -1,0 +1,87 @@
+package leaks
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"strings"
+	"time"
+
+	"spanflame/profiles/internal/stacks"
+)
+
+// WriteJSON writes the report as one JSON object.
+func (r *Report) WriteJSON(w io.Writer) error {
+	enc := json.NewEncoder(w)
+	enc.SetEscapeHTML(false)
+	enc.SetIndent("", "  ")
+	return enc.Encode(r)
+}
+
+// WriteText writes the report for a terminal.
+func (r *Report) WriteText(w io.Writer) error {
+	var b strings.Builder
+	for i, p := range r.Processes {
+		fmt.Fprintf(&b, "%s: %d heap and %d goroutine profiles from %s to %s, %s in use\n",
+			p.name(), p.Heap, p.Goroutines, p.Start.UTC().Format(time.DateTime), p.End.UTC().Format(time.DateTime+" MST"), size(float64(p.InUse)))
+		for _, t := range p.Restarts {
+			fmt.Fprintf(&b, "  restarted by %s; the longest run is judged\n", t.UTC().Format(time.DateTime))
+		}
+		if !p.LimitAt.IsZero() {
+			fmt.Fprintf(&b, "  at this rate, %s a minute, the limit of %s is reached by %s\n", size(p.BytesPerMinute), size(float64(r.Limit)), p.LimitAt.UTC().Format(time.DateTime+" MST"))
+		}
+		first := true
+		for n, s := range r.Suspects {
+			if s.Process != i {
+				continue
+			}
+			if first {
+				b.WriteString("\n  suspects, by bytes a minute\n")
+				first = false
+			}
+			s.write(&b, n+1, p)
+		}
+		if first {
+			b.WriteString("  no leak found\n")
+		}
+		b.WriteString("\n")
+	}
+	if len(r.Dismissed) > 0 {
+		b.WriteString("grew, but not as a leak does\n")
+		for _, d := range r.Dismissed {
+			fmt.Fprintf(&b, "  %-9s  %10s  %s: %s\n", d.Kind, "+"+size(float64(d.Grown)), stacks.Printable(d.Site), d.Reason)
+		}
+	}
+	for _, note := range r.Notes {
+		fmt.Fprintf(&b, "%s\n", note)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func (s Suspect) write(b *strings.Builder, n int, p Process) {
+	rate := fmt.Sprintf("%s/min [%s, %s]", size(s.BytesPerMinute), size(s.Low), size(s.High))
+	if s.Kind == Goroutine {
+		rate = fmt.Sprintf("%.3g goroutines/min, at least %s/min", s.PerMinute, size(s.BytesPerMinute))
+	}
+	began := "since " + s.Began.UTC().Format(time.DateTime)
+	if s.Began.Equal(p.Start) {
+		began = "since before the first profile"
+	}
+	fmt.Fprintf(b, "  %d. %s: %s, %s %s, p=%.2g\n", n, stacks.Printable(s.Site), s.Kind, rate, began, s.P)
+	fmt.Fprintf(b, "     %s\n", stacks.Printable(strings.Join(s.Stack, " → ")))
+}
+
+// size writes bytes with a unit that fits.
+func size(v float64) string {
+	for _, u := range []struct {
+		bytes float64
+		name  string
+	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
+		if math.Abs(v) >= u.bytes {
+			return fmt.Sprintf("%.1f %s", v/u.bytes, u.name)
+		}
+	}
+	return fmt.Sprintf("%.0f B", v)
+}

@@ -1,0 +1,275 @@
+package leaks
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"gonum.org/v1/gonum/mat"
+	"gonum.org/v1/gonum/stat"
+	"gonum.org/v1/gonum/stat/distuv"
+)
+
+const (
+	// blocks is into how many parts a series is divided. The lowest value of each is its floor: what garbage
+	// and short-lived work put on top of it does not count.
+	blocks = 24
+
+	normalQuantile = 1.96 // of intervals of 95 %
+
+	// stoppedShare is the share of the earlier rate that the growth must have kept up in the last third.
+	// A cache that fills up exponentially falls below it once the series is twice as long as its time constant.
+	stoppedShare = 0.5
+
+	// Growth follows the load if the load explains at least this share of it …
+	loadShare = 0.5
+	// … and what is held grew by no more than the load did, give or take a quarter.
+	loadSlack = 1.25
+	// loadRise is from which ratio on the load counts as risen.
+	loadRise = 1.1
+	// collinear is from which correlation on load and time cannot be told apart.
+	collinear = 0.9
+)
+
+// growth is a stack that grew.
+type growth struct {
+	process int
+	kind    Kind
+	node    int32
+
+	slope, low, high float64 // a minute, since it began
+	began            time.Time
+	grown, last      float64
+	p, q             float64
+	tests            int    // of the same run, which it is one of
+	reason           string // why it is no leak, "" if it may be one
+}
+
+// growing returns the stacks of a run that gained enough to be looked at.
+func (t *timeline) growing(run span, load []float64, least float64) []*growth {
+	n := run.end - run.start
+	minutes := make([]float64, n)
+	for i, end := range t.ends[run.start:run.end] {
+		minutes[i] = end.Sub(t.ends[run.start]).Minutes()
+	}
+	var found []*growth
+	values := make([]float64, n)
+	for id, points := range t.stacks {
+		clear(values)
+		for _, p := range points {
+			if run.start <= p.window && p.window < run.end {
+				values[p.window-run.start] = p.value
+			}
+		}
+		third := n / 3
+		grown := stat.Mean(values[n-third:], nil) - stat.Mean(values[:third], nil)
+		if grown <= 0 {
+			continue
+		}
+		grown *= 1.5 // from the middle of the first third to that of the last is two thirds of the series
+		g := &growth{node: id, grown: grown, last: values[n-1]}
+		if grown < least {
+			continue
+		}
+		g.judge(minutes, values, load, t.ends[run.start:run.end], t.starts[run.start], t.unit)
+		found = append(found, g)
+	}
+	slices.SortFunc(found, func(a, b *growth) int { return cmp.Compare(a.node, b.node) })
+	for _, g := range found {
+		g.tests = len(t.stacks)
+	}
+	return found
+}
+
+// judge fits the trend and finds reasons against a leak.
+func (g *growth) judge(minutes, values, load []float64, ends []time.Time, start time.Time, unit float64) {
+	at, floor := floors(minutes, values)
+	g.p = max(mannKendall(floor), signTest(floor))
+	from := hinge(at, floor)
+	g.began = start
+	if from > 0 {
+		i, _ := slices.BinarySearch(minutes, at[from])
+		g.began = ends[min(i, len(ends)-1)]
+	}
+	g.slope, g.low, g.high = theilSen(at[from:], floor[from:])
+	// What is sampled adds up errors that the line through it follows: of n samples, √n.
+	if length := at[len(at)-1] - at[from]; length > 0 && g.slope > 0 {
+		sampling := normalQuantile * math.Sqrt(g.slope*length*unit) / length
+		g.low = g.slope - math.Hypot(g.slope-g.low, sampling)
+		g.high = g.slope + math.Hypot(g.high-g.slope, sampling)
+	}
+	switch {
+	case stopped(at, floor, unit):
+		g.reason = "stopped growing"
+	case load != nil && follows(minutes, values, load):
+		g.reason = "follows the load"
+	case g.slope <= 0, g.last < slices.Max(floor)/2: // what was let go in the last part is no leak
+		g.reason = "rises and falls"
+	}
+}
+
+// floors are the lowest values of parts of the series, and when they were.
+func floors(minutes, values []float64) (at, floor []float64) {
+	n := min(blocks, len(values))
+	for i := range n {
+		from, to := i*len(values)/n, (i+1)*len(values)/n
+		lowest := from
+		for j := from; j < to; j++ {
+			if values[j] < values[lowest] {
+				lowest = j
+			}
+		}
+		at, floor = append(at, minutes[lowest]), append(floor, values[lowest])
+	}
+	return at, floor
+}
+
+// mannKendall is the one-sided p of the Mann–Kendall test against an upward trend, with the correction for
+// ties and for continuity.
+func mannKendall(values []float64) float64 {
+	s, variance := kendall(values)
+	if s <= 0 || variance == 0 {
+		return 1
+	}
+	return distuv.UnitNormal.Survival((s - 1) / math.Sqrt(variance))
+}
+
+// kendall is the score of Mann and Kendall, and its variance if there is no trend.
+func kendall(values []float64) (s, variance float64) {
+	ties := map[float64]float64{}
+	for i, v := range values {
+		ties[v]++
+		for _, later := range values[i+1:] {
+			s += float64(cmp.Compare(later, v))
+		}
+	}
+	term := func(n float64) float64 { return n * (n - 1) * (2*n + 5) }
+	variance = term(float64(len(values)))
+	for _, n := range ties {
+		variance -= term(n)
+	}
+	return s, variance / 18
+}
+
+// signTest is the one-sided p that so many of the steps of a series go up. It holds for a series that wanders
+// at random, whose steps depend on nothing, and is on the safe side for one that returns to a mean; the test
+// of Mann and Kendall takes the former for a trend.
+func signTest(values []float64) float64 {
+	up, steps := 0.0, 0.0
+	for i := 1; i < len(values); i++ {
+		switch {
+		case values[i] > values[i-1]:
+			up++
+			steps++
+		case values[i] < values[i-1]:
+			steps++
+		}
+	}
+	if up == 0 {
+		return 1
+	}
+	return distuv.Binomial{N: steps, P: 0.5}.Survival(up - 1)
+}
+
+// theilSen is the median of the slopes of all pairs, with Sen's confidence interval.
+func theilSen(at, values []float64) (slope, low, high float64) {
+	var slopes []float64
+	for i := range values {
+		for j := i + 1; j < len(values); j++ {
+			if at[j] > at[i] {
+				slopes = append(slopes, (values[j]-values[i])/(at[j]-at[i]))
+			}
+		}
+	}
+	if len(slopes) == 0 {
+		return 0, 0, 0
+	}
+	slices.Sort(slopes)
+	_, variance := kendall(values)
+	width := normalQuantile * math.Sqrt(variance)
+	n := len(slopes)
+	lowest := int((float64(n) - width) / 2)
+	lowest = min(max(lowest, 0), (n-1)/2)
+	return (slopes[(n-1)/2] + slopes[n/2]) / 2, slopes[lowest], slopes[n-1-lowest]
+}
+
+// hinge is the index at which a series that was level began to rise: that of the best fit by a level and a
+// line from its end.
+func hinge(at, values []float64) int {
+	best, least := 0, math.Inf(1)
+	for from := range len(values) * 3 / 4 {
+		x := make([]float64, len(at))
+		for i := range at {
+			x[i] = max(0, at[i]-at[from])
+		}
+		a, b := stat.LinearRegression(x, values, nil, false)
+		var sum float64
+		for i, v := range values {
+			sum += (v - a - b*x[i]) * (v - a - b*x[i])
+		}
+		// A later start has to fit clearly better, since noise alone makes one of them fit best.
+		if sum < 0.9*least {
+			best, least = from, sum
+		}
+	}
+	return best
+}
+
+// stopped tells whether the last third rises much less than what came before it, by more than the standard
+// error of what is sampled once in unit bytes.
+func stopped(at, values []float64, unit float64) bool {
+	split := len(values) * 2 / 3
+	before, _, _ := theilSen(at[:split], values[:split])
+	after, _, _ := theilSen(at[split:], values[split:])
+	length := at[len(at)-1] - at[split]
+	if after <= 0 || before <= 0 || length <= 0 {
+		return after <= 0
+	}
+	return after+math.Sqrt(before*length*unit)/length < stoppedShare*before
+}
+
+// follows tells whether the load rose and what is held rose with it, and no more than it.
+func follows(minutes, values, load []float64) bool {
+	third := len(values) / 3
+	ends := func(s []float64) (first, last float64) {
+		return stat.Mean(s[:third], nil), stat.Mean(s[len(s)-third:], nil)
+	}
+	firstLoad, lastLoad := ends(load)
+	first, last := ends(values)
+	if lastLoad < loadRise*firstLoad || last*firstLoad > loadSlack*lastLoad*first {
+		return false
+	}
+	if stat.Correlation(minutes, load, nil) > collinear {
+		return true // nothing tells one from the other, and the load suffices
+	}
+	// value = a + b·time + c·load
+	x := mat.NewDense(len(values), 3, nil)
+	for i := range values {
+		x.SetRow(i, []float64{1, minutes[i], load[i]})
+	}
+	var fit mat.VecDense
+	if err := fit.SolveVec(x, mat.NewVecDense(len(values), values)); err != nil {
+		return true // as above
+	}
+	return fit.AtVec(2)*(lastLoad-firstLoad) >= loadShare*(last-first)
+}
+
+// correct sets the q of each stack by the procedure of Benjamini and Hochberg, among all stacks that were there
+// to grow.
+func correct(found []*growth) {
+	tests := 0
+	counted := map[[2]any]bool{}
+	for _, g := range found {
+		if run := [2]any{g.process, g.kind}; !counted[run] {
+			counted[run] = true
+			tests += g.tests
+		}
+	}
+	sorted := slices.SortedFunc(slices.Values(found), func(a, b *growth) int { return cmp.Compare(a.p, b.p) })
+	q := 1.0
+	for i, g := range slices.Backward(sorted) {
+		q = min(q, g.p*float64(tests)/float64(i+1))
+		g.q = q
+	}
+}

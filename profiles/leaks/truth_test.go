@@ -1,0 +1,94 @@
+package leaks_test
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"testing"
+	"time"
+
+	"spanflame/profiles/leaks"
+)
+
+func find(t testing.TB, s simulation, seed uint64) *leaks.Report {
+	t.Helper()
+	r, err := leaks.Find(t.Context(), s.run(rand.New(rand.NewPCG(seed, 1))), leaks.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestSteadyServicesAreNotSuspected has a cache that fills up, a warm-up, sawteeth of 7 and 23 minutes, objects
+// that live from a minute to five hours, and memory that follows a load that stays, doubles, rises or wanders.
+func TestSteadyServicesAreNotSuspected(t *testing.T) {
+	loads := map[string]func(time.Duration) float64{
+		"stays":   func(time.Duration) float64 { return 1 },
+		"doubles": func(d time.Duration) float64 { return 1 + min(1, float64(d/(30*time.Minute))) },
+		"rises":   func(d time.Duration) float64 { return 1 + d.Hours() },
+		"wanders": func(d time.Duration) float64 { return 1 + 0.5*d.Hours()*(1-d.Hours())*4 },
+	}
+	for name, load := range loads {
+		t.Run("a load that "+name, func(t *testing.T) {
+			t.Parallel()
+			for seed := range uint64(100) {
+				s := steady()
+				s.load = load
+				for _, suspect := range find(t, s, seed).Suspects {
+					t.Errorf("run %d: %s is suspected: %.0f bytes a minute, p %.2g, q %.2g", seed, suspect.Site, suspect.BytesPerMinute, suspect.P, suspect.Q)
+				}
+			}
+		})
+	}
+}
+
+// plants are leaks by how they hold what they leak.
+var plants = map[string][]string{
+	"map":       {"main.main", "main.serve", "main.remember", "internal/runtime/maps.(*Map).PutSlot"},
+	"slice":     {"main.main", "main.serve", "main.collect", "runtime.growslice"},
+	"closure":   {"main.main", "main.serve", "main.subscribe"},
+	"timer":     {"main.main", "main.serve", "main.expire", "time.AfterFunc"},
+	"goroutine": {"main.listen", "runtime.chanrecv1", "runtime.gopark"},
+}
+
+var sites = map[string]string{"map": "main.remember", "slice": "main.collect", "closure": "main.subscribe", "timer": "main.expire", "goroutine": "main.listen"}
+
+// planted is a steady service with a leak of so many bytes a second from the beginning on.
+func planted(plant string, bytesPerSecond float64, windows int, length time.Duration) simulation {
+	s := steady()
+	s.windows, s.length = windows, length
+	h := holder{stack: plants[plant], goes: plant == "goroutine"}
+	per := bytesPerSecond
+	if h.goes {
+		per /= 2048
+	}
+	h.live = func(t time.Duration, _ float64) float64 { return per * t.Seconds() }
+	s.holders = append(s.holders, h)
+	return s
+}
+
+func TestPlantedLeaksAreTheFirstSuspect(t *testing.T) {
+	var table strings.Builder
+	fmt.Fprintln(&table, "\n| leak | in | found first | rate found |\n|---|---|--:|--:|")
+	for _, tt := range []struct {
+		kilobytes float64
+		windows   int
+		length    time.Duration
+	}{{1, 480, time.Minute}, {10, 240, 15 * time.Second}, {100, 240, 15 * time.Second}} {
+		for n, plant := range []string{"map", "slice", "closure", "timer", "goroutine"} {
+			const trials = 10
+			found, sum := 0, 0.0
+			for seed := range uint64(trials) {
+				r := find(t, planted(plant, 1000*tt.kilobytes, tt.windows, tt.length), 10*seed+uint64(n))
+				if len(r.Suspects) > 0 && r.Suspects[0].Site == sites[plant] {
+					found++
+					sum += r.Suspects[0].BytesPerMinute / 60e3
+				} else {
+					t.Errorf("%s of %g KB/s, run %d: the suspects are %+v; dismissed %+v", plant, tt.kilobytes, seed, r.Suspects, r.Dismissed)
+				}
+			}
+			fmt.Fprintf(&table, "| %s, %g KB/s | %v | %d of %d | %.3g KB/s |\n", plant, tt.kilobytes, time.Duration(tt.windows)*tt.length, found, trials, sum/float64(found))
+		}
+	}
+	t.Log(table.String())
+}
