@@ -7,12 +7,16 @@ SHELL := /bin/bash
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
+# Neither inlined nor with debugging information: that is a third less to build, and the demo is the first thing
+# that a newcomer waits for.
 .PHONY: demo
-demo: ## Run the sample service under load and print a slow trace with its flame graph
-	go run ./cmd/spanflame demo
+demo: ## Run the sample service under load, open its slowest trace, repair it and compare
+	@echo "building the demo (about a minute the first time)"
+	@CGO_ENABLED=0 go build -buildvcs=false -gcflags=all=-l -ldflags='-s -w' -o bin/spanflame-demo ./cmd/spanflame
+	@bin/spanflame-demo demo
 
 .PHONY: test
-test: check test-unit test-e2e ## Run every check and test
+test: check test-unit test-kubernetes test-e2e ## Run every check and test
 
 .PHONY: check
 check: ## Check formatting, vet, staticcheck and the allowed imports
@@ -22,7 +26,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long ./e2e/... && cd bench && go vet ./...
+	@go vet ./... && go vet -tags long ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -32,13 +36,29 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 test-unit: ## Run the tests that need no server, with the race detector
 	go test -race $$(go list ./... | grep -v -e /e2e -e /stack)
 
+.PHONY: test-kubernetes
+test-kubernetes: ## Render the charts and check all manifests against the schemas of Kubernetes
+	cd deploy/kubernetes/check && go test ./...
+
+# The pages are tested in a real browser. Where it cannot be installed those tests are skipped, and say so.
+.PHONY: browser
+browser:
+	@command -v chromium chromium-browser google-chrome chrome >/dev/null || { \
+	  echo "installing Chromium and Graphviz for the tests of the pages"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium graphviz >/dev/null; } || \
+	  echo "no Chromium, and it cannot be installed here: the tests of the pages are skipped; on Debian: apt-get install chromium"
+
 .PHONY: test-e2e
-test-e2e: servers ## Run the tests against the real Pyroscope and Tempo, with the race detector
+test-e2e: servers browser ## Run the tests against the real Pyroscope and Tempo, with the race detector
 	go test -race -count=1 -timeout 30m -v ./stack/... ./e2e/...
 
 .PHONY: test-long
 test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
+
+.PHONY: pictures
+pictures: servers ## Draw the pictures of the README anew, by the browser test
+	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run Browser ./e2e
 
 .PHONY: bench
 bench: ## Measure the agent beside its peers, as ratios of one run

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -52,6 +53,7 @@ type line struct {
 // order is what a checkout saves.
 type order struct {
 	id         string
+	number     int64
 	created    time.Time
 	items      int
 	totalCents int64
@@ -61,6 +63,7 @@ type order struct {
 // receipt is the answer to a checkout.
 type receipt struct {
 	OrderID    string `json:"order_id"`
+	Number     int64  `json:"order_number"` // 1, 2, 3, … since the service started
 	Items      int    `json:"items"`
 	TotalCents int64  `json:"total_cents"`
 	TraceID    string `json:"trace_id,omitempty"`
@@ -82,7 +85,7 @@ func (s *Service) checkout(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := receipt{OrderID: o.id, Items: o.items, TotalCents: o.totalCents}
+	answer := receipt{OrderID: o.id, Number: o.number, Items: o.items, TotalCents: o.totalCents}
 	if sc := trace.SpanContextFromContext(ctx); sc.HasTraceID() {
 		answer.TraceID = sc.TraceID().String()
 	}
@@ -94,16 +97,59 @@ func (s *Service) placeOrder(ctx context.Context, items int) (order, error) {
 	basket := fillBasket(items)
 	o := order{id: rand.Text(), created: time.Now(), items: items, lines: linesOf(basket)}
 	err := s.inSpan(ctx, "pricing", func(ctx context.Context) (err error) {
-		o.totalCents, err = priceBasket(ctx, basket)
+		o.totalCents, err = priceBasket(ctx, basket, s.handlingFee)
 		return err
 	})
 	if err != nil {
 		return o, err
 	}
-	if err := s.stock.reserve(ctx, o.lines); err != nil {
-		return o, err
+	o.number, err = s.settle(ctx, o)
+	return o, err
+}
+
+// till numbers the orders.
+type till struct {
+	mu   sync.Mutex
+	last int64 // guarded by mu
+}
+
+// next is the number of the next order.
+func (t *till) next() int64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.last++
+	return t.last
+}
+
+// settle reserves and saves an order and returns its number. An order that fails takes none.
+func (s *Service) settle(ctx context.Context, o order) (number int64, err error) {
+	if s.lockConvoy.on.Load() {
+		return s.settleHoldingTill(ctx, o)
 	}
-	return o, s.inSpan(ctx, "database_save_transaction", func(ctx context.Context) error {
+	if err := s.reserveAndSave(ctx, o); err != nil {
+		return 0, err
+	}
+	return s.till.next(), nil
+}
+
+// settleHoldingTill is settle with the mistake of lock-convoy: the lock is held over two answers of others.
+//
+//go:noinline
+func (s *Service) settleHoldingTill(ctx context.Context, o order) (number int64, err error) {
+	s.till.mu.Lock()
+	defer s.till.mu.Unlock()
+	if err := s.reserveAndSave(ctx, o); err != nil {
+		return 0, err
+	}
+	s.till.last++
+	return s.till.last, nil
+}
+
+func (s *Service) reserveAndSave(ctx context.Context, o order) error {
+	if err := s.stock.reserve(ctx, o.lines); err != nil {
+		return err
+	}
+	return s.inSpan(ctx, "database_save_transaction", func(ctx context.Context) error {
 		return s.orders.save(ctx, o)
 	})
 }
@@ -133,18 +179,33 @@ func linesOf(basket []product) []line {
 	return lines
 }
 
-// priceBasket adds up the best offers for the products. It is the CPU work of a checkout and prices every item
-// anew on purpose: the cost grows with the basket.
+// priceBasket adds up the best offers for the products and their handling. It is the CPU work of a checkout
+// and prices every item anew on purpose: the cost grows with the basket.
 //
 //go:noinline
-func priceBasket(ctx context.Context, basket []product) (cents int64, err error) {
+func priceBasket(ctx context.Context, basket []product, handlingFee func(sku string) (int64, error)) (cents int64, err error) {
 	for _, p := range basket {
 		if err := ctx.Err(); err != nil {
 			return 0, err
 		}
-		cents += bestOffer(p.cents)
+		fee, err := handlingFee(p.sku)
+		if err != nil {
+			return 0, err
+		}
+		cents += bestOffer(p.cents) + fee
 	}
 	return cents, nil
+}
+
+// handlingFee looks the product up in the tariff.
+func (s *Service) handlingFee(sku string) (cents int64, err error) {
+	t := s.tariff
+	if s.slowPricing.on.Load() { // the mistake: the tariff is the same for every item
+		if t, err = compileTariff(tariffText); err != nil {
+			return 0, err
+		}
+	}
+	return t.feeFor(sku), nil
 }
 
 // bestOffer is the lowest price that any combination of promotions gives, but not below minPermille of the list

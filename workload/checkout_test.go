@@ -1,6 +1,7 @@
 package workload
 
 import (
+	"context"
 	"database/sql"
 	"encoding/hex"
 	"errors"
@@ -147,7 +148,7 @@ func TestCheckoutMetrics(t *testing.T) {
 func TestMetricsDoNotTakeTheHostHeader(t *testing.T) {
 	s := newShop(t, Config{})
 	for _, host := range []string{"a.example:1", "b.example:2"} {
-		req := httptest.NewRequest(http.MethodGet, "/healthz", nil)
+		req := httptest.NewRequest(http.MethodGet, "/load/sleep?ms=1", nil)
 		req.Host = host
 		s.storefront.ServeHTTP(httptest.NewRecorder(), req)
 	}
@@ -420,10 +421,10 @@ func TestReserve(t *testing.T) {
 }
 
 func TestStockIsRefilledAndTakenWhole(t *testing.T) {
-	s := newStock()
+	s := newConfirmedStock()
 	sku := catalogue[0].sku
 	for range 2 * fullShelf / maxQuantity {
-		if _, err := s.reserve([]line{{sku, maxQuantity}}); err != nil {
+		if _, err := s.reserve(t.Context(), []line{{sku, maxQuantity}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -431,7 +432,7 @@ func TestStockIsRefilledAndTakenWhole(t *testing.T) {
 		t.Errorf("%d pieces on the shelf", left)
 	}
 	before := s.shelves[sku]
-	if _, err := s.reserve([]line{{sku, 1}, {"tin-whistle", 1}}); err == nil {
+	if _, err := s.reserve(t.Context(), []line{{sku, 1}, {"tin-whistle", 1}}); err == nil {
 		t.Error("an unknown line was reserved")
 	}
 	if s.shelves[sku] != before {
@@ -439,11 +440,18 @@ func TestStockIsRefilledAndTakenWhole(t *testing.T) {
 	}
 }
 
+// newConfirmedStock is a stock whose warehouse answers at once.
+func newConfirmedStock() *stock {
+	s := newStock(newLockConvoy("", ""))
+	s.confirm = func(ctx context.Context) error { return ctx.Err() }
+	return s
+}
+
 func FuzzReserve(f *testing.F) {
 	for _, seed := range []string{"", "{}", `{"lines":[{"sku":"scale-0.1g","quantity":2}]}`, `{"lines":null}`, "[[[[", `{"lines":[{}]}`} {
 		f.Add(seed)
 	}
-	s := newStock()
+	s := newConfirmedStock()
 	f.Fuzz(func(t *testing.T, body string) {
 		_, err := s.reserveHandler(httptest.NewRequest(http.MethodPost, "/api/reserve", strings.NewReader(body)))
 		var refused *apiError

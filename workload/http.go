@@ -20,6 +20,12 @@ import (
 // because the service did nothing wrong.
 const statusCancelled = 499
 
+// The routes of whoever checks the service's health, and of nobody else.
+const (
+	healthPattern = "GET /healthz"
+	readyPattern  = "GET /readyz"
+)
+
 // maxLoggedPath bounds what a hostile path can add to a log line, in bytes.
 const maxLoggedPath = 256
 
@@ -59,6 +65,13 @@ func (s *Service) handle(pattern string, h handler) {
 	})
 }
 
+// isProbe tells whether r asks a health endpoint. Its answers are no work of the service: they would only
+// dilute its latencies and crowd out its traces.
+func (s *Service) isProbe(r *http.Request) bool {
+	_, pattern := s.mux.Handler(r)
+	return pattern == healthPattern || pattern == readyPattern
+}
+
 // ServeHTTP bounds the request's time and body before anything else sees it.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
@@ -79,6 +92,9 @@ func (s *Service) observe(w http.ResponseWriter, r *http.Request) {
 	}
 	out := &response{ResponseWriter: w}
 	s.dispatch(out, r)
+	if out.status < http.StatusBadRequest && s.isProbe(r) {
+		return
+	}
 	if route := route(r); route != "" { // otelhttp learns the route too late to put it on the span
 		trace.SpanFromContext(ctx).SetAttributes(semconv.HTTPRoute(route))
 	}

@@ -12,6 +12,7 @@ import (
 
 	"go.opentelemetry.io/otel/codes"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/trace"
 )
 
@@ -24,8 +25,7 @@ func TestEveryRequestIsTracedAndLoggedOnce(t *testing.T) {
 		route        string
 		span         string
 	}{
-		{"GET", "/healthz", 200, "/healthz", "GET /healthz"},
-		{"GET", "/readyz", 200, "/readyz", "GET /readyz"},
+		{"GET", "/faults", 200, "/faults", "GET /faults"},
 		{"GET", "/load/sleep?ms=1", 200, "/load/sleep", "GET /load/sleep"},
 		{"GET", "/load/sleep?ms=-1", 400, "/load/sleep", "GET /load/sleep"},
 		{"GET", "/nowhere", 404, "", "GET"},
@@ -67,6 +67,36 @@ func TestEveryRequestIsTracedAndLoggedOnce(t *testing.T) {
 				t.Errorf("no error in %s", got.body)
 			}
 		})
+	}
+}
+
+// Probes come every few seconds: they are no requests for the service's figures, but a failed one is said.
+func TestHealthRequestsAreNotCounted(t *testing.T) {
+	s := newShop(t, Config{})
+	s.spans.Reset()
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if got := s.get(t, path); got.status != 200 || got.header.Get("X-Trace-ID") != "" {
+			t.Errorf("%s: %d with X-Trace-ID %q, want 200 and none", path, got.status, got.header.Get("X-Trace-ID"))
+		}
+	}
+	if spans := s.spans.GetSpans(); len(spans) != 0 {
+		t.Errorf("spans: %s", s.spanNames())
+	}
+	if lines := s.log.requests(t, "http_status", 200.0); len(lines) != 0 {
+		t.Errorf("logged %v", lines)
+	}
+	s.get(t, "/load/sleep?ms=1")
+	for _, p := range s.metric(t, "http.server.request.duration").(metricdata.Histogram[float64]).DataPoints {
+		if route := value(p.Attributes.ToSlice(), "http.route"); route != "/load/sleep" || p.Count != 1 {
+			t.Errorf("%d requests of %s are counted, want one of /load/sleep", p.Count, route)
+		}
+	}
+	if err := s.storefront.orders.db.Close(); err != nil {
+		t.Fatal(err)
+	}
+	s.get(t, "/readyz")
+	if lines := s.log.requests(t, "http_path", "/readyz"); len(lines) != 1 || lines[0]["error"] == nil {
+		t.Errorf("a failed probe is logged as %v, want one line with the error", lines)
 	}
 }
 

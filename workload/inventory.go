@@ -33,12 +33,15 @@ type reserved struct {
 
 // stock is what the inventory has on its shelves. It lives in memory: the shop's durable data is its orders.
 type stock struct {
+	lockConvoy *fault
+	confirm    func(context.Context) error // asks the warehouse
+
 	mu      sync.Mutex
 	shelves map[string]int // pieces by SKU
 }
 
-func newStock() *stock {
-	s := &stock{shelves: make(map[string]int, len(catalogue))}
+func newStock(lockConvoy *fault) *stock {
+	s := &stock{lockConvoy: lockConvoy, confirm: askWarehouse, shelves: make(map[string]int, len(catalogue))}
 	for _, p := range catalogue {
 		s.shelves[p.sku] = fullShelf
 	}
@@ -70,7 +73,7 @@ func (s *stock) reserveHandler(r *http.Request) (any, error) {
 	case len(wanted.Lines) == 0 || len(wanted.Lines) > maxLines:
 		return nil, badReservation("%d lines: allowed are 1 to %d", len(wanted.Lines), maxLines)
 	}
-	return s.reserve(wanted.Lines)
+	return s.reserve(r.Context(), wanted.Lines)
 }
 
 func badReservation(format string, args ...any) error {
@@ -81,11 +84,65 @@ func badReservation(format string, args ...any) error {
 	}
 }
 
-// reserve takes all lines from the shelves or none. A shelf that runs short is filled up again: a demo that
-// has sold out shows nothing any more.
-func (s *stock) reserve(lines []line) (reserved, error) {
+// reserve takes all lines from the shelves, once the warehouse has confirmed them, or none.
+func (s *stock) reserve(ctx context.Context, lines []line) (reserved, error) {
+	if s.lockConvoy.on.Load() {
+		return s.reserveHoldingShelves(ctx, lines)
+	}
+	s.mu.Lock()
+	answer, err := s.take(lines)
+	s.mu.Unlock()
+	if err != nil {
+		return reserved{}, err
+	}
+	if err := s.confirm(ctx); err != nil {
+		s.mu.Lock()
+		s.putBack(lines)
+		s.mu.Unlock()
+		return reserved{}, err
+	}
+	return answer, nil
+}
+
+// reserveHoldingShelves is reserve with the mistake of lock-convoy: the lock is held until the warehouse has
+// answered.
+//
+//go:noinline
+func (s *stock) reserveHoldingShelves(ctx context.Context, lines []line) (reserved, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	answer, err := s.take(lines)
+	if err != nil {
+		return reserved{}, err
+	}
+	if err := s.confirm(ctx); err != nil {
+		s.putBack(lines)
+		return reserved{}, err
+	}
+	return answer, nil
+}
+
+// warehouseTime is how long the warehouse takes to answer.
+const warehouseTime = 40 * time.Millisecond
+
+// askWarehouse stands in for a call to the warehouse's own system, which is far away and not part of the demo.
+// It waits by itself, not by a helper, so that its own name is the innermost of a flame graph.
+//
+//go:noinline
+func askWarehouse(ctx context.Context) error {
+	answer := time.NewTimer(warehouseTime)
+	defer answer.Stop()
+	select {
+	case <-answer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// take takes all lines from the shelves or none. A shelf that runs short is filled up again: a demo that has
+// sold out shows nothing any more. The caller holds s.mu.
+func (s *stock) take(lines []line) (reserved, error) {
 	for _, l := range lines {
 		if _, ok := s.shelves[l.SKU]; !ok {
 			return reserved{}, badReservation("unknown sku %q", truncate(l.SKU, maxEchoed))
@@ -103,6 +160,13 @@ func (s *stock) reserve(lines []line) (reserved, error) {
 		answer.Reserved += l.Quantity
 	}
 	return answer, nil
+}
+
+// putBack undoes take. The caller holds s.mu.
+func (s *stock) putBack(lines []line) {
+	for _, l := range lines {
+		s.shelves[l.SKU] += l.Quantity
+	}
 }
 
 // inventoryClient is the storefront's way to the inventory.

@@ -233,7 +233,7 @@ func TestWorkHonoursCancellation(t *testing.T) {
 		"alloc":   func() error { return churnMemory(ctx, 1<<30) },
 		"leak":    func() error { _, err := newLeak(1<<30).grow(ctx, 1<<30); return err },
 		"lock":    func() error { return new(contendedLock).contend(ctx, time.Hour) },
-		"pricing": func() error { _, err := priceBasket(ctx, fillBasket(1<<20)); return err },
+		"pricing": func() error { _, err := priceBasket(ctx, fillBasket(1<<20), new(Service).handlingFee); return err },
 	}
 	for name, do := range work {
 		if err := do(); !errors.Is(err, context.Canceled) {

@@ -7,12 +7,14 @@
 //
 // Every answer is JSON. Every request makes one server span named "METHOD route", one log line "HTTP Request
 // Processed" and one value in the histogram http.server.request.duration; the answer carries the trace's id
-// in X-Trace-ID.
+// in X-Trace-ID. The health endpoints make none of these, unless a log line when they fail: whoever asks them
+// every few seconds is no load.
 //
 //	Method     Route             Role        Parameters (default, range)
 //	GET, POST  /api/checkout     storefront  items (3, 1..500): prices, reserves and saves one order;
 //	                                         about 10 ms of CPU an item; a body is not read
-//	POST       /api/reserve      inventory   body {"lines":[{"sku":"…","quantity":1}]}
+//	POST       /api/reserve      inventory   body {"lines":[{"sku":"…","quantity":1}]}: takes about 40 ms, the
+//	                                         time of a warehouse far away
 //	GET        /load/cpu         both        ms (100, 1..10000): computes on one core
 //	GET        /load/leak        both        mb (10, 1..1024): retained until DELETE; 507 at the limit
 //	DELETE     /load/leak        both        frees what was leaked
@@ -24,11 +26,26 @@
 //	GET        /load/goroutines  both        n (100, 1..100000), ms (60000, 1..600000): parks n goroutines for ms;
 //	                                         507 when more than 100000 would be parked
 //	DELETE     /load/goroutines  both        lets the parked goroutines go
+//	GET        /faults           both        lists the faults, and which are on
+//	PUT        /faults/{name}    both        switches one on
+//	DELETE     /faults/{name}    both        switches it off, which is the repaired code
 //	GET        /healthz          both        the process serves
 //	GET        /readyz           both        the database answers (storefront)
 //
 // A parameter that is malformed, out of range, given twice or unknown is a 400 that names the parameter, the
 // value and what is allowed; a missing one takes its default.
+//
+// # Faults
+//
+// The faults are mistakes as they are made in real services, each beside its repair. All are off at the start.
+//
+//	slow-pricing  storefront  the tariff of handling fees is compiled for each item of a basket, some 12 ms of
+//	                          CPU each in compileTariff; repaired, once when the service starts
+//	lock-convoy   storefront  the till, which only numbers orders, is locked while the inventory and the
+//	                          database answer, so that checkouts queue in settleHoldingTill; repaired, only for
+//	                          the number
+//	lock-convoy   inventory   the stock is locked while the warehouse answers, so that reservations queue in
+//	                          reserveHoldingShelves; repaired, only to take from them
 package workload
 
 import (
@@ -184,6 +201,12 @@ type Service struct {
 	stock   *inventoryClient    // storefront only
 	counted metric.Int64Counter // storefront only: orders by outcome
 
+	tariff tariff // storefront only
+	till   till   // storefront only
+
+	slowPricing *fault // storefront only
+	lockConvoy  *fault
+
 	leak    *leak
 	lock    contendedLock
 	parking *parking
@@ -209,15 +232,21 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		otelhttp.WithTracerProvider(cfg.TracerProvider),
 		otelhttp.WithMeterProvider(cfg.MeterProvider),
 		otelhttp.WithPropagators(cfg.Propagator),
+		otelhttp.WithFilter(func(r *http.Request) bool { return !s.isProbe(r) }),
 		otelhttp.WithServerName(serverName(cfg)))
 
-	s.handle("GET /healthz", s.healthz)
-	s.handle("GET /readyz", s.readyz)
+	s.handle(healthPattern, s.healthz)
+	s.handle(readyPattern, s.readyz)
 	s.handleLoads()
 	switch cfg.Role {
 	case Inventory:
-		s.handle("POST /api/reserve", newStock().reserveHandler)
+		s.lockConvoy = newLockConvoy("the stock", "the warehouse answers")
+		s.handleFaults(s.lockConvoy)
+		s.handle("POST /api/reserve", newStock(s.lockConvoy).reserveHandler)
 	case Storefront:
+		s.slowPricing = newSlowPricing()
+		s.lockConvoy = newLockConvoy("the till", "the inventory and the database answer")
+		s.handleFaults(s.slowPricing, s.lockConvoy)
 		if err := s.openShop(ctx); err != nil {
 			return nil, err
 		}
@@ -237,8 +266,11 @@ func serverName(cfg Config) string {
 	return net.JoinHostPort(string(cfg.Role), port)
 }
 
-// openShop gives the storefront its database, its way to the inventory and its counter.
-func (s *Service) openShop(ctx context.Context) error {
+// openShop gives the storefront its tariff, its database, its way to the inventory and its counter.
+func (s *Service) openShop(ctx context.Context) (err error) {
+	if s.tariff, err = compileTariff(tariffText); err != nil {
+		return err
+	}
 	counted, err := s.cfg.MeterProvider.Meter(instrumentation).Int64Counter("api_orders_processed",
 		metric.WithDescription("Checkouts by outcome: success, or error when no order was saved."),
 		metric.WithUnit("{order}"))

@@ -66,7 +66,7 @@ standard error. Exits with 1 when every request failed.`,
 	flags.StringVar(&cfg.Target, "target", "http://127.0.0.1:8080", "base URL of the storefront, http or https")
 	flags.Float64Var(&cfg.Rate, "rate", 10, "requests per second")
 	flags.DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long to send")
-	flags.StringVar(&mix, "mix", load.DefaultMix().String(), "what to send, as name=weight,…; also: heavy, leak, goroutines")
+	flags.StringVar(&mix, "mix", load.DefaultMix().String(), "what to send, as name=weight,…; also: single, heavy, leak, goroutines")
 	flags.IntVar(&cfg.Concurrency, "concurrency", 256, "requests in flight at most; those due above it are shed and counted")
 	flags.DurationVar(&cfg.Timeout, "timeout", 30*time.Second, "of one request")
 	flags.BoolVar(&asJSON, "json", false, "report as JSON")

@@ -1,9 +1,10 @@
-// Command spanflame runs the demo shop's services under the agent and drives them with load. It wires the
-// public packages together and decides nothing itself.
+// Command spanflame runs the demo and its pieces, and reads saved profiles. It wires the public packages
+// together and decides nothing itself.
 package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -19,8 +20,27 @@ func main() {
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Stdout, os.Stderr, os.Args[1:]...); err != nil {
 		fmt.Fprintln(os.Stderr, "spanflame:", err)
-		os.Exit(1)
+		os.Exit(exitCode(err))
 	}
+}
+
+// exitError is an error for which the process ends with a code of its own, for scripts that tell what a
+// command found from a command that failed.
+type exitError struct {
+	code int
+	err  error
+}
+
+func (e exitError) Error() string { return e.err.Error() }
+
+func (e exitError) Unwrap() error { return e.err }
+
+// exitCode is the code that the process ends with: 1 for an error that carries none.
+func exitCode(err error) int {
+	if own, ok := errors.AsType[exitError](err); ok {
+		return own.code
+	}
+	return 1
 }
 
 // run executes one command line. Results go to stdout, progress to stderr.
@@ -39,6 +59,9 @@ func newRootCommand() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newWorkloadCommand(), newLoadCommand(), newDemoCommand(), newHealthCommand(), newVersionCommand())
+	root.AddCommand(
+		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(),
+		newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
+	)
 	return root
 }

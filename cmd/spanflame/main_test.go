@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -52,12 +53,25 @@ func TestWrongCommandLines(t *testing.T) {
 		`unknown endpoint "tea"`:   {"load", "--mix", "tea=1"},
 		`role "till"`:              {"workload", "--role", "till"},
 		`listen address "nowhere"`: {"workload", "--listen", "nowhere"},
+		"duration 1s: must be":     {"demo", "--duration", "1s"},
+		"rate -1: must be above 0": {"demo", "--rate", "-1"},
 		"unknown command":          {"brew"},
 		"unknown flag":             {"load", "--sugar"},
 		`"extra"`:                  {"version", "extra"},
 	} {
 		if _, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("spanflame %s: %v, want an error with %q", strings.Join(args, " "), err, want)
+		}
+	}
+}
+
+func TestExitCode(t *testing.T) {
+	for want, err := range map[int]error{
+		1: errAllFailed,
+		3: fmt.Errorf("compare: %w", exitError{3, errors.New("slower")}),
+	} {
+		if got := exitCode(err); got != want {
+			t.Errorf("%v: exit code %d, want %d", err, got, want)
 		}
 	}
 }

@@ -27,7 +27,8 @@ func newWorkloadCommand() *cobra.Command {
 The storefront listens on 127.0.0.1:8080 and the inventory on 127.0.0.1:8081 unless --listen says otherwise.
 Orders go to an SQLite file, or to PostgreSQL when DATABASE_URL is set. The agent takes its settings from the
 environment: OTEL_*, PYROSCOPE_* and SPANFLAME_*; its operator's listener is 127.0.0.1:6060 for the storefront
-and 127.0.0.1:6061 for the inventory by default.`,
+and 127.0.0.1:6061 for the inventory by default. Mistakes in the service can be switched on and off while it
+runs, through /faults.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			cfg.Role = workload.Role(role)

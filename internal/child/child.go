@@ -1,15 +1,15 @@
 // Package child runs programs that must not outlive this one: the real servers, and the services of the
-// demo and of the end-to-end tests.
+// demo and of the end-to-end tests. It neither restarts them nor knows when they are ready: that is for those
+// who start them.
 package child
 
 import (
+	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"runtime"
-	"strings"
 	"syscall"
 )
 
@@ -18,6 +18,9 @@ type Process struct {
 	cmd  *exec.Cmd
 	done chan struct{} // closed once the process has ended and was reaped
 	err  error         // how it ended; to be read after done
+
+	log      string // the file that it prints to, by StartLogged
+	logStart int64  // where its own lines begin there
 }
 
 // Start starts the command in a process group of its own, so that Ctrl-C in a terminal reaches only this
@@ -100,31 +103,26 @@ func (p *Process) Pause() error {
 // Resume lets a paused process go on.
 func (p *Process) Resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// tailLimit bounds how much of a log an error message carries, in bytes.
-const tailLimit = 4 << 10
+// Stop asks the process to end and waits until it has. When ctx ends first it is killed, and the error says
+// so; how it ended otherwise is Err's to say. A paused process is resumed, else it would not hear.
+func (p *Process) Stop(ctx context.Context) error {
+	if err := p.Signal(syscall.SIGTERM, syscall.SIGCONT); err != nil {
+		return err
+	}
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		err := fmt.Errorf("it did not end in order, so it was killed: %w", context.Cause(ctx))
+		return errors.Join(err, p.Kill())
+	}
+}
 
-// Tail reads the last lines of the file at path, at most 4 KiB of what lies beyond from.
-func Tail(path string, from int64) (lines string, err error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", err
+// Kill ends the process at once, as a power failure would, and waits until it is gone.
+func (p *Process) Kill() error {
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		return err
 	}
-	defer f.Close()
-	size, err := f.Seek(0, io.SeekEnd)
-	if err != nil {
-		return "", err
-	}
-	cut := size-tailLimit > from
-	if cut {
-		from = size - tailLimit
-	}
-	b, err := io.ReadAll(io.NewSectionReader(f, from, tailLimit))
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", path, err)
-	}
-	lines = string(b)
-	if cut {
-		_, lines, _ = strings.Cut(lines, "\n") // the first line is broken
-	}
-	return strings.TrimRight(lines, "\n"), nil
+	<-p.done
+	return nil
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"time"
 
 	"spanflame/internal/child"
@@ -69,13 +68,12 @@ func startService(ctx context.Context, o Options, role string, args ...string) (
 	}
 	defer out.Close() // the process has its own handle
 	cmd := exec.Command(o.Binary, append([]string{"workload", "--role", role, "--listen", "127.0.0.1:0"}, args...)...)
-	cmd.Stdout, cmd.Stderr = out, out
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
 		"SPANFLAME_ADMIN_ADDRESS=127.0.0.1:0",
 		"SPANFLAME_SPOOL_DIR=" + filepath.Join(o.Dir, "spool-"+role),
 	}, o.Env...)
-	if s.process, err = child.Start(cmd); err != nil {
+	if s.process, err = child.StartLogged(cmd, out); err != nil {
 		return nil, fmt.Errorf("%s: %w", role, err)
 	}
 	if err := s.waitListening(ctx); err != nil {
@@ -135,32 +133,23 @@ func (s *Service) Log() ([]map[string]any, error) {
 // Stop asks the service to end and waits until it has; when ctx ends first it is killed. The error is how it
 // ended, with its last lines, unless that was in order.
 func (s *Service) Stop(ctx context.Context) error {
-	err := s.process.Signal(syscall.SIGTERM, syscall.SIGCONT)
-	select {
-	case <-s.process.Done():
-	case <-ctx.Done():
-		err = errors.Join(err, fmt.Errorf("%s did not end: %w; it was killed", s.Name, context.Cause(ctx)), s.Kill())
+	if err := errors.Join(s.process.Stop(ctx), s.process.Err()); err != nil {
+		return s.withLog(err)
 	}
-	if ended := s.process.Err(); ended != nil {
-		err = errors.Join(err, s.withLog(ended))
-	}
-	return err
+	return nil
 }
 
 // Kill ends the service at once and waits until it has ended.
 func (s *Service) Kill() error {
-	err := s.process.Signal(syscall.SIGKILL)
-	<-s.process.Done()
-	return err
+	if err := s.process.Kill(); err != nil {
+		return fmt.Errorf("kill %s: %w", s.Name, err)
+	}
+	return nil
 }
 
 // Done is closed when the service has ended.
 func (s *Service) Done() <-chan struct{} { return s.process.Done() }
 
 func (s *Service) withLog(err error) error {
-	lines, logErr := child.Tail(s.LogFile, 0)
-	if logErr != nil {
-		return errors.Join(err, logErr)
-	}
-	return fmt.Errorf("%s: %w; its last lines (%s):\n%s", s.Name, err, s.LogFile, lines)
+	return s.process.WithLog(fmt.Errorf("%s: %w", s.Name, err))
 }

@@ -280,7 +280,7 @@ func TestParseMix(t *testing.T) {
 		"checkout=1000001":              "weight",
 		"checkout=99999999999999999999": "weight",
 		"checkout=0":                    "every weight is 0",
-		"tea=1":                         "one of checkout, heavy",
+		"tea=1":                         "one of checkout, single, heavy",
 		"cpu=1,cpu=2":                   "twice",
 		"cpu=1,":                        `mix entry ""`,
 	} {

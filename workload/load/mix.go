@@ -32,6 +32,7 @@ type Mix []Share
 func Endpoints() []Endpoint {
 	return []Endpoint{
 		{"checkout", http.MethodPost, "/api/checkout"},
+		{"single", http.MethodPost, "/api/checkout?items=1"},
 		{"heavy", http.MethodPost, "/api/checkout?items=50"},
 		{"cpu", http.MethodGet, "/load/cpu?ms=100"},
 		{"alloc", http.MethodGet, "/load/alloc?mb=16"},
