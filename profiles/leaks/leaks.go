@@ -243,7 +243,7 @@ func (r *reader) sort(report *Report, g *growth) {
 	grown := int64(g.grown * bytes)
 	path := r.table.Path(g.node)
 	if g.reason == "" && g.q > r.o.Alpha {
-		g.reason = "rises and falls"
+		g.reason = fmt.Sprintf("may be chance (q %.2g, above %.2g): more profiles will tell", g.q, r.o.Alpha)
 	}
 	if g.reason != "" {
 		report.Dismissed = append(report.Dismissed, Dismissed{Process: g.process, Kind: g.kind, Site: site(path), Stack: path, Grown: grown, Reason: g.reason})

@@ -46,7 +46,9 @@ type growth struct {
 	reason           string // why it is no leak, "" if it may be one
 }
 
-// growing returns the stacks of a run that gained enough to be looked at.
+// growing returns the stacks of a run that gained enough to be looked at. Each is one test of as many as there
+// are stacks that held enough to gain so much: those that did not are left out by their size, which says nothing
+// of a trend (Bourgon, Gentleman and Huber 2010, "Independent filtering").
 func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 	n := run.end - run.start
 	minutes := make([]float64, n)
@@ -54,6 +56,7 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 		minutes[i] = end.Sub(t.ends[run.start]).Minutes()
 	}
 	var found []*growth
+	tests := 0
 	values := make([]float64, n)
 	for id, points := range t.stacks {
 		clear(values)
@@ -62,6 +65,10 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 				values[p.window-run.start] = p.value
 			}
 		}
+		if slices.Max(values) < least {
+			continue
+		}
+		tests++
 		third := n / 3
 		grown := stat.Mean(values[n-third:], nil) - stat.Mean(values[:third], nil)
 		if grown <= 0 {
@@ -77,7 +84,7 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 	}
 	slices.SortFunc(found, func(a, b *growth) int { return cmp.Compare(a.node, b.node) })
 	for _, g := range found {
-		g.tests = len(t.stacks)
+		g.tests = tests
 	}
 	return found
 }
@@ -255,8 +262,8 @@ func follows(minutes, values, load []float64) bool {
 	return fit.AtVec(2)*(lastLoad-firstLoad) >= loadShare*(last-first)
 }
 
-// correct sets the q of each stack by the procedure of Benjamini and Hochberg, among all stacks that were there
-// to grow.
+// correct sets the q of each stack by the procedure of Benjamini and Hochberg, among all stacks that were large
+// enough to be found.
 func correct(found []*growth) {
 	tests := 0
 	counted := map[[2]any]bool{}
