@@ -1,6 +1,9 @@
 # The spanflame binary and nothing else: no shell, no package manager, no second registry.
 # BuildKit is needed (the default builder since Docker 23) for the cache mounts.
 
+# The Collector's image, which docker-compose.yml names. Only the target of that name uses it.
+ARG COLLECTOR=scratch
+
 FROM --platform=$BUILDPLATFORM golang:1.26.5-bookworm AS build
 WORKDIR /src
 
@@ -18,6 +21,10 @@ RUN --mount=type=cache,target=/go/pkg/mod \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -ldflags="-s -w" -o /out/spanflame ./cmd/spanflame \
     && mkdir /out/data
+
+# The Collector with our binary beside it, which checks its health: it has no program that could.
+FROM ${COLLECTOR} AS collector
+COPY --from=build /out/spanflame /spanflame
 
 FROM scratch
 # For servers reached over TLS.

@@ -26,7 +26,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -52,6 +52,10 @@ browser:
 test-e2e: servers browser ## Run the tests against the real Pyroscope and Tempo, with the race detector
 	go test -race -count=1 -timeout 30m -v ./stack/... ./e2e/...
 
+.PHONY: test-stack
+test-stack: ## Run the whole pipeline and follow every link between its signals on the real servers
+	go test -race -tags stack -count=1 -timeout 60m -v ./e2e -run TestStack
+
 .PHONY: test-long
 test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
@@ -66,11 +70,11 @@ bench: ## Measure the agent beside its peers, as ratios of one run
 
 .PHONY: servers
 servers: ## Build the real servers, if they are not cached
-	go run ./stack build
+	go run ./stack build --servers=pyroscope,tempo
 
 .PHONY: stack
-stack: ## Run the real servers on loopback until Ctrl-C
-	go run ./stack up
+stack: ## Run the real servers on loopback until Ctrl-C; SERVERS=pyroscope,tempo for some
+	go run ./stack up $(if $(SERVERS),--servers=$(SERVERS))
 
 .PHONY: build
 build: ## Build the spanflame binary into bin

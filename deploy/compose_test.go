@@ -21,34 +21,63 @@ import (
 // root stands for the directory of the compose file, so that resolved paths are the same on every machine.
 const root = "/repository"
 
-// services is what the compose file must run, each with the services it has to wait for.
-var services = map[string][]string{
-	"storefront": {"inventory", "pyroscope", "tempo"},
-	"inventory":  {"pyroscope", "tempo"},
-	"load":       {"storefront"},
-	"pyroscope":  nil,
-	"tempo":      nil,
-	"grafana":    {"pyroscope", "tempo"},
+// The compose file's profiles.
+const (
+	full    = "full"
+	minimal = "minimal"
+)
+
+// services is what each profile must run, with the services that each has to wait for.
+var services = map[string]map[string][]string{
+	full: {
+		"storefront": {"inventory", "postgres", "pyroscope", "collector"},
+		"inventory":  {"pyroscope", "collector"},
+		"load":       {"storefront"},
+		"postgres":   nil,
+		"collector":  {"tempo", "prometheus", "loki"},
+		"pyroscope":  nil,
+		"tempo":      nil,
+		"prometheus": nil,
+		"loki":       nil,
+		"grafana":    {"pyroscope", "tempo", "prometheus", "loki"},
+	},
+	minimal: {
+		"storefront-minimal": {"inventory-minimal", "pyroscope", "tempo"},
+		"inventory-minimal":  {"pyroscope", "tempo"},
+		"load":               {"storefront-minimal"},
+		"pyroscope":          nil,
+		"tempo":              nil,
+		"grafana":            {"pyroscope", "tempo"},
+	},
 }
 
 // published is the only traffic that is let in from the host.
 var published = map[string]string{
-	"storefront": "127.0.0.1:8080:8080",
-	"grafana":    "127.0.0.1:3000:3000",
+	"storefront":         "127.0.0.1:8080:8080",
+	"storefront-minimal": "127.0.0.1:8080:8080",
+	"grafana":            "127.0.0.1:3000:3000",
 }
 
-// profiled are the services that run the agent.
-var profiled = []string{"inventory", "storefront"}
+// profiled are the services of each profile that run the agent, with the names they go by.
+var profiled = map[string]map[string]string{
+	full:    {"storefront": "storefront", "inventory": "inventory"},
+	minimal: {"storefront-minimal": "storefront", "inventory-minimal": "inventory"},
+}
 
 var (
-	version = regexp.MustCompile(`^v?\d+\.\d+\.\d+`)
+	// Three numbers, or two and the distribution, as PostgreSQL's images have it.
+	version = regexp.MustCompile(`^(v?\d+\.\d+\.\d+|\d+\.\d+-[a-z]+$)`)
 	numeric = regexp.MustCompile(`^[1-9]\d*(:\d+)?$`)
 	secret  = regexp.MustCompile(`(?i)passw|secret_|_secret|token|api_?key|private_?key|credential`)
 	ours    = regexp.MustCompile(`\$\{SPANFLAME_VERSION[^}]*\}`)
 )
 
-// loadProject parses the compose file as Compose does, with an empty environment.
-func loadProject(fsys fs.FS) (*types.Project, error) {
+// loadProject parses the compose file as Compose does, with an empty environment and the given profiles; none means
+// the profile full.
+func loadProject(fsys fs.FS, profiles ...string) (*types.Project, error) {
+	if len(profiles) == 0 {
+		profiles = []string{full}
+	}
 	content, err := fs.ReadFile(fsys, compose)
 	if err != nil {
 		return nil, err
@@ -57,7 +86,10 @@ func loadProject(fsys fs.FS) (*types.Project, error) {
 		WorkingDir:  root,
 		ConfigFiles: []types.ConfigFile{{Filename: path.Join(root, compose), Content: content}},
 		Environment: types.Mapping{},
-	}, func(o *loader.Options) { o.SetProjectName("spanflame", true) })
+	}, func(o *loader.Options) {
+		o.SetProjectName("spanflame", true)
+		o.Profiles = profiles
+	})
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", compose, err)
 	}
@@ -65,14 +97,31 @@ func loadProject(fsys fs.FS) (*types.Project, error) {
 }
 
 func checkCompose(fsys fs.FS) (errs []error) {
-	project, err := loadProject(fsys)
+	project, err := loadProject(fsys, full, minimal)
 	if err != nil {
 		return []error{err}
 	}
-	for _, name := range slices.Sorted(maps.Keys(services)) {
-		if _, ok := project.Services[name]; !ok {
-			errs = append(errs, fmt.Errorf("%s: no service %s", compose, name))
+	for profile := range services {
+		part, err := project.WithProfiles([]string{profile})
+		if err != nil {
+			return append(errs, fmt.Errorf("%s: profile %s: %w", compose, profile, err))
 		}
+		errs = append(errs, checkProfile(fsys, part, profile)...)
+	}
+	content, err := fs.ReadFile(fsys, dotEnv)
+	if err != nil {
+		return append(errs, err)
+	}
+	if want := "COMPOSE_PROFILES=" + full + "\n"; !strings.HasSuffix(string(content), want) {
+		errs = append(errs, fmt.Errorf("%s: must end with %q: without it docker compose up starts a part", dotEnv, want))
+	}
+	return append(errs, checkTagsOnce(fsys)...)
+}
+
+// checkProfile checks the services of one profile.
+func checkProfile(fsys fs.FS, project *types.Project, profile string) (errs []error) {
+	if got, want := slices.Sorted(slices.Values(project.ServiceNames())), slices.Sorted(maps.Keys(services[profile])); !slices.Equal(got, want) {
+		errs = append(errs, fmt.Errorf("%s: profile %s has the services %v, must be %v", compose, profile, got, want))
 	}
 	for _, name := range project.ServiceNames() {
 		service := project.Services[name]
@@ -91,7 +140,7 @@ func checkCompose(fsys fs.FS) (errs []error) {
 				report("depends on %s by %s, must be %s", dependency, d.Condition, types.ServiceConditionHealthy)
 			}
 		}
-		for _, dependency := range services[name] {
+		for _, dependency := range services[profile][name] {
 			if _, ok := service.DependsOn[dependency]; !ok {
 				report("does not wait for %s", dependency)
 			}
@@ -104,7 +153,7 @@ func checkCompose(fsys fs.FS) (errs []error) {
 			report("publishes %q, must be %q", got, published[name])
 		}
 	}
-	return append(errs, checkTagsOnce(fsys)...)
+	return errs
 }
 
 // checkTagsOnce holds each image reference to one place of the file, so that an upgrade is one line.
@@ -135,9 +184,17 @@ func checkTagsOnce(fsys fs.FS) (errs []error) {
 type reporter func(format string, args ...any)
 
 func checkImage(service types.ServiceConfig, report reporter) {
-	_, tag, _ := strings.Cut(service.Image, ":")
-	if !version.MatchString(tag) {
-		report("image %q must be pinned to a full version", service.Image)
+	images := []string{service.Image}
+	if service.Build != nil {
+		if base := service.Build.Args["COLLECTOR"]; base != nil {
+			images = append(images, *base)
+		}
+	}
+	for _, image := range images {
+		_, tag, _ := strings.Cut(image, ":")
+		if !version.MatchString(tag) {
+			report("image %q must be pinned to a full version", image)
+		}
 	}
 }
 
@@ -152,6 +209,9 @@ func checkHealth(service types.ServiceConfig, report reporter) {
 	}
 	if h.Interval == nil || h.Timeout == nil || h.Retries == nil || h.StartPeriod == nil {
 		report("health check must say interval, timeout, retries and start_period")
+	}
+	if h.StartInterval != nil {
+		report("health check has start_interval, which Docker before release 25 refuses")
 	}
 }
 
@@ -219,7 +279,9 @@ func checkSecrets(service types.ServiceConfig, report reporter) {
 			report("%s looks like a secret: it does not belong into this file", name)
 		}
 		if u, err := url.Parse(*value); err == nil && u.User != nil {
-			report("%s has credentials in its URL: they do not belong into this file", name)
+			if _, password := u.User.Password(); password {
+				report("%s has credentials in its URL: they do not belong into this file", name)
+			}
 		}
 	}
 }
@@ -237,34 +299,45 @@ func environment(project *types.Project, service string) map[string]string {
 
 // checkAgentEnvironment holds the profiled services to settings under which the four signals join.
 func checkAgentEnvironment(fsys fs.FS) (errs []error) {
-	project, err := loadProject(fsys)
+	project, err := loadProject(fsys, full, minimal)
 	if err != nil {
 		return []error{err}
 	}
-	for _, name := range profiled {
-		// The service drains for up to 12 s, then the agent delivers for up to 10 s.
-		if grace := project.Services[name].StopGracePeriod; grace == nil || time.Duration(*grace) < 25*time.Second {
-			errs = append(errs, fmt.Errorf("%s: %s: stop_grace_period %v must be at least 25s: the last profiles would be cut off", compose, name, grace))
+	// In the profile minimal there is only Tempo, which takes traces alone.
+	for profile, signals := range map[string]map[string]string{
+		full:    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317", "OTEL_LOGS_EXPORTER": "", "OTEL_METRICS_EXPORTER": ""},
+		minimal: {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4317", "OTEL_LOGS_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "prometheus"},
+	} {
+		for name, goesBy := range profiled[profile] {
+			errs = append(errs, checkAgent(project, name, goesBy, signals)...)
 		}
-		vars := environment(project, name)
-		_, tag, _ := strings.Cut(project.Services[name].Image, ":")
-		for key, want := range map[string]string{
-			"OTEL_SERVICE_NAME":           name,
-			"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4317",
-			"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
-			"OTEL_LOGS_EXPORTER":          "none",
-			"OTEL_METRICS_EXPORTER":       "prometheus",
-			"OTEL_RESOURCE_ATTRIBUTES":    "service.version=" + tag + ",deployment.environment.name=demo",
-			"PYROSCOPE_SERVER_ADDRESS":    "http://pyroscope:4040",
-			"SPANFLAME_ADMIN_ADDRESS":     "127.0.0.1:6060",
-		} {
-			if vars[key] != want {
-				errs = append(errs, fmt.Errorf("%s: %s: %s is %q, must be %q", compose, name, key, vars[key], want))
-			}
+	}
+	return errs
+}
+
+// checkAgent holds one profiled service, and where its signals go, to what the others expect.
+func checkAgent(project *types.Project, name, goesBy string, signals map[string]string) (errs []error) {
+	// The service drains for up to 12 s, then the agent delivers for up to 10 s.
+	if grace := project.Services[name].StopGracePeriod; grace == nil || time.Duration(*grace) < 25*time.Second {
+		errs = append(errs, fmt.Errorf("%s: %s: stop_grace_period %v must be at least 25s: the last profiles would be cut off", compose, name, grace))
+	}
+	vars := environment(project, name)
+	_, tag, _ := strings.Cut(project.Services[name].Image, ":")
+	expected := map[string]string{
+		"OTEL_SERVICE_NAME":           goesBy,
+		"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+		"OTEL_RESOURCE_ATTRIBUTES":    "service.version=" + tag + ",deployment.environment.name=demo",
+		"PYROSCOPE_SERVER_ADDRESS":    "http://pyroscope:4040",
+		"SPANFLAME_ADMIN_ADDRESS":     "127.0.0.1:6060",
+	}
+	maps.Copy(expected, signals)
+	for key, want := range expected {
+		if vars[key] != want {
+			errs = append(errs, fmt.Errorf("%s: %s: %s is %q, must be %q", compose, name, key, vars[key], want))
 		}
-		if spool := vars["SPANFLAME_SPOOL_DIR"]; !onVolume(project.Services[name], spool) {
-			errs = append(errs, fmt.Errorf("%s: %s: SPANFLAME_SPOOL_DIR %q is on no volume: profiles would be lost with the container", compose, name, spool))
-		}
+	}
+	if spool := vars["SPANFLAME_SPOOL_DIR"]; !onVolume(project.Services[name], spool) {
+		errs = append(errs, fmt.Errorf("%s: %s: SPANFLAME_SPOOL_DIR %q is on no volume: profiles would be lost with the container", compose, name, spool))
 	}
 	return errs
 }

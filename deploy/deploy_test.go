@@ -26,6 +26,10 @@ func repository(t *testing.T) fstest.MapFS {
 	}
 	add("docker-compose.yml")
 	add("Dockerfile")
+	add(".env")
+	for _, server := range []string{"prometheus", "loki", "collector"} {
+		add("stack/servers/" + server + "/go.mod")
+	}
 	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -48,6 +52,7 @@ func TestFilesHoldTogether(t *testing.T) {
 		"grafana":     checkGrafanaEnvironment,
 		"Dockerfile":  checkDockerfile,
 		"servers":     checkServers,
+		"pipeline":    checkPipeline,
 		"datasources": checkDataSources,
 		"dashboards":  checkDashboards,
 	} {
@@ -62,11 +67,17 @@ func TestFilesHoldTogether(t *testing.T) {
 const (
 	compose     = "docker-compose.yml"
 	dockerfile  = "Dockerfile"
+	dotEnv      = ".env"
 	pyroscope   = "deploy/pyroscope/pyroscope.yaml"
 	tempo       = "deploy/tempo/tempo.yaml"
+	loki        = "deploy/loki/loki.yaml"
+	prometheus  = "deploy/prometheus/prometheus.yaml"
+	alerts      = "deploy/prometheus/alerts.yaml"
+	collector   = "deploy/collector/collector.yaml"
 	datasources = "deploy/grafana/provisioning/datasources/datasources.yaml"
 	providers   = "deploy/grafana/provisioning/dashboards/dashboards.yaml"
 	dashboard   = "deploy/grafana/dashboards/service.json"
+	memory      = "deploy/grafana/dashboards/memory.json"
 )
 
 // TestChecksFindWhatIsBroken breaks one thing per row: old becomes new in one file, and the check must say want.
@@ -86,13 +97,19 @@ func TestChecksFindWhatIsBroken(t *testing.T) {
 		{"versions differ", checkCompose, compose, "VERSION: ${SPANFLAME_VERSION:-0.1.0}", "VERSION: ${SPANFLAME_VERSION:-0.2.0}", "SPANFLAME_VERSION"},
 		{"no health check", checkCompose, compose, "    healthcheck:\n      <<: *health\n      test: [CMD, wget, -q, -O, /dev/null, \"http://127.0.0.1:3000/api/health\"]\n", "", "grafana: no health check"},
 		{"health check by shell", checkCompose, compose, "[CMD, /tempo, -health, \"-health.url=http://127.0.0.1:3200/ready\"]", "wget -q http://127.0.0.1:3200/ready", "tempo: health check"},
+		{"health check of new engines", checkCompose, compose, "  start_period: 60s\n", "  start_period: 60s\n  start_interval: 1s\n", "start_interval"},
 		{"health check switched off", checkCompose, compose, "      test: [CMD, /tempo, -health, \"-health.url=http://127.0.0.1:3200/ready\"]", "      disable: true", "tempo: no health check"},
-		{"starts too early", checkCompose, compose, "      storefront: {condition: service_healthy}", "      storefront: {condition: service_started}", "load: depends on storefront"},
+		{"starts too early", checkCompose, compose, "      storefront: {condition: service_healthy, required: false}", "      storefront: {condition: service_started, required: false}", "load: depends on storefront"},
 		{"dependency missing", checkCompose, compose, "      inventory: {condition: service_healthy}\n", "", "storefront: does not wait for inventory"},
 		{"dependency unknown", checkCompose, compose, "      inventory: {condition: service_healthy}", "      stock: {condition: service_healthy}", "stock"},
 		{"published on all interfaces", checkCompose, compose, "127.0.0.1:3000:3000", "3000:3000", "grafana: publishes"},
 		{"published beyond the two", checkCompose, compose, "    image: grafana/tempo:3.0.3\n", "    image: grafana/tempo:3.0.3\n    ports: [\"127.0.0.1:3200:3200\"]\n", "tempo: publishes"},
-		{"storefront not published", checkCompose, compose, "    ports: [\"127.0.0.1:8080:8080\"]\n", "", "storefront: publishes"},
+		{"storefront not published", checkCompose, compose, "  ports: [\"127.0.0.1:8080:8080\"]\n", "", "storefront: publishes"},
+		{"not in the profile full", checkCompose, compose, "    profiles: [full]\n    image: postgres", "    profiles: [all]\n    image: postgres", "postgres"},
+		{"too much in the profile minimal", checkCompose, compose, "    profiles: [full]\n    image: grafana/loki", "    image: grafana/loki", "profile minimal has the services"},
+		{"no profile by default", checkCompose, dotEnv, "COMPOSE_PROFILES=full", "COMPOSE_PROFILES=", "COMPOSE_PROFILES"},
+		{"base image not pinned", checkCompose, compose, "COLLECTOR: otel/opentelemetry-collector-contrib:0.155.0", "COLLECTOR: otel/opentelemetry-collector-contrib", "pinned"},
+		{"database's image by its major version", checkCompose, compose, "postgres:17.6-bookworm", "postgres:17-bookworm", "pinned"},
 		{"root", checkCompose, compose, `user: "65532:65532"`, `user: "0:0"`, "user"},
 		{"user by name", checkCompose, compose, `user: "10001:10001" # the image's own user` + "\n    environment:\n      GOMEMLIMIT: 900MiB\n    volumes:\n      - ./deploy/tempo", "user: tempo\n    environment:\n      GOMEMLIMIT: 900MiB\n    volumes:\n      - ./deploy/tempo", "tempo: user"},
 		{"writable root", checkCompose, compose, "  read_only: true\n", "", "read-only"},
@@ -109,6 +126,7 @@ func TestChecksFindWhatIsBroken(t *testing.T) {
 		{"credentials in a URL", checkCompose, compose, "http://pyroscope:4040", "http://user:pass@pyroscope:4040", "credentials"},
 
 		{"service name", checkAgentEnvironment, compose, "OTEL_SERVICE_NAME: inventory", "OTEL_SERVICE_NAME: stock", "OTEL_SERVICE_NAME"},
+		{"past the Collector", checkAgentEnvironment, compose, "http://collector:4317", "http://tempo:4317", "storefront: OTEL_EXPORTER_OTLP_ENDPOINT"},
 		{"logs to Tempo", checkAgentEnvironment, compose, "OTEL_LOGS_EXPORTER: none", "OTEL_LOGS_EXPORTER: otlp", "OTEL_LOGS_EXPORTER"},
 		{"admin listener open", checkAgentEnvironment, compose, "SPANFLAME_ADMIN_ADDRESS: 127.0.0.1:6060", "SPANFLAME_ADMIN_ADDRESS: 0.0.0.0:6060", "SPANFLAME_ADMIN_ADDRESS"},
 		{"no version label", checkAgentEnvironment, compose, "service.version=${SPANFLAME_VERSION:-0.1.0},", "", "service.version"},
@@ -146,6 +164,34 @@ func TestChecksFindWhatIsBroken(t *testing.T) {
 		{"Tempo reports usage", checkServers, tempo, "reporting_enabled: false", "reporting_enabled: true", "usage_report"},
 		{"not YAML", checkServers, tempo, "server:", "server", "tempo.yaml"},
 
+		{"metrics after sampling", checkPipeline, collector, "[memory_limiter, resource_detection]\n      exporters: [span_metrics]", "[memory_limiter, tail_sampling]\n      exporters: [span_metrics]", "before any trace is left out"},
+		{"no memory limiter", checkPipeline, collector, "[memory_limiter, resource_detection, tail_sampling, batch]", "[resource_detection, tail_sampling, batch]", "memory_limiter"},
+		{"failed traces dropped", checkPipeline, collector, "status_codes: [ERROR]", "status_codes: [OK]", "tail_sampling"},
+		{"slow traces dropped", checkPipeline, collector, "threshold_ms: 100", "threshold_ms: 500", "tail_sampling"},
+		{"no exemplars", checkPipeline, collector, "      enabled: true\n", "      enabled: false\n", "exemplars"},
+		{"traces to nowhere", checkPipeline, collector, "endpoint: tempo:4317", "endpoint: traces:4317", "traces:4317"},
+		{"logs to Prometheus", checkPipeline, collector, "exporters: [otlp_http/loki]", "exporters: [otlp_http/prometheus]", "pipeline logs"},
+		{"span metrics lost", checkPipeline, collector, "receivers: [otlp, span_metrics]", "receivers: [otlp]", "those of span_metrics"},
+		{"services named as the Collector's host", checkPipeline, collector, "detectors: [env]", "detectors: [env, system]", "resource_detection"},
+		{"Collector's receiver on loopback", checkPipeline, collector, "endpoint: 0.0.0.0:4317", "endpoint: 127.0.0.1:4317", "receiver for grpc"},
+		{"Collector's health on another port", checkPipeline, collector, "0.0.0.0:13133", "0.0.0.0:13134", "13133"},
+		{"Prometheus takes no OTLP", checkPipeline, compose, "      - --web.enable-otlp-receiver\n", "", "--web.enable-otlp-receiver"},
+		{"no exemplar storage", checkPipeline, compose, "      - --enable-feature=exemplar-storage\n", "", "exemplar-storage"},
+		{"metrics lost", checkPipeline, compose, "      - prometheus-data:/prometheus\n", "", "on no volume"},
+		{"rules not mounted", checkPipeline, compose, "/etc/prometheus/alerts.yaml:ro", "/etc/prometheus/rules.yaml:ro", "not mounted"},
+		{"rules not read", checkPipeline, prometheus, "rule_files: [alerts.yaml]", "rule_files: []", "rule_files"},
+		{"no version on metrics", checkPipeline, prometheus, "service.version, ", "", "service.version"},
+		{"services not found", checkPipeline, prometheus, "keep_identifying_resource_attributes: true", "keep_identifying_resource_attributes: false", "target_info"},
+		{"another Prometheus than is tested", checkPipeline, compose, "prom/prometheus:v3.13.0", "prom/prometheus:v3.14.0", "builds release 3.13.0"},
+		{"another Collector than is tested", checkPipeline, compose, "contrib:0.155.0", "contrib:0.159.0", "builds release 0.155.0"},
+		{"alert missing", checkPipeline, alerts, "alert: HeapGrows", "alert: HeapShrinks", "HeapGrows"},
+		{"alert of no service", checkPipeline, alerts, "{{ $labels.service_name }}", "service", "names the service"},
+		{"alert without severity", checkPipeline, alerts, "labels: {severity: critical}", "labels: {}", "severity"},
+		{"Loki on another port", checkPipeline, loki, "http_listen_port: 3100", "http_listen_port: 3101", "3100"},
+		{"logs lost", checkPipeline, loki, "chunks_directory: /loki/chunks", "chunks_directory: /tmp/chunks", "/tmp/chunks"},
+		{"logs kept for ever", checkPipeline, loki, "retention_enabled: true", "retention_enabled: false", "retention"},
+		{"Loki reports usage", checkPipeline, loki, "reporting_enabled: false", "reporting_enabled: true", "analytics"},
+
 		{"link to nowhere", checkDataSources, datasources, "datasourceUid: pyroscope", "datasourceUid: profiles", "profiles"},
 		{"link of another type", checkDataSources, datasources, "datasourceUid: pyroscope", "datasourceUid: tempo", "datasourceUid"},
 		{"link to CPU", checkDataSources, datasources, "profileTypeId: wall:wall:nanoseconds:wall:nanoseconds", "profileTypeId: process_cpu:cpu:nanoseconds:cpu:nanoseconds", "profileTypeId"},
@@ -156,6 +202,13 @@ func TestChecksFindWhatIsBroken(t *testing.T) {
 		{"no uid", checkDataSources, datasources, "    uid: pyroscope\n", "", "uid"},
 		{"unknown host", checkDataSources, datasources, "http://tempo:3200", "http://traces:3200", "traces:3200"},
 		{"unknown port", checkDataSources, datasources, "http://pyroscope:4040", "http://pyroscope:4041", "pyroscope:4041"},
+		{"logs of no trace", checkDataSources, datasources, "filterByTraceID: true", "filterByTraceID: false", "filterByTraceID"},
+		{"link to no logs", checkDataSources, datasources, "datasourceUid: loki", "datasourceUid: logs", "tracesToLogsV2"},
+		{"link to no metrics", checkDataSources, datasources, "datasourceUid: prometheus", "datasourceUid: loki", "tracesToMetrics"},
+		{"metrics of every service", checkDataSources, datasources, "sum(go_goroutine_count{$$__tags})", "sum(go_goroutine_count)", "Goroutines"},
+		{"exemplar by another label", checkDataSources, datasources, "- name: trace_id", "- name: traceID", "exemplarTraceIdDestinations"},
+		{"derived field not escaped", checkDataSources, datasources, "$${__value.raw}", "${__value.raw}", "derivedFields"},
+		{"derived field of the text", checkDataSources, datasources, "matcherType: label", "matcherType: regex", "derivedFields"},
 		{"editable", checkDataSources, datasources, "url: http://pyroscope:4040\n    editable: false", "url: http://pyroscope:4040\n    editable: true", "editable"},
 
 		{"provider of another directory", checkDashboards, providers, "path: /etc/grafana/dashboards", "path: /var/lib/grafana/dashboards", "/var/lib/grafana/dashboards"},
@@ -173,16 +226,23 @@ func TestChecksFindWhatIsBroken(t *testing.T) {
 		{"memory added up over windows", checkDashboards, dashboard, `"timeFrom": "15s"`, `"timeFrom": "1h"`, "one window"},
 		{"children counted twice", checkDashboards, dashboard, `, span_scope=\"root\"`, "", "span_scope"},
 		{"unknown variable", checkDashboards, dashboard, `service_name=\"$service\"`, `service_name=\"$service\", pod=\"$pod\"`, "$pod"},
-		{"variable without that service", checkDashboards, dashboard, `"query": "storefront,inventory"`, `"query": "storefront,stock"`, "stock"},
-		{"empty query", checkDashboards, dashboard, `"query": "{ resource.service.name = \"$service\" && kind = server } | rate() by (name)"`, `"query": ""`, "Requests"},
+		{"variable of an unknown data source", checkDashboards, memory, "\"datasource\": {\n          \"type\": \"prometheus\",\n          \"uid\": \"prometheus\"\n        },\n        \"definition\"", "\"datasource\": {\"type\": \"prometheus\", \"uid\": \"mimir\"},\n        \"definition\"", "mimir"},
+		{"time shift by an unknown variable", checkDashboards, memory, `"timeShift": "$ago"`, `"timeShift": "$earlier"`, "$earlier"},
+		{"empty query", checkDashboards, dashboard, `"query": "{ resource.service.name = \"$service\" && kind = server && duration >= 100ms }"`, `"query": ""`, "Slow traces"},
+		{"metrics of every service", checkDashboards, dashboard, `traces_span_metrics_calls_total{service_name=\"$service\", `, `traces_span_metrics_calls_total{`, "must name the service"},
+		{"logs of every service", checkDashboards, dashboard, `"expr": "{service_name=\"$service\"}"`, `"expr": "{}"`, "must name the service"},
+		{"logs in a table", checkDashboards, dashboard, `"type": "logs"`, `"type": "table"`, "does not show"},
+		{"dashboard uid twice", checkDashboards, memory, `"uid": "spanflame-memory"`, `"uid": "spanflame-service"`, "is that of"},
+		{"another title", checkDashboards, dashboard, `"title": "Service"`, `"title": "Services"`, "no dashboard Service"},
 		{"panels overlap", checkDashboards, dashboard, `"x": 12,`, `"x": 6,`, "overlap"},
 		{"panel out of the grid", checkDashboards, dashboard, `"w": 24,`, `"w": 25,`, "grid"},
 		{"panel without height", checkDashboards, dashboard, `"h": 9`, `"h": 0`, "grid"},
 		{"panel id twice", checkDashboards, dashboard, `"id": 2,`, `"id": 1,`, "panel id 1"},
-		{"no flame graph", checkDashboards, dashboard, `"type": "flamegraph"`, `"type": "table"`, "no flame graph"},
+		{"no flame graph", checkDashboards, dashboard, `"type": "flamegraph"`, `"type": "table"`, "has no panel of type flamegraph"},
 	}
 	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
+			t.Parallel()
 			files := repository(t)
 			if row.old == "" {
 				delete(files, row.file)

@@ -13,8 +13,10 @@ import (
 
 // The data source types by the plugin's id.
 const (
-	tempoType     = "tempo"
-	pyroscopeType = "grafana-pyroscope-datasource"
+	tempoType      = "tempo"
+	pyroscopeType  = "grafana-pyroscope-datasource"
+	prometheusType = "prometheus"
+	lokiType       = "loki"
 )
 
 type dataSource struct {
@@ -26,7 +28,31 @@ type dataSource struct {
 	Editable *bool  `yaml:"editable"`
 	JSONData struct {
 		TracesToProfiles *tracesToProfiles `yaml:"tracesToProfiles"`
+		TracesToLogs     struct {
+			link            `yaml:",inline"`
+			FilterByTraceID bool `yaml:"filterByTraceID"`
+		} `yaml:"tracesToLogsV2"`
+		TracesToMetrics struct {
+			link    `yaml:",inline"`
+			Queries []struct {
+				Name  string `yaml:"name"`
+				Query string `yaml:"query"`
+			} `yaml:"queries"`
+		} `yaml:"tracesToMetrics"`
+		Exemplars     []link `yaml:"exemplarTraceIdDestinations"`
+		DerivedFields []struct {
+			link    `yaml:",inline"`
+			Matcher string `yaml:"matcherType"`
+			URL     string `yaml:"url"`
+		} `yaml:"derivedFields"`
 	} `yaml:"jsonData"`
+}
+
+// link is where a link leads, and the labels that it takes along.
+type link struct {
+	DatasourceUID string `yaml:"datasourceUid"`
+	Name          string `yaml:"name"`
+	Tags          []tag  `yaml:"tags"`
 }
 
 type tracesToProfiles struct {
@@ -58,8 +84,10 @@ var profileTypes = []string{
 
 // endpoints is what a data source of each type may call; checkServers holds the servers to these ports.
 var endpoints = map[string]string{
-	tempoType:     "http://tempo:3200",
-	pyroscopeType: "http://pyroscope:4040",
+	tempoType:      "http://tempo:3200",
+	pyroscopeType:  "http://pyroscope:4040",
+	prometheusType: "http://prometheus:9090",
+	lokiType:       "http://loki:3100",
 }
 
 func readDataSources(fsys fs.FS) ([]dataSource, error) {
@@ -76,8 +104,8 @@ func readDataSources(fsys fs.FS) ([]dataSource, error) {
 	return file.DataSources, nil
 }
 
-// checkDataSources holds the data sources to fixed uids, the servers' addresses and the one link that the
-// product is about.
+// checkDataSources holds the data sources to fixed uids, the servers' addresses, and links between the signals in
+// all directions. That each of them opens the right thing is tested with the real servers.
 func checkDataSources(fsys fs.FS) (errs []error) {
 	sources, err := readDataSources(fsys)
 	if err != nil {
@@ -102,6 +130,7 @@ func checkDataSources(fsys fs.FS) (errs []error) {
 		}
 	}
 
+	errs = append(errs, checkLinks(byUID)...)
 	link := byUID["tempo"].JSONData.TracesToProfiles
 	if link == nil {
 		return append(errs, fmt.Errorf("%s: the data source tempo has no tracesToProfiles", datasources))
@@ -121,6 +150,48 @@ func checkDataSources(fsys fs.FS) (errs []error) {
 	return errs
 }
 
+// checkLinks holds the links between traces, logs and metrics to data sources that exist.
+func checkLinks(byUID map[string]dataSource) (errs []error) {
+	report := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %w", datasources, fmt.Errorf(format, args...)))
+	}
+	serviceName := []tag{{Key: "service.name", Value: "service_name"}}
+	from := byUID["tempo"].JSONData
+	for name, l := range map[string]struct {
+		link
+		leadsTo string
+	}{
+		"tracesToLogsV2":  {from.TracesToLogs.link, lokiType},
+		"tracesToMetrics": {from.TracesToMetrics.link, prometheusType},
+	} {
+		if target := byUID[l.DatasourceUID].Type; target != l.leadsTo {
+			report("%s.datasourceUid %q has the type %q, must be %q", name, l.DatasourceUID, target, l.leadsTo)
+		}
+		if !reflect.DeepEqual(l.Tags, serviceName) {
+			report("%s.tags are %v, must be %v", name, l.Tags, serviceName)
+		}
+	}
+	if !from.TracesToLogs.FilterByTraceID {
+		report("tracesToLogsV2.filterByTraceID must be true: the lines are to be those of the trace")
+	}
+	if len(from.TracesToMetrics.Queries) == 0 {
+		report("tracesToMetrics has no query")
+	}
+	for _, q := range from.TracesToMetrics.Queries {
+		if !strings.Contains(q.Query, "{$$__tags") {
+			report("tracesToMetrics: %s: %s must have {$$__tags: it would ask for every service", q.Name, q.Query)
+		}
+	}
+	if back := byUID["prometheus"].JSONData.Exemplars; len(back) != 1 || back[0].Name != "trace_id" || byUID[back[0].DatasourceUID].Type != tempoType {
+		report("exemplarTraceIdDestinations are %+v, must be one of trace_id that leads to Tempo", back)
+	}
+	if back := byUID["loki"].JSONData.DerivedFields; len(back) != 1 || back[0].Matcher != "label" ||
+		back[0].URL != "$${__value.raw}" || byUID[back[0].DatasourceUID].Type != tempoType {
+		report("derivedFields are %+v, must be one label whose value leads to Tempo", back)
+	}
+	return errs
+}
+
 type dashboardFile struct {
 	ID            *int   `json:"id"`
 	UID           string `json:"uid"`
@@ -128,9 +199,9 @@ type dashboardFile struct {
 	SchemaVersion int    `json:"schemaVersion"`
 	Templating    struct {
 		List []struct {
-			Type  string `json:"type"`
-			Name  string `json:"name"`
-			Query string `json:"query"`
+			Type       string    `json:"type"`
+			Name       string    `json:"name"`
+			DataSource reference `json:"datasource"`
 		} `json:"list"`
 	} `json:"templating"`
 	Panels []panel `json:"panels"`
@@ -143,6 +214,7 @@ type panel struct {
 	DataSource reference `json:"datasource"`
 	GridPos    grid      `json:"gridPos"`
 	TimeFrom   string    `json:"timeFrom"`
+	TimeShift  string    `json:"timeShift"`
 	Targets    []target  `json:"targets"`
 }
 
@@ -168,15 +240,25 @@ type target struct {
 	DataSource    reference `json:"datasource"`
 	QueryType     string    `json:"queryType"`
 	Query         string    `json:"query"`
+	Expr          string    `json:"expr"`
 	ProfileTypeID string    `json:"profileTypeId"`
 	LabelSelector string    `json:"labelSelector"`
 }
 
-// queryTypes is what each kind of panel can show of each data source.
+// queryTypes is what each kind of panel can show of each data source. Prometheus's queries have no type.
 var queryTypes = map[string]map[string]string{
 	"flamegraph": {pyroscopeType: "profile"},
-	"timeseries": {pyroscopeType: "metrics", tempoType: "traceql"},
+	"timeseries": {pyroscopeType: "metrics", prometheusType: ""},
 	"table":      {tempoType: "traceql"},
+	"logs":       {lokiType: "range"},
+}
+
+// dashboards is what must be provisioned: each title, and the kinds of panels without which it is not that one.
+var dashboards = map[string][]string{
+	"Service":      {"timeseries", "table", "flamegraph", "logs"},
+	"Memory leak":  {"timeseries", "flamegraph"},
+	"Agent":        {"timeseries"},
+	"Before/after": {"timeseries", "flamegraph"},
 }
 
 var variable = regexp.MustCompile(`\$\{?([A-Za-z_]\w*)`)
@@ -203,7 +285,8 @@ func checkDashboards(fsys fs.FS) (errs []error) {
 	if err := readYAML(fsys, providers, &file); err != nil {
 		return []error{err}
 	}
-	found, flameGraphs := 0, 0
+	found := map[string][]panel{}
+	uids := map[string]string{}
 	for _, provider := range file.Providers {
 		dir := onHost(project, "grafana", provider.Options.Path)
 		if dir == "" {
@@ -215,7 +298,6 @@ func checkDashboards(fsys fs.FS) (errs []error) {
 			return append(errs, err)
 		}
 		for _, name := range names {
-			found++
 			content, err := fs.ReadFile(fsys, name)
 			if err != nil {
 				return append(errs, err)
@@ -225,19 +307,24 @@ func checkDashboards(fsys fs.FS) (errs []error) {
 				errs = append(errs, fmt.Errorf("%s: %w", name, err))
 				continue
 			}
-			for _, p := range d.Panels {
-				if p.Type == "flamegraph" {
-					flameGraphs++
-				}
+			found[d.Title] = d.Panels
+			if other, twice := uids[d.UID]; twice {
+				errs = append(errs, fmt.Errorf("%s: uid %q is that of %s too", name, d.UID, other))
 			}
+			uids[d.UID] = name
 			errs = append(errs, checkDashboard(name, d, sources)...)
 		}
 	}
-	if found == 0 {
-		errs = append(errs, fmt.Errorf("%s: no dashboard is provisioned", providers))
-	}
-	if flameGraphs == 0 {
-		errs = append(errs, fmt.Errorf("%s: no flame graph on any dashboard", providers))
+	for title, kinds := range dashboards {
+		panels, ok := found[title]
+		if !ok {
+			errs = append(errs, fmt.Errorf("%s: no dashboard %s is provisioned", providers, title))
+		}
+		for _, kind := range kinds {
+			if ok && !slices.ContainsFunc(panels, func(p panel) bool { return p.Type == kind }) {
+				errs = append(errs, fmt.Errorf("%s: the dashboard %s has no panel of type %s", providers, title, kind))
+			}
+		}
 	}
 	return errs
 }
@@ -259,10 +346,8 @@ func checkDashboard(name string, d dashboardFile, sources []dataSource) (errs []
 	var variables []string
 	for _, v := range d.Templating.List {
 		variables = append(variables, v.Name)
-		for value := range strings.SplitSeq(v.Query, ",") {
-			if v.Name == "service" && !slices.Contains(profiled, value) {
-				report("variable service offers %q, which is not among the profiled services %q", value, profiled)
-			}
+		if v.Type == "query" && !provisioned(sources, v.DataSource) {
+			report("variable %s: no data source %v is provisioned", v.Name, v.DataSource)
 		}
 	}
 
@@ -289,22 +374,33 @@ func checkDashboard(name string, d dashboardFile, sources []dataSource) (errs []
 			if t.DataSource != p.DataSource {
 				report("%s: the query asks %v, the panel %v", p.Title, t.DataSource, p.DataSource)
 			}
-			if !slices.ContainsFunc(sources, func(s dataSource) bool { return s.UID == t.DataSource.UID && s.Type == t.DataSource.Type }) {
+			if !provisioned(sources, t.DataSource) {
 				report("%s: no data source %v is provisioned", p.Title, t.DataSource)
 			}
-			if want := queryType[t.DataSource.Type]; known && t.QueryType != want {
+			if want, shows := queryType[t.DataSource.Type]; known && !shows {
+				report("%s: a panel of type %s does not show what %s answers", p.Title, p.Type, t.DataSource.Type)
+			} else if known && t.QueryType != want {
 				report("%s: queryType is %q, must be %q for this panel", p.Title, t.QueryType, want)
 			}
 			// Pyroscope adds up what is in use over all windows of a range: it must hold one.
 			if p.Type == "flamegraph" && slices.Contains(instant, t.ProfileTypeID) && p.TimeFrom != agentWindow {
 				report("%s: timeFrom is %q, must be %q, one window of the agent", p.Title, p.TimeFrom, agentWindow)
 			}
-			for _, err := range checkTarget(t, variables) {
+			for _, match := range variable.FindAllStringSubmatch(strings.Join([]string{t.Query, t.Expr, t.LabelSelector, p.TimeFrom, p.TimeShift}, " "), -1) {
+				if !slices.Contains(variables, match[1]) && match[1] != "__rate_interval" {
+					report("%s: variable %s is not defined", p.Title, match[0])
+				}
+			}
+			for _, err := range checkTarget(t) {
 				report("%s: %w", p.Title, err)
 			}
 		}
 	}
 	return errs
+}
+
+func provisioned(sources []dataSource, r reference) bool {
+	return slices.ContainsFunc(sources, func(s dataSource) bool { return s.UID == r.UID && s.Type == r.Type })
 }
 
 // agentWindow is the agent's default window.
@@ -316,11 +412,15 @@ var instant = []string{
 }
 
 // checkTarget holds one query to what its server can answer.
-func checkTarget(t target, variables []string) (errs []error) {
+func checkTarget(t target) (errs []error) {
 	switch t.DataSource.Type {
 	case tempoType:
 		if !strings.HasPrefix(t.Query, "{ ") {
 			errs = append(errs, fmt.Errorf("query %q is not TraceQL", t.Query))
+		}
+	case prometheusType, lokiType:
+		if !strings.Contains(t.Expr, `{service_name="$service"`) {
+			errs = append(errs, fmt.Errorf("query %q must name the service", t.Expr))
 		}
 	case pyroscopeType:
 		if !slices.Contains(profileTypes, t.ProfileTypeID) {
@@ -332,11 +432,6 @@ func checkTarget(t target, variables []string) (errs []error) {
 		}
 		if strings.HasPrefix(t.ProfileTypeID, "wall:") && !strings.Contains(t.LabelSelector, `span_scope="root"`) {
 			errs = append(errs, fmt.Errorf("label selector %s must have span_scope=\"root\": the time of child spans is in that of their root already", t.LabelSelector))
-		}
-	}
-	for _, match := range variable.FindAllStringSubmatch(t.Query+t.LabelSelector, -1) {
-		if !slices.Contains(variables, match[1]) {
-			errs = append(errs, fmt.Errorf("variable %s is not defined", match[0]))
 		}
 	}
 	return errs

@@ -1,6 +1,6 @@
-// Command stack runs the real servers without Docker: it builds Pyroscope and Tempo from their Go modules
-// where they are not built yet, and runs them on loopback until Ctrl-C. It is for demos and for work on
-// this project; production runs the servers' images.
+// Command stack runs the real servers without Docker: it builds Pyroscope, Tempo, Prometheus, Loki and the
+// Collector from their Go modules where they are not built yet, and runs them, or some of them, on loopback
+// until Ctrl-C. It is for demos and for work on this project; production runs the servers' images.
 package main
 
 import (
@@ -34,7 +34,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 
 	root := &cobra.Command{
 		Use:           "stack",
-		Short:         "Run the real Pyroscope and Tempo on loopback, without Docker",
+		Short:         "Run the real servers of the pipeline on loopback, without Docker",
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
@@ -119,6 +119,6 @@ func buildCommand(stdout, stderr io.Writer) *cobra.Command {
 }
 
 func addSharedFlags(cmd *cobra.Command, names *[]string, cacheDir *string) {
-	cmd.Flags().StringSliceVar(names, "servers", servers.Default(), "servers, of "+strings.Join(servers.Names(), ", "))
+	cmd.Flags().StringSliceVar(names, "servers", servers.All(), "servers, of "+strings.Join(servers.Names(), ", "))
 	cmd.Flags().StringVar(cacheDir, "cache", "", "directory of built servers (default .cache/servers)")
 }

@@ -25,9 +25,9 @@ type BuildOptions struct {
 	Progress io.Writer // gets lines for people; nil means silence
 }
 
-// Build returns the binary of the named server, and builds it first unless the cache has one of the same
-// go.mod, go.sum and Go version. Processes that want the same binary at once build it once. A build with
-// cold caches downloads several hundred megabytes and takes minutes.
+// Build returns the binary of the named server, and builds it first unless the cache has one of the same files
+// and Go version. Processes that want the same binary at once build it once. A build with cold caches
+// downloads several hundred megabytes and takes minutes.
 func Build(ctx context.Context, name string, opts BuildOptions) (binary string, err error) {
 	defs, err := lookup([]string{name})
 	if err != nil {
@@ -142,11 +142,16 @@ func built(binary string) bool {
 // key names what the binary is made of: the module's files, the package, the flags and the toolchain.
 func (s source) key(ctx context.Context) (string, error) {
 	h := sha256.New()
-	for _, name := range []string{"go.mod", "go.sum"} {
-		b, err := os.ReadFile(filepath.Join(s.dir, name))
+	program, err := filepath.Glob(filepath.Join(s.dir, "*.go")) // Of the Collector, whose parts are chosen there.
+	if err != nil {
+		return "", err
+	}
+	for _, file := range append([]string{filepath.Join(s.dir, "go.mod"), filepath.Join(s.dir, "go.sum")}, program...) {
+		b, err := os.ReadFile(file)
 		if err != nil {
 			return "", err
 		}
+		name := filepath.Base(file)
 		fmt.Fprintf(h, "%s %d\n%s", name, len(b), b)
 	}
 	var problem bytes.Buffer

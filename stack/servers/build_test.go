@@ -91,7 +91,7 @@ func TestBuildAgainWhenTheModuleChanges(t *testing.T) {
 	if second := build(); second != first {
 		t.Errorf("nothing changed, but the binary is %s instead of %s", second, first)
 	}
-	for _, name := range []string{"go.mod", "go.sum"} {
+	for _, name := range []string{"go.mod", "go.sum", "main.go"} {
 		path := filepath.Join(src.dir, name)
 		b, err := os.ReadFile(path)
 		if err != nil {
@@ -239,7 +239,7 @@ func TestBuildRealServersAreCached(t *testing.T) {
 		}
 	}
 	if _, err := Build(t.Context(), "zipkin", BuildOptions{Progress: io.Discard}); err == nil ||
-		!strings.Contains(err.Error(), "known are pyroscope, pyroscope-v1, tempo") {
+		!strings.Contains(err.Error(), "known are pyroscope, pyroscope-v1, tempo, prometheus, loki, collector") {
 		t.Errorf("an unknown server: %v", err)
 	}
 }

@@ -5,11 +5,15 @@ import (
 	"embed"
 	"fmt"
 	"net"
+	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"text/template"
 	"time"
+
+	"go.yaml.in/yaml/v4"
 )
 
 // Names of the servers, as Options.Servers and the command line know them.
@@ -17,24 +21,31 @@ const (
 	Pyroscope   = "pyroscope"    // profiles, on the storage that survives a kill
 	PyroscopeV1 = "pyroscope-v1" // the same server on its first storage, which older installations run
 	Tempo       = "tempo"        // traces
+	Prometheus  = "prometheus"   // metrics, and the alerts on them
+	Loki        = "loki"         // logs
+	Collector   = "collector"    // takes traces, metrics and logs, and passes each on to its server
 )
 
 // Names of the ports that a user may choose, as Options.Ports knows them.
 const (
-	PortPyroscope = "pyroscope" // Pyroscope's HTTP interface
-	PortTempo     = "tempo"     // Tempo's HTTP interface
-	PortOTLPGRPC  = "otlp-grpc" // where Tempo takes OTLP over gRPC
-	PortOTLPHTTP  = "otlp-http" // where Tempo takes OTLP over HTTP
+	PortPyroscope  = "pyroscope"  // Pyroscope's HTTP interface
+	PortTempo      = "tempo"      // Tempo's HTTP interface
+	PortPrometheus = "prometheus" // Prometheus's HTTP interface
+	PortLoki       = "loki"       // Loki's HTTP interface
+	PortCollector  = "collector"  // where the Collector says that it is well
+	PortOTLPGRPC   = "otlp-grpc"  // where the stack takes OTLP over gRPC: the Collector's, else Tempo's
+	PortOTLPHTTP   = "otlp-http"  // likewise over HTTP
 )
 
-// catalog is everything that is known about each server: a further one is a further entry, a template
-// and a directory with a go.mod.
+// catalog is everything that is known about each server: a further one is a further entry, an overlay in
+// config and a directory with a go.mod. Those that others send to come before them.
 var catalog = []definition{
 	{
 		name:    Pyroscope,
 		module:  "pyroscope",
 		main:    "github.com/grafana/pyroscope/cmd/pyroscope",
 		typical: 4 * time.Minute,
+		base:    "pyroscope/pyroscope.yaml",
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		env:     []string{"PYROSCOPE_V2=1"},
@@ -45,6 +56,7 @@ var catalog = []definition{
 		module:  "pyroscope",
 		main:    "github.com/grafana/pyroscope/cmd/pyroscope",
 		typical: 4 * time.Minute,
+		base:    "pyroscope/pyroscope.yaml",
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		ports:   []Port{{PortPyroscope, 4040}, {"pyroscope-grpc", 0}},
@@ -54,6 +66,7 @@ var catalog = []definition{
 		module:  "tempo",
 		main:    "github.com/grafana/tempo/cmd/tempo",
 		typical: 3 * time.Minute,
+		base:    "tempo/tempo.yaml",
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		ports:   []Port{{PortTempo, 3200}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}, {"tempo-grpc", 0}},
@@ -61,10 +74,48 @@ var catalog = []definition{
 		// a queue to be removed by the very timer that it has stopped. Its ingester has ended by then.
 		endsWithin: 5 * time.Second,
 	},
+	{
+		name:    Prometheus,
+		module:  "prometheus",
+		main:    "github.com/prometheus/prometheus/cmd/prometheus",
+		typical: 3 * time.Minute,
+		base:    "prometheus/prometheus.yaml",
+		ready:   "/-/ready",
+		args: []string{
+			"--config.file=" + configFile, "--storage.tsdb.path=tsdb", `--web.listen-address={{.Addr "prometheus"}}`,
+			"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage",
+		},
+		ports: []Port{{PortPrometheus, 9090}},
+	},
+	{
+		name:    Loki,
+		module:  "loki",
+		main:    "github.com/grafana/loki/v3/cmd/loki",
+		typical: 3 * time.Minute,
+		base:    "loki/loki.yaml",
+		ready:   "/ready",
+		args:    []string{"-config.file=" + configFile},
+		ports:   []Port{{PortLoki, 3100}, {"loki-grpc", 0}},
+	},
+	{
+		name:    Collector,
+		module:  "collector",
+		main:    ".",
+		typical: 2 * time.Minute,
+		base:    "collector/collector.yaml",
+		ready:   "/",
+		args:    []string{"--config=" + configFile},
+		ports:   []Port{{PortCollector, 13133}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}},
+		sendsTo: []string{Tempo, Prometheus, Loki},
+	},
 }
 
-// Default names the servers that are started when none is named.
+// Default names the servers that are started when none is named: those that a slow trace and its flame graph
+// take. They are built in half the time of all.
 func Default() []string { return []string{Pyroscope, Tempo} }
+
+// All names the servers of the whole pipeline.
+func All() []string { return []string{Pyroscope, Tempo, Prometheus, Loki, Collector} }
 
 // Names are the names of all servers.
 func Names() []string {
@@ -77,14 +128,16 @@ func Names() []string {
 
 // definition is one entry of the catalog.
 type definition struct {
-	name    string        // also names the template in config and the directory of the server's data
+	name    string        // also names the overlay in config and the directory of the server's data
 	module  string        // directory below stack/servers that holds the go.mod
 	main    string        // package to build
 	typical time.Duration // of a build with cold caches on two cores, for the progress line
+	base    string        // configuration that docker-compose.yml mounts, below deploy
 	ready   string        // path on the first port that answers 200 when the server can work
 	args    []string      // command line, a template each; the working directory has the config.yaml
 	env     []string      // beside the parent's environment
 	ports   []Port        // the first is the HTTP interface
+	sendsTo []string      // servers whose addresses its overlay names; it starts after them
 
 	// endsWithin, if not 0, is for a server that may never end although its data are safe on disk: Stop
 	// kills it after this time, and that is no error.
@@ -110,29 +163,50 @@ func Ports() []Port {
 	return all
 }
 
-// lookup finds the entries of the given names, in their order; no name means the default ones.
+// has tells whether the server listens on the named port.
+func (d definition) has(port string) bool {
+	return slices.ContainsFunc(d.ports, func(p Port) bool { return p.Name == port })
+}
+
+// lookup finds the entries of the given names, in the order in which they can be started; no name means the
+// default ones.
 func lookup(names []string) ([]definition, error) {
 	if len(names) == 0 {
 		names = Default()
 	}
-	var defs []definition
 	for i, name := range names {
-		n := slices.IndexFunc(catalog, func(d definition) bool { return d.name == name })
-		if n < 0 {
+		if !slices.Contains(Names(), name) {
 			return nil, fmt.Errorf("unknown server %q: known are %s", name, strings.Join(Names(), ", "))
 		}
 		if slices.Contains(names[:i], name) {
 			return nil, fmt.Errorf("server %q is named twice", name)
 		}
-		defs = append(defs, catalog[n])
+	}
+	var defs []definition
+	for _, d := range catalog {
+		if slices.Contains(names, d.name) {
+			defs = append(defs, d)
+		}
 	}
 	return defs, nil
 }
 
-//go:embed config/*.yaml
-var configs embed.FS
+// checkPeers refuses a set in which a server would send to one that is not there.
+func checkPeers(defs []definition) error {
+	for _, d := range defs {
+		for _, peer := range d.sendsTo {
+			if !slices.ContainsFunc(defs, func(o definition) bool { return o.name == peer }) {
+				return fmt.Errorf("server %q sends to %q: name both, or neither", d.name, peer)
+			}
+		}
+	}
+	return nil
+}
 
-// addresses are the ports of one server by name, as its template sees them.
+//go:embed config/*.yaml
+var overlays embed.FS
+
+// addresses are the ports of one server by name.
 type addresses map[string]int
 
 // Port gives the number of the named port.
@@ -153,17 +227,26 @@ func (a addresses) Addr(name string) (string, error) {
 // configFile is the name of the configuration in a server's working directory.
 const configFile = "config.yaml"
 
-// configure fills in the templates of the server's configuration and command line.
-func (d definition) configure(a addresses) (config []byte, args []string, err error) {
-	text, err := configs.ReadFile("config/" + d.name + ".yaml")
+// configure makes the server's configuration and command line: what docker-compose.yml mounts, changed by the
+// overlay, whose templates are filled in first.
+func (d definition) configure(o overlayData) (config []byte, args []string, err error) {
+	base, err := os.ReadFile(filepath.Join(o.Deploy, filepath.FromSlash(d.base)))
 	if err != nil {
 		return nil, nil, fmt.Errorf("configuration of %s: %w", d.name, err)
 	}
-	if config, err = a.expand(string(text)); err != nil {
+	text, err := overlays.ReadFile("config/" + d.name + ".yaml")
+	if err != nil {
+		return nil, nil, fmt.Errorf("overlay of %s: %w", d.name, err)
+	}
+	overlay, err := expand(string(text), o)
+	if err != nil {
+		return nil, nil, fmt.Errorf("overlay of %s: %w", d.name, err)
+	}
+	if config, err = mergeYAML(base, overlay); err != nil {
 		return nil, nil, fmt.Errorf("configuration of %s: %w", d.name, err)
 	}
 	for _, text := range d.args {
-		arg, err := a.expand(text)
+		arg, err := expand(text, o)
 		if err != nil {
 			return nil, nil, fmt.Errorf("arguments of %s: %w", d.name, err)
 		}
@@ -172,13 +255,54 @@ func (d definition) configure(a addresses) (config []byte, args []string, err er
 	return config, args, nil
 }
 
+// overlayData is what the templates of an overlay and of a command line are filled in with.
+type overlayData struct {
+	addresses                      // of the server itself
+	peers     map[string]addresses // of the servers that it sends to, by their names
+	Deploy    string               // directory of the configuration that docker-compose.yml mounts
+}
+
+// Peer gives the named port of a server that this one sends to as host:port.
+func (o overlayData) Peer(server, port string) (string, error) { return o.peers[server].Addr(port) }
+
 // expand fills in one template.
-func (a addresses) expand(text string) ([]byte, error) {
+func expand(text string, data any) ([]byte, error) {
 	t, err := template.New("").Parse(text)
 	if err != nil {
 		return nil, err
 	}
 	var b bytes.Buffer
-	err = t.Execute(&b, a)
+	err = t.Execute(&b, data)
 	return b.Bytes(), err
+}
+
+// mergeYAML changes base by overlay as RFC 7396 has it for JSON: a mapping is merged into a mapping, null
+// removes the key, and anything else takes the key's place.
+func mergeYAML(base, overlay []byte) ([]byte, error) {
+	var target, patch map[string]any
+	if err := yaml.Unmarshal(base, &target); err != nil {
+		return nil, err
+	}
+	if err := yaml.Unmarshal(overlay, &patch); err != nil {
+		return nil, fmt.Errorf("overlay: %w", err)
+	}
+	return yaml.Marshal(merge(target, patch))
+}
+
+func merge(target, patch map[string]any) map[string]any {
+	if target == nil {
+		target = map[string]any{}
+	}
+	for key, value := range patch {
+		switch value := value.(type) {
+		case nil:
+			delete(target, key)
+		case map[string]any:
+			below, _ := target[key].(map[string]any) // What is no mapping is replaced by one.
+			target[key] = merge(below, value)
+		default:
+			target[key] = value
+		}
+	}
+	return target
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 )
 
@@ -11,19 +12,25 @@ import (
 const loopback = "127.0.0.1"
 
 // reserve gives every port of the definitions a number that is free now: the wanted one, or any where 0
-// or nothing is wanted. All are held until all are found, so that no two get the same. They are let go
-// on return, for the servers to take: another process may be faster, which shows when the server starts.
+// or nothing is wanted. Of several servers with a port of the same name the last one gets the wanted number:
+// where there is a Collector, OTLP is for it and not for Tempo. All are held until all are found, so that no
+// two get the same. They are let go on return, for the servers to take: another process may be faster, which
+// shows when the server starts.
 func reserve(defs []definition, want map[string]int) (map[string]addresses, error) {
 	found := make(map[string]addresses)
 	var problems []error
-	for _, d := range defs {
+	for i, d := range defs {
 		found[d.name] = make(addresses)
 		for _, p := range d.ports {
-			l, err := net.Listen("tcp4", net.JoinHostPort(loopback, strconv.Itoa(want[p.Name])))
+			number := want[p.Name]
+			if slices.ContainsFunc(defs[i+1:], func(o definition) bool { return o.has(p.Name) }) {
+				number = 0
+			}
+			l, err := net.Listen("tcp4", net.JoinHostPort(loopback, strconv.Itoa(number)))
 			if err != nil {
 				problems = append(problems, fmt.Errorf(
 					"%s cannot listen on port %d of %s: %w; end what listens there, or choose another port with --%s-port (in code: Options.Ports[%q])",
-					d.name, want[p.Name], loopback, err, p.Name, p.Name))
+					d.name, number, loopback, err, p.Name, p.Name))
 				continue
 			}
 			defer l.Close() // On return, not earlier: see above.

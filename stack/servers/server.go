@@ -27,8 +27,11 @@ type Server struct {
 
 	def    definition
 	binary string
-	want   map[string]int // ports as the user asked for them
-	args   []string       // command line for the ports that were found
+	deploy string               // directory of the configuration that the overlay changes
+	want   map[string]int       // ports as the user asked for them
+	ports  addresses            // as they were found
+	peers  map[string]addresses // ports of the servers that this one sends to
+	args   []string             // command line for the ports that were found
 
 	mu       sync.Mutex
 	proc     *child.Process // the current or last run
@@ -42,11 +45,11 @@ const readyLimit = 2 * time.Minute
 
 // configure writes the configuration for the given ports and fills in the addresses that follow from them.
 func (s *Server) configure(a addresses) error {
-	config, args, err := s.def.configure(a)
+	config, args, err := s.def.configure(overlayData{a, s.peers, s.deploy})
 	if err != nil {
 		return err
 	}
-	s.args = args
+	s.ports, s.args = a, args
 	if err := os.WriteFile(filepath.Join(s.DataDir, configFile), config, 0o644); err != nil {
 		return fmt.Errorf("configuration of %s: %w", s.Name, err)
 	}

@@ -1,7 +1,9 @@
-// Package servers builds the real Pyroscope and Tempo from their Go modules and runs them on loopback, with
-// generated configuration and no container engine. The stack command, the end-to-end tests and the demo use
-// it; tests can pause, kill and restart each server. It works inside a checkout, on Unix, and needs the go
-// command. It is not for production, which runs the servers' images.
+// Package servers builds the real Pyroscope, Tempo, Prometheus, Loki and Collector from their Go modules and
+// runs them on loopback, without a container engine. Their configuration is that which docker-compose.yml
+// mounts, below deploy, with an overlay of what must differ here: addresses, paths, and what another release
+// names otherwise. The stack command, the end-to-end tests and the demo use it; tests can pause, kill and
+// restart each server. It works inside a checkout, on Unix, and needs the go command. It is not for
+// production, which runs the servers' images.
 package servers
 
 import (
@@ -41,6 +43,9 @@ func Start(ctx context.Context, opts Options) (*Stack, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := checkPeers(defs); err != nil {
+		return nil, err
+	}
 	return start(ctx, defs, opts)
 }
 
@@ -48,11 +53,11 @@ func start(ctx context.Context, defs []definition, opts Options) (*Stack, error)
 	if err := validatePorts(opts.Ports); err != nil {
 		return nil, err
 	}
+	root, err := moduleRoot()
+	if err != nil {
+		return nil, err
+	}
 	if opts.DataDir == "" {
-		root, err := moduleRoot()
-		if err != nil {
-			return nil, err
-		}
 		opts.DataDir = filepath.Join(root, "data", "stack")
 	}
 	dataDir, err := filepath.Abs(opts.DataDir) // The servers run in directories of their own.
@@ -67,7 +72,7 @@ func start(ctx context.Context, defs []definition, opts Options) (*Stack, error)
 		return nil, fmt.Errorf("data directory: %w", err)
 	}
 	s := &Stack{lock: held}
-	if err := s.start(ctx, defs, opts, dataDir); err != nil {
+	if err := s.start(ctx, defs, opts, dataDir, filepath.Join(root, "deploy")); err != nil {
 		// Data of a stack that never was complete need no orderly end.
 		canceled, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -77,7 +82,7 @@ func start(ctx context.Context, defs []definition, opts Options) (*Stack, error)
 	return s, nil
 }
 
-func (s *Stack) start(ctx context.Context, defs []definition, opts Options, dataDir string) error {
+func (s *Stack) start(ctx context.Context, defs []definition, opts Options, dataDir, deployDir string) error {
 	// Before the builds, which take minutes: a port that is taken shows at once.
 	if _, err := reserve(defs, opts.Ports); err != nil {
 		return err
@@ -98,6 +103,7 @@ func (s *Stack) start(ctx context.Context, defs []definition, opts Options, data
 			DataDir: dir,
 			def:     d,
 			binary:  binary,
+			deploy:  deployDir,
 			want:    opts.Ports,
 		})
 	}
@@ -105,9 +111,37 @@ func (s *Stack) start(ctx context.Context, defs []definition, opts Options, data
 	if err != nil {
 		return err
 	}
-	// The first failure ends the wait for the others.
-	g, ctx := errgroup.WithContext(ctx)
+	receivers, senders := s.byRole()
+	if err := startAll(ctx, receivers, found); err != nil {
+		return err
+	}
+	// Only now it is certain where the others listen.
+	for _, server := range senders {
+		server.peers = make(map[string]addresses)
+		for _, peer := range receivers {
+			server.peers[peer.Name] = peer.ports
+		}
+	}
+	return startAll(ctx, senders, found)
+}
+
+// byRole parts the servers into those that send to no other and those that do.
+func (s *Stack) byRole() (receivers, senders []*Server) {
 	for _, server := range s.servers {
+		if len(server.def.sendsTo) == 0 {
+			receivers = append(receivers, server)
+		} else {
+			senders = append(senders, server)
+		}
+	}
+	return receivers, senders
+}
+
+// startAll starts the servers at once and waits until each is ready. The first failure ends the wait for the
+// others.
+func startAll(ctx context.Context, servers []*Server, found map[string]addresses) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, server := range servers {
 		g.Go(func() error {
 			if err := os.Truncate(server.LogFile, 0); err != nil && !errors.Is(err, os.ErrNotExist) {
 				return err
@@ -118,7 +152,7 @@ func (s *Stack) start(ctx context.Context, defs []definition, opts Options, data
 	return g.Wait()
 }
 
-// Servers are the stack's servers in the order they were asked for.
+// Servers are the stack's servers, those that send to others after these.
 func (s *Stack) Servers() []*Server { return append([]*Server(nil), s.servers...) }
 
 // Pyroscope is the stack's Pyroscope on either storage, nil if it has none.
@@ -126,6 +160,15 @@ func (s *Stack) Pyroscope() *Server { return s.ofModule("pyroscope") }
 
 // Tempo is the stack's Tempo, nil if it has none.
 func (s *Stack) Tempo() *Server { return s.ofModule("tempo") }
+
+// Prometheus is the stack's Prometheus, nil if it has none.
+func (s *Stack) Prometheus() *Server { return s.ofModule("prometheus") }
+
+// Loki is the stack's Loki, nil if it has none.
+func (s *Stack) Loki() *Server { return s.ofModule("loki") }
+
+// Collector is the stack's Collector, nil if it has none.
+func (s *Stack) Collector() *Server { return s.ofModule("collector") }
 
 func (s *Stack) ofModule(module string) *Server {
 	for _, server := range s.servers {
@@ -162,16 +205,23 @@ func (s *Stack) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop asks every server to end in order and waits until all have; those that still run when ctx ends are
-// killed, which is an error. After Stop no server runs and the data directory is free. It may be called
-// again, and by several at once.
+// Stop asks every server to end in order and waits until all have, those that send to others first, so that what
+// they hold still arrives; those that still run when ctx ends are killed, which is an error. After Stop no
+// server runs and the data directory is free. It may be called again, and by several at once.
 func (s *Stack) Stop(ctx context.Context) error {
-	errs := make([]error, len(s.servers))
+	receivers, senders := s.byRole()
+	err := errors.Join(closeAll(ctx, senders), closeAll(ctx, receivers))
+	s.release.Do(func() { err = errors.Join(err, s.lock.Close()) })
+	return err
+}
+
+// closeAll ends the servers at once.
+func closeAll(ctx context.Context, servers []*Server) error {
+	errs := make([]error, len(servers))
 	var wg sync.WaitGroup
-	for i, server := range s.servers {
+	for i, server := range servers {
 		wg.Go(func() { errs[i] = server.close(ctx) })
 	}
 	wg.Wait()
-	s.release.Do(func() { errs = append(errs, s.lock.Close()) })
 	return errors.Join(errs...)
 }

@@ -334,6 +334,7 @@ func TestWrongOptions(t *testing.T) {
 	for want, opts := range map[string]Options{
 		`unknown server "zipkin"`:         {Servers: []string{"zipkin"}},
 		`server "tempo" is named twice`:   {Servers: []string{Tempo, Tempo}},
+		`"collector" sends to "loki"`:     {Servers: []string{Collector, Tempo, Prometheus}},
 		`unknown port "grafana"`:          {Ports: map[string]int{"grafana": 3000}},
 		"port tempo is 65536: allowed is": {Ports: map[string]int{PortTempo: 65536}},
 		"port tempo is -1: allowed is":    {Ports: map[string]int{PortTempo: -1}},
@@ -421,8 +422,12 @@ func TestLostRaceForAFreePort(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer l.Close()
+	root, err := moduleRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
-	s := &Server{Name: Tempo, DataDir: dir, LogFile: filepath.Join(dir, "server.log"), def: defs[0], binary: binary}
+	s := &Server{Name: Tempo, DataDir: dir, deploy: filepath.Join(root, "deploy"), LogFile: filepath.Join(dir, "server.log"), def: defs[0], binary: binary}
 	if err := s.start(limit(t), maps.Clone(found[Tempo])); err != nil {
 		t.Fatal(err)
 	}
