@@ -79,14 +79,18 @@ type demo struct {
 }
 
 func (d *demo) run(ctx context.Context) error {
-	if err := d.makeDirectory(); err != nil {
+	ln, err := d.listen() // before anything is removed
+	if err != nil {
 		return err
+	}
+	if err := d.makeDirectory(); err != nil {
+		return errors.Join(err, ln.Close())
 	}
 	if err := d.openBackend(ctx); err != nil {
-		return err
+		return errors.Join(err, ln.Close())
 	}
-	if err := d.servePages(); err != nil {
-		return err
+	if err := d.servePages(ln); err != nil {
+		return errors.Join(err, ln.Close())
 	}
 	if err := d.startShop(ctx); err != nil {
 		return err
@@ -105,7 +109,7 @@ func (d *demo) run(ctx context.Context) error {
 	if d.Exit {
 		return nil
 	}
-	d.console.say("\nThe pages are at %s until Ctrl-C.", d.pages)
+	d.console.say("\nThe services have ended. The pages are at %s until Ctrl-C.", d.pages)
 	<-ctx.Done()
 	return nil
 }
@@ -128,7 +132,7 @@ func (d *demo) makeDirectory() error {
 		return fmt.Errorf("directory of the demo: %w; choose another with --dir", err)
 	}
 	d.ends = append(d.ends, func(context.Context) error { return release() })
-	for _, name := range []string{"shop", "saved"} {
+	for _, name := range []string{"shop", "saved", "servers"} {
 		path := filepath.Join(d.Dir, name)
 		if err := errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o755)); err != nil {
 			return err

@@ -151,8 +151,8 @@ func TestDemo(t *testing.T) {
 	} {
 		s.await(t, row, closed)
 	}
-	file := s.await(t, `go tool pprof -top -tagfocus=(span_id=[0-9a-f]{16}) (\S+)`, closed)
-	out, err := exec.Command("go", "tool", "pprof", "-top", "-tagfocus="+file[1], file[2]).CombinedOutput()
+	file := s.await(t, `go tool pprof -top -relative_percentages -tagfocus=(span_id=[0-9a-f]{16}) (\S+)`, closed)
+	out, err := exec.Command("go", "tool", "pprof", "-top", "-relative_percentages", "-tagfocus="+file[1], file[2]).CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("spanflame/workload.")) {
 		t.Errorf("%s: %v\n%s", file[0], err, out)
 	}
@@ -309,5 +309,39 @@ func TestConsole(t *testing.T) {
 	if got, want := s.String(), "\r\x1b[K 1 s of 2 s\r\x1b[Kfound\n"+
 		"\r\x1b[K 2 s of 2 s\r\x1b[Klogged\nfound\n\r\x1b[K 2 s of 2 s\n"; got != want {
 		t.Errorf("on a terminal: %q, want %q", got, want)
+	}
+}
+
+// TestAForeignDirectory: what no demo has put into the directory is not removed, whatever its name; nor is anything
+// before the address for the pages is known to be good.
+func TestAForeignDirectory(t *testing.T) {
+	var s screen
+	o := options(t, &s)
+	o.Dir = t.TempDir()
+	mine := filepath.Join(o.Dir, "saved", "mine.txt")
+	if err := errors.Join(os.Mkdir(filepath.Dir(mine), 0o755), os.WriteFile(mine, nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	for _, listen := range []string{o.Listen, "nowhere"} {
+		o.Listen = listen
+		if err := Run(t.Context(), o); err == nil {
+			t.Errorf("listening on %q: no error", listen)
+		}
+		if _, err := os.Stat(mine); err != nil {
+			t.Errorf("listening on %q: %v", listen, err)
+		}
+	}
+	own := filepath.Join(t.TempDir(), "own")
+	release, err := takeDirectory(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(release(), os.WriteFile(filepath.Join(own, "shop"), nil, 0o644)); err != nil {
+		t.Fatal(err)
+	}
+	if release, err = takeDirectory(own); err != nil {
+		t.Errorf("a directory that a demo has made: %v", err)
+	} else if err := release(); err != nil {
+		t.Error(err)
 	}
 }

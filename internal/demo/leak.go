@@ -57,7 +57,7 @@ func (b *backend) leak(ctx context.Context, from, to time.Time) (leak, error) {
 
 // held is how many bytes are in use at a point, by who allocated them.
 func (b *backend) held(ctx context.Context, at viewer.MemoryPoint) (map[string]int64, error) {
-	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Type: record.Memory, From: at.From, To: at.To})
+	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Instance: at.Instance, Type: record.Memory, From: at.From, To: at.To})
 	if err != nil {
 		return nil, err
 	}

@@ -16,17 +16,13 @@ import (
 // defaultListen is where the pages are, so that their address stays the same over runs.
 const defaultListen = "127.0.0.1:7070"
 
-// servePages serves the viewer from now on until the end.
-func (d *demo) servePages() error {
+// servePages serves the viewer from now on until the end, which closes ln.
+func (d *demo) servePages(ln net.Listener) error {
 	options := viewer.Options{Log: slog.New(slog.NewTextHandler(&d.console, nil))}
 	if host, _, err := net.SplitHostPort(d.Listen); err == nil {
 		options.Hosts = []string{host}
 	}
 	handler, err := viewer.New(d.backend.source, options)
-	if err != nil {
-		return err
-	}
-	ln, err := d.listen()
 	if err != nil {
 		return err
 	}
@@ -42,7 +38,7 @@ func (d *demo) servePages() error {
 		}
 		return err
 	})
-	d.pages = "http://" + ln.Addr().String()
+	d.pages = viewer.URL(ln.Addr())
 	d.console.progressf("the pages are at %s", d.pages)
 	return nil
 }

@@ -40,10 +40,10 @@ func (t slowTrace) wall() viewer.Selection {
 	return viewer.Selection{Service: t.root.Service, Type: record.Wall, From: t.root.Start, To: t.root.End, SpanIDs: []string{t.root.ID}}
 }
 
-// slowest is the slowest of the storefront's traces that began between from and to and whose root has a
-// wall-clock profile. It is ErrNone where there is none yet.
-func (b *backend) slowest(ctx context.Context, from, to time.Time) (slowTrace, error) {
-	found, err := b.source.Search(ctx, viewer.Filter{Service: storefront, Min: slow, From: from, To: to, Limit: 20})
+// slowest is the slowest of the storefront's traces that began between from and to, whose name contains part and
+// whose root has a wall-clock profile. It is ErrNone where there is none yet.
+func (b *backend) slowest(ctx context.Context, part string, from, to time.Time) (slowTrace, error) {
+	found, err := b.source.Search(ctx, viewer.Filter{Service: storefront, Name: part, Min: slow, From: from, To: to, Limit: 20})
 	if err != nil {
 		return slowTrace{}, err
 	}
