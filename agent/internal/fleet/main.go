@@ -42,17 +42,19 @@ type options struct {
 	window, length    time.Duration
 	spread            time.Duration
 	services, retries int
+	slow              int
 }
 
 func main() {
 	var o options
 	flag.StringVar(&o.url, "pyroscope", "http://127.0.0.1:4040", "base `URL` of the server")
-	flag.StringVar(&o.dir, "profiles", "", "`directory` that an agent saved: every saved record of one service and window is sent")
+	flag.StringVar(&o.dir, "profiles", "", "`directory` of one service that an agent saved")
 	flag.IntVar(&o.agents, "agents", 1000, "how many agents")
 	flag.IntVar(&o.services, "services", 50, "how many services they belong to")
 	flag.DurationVar(&o.window, "window", 15*time.Second, "length of a window")
 	flag.DurationVar(&o.length, "for", 2*time.Minute, "how long")
 	flag.DurationVar(&o.spread, "spread", 0, "over which time the agents' ends of windows are spread; 0 has all at once")
+	flag.IntVar(&o.slow, "slow", 5, "wall-clock profiles an agent and window, spread over it; the others come at its end")
 	flag.IntVar(&o.retries, "retries", 20, "how often a record that the server did not take is sent again")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -64,7 +66,7 @@ func main() {
 }
 
 func run(ctx context.Context, o options, out io.Writer) error {
-	records, err := load(o.dir)
+	records, err := load(o.dir, o.slow)
 	if err != nil {
 		return err
 	}
@@ -92,12 +94,14 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	return nil
 }
 
-// load reads the records of the window of one service that has the most of them.
-func load(dir string) ([]record.Record, error) {
+// load reads what one service saved: the largest profile of each type, which is of a window under load, and slow
+// of its wall-clock profiles.
+func load(dir string, slow int) ([]record.Record, error) {
 	if dir == "" {
-		return nil, errors.New("-profiles is not set: want a directory that an agent saved (SPANFLAME_DIR)")
+		return nil, errors.New("-profiles is not set: want a directory that an agent saved (SPANFLAME_DIR/profiles/SERVICE)")
 	}
-	windows := map[string][]record.Record{}
+	largest := map[record.Type]record.Record{}
+	var walls []record.Record
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".pb.gz") {
 			return err
@@ -110,24 +114,30 @@ func load(dir string) ([]record.Record, error) {
 		if err != nil {
 			return fmt.Errorf("%s: %w", path, err)
 		}
-		// The records of a window were captured within a moment of its end.
-		key := r.Service + " " + r.End.Round(2*time.Second).String()
-		windows[key] = append(windows[key], r)
+		if r.Profile, err = timeless(r.Profile); err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		switch {
+		case r.Type != record.Wall:
+			if len(r.Profile) > len(largest[r.Type].Profile) {
+				largest[r.Type] = r
+			}
+		case len(walls) < slow:
+			walls = append(walls, r)
+		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	var most []record.Record
-	for _, key := range slices.Sorted(maps.Keys(windows)) {
-		if len(windows[key]) > len(most) {
-			most = windows[key]
-		}
+	var records []record.Record
+	for _, typ := range slices.Sorted(maps.Keys(largest)) {
+		records = append(records, largest[typ])
 	}
-	if len(most) == 0 {
-		return nil, fmt.Errorf("no saved profiles below %s", dir)
+	if len(records) == 0 || len(walls) < slow {
+		return nil, fmt.Errorf("%s: %d profiles of windows and %d of slow spans, want some and %d", dir, len(records), len(walls), slow)
 	}
-	return most, nil
+	return append(records, walls...), nil
 }
 
 // fleet is what all agents share.
@@ -137,7 +147,7 @@ type fleet struct {
 	sent, taken, again, given, bytes atomic.Int64
 
 	mu      sync.Mutex
-	took    *hdrhistogram.Histogram // microseconds from the end of a window to the server's answer that took it
+	took    *hdrhistogram.Histogram // microseconds from when a record was due to the server's answer that took it
 	reasons map[string]int
 }
 
@@ -155,13 +165,20 @@ func (f *fleet) agent(ctx context.Context, o options, i int, records []record.Re
 		free := make(chan struct{}, senders)
 		var wg sync.WaitGroup
 		for n, r := range records {
+			due := end
+			if i := n - (len(records) - o.slow); i >= 0 {
+				due = end.Add(o.window * time.Duration(i+1) / time.Duration(o.slow+1)) // a slow span of the next window
+			}
+			if !sleep(ctx, time.Until(due)) {
+				break
+			}
 			r.Service, r.Labels = fmt.Sprintf("service-%03d", i%o.services), labels
-			r.Start, r.End = end.Add(-o.window), end
+			r.Start, r.End = due.Add(-o.window), due
 			r.Profile = at(r.Profile, r.Start.Add(time.Duration(n)*time.Millisecond)) // one profile a series and millisecond
 			free <- struct{}{}
 			wg.Go(func() {
 				defer func() { <-free }()
-				f.deliver(ctx, o, r, end)
+				f.deliver(ctx, o, r, due)
 			})
 		}
 		wg.Wait()
@@ -169,7 +186,7 @@ func (f *fleet) agent(ctx context.Context, o options, i int, records []record.Re
 }
 
 // deliver sends one record until the server has taken it.
-func (f *fleet) deliver(ctx context.Context, o options, r record.Record, end time.Time) {
+func (f *fleet) deliver(ctx context.Context, o options, r record.Record, due time.Time) {
 	f.sent.Add(1)
 	for try := range o.retries + 1 {
 		result := f.client.Push(ctx, r)
@@ -177,7 +194,7 @@ func (f *fleet) deliver(ctx context.Context, o options, r record.Record, end tim
 			f.taken.Add(1)
 			f.bytes.Add(int64(len(r.Profile)))
 			f.mu.Lock()
-			_ = f.took.RecordValue(time.Since(end).Microseconds()) // beyond a minute it is counted nowhere else
+			_ = f.took.RecordValue(time.Since(due).Microseconds()) // beyond a minute it is counted nowhere else
 			f.mu.Unlock()
 			return
 		}
@@ -206,15 +223,45 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// at is the profile as of another time: a further time_nanos, in a gzip member of its own, stands above the
-// first, as protocol buffers have it.
-func at(profile []byte, t time.Time) []byte {
-	const timeNanos = 9
-	var member bytes.Buffer
-	zw := gzip.NewWriter(&member)
-	_, _ = zw.Write(protowire.AppendVarint(protowire.AppendTag(nil, timeNanos, protowire.VarintType), uint64(t.UnixNano()))) // into memory
+// timeNanos is the number of the field of a profile that has its time.
+const timeNanos = 9
+
+// timeless is a profile without its time.
+func timeless(profile []byte) ([]byte, error) {
+	zr, err := gzip.NewReader(bytes.NewReader(profile))
+	if err != nil {
+		return nil, err
+	}
+	raw, err := io.ReadAll(io.LimitReader(zr, maxProfile))
+	if err != nil {
+		return nil, err
+	}
+	kept := raw[:0]
+	for len(raw) > 0 {
+		num, _, n := protowire.ConsumeField(raw)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		if num != timeNanos {
+			kept = append(kept, raw[:n]...)
+		}
+		raw = raw[n:]
+	}
+	return compress(kept), nil
+}
+
+// at is a timeless profile as of t: the time follows in a gzip member of its own.
+func at(timeless []byte, t time.Time) []byte {
+	field := protowire.AppendVarint(protowire.AppendTag(nil, timeNanos, protowire.VarintType), uint64(t.UnixNano()))
+	return append(slices.Clip(timeless), compress(field)...)
+}
+
+func compress(b []byte) []byte {
+	var out bytes.Buffer
+	zw := gzip.NewWriter(&out)
+	_, _ = zw.Write(b) // into memory
 	_ = zw.Close()
-	return append(slices.Clip(slices.Clone(profile)), member.Bytes()...)
+	return out.Bytes()
 }
 
 func (f *fleet) print(out io.Writer, o options, size int, took time.Duration) {
@@ -222,7 +269,7 @@ func (f *fleet) print(out io.Writer, o options, size int, took time.Duration) {
 	defer f.mu.Unlock()
 	fmt.Fprintf(out, "%d agents for %s: %d profiles sent, %d taken, %d sent again, %d given up; %.2f MB/s\n",
 		o.agents, took.Round(time.Second), f.sent.Load(), f.taken.Load(), f.again.Load(), f.given.Load(), float64(f.bytes.Load())/1e6/took.Seconds())
-	fmt.Fprintf(out, "from the end of a window to the server's answer: median %s, 90 %% within %s, 99 %% within %s, slowest %s\n",
+	fmt.Fprintf(out, "from when a profile was due to the server's answer: median %s, 90 %% within %s, 99 %% within %s, slowest %s\n",
 		micro(f.took.ValueAtQuantile(50)), micro(f.took.ValueAtQuantile(90)), micro(f.took.ValueAtQuantile(99)), micro(f.took.Max()))
 	for _, reason := range slices.Sorted(maps.Keys(f.reasons)) {
 		fmt.Fprintf(out, "%8d × %s\n", f.reasons[reason], reason)
