@@ -1,7 +1,10 @@
+//go:build !compose
+
 package e2e
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -18,10 +21,12 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/query"
+	"spanflame/internal/record"
 	"spanflame/internal/shop"
 	"spanflame/viewer"
 )
@@ -32,6 +37,8 @@ type viewed struct {
 	shop              *shop.Shop
 	directory         string // URL of the pages over the directory
 	servers           string // URL of the pages over Tempo and Pyroscope
+	local, remote     viewer.Source
+	from              time.Time
 	lock, sleep, cart query.Span
 }
 
@@ -39,9 +46,11 @@ type viewed struct {
 // and compute, beside ordinary load.
 func view(t *testing.T) *viewed {
 	t.Helper()
-	v := &viewed{dir: t.TempDir()}
+	v := &viewed{dir: t.TempDir(), from: time.Now()}
+	name := strings.ReplaceAll(t.Name(), "/", "-")
 	var err error
-	if v.shop, err = startShop(t.Context(), strings.ReplaceAll(t.Name(), "/", "-"), "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN=50ms"); err != nil {
+	if v.shop, err = startShop(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN=50ms",
+		"OTEL_RESOURCE_ATTRIBUTES=service.version="+version+",service.instance.id="+name); err != nil {
 		t.Fatal(err)
 	}
 	stop := sync.OnceValue(func() error {
@@ -92,12 +101,12 @@ func view(t *testing.T) *viewed {
 			t.Error(err)
 		}
 	})
-	v.directory = servePages(t, dir)
+	v.local, v.directory = dir, servePages(t, dir)
 	servers, err := viewer.NewServers(w.stack.Tempo().URL, w.stack.Pyroscope().URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	v.servers = servePages(t, servers)
+	v.remote, v.servers = servers, servePages(t, servers)
 	return v
 }
 
@@ -183,7 +192,7 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 			}
 		}
 		if names := content(t, pages+"/names?last=1h"); !strings.Contains(names, "GET /load/lock") {
-			t.Errorf("GET /load/lock is no name:\n%s", names)
+			t.Errorf("%s: GET /load/lock is no name:\n%s", pages, names)
 		}
 		byName := content(t, pages+"/name?last=1h&"+url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode())
 		for _, want := range []string{"workload.priceBasket", "against the median"} {
@@ -196,6 +205,62 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 			t.Errorf("the leak is not on the page of memory:\n%s", memory)
 		}
 	}
+	memoryIsOfOneWindow(t, v)
+}
+
+// memoryIsOfOneWindow fails if the memory that the servers tell of is not what was in use at a moment: Pyroscope
+// adds up the windows of a time.
+func memoryIsOfOneWindow(t *testing.T, v *viewed) {
+	t.Helper()
+	memory := func(source viewer.Source, most int) []viewer.MemoryPoint {
+		points, err := source.Memory(t.Context(), "storefront", v.from, time.Now(), most)
+		if err != nil || len(points) == 0 {
+			t.Fatalf("memory: %d points, %v", len(points), err)
+		}
+		return points
+	}
+	all := memory(v.remote, 10_000)
+	most := slices.MaxFunc(all, func(a, b viewer.MemoryPoint) int { return cmp.Compare(a.Bytes, b.Bytes) }).Bytes
+	for _, p := range memory(v.local, 10_000) {
+		if !slices.ContainsFunc(all, func(q viewer.MemoryPoint) bool { return q.Bytes == p.Bytes }) {
+			t.Errorf("%d bytes at %v are not among those of the servers: %v", p.Bytes, p.From, all)
+		}
+	}
+	windows := 0
+	for w, err := range v.remote.Series(t.Context(), viewer.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: v.from, To: time.Now()}) {
+		if err != nil || windows == len(all) {
+			t.Fatalf("more windows than %d, or %v", len(all), err)
+		}
+		if sum := total(w.Profile); sum != all[windows].Bytes {
+			t.Errorf("window %d, from %v: its profile has %d bytes, its point %d", windows, w.Start, sum, all[windows].Bytes)
+		}
+		windows++
+	}
+	if windows != len(all) {
+		t.Errorf("%d windows, want %d", windows, len(all))
+	}
+	for _, p := range memory(v.remote, 2) {
+		if p.Bytes > most {
+			t.Errorf("%d bytes from %v to %v, but no window had more than %d", p.Bytes, p.From, p.To, most)
+		}
+		merged, err := v.remote.Profile(t.Context(), viewer.Selection{Service: "storefront", Instance: p.Instance, Type: record.Memory, From: p.From, To: p.To})
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		sum := total(merged)
+		if off := max(sum, p.Bytes) - min(sum, p.Bytes); off > p.Bytes/100 {
+			t.Errorf("the profile from %v to %v is of %d bytes, the point of %d", p.From, p.To, sum, p.Bytes)
+		}
+	}
+}
+
+// total is the sum of a profile's first values.
+func total(p *profile.Profile) (sum int64) {
+	for _, s := range p.Sample {
+		sum += s.Value[0]
+	}
+	return sum
 }
 
 // TestGoToolPprofShowsTheSame reads the very files with the reader's own tool.

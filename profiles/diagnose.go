@@ -84,8 +84,8 @@ func milliseconds(d time.Duration) string {
 // place is the function that a span's time went to and the state it was in there, as its leaf frame.
 type place struct{ function, state string }
 
-// placeOf tells the place of a sample: the innermost function that is not of the standard library, where
-// there is one. The time of other goroutines is not the span's own.
+// placeOf tells the place of a sample: the innermost function that is neither of the standard library nor of
+// an instrumentation, where there is one. The time of other goroutines is not the span's own.
 func placeOf(s *profile.Sample) (at place, own bool) {
 	innermost := true
 	found := false
@@ -101,8 +101,8 @@ func placeOf(s *profile.Sample) (at place, own bool) {
 			case strings.HasPrefix(name, spanFrame):
 			case innermost && strings.HasPrefix(name, "["):
 				at.state = name
-			case at.function == "" || !found && !standard(name):
-				at.function, found = name, !standard(name)
+			case at.function == "" || !found && ownFunction(name):
+				at.function, found = name, ownFunction(name)
 			}
 			innermost = false
 		}
@@ -128,6 +128,19 @@ var library = strings.Fields(`archive arena bufio builtin bytes cmp compress con
 	database debug embed encoding errors expvar flag fmt go hash html image index internal io iter log maps
 	math mime net os path plugin reflect regexp runtime simd slices sort strconv strings structs sync syscall
 	testing text time unicode unique unsafe vendor weak`)
+
+// ownFunction tells whether a function can be blamed: what the standard library and an instrumentation do, they
+// do for their caller.
+func ownFunction(name string) bool { return !standard(name) && !instrumentation(name) }
+
+// instrumentation tells whether a function such as
+// "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip" is of OpenTelemetry or
+// instruments another package for it: by convention the name of such a package is otel and the other's name.
+func instrumentation(function string) bool {
+	name, _, _ := strings.Cut(function, "[") // type parameters have paths of their own
+	return strings.HasPrefix(name, "go.opentelemetry.io/") ||
+		strings.HasPrefix(name[strings.LastIndexByte(name, '/')+1:], "otel")
+}
 
 // standard tells whether a function such as "net/http.(*conn).serve" is of the standard library.
 func standard(function string) bool {

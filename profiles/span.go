@@ -68,8 +68,12 @@ func ByLabel(p *profile.Profile, name string, values ...string) *profile.Profile
 	if pt := p.PeriodType; pt != nil {
 		q.PeriodType = &profile.ValueType{Type: pt.Type, Unit: pt.Unit}
 	}
+	wanted := make(map[string]bool, len(values))
+	for _, v := range values {
+		wanted[v] = true
+	}
 	for _, s := range p.Sample {
-		if slices.ContainsFunc(s.Label[name], func(v string) bool { return slices.Contains(values, v) }) {
+		if slices.ContainsFunc(s.Label[name], func(v string) bool { return wanted[v] }) {
 			q.Sample = append(q.Sample, s)
 		}
 	}

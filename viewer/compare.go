@@ -102,15 +102,24 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 		base, err = s.comparedSpan(ctx, c.spanA, c.Type.Type)
 		return p, base, err
 	}
-	before := s.source
+	before, a, b := s.sides(c)
+	if p, err = mean(ctx, s.source, b); err != nil {
+		return nil, nil, err
+	}
+	base, err = mean(ctx, before, a)
+	return p, base, err
+}
+
+// sides are the selections of a comparison of times or directories, and where that of before is.
+func (s *server) sides(c comparison) (before Source, a, b Selection) {
+	before = s.source
 	if c.What == "directories" {
 		before = s.options.Base
 	}
-	if p, err = mean(ctx, s.source, Selection{Service: c.service, Type: c.Type.Type, From: c.b.from, To: c.b.to}); err != nil {
-		return nil, nil, err
-	}
-	base, err = mean(ctx, before, Selection{Service: c.service, Type: c.Type.Type, From: c.a.from, To: c.a.to})
-	return p, base, err
+	of := Selection{Service: c.service, Type: c.Type.Type}
+	a, b = of, of
+	a.From, a.To, b.From, b.To = c.a.from, c.a.to, c.b.from, c.b.to
+	return before, a, b
 }
 
 func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*profile.Profile, error) {
@@ -126,20 +135,18 @@ func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*p
 	return s.source.Profile(ctx, spanSelection(sp, t))
 }
 
-// mean is a selection's profile divided by the number of its windows, or of its spans where it is of spans; as
-// it is where that number is not known.
+// mean is a selection's profile as the mean of one of its windows, or of its spans where it is of spans; as it
+// is where their number is not known.
 func mean(ctx context.Context, from Source, sel Selection) (*profile.Profile, error) {
 	p, err := from.Profile(ctx, sel)
-	if err != nil {
-		return nil, err
+	if err != nil || gauge(sel.Type) {
+		return p, err
 	}
 	n := len(spansIn(p))
 	if sel.Type != record.Wall {
-		files, err := from.Files(ctx, sel)
-		if err != nil {
+		if n, err = from.Windows(ctx, sel); err != nil {
 			return nil, err
 		}
-		n = len(files)
 	}
 	if n > 1 {
 		p.Scale(1 / float64(n))
@@ -169,6 +176,7 @@ type comparePage struct {
 	HasBase       bool
 	Before, After string // totals
 	Changes       []change
+	Verdict       *verdict // of times and directories
 	Pprof         string
 	Why           string
 }
@@ -198,6 +206,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	type result struct {
 		changes       []change
 		before, after string
+		verdict       *verdict
 	}
 	done, err := once(r.Context(), s, fmt.Sprintf("compare %q", q), func(ctx context.Context) (result, error) {
 		p, base, err := s.comparisonPair(ctx, page.C)
@@ -208,10 +217,19 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		if value < 0 || baseValue < 0 {
 			return result{}, profiles.ErrNone
 		}
-		return result{
-			changes(p, base, 1, 1),
-			amount(sum(base, baseValue), base.SampleType[baseValue].Unit), amount(sum(p, value), p.SampleType[value].Unit),
-		}, nil
+		done := result{
+			changes: changes(p, base, 1, 1),
+			before:  amount(sum(base, baseValue), base.SampleType[baseValue].Unit), after: amount(sum(p, value), p.SampleType[value].Unit),
+		}
+		if page.C.What != "spans" {
+			before, a, b := s.sides(page.C)
+			v, err := judge(ctx, before, s.source, a, b)
+			if err != nil {
+				v.Notes = append(v.Notes, clean(err.Error(), 400)) // the difference is good without it
+			}
+			done.verdict = &v
+		}
+		return done, nil
 	})
 	switch {
 	case errors.Is(err, profiles.ErrNone):
@@ -220,7 +238,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	page.Changes, page.Before, page.After = done.changes, done.before, done.after
+	page.Changes, page.Before, page.After, page.Verdict = done.changes, done.before, done.after, done.verdict
 	q.Set("kind", "compare")
 	page.Pprof = "/flame/" + encodeSpec(q) + "/flamegraph"
 	return s.render(w, http.StatusOK, "compare.html", page)

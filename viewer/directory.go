@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"maps"
 	"os"
 	"path/filepath"
@@ -95,7 +96,14 @@ func (d *Directory) Captured(ctx context.Context, f Filter) ([]traces.Span, erro
 }
 
 func (s Selection) query() profiles.Query {
-	return profiles.Query{Service: s.Service, Types: []record.Type{s.Type}, From: s.From, To: s.To}
+	q := profiles.Query{Service: s.Service, Types: []record.Type{s.Type}, From: s.From, To: s.To, Labels: make(map[string]string)}
+	if s.Instance != "" {
+		q.Labels[instanceLabel] = s.Instance
+	}
+	if s.Type == record.Wall && s.SpanIDs == nil {
+		q.Labels["span_scope"] = "root" // which contain their children
+	}
+	return q
 }
 
 // Profile is of [ProfileSource].
@@ -103,11 +111,44 @@ func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile,
 	if s.SpanIDs != nil {
 		return d.profiles.Span(ctx, s.query(), s.SpanIDs...)
 	}
-	q := s.query()
-	if s.Type == record.Wall {
-		q.Labels = map[string]string{"span_scope": "root"} // which contain their children
+	windows := 0
+	p, err := profiles.Merge(ctx, func(yield func(profiles.Window, error) bool) {
+		for w, err := range profiles.WithoutDamaged(d.profiles.Windows(ctx, s.query()), d.note) {
+			windows++
+			if !yield(w, err) {
+				return
+			}
+		}
+	})
+	if err == nil && gauge(s.Type) && windows > 1 {
+		p.Scale(1 / float64(windows))
 	}
-	return profiles.Merge(ctx, profiles.WithoutDamaged(d.profiles.Windows(ctx, q), d.note))
+	return p, err
+}
+
+// Series is of [ProfileSource].
+func (d *Directory) Series(ctx context.Context, s Selection) iter.Seq2[profiles.Window, error] {
+	return func(yield func(profiles.Window, error) bool) {
+		entries, damaged, err := d.profiles.List(ctx, s.query())
+		if err != nil {
+			yield(profiles.Window{}, err)
+			return
+		}
+		for _, bad := range damaged {
+			d.note(bad)
+		}
+		for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, spread(entries, judgedWindows)), d.note) {
+			if !yield(w, err) {
+				return
+			}
+		}
+	}
+}
+
+// Windows is of [ProfileSource].
+func (d *Directory) Windows(ctx context.Context, s Selection) (int, error) {
+	files, err := d.Files(ctx, s)
+	return len(files), err
 }
 
 // Files is of [ProfileSource].
@@ -137,23 +178,33 @@ func (d *Directory) Memory(ctx context.Context, service string, from, to time.Ti
 	for _, bad := range damaged {
 		d.note(bad)
 	}
-	entries = spread(entries, most)
+	instance := func(e profiles.Entry) string { return e.Labels[instanceLabel] }
+	entries = largest(entries, instance, func(e profiles.Entry) float64 {
+		bytes, _ := d.inUse(e) // nothing, if it cannot be read
+		return float64(bytes)
+	})
 	var points []MemoryPoint
-	for _, e := range entries {
+	for _, e := range spread(entries, most) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
-		w, err := profiles.ReadFile(e.Path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue // its time was over
+		if bytes, ok := d.inUse(e); ok {
+			points = append(points, MemoryPoint{Instance: instance(e), From: e.Start, To: e.End, Bytes: bytes})
 		}
-		if err != nil {
-			d.note(profiles.Damaged{Path: e.Path, Err: err})
-			continue
-		}
-		points = append(points, MemoryPoint{From: e.Start, To: e.End, Bytes: total(w.Profile, "inuse_space")})
 	}
 	return points, nil
+}
+
+// inUse is how much memory was in use, if the profile can be read.
+func (d *Directory) inUse(e profiles.Entry) (int64, bool) {
+	w, err := profiles.ReadFile(e.Path)
+	if err != nil {
+		if !errors.Is(err, fs.ErrNotExist) { // its time was over
+			d.note(profiles.Damaged{Path: e.Path, Err: err})
+		}
+		return 0, false
+	}
+	return total(w.Profile, "inuse_space"), true
 }
 
 // one is the first of the files in order.

@@ -22,6 +22,7 @@ const plotted = 120
 type memoryPage struct {
 	head
 	Service     string
+	Instance    string // whose memory it is
 	Services    []string
 	Period      period
 	Ranges      []choice
@@ -30,6 +31,7 @@ type memoryPage struct {
 	Growth      string // an hour
 	Plot        string
 	Points      []point // the plot in numbers
+	Leaks       leakVerdict
 	Changes     []change
 	Pprof       string
 	Why         string
@@ -68,6 +70,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	first, last := points[0], points[len(points)-1]
+	page.Instance = first.Instance
 	page.First, page.Last, page.From, page.To = bytesOf(first.Bytes), bytesOf(last.Bytes), first.To.UTC(), last.To.UTC()
 	if hours := last.To.Sub(first.To).Hours(); hours > 0 {
 		page.Growth = bytesOf(int64(float64(last.Bytes-first.Bytes) / hours))
@@ -83,7 +86,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Plot = "/memory/plot.svg?" + of.Encode()
 	spec := url.Values{
-		"kind": {"memory"}, "service": {page.Service},
+		"kind": {"memory"}, "service": {page.Service}, "instance": {page.Instance},
 		"afrom": {first.From.UTC().Format(time.RFC3339Nano)}, "ato": {first.To.UTC().Format(time.RFC3339Nano)},
 		"bfrom": {last.From.UTC().Format(time.RFC3339Nano)}, "bto": {last.To.UTC().Format(time.RFC3339Nano)},
 	}
@@ -97,6 +100,13 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	})
 	if err != nil && !errors.Is(err, profiles.ErrNone) {
 		return err
+	}
+	sel := Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.To}
+	page.Leaks, err = once(r.Context(), s, fmt.Sprintf("leaks %q", sel), func(ctx context.Context) (leakVerdict, error) {
+		return findLeaks(ctx, s.source, sel)
+	})
+	if err != nil {
+		page.Leaks.Notes = append(page.Leaks.Notes, clean(err.Error(), 400)) // the page is good without it
 	}
 	return s.render(w, http.StatusOK, "memory.html", page)
 }
@@ -128,10 +138,12 @@ func (s *server) memoryPair(ctx context.Context, q url.Values) (p, base *profile
 	if a.from.IsZero() || a.to.IsZero() || b.from.IsZero() || b.to.IsZero() || q.Get("service") == "" {
 		return nil, nil, badRequest("The address of this flame graph is not whole.")
 	}
-	if p, err = s.source.Profile(ctx, Selection{Service: q.Get("service"), Type: record.Memory, From: b.from, To: b.to}); err != nil {
+	sel := Selection{Service: q.Get("service"), Instance: q.Get("instance"), Type: record.Memory, From: b.from, To: b.to}
+	if p, err = s.source.Profile(ctx, sel); err != nil {
 		return nil, nil, err
 	}
-	base, err = s.source.Profile(ctx, Selection{Service: q.Get("service"), Type: record.Memory, From: a.from, To: a.to})
+	sel.From, sel.To = a.from, a.to
+	base, err = s.source.Profile(ctx, sel)
 	return inuse(p), inuse(base), err
 }
 

@@ -382,7 +382,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		b = barData{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title()}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.comparisonPair(ctx, c) }
 	case "memory":
-		if err := allow(q, "service", "afrom", "ato", "bfrom", "bto"); err != nil {
+		if err := allow(q, "service", "instance", "afrom", "ato", "bfrom", "bto"); err != nil {
 			return err
 		}
 		b = barData{Back: "/memory?" + url.Values{"service": {q.Get("service")}}.Encode(), BackText: "back to memory", Title: "growth of the memory of " + q.Get("service")}

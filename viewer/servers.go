@@ -3,6 +3,7 @@ package viewer
 import (
 	"context"
 	"fmt"
+	"iter"
 	"net/url"
 	"regexp"
 	"slices"
@@ -20,10 +21,15 @@ import (
 
 // Bounds of what is asked of the servers.
 const (
-	farthest      = 167 * time.Hour // back from now where no time is given: a search of Tempo takes 7 days at most
-	longest       = 23 * time.Hour  // likewise for profiles: a query of Pyroscope takes a day at most, unless it is set otherwise
+	week          = 168 * time.Hour // that pages can ask for
+	farthest      = 167 * time.Hour // that Tempo is asked for: a search takes 7 days at most, in whole seconds
+	longest       = 23 * time.Hour  // that Pyroscope is asked for at once: a query takes a day at most, unless it is set otherwise
 	searched      = 500             // traces: Tempo answers with any that match, not with the slowest
 	profileMargin = time.Minute     // around a span: profiles are found by the start of their window
+
+	// apart is the least time between the starts of two windows of an instance. Agents are told a second or more,
+	// but the first window and the last are what is left of one.
+	apart = 100 * time.Millisecond
 )
 
 // pyroscopeTypes are the names by which Pyroscope knows the types.
@@ -61,6 +67,13 @@ func bounded(from, to time.Time, back time.Duration) (time.Time, time.Time) {
 	return from, to
 }
 
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // traceQL is the filter as a query, with a name that contains f.Name, or is it.
 func traceQL(f Filter, whole bool, more ...string) string {
 	var all []string
@@ -79,14 +92,33 @@ func traceQL(f Filter, whole bool, more ...string) string {
 	return "{ " + strings.Join(append(all, more...), " && ") + " }"
 }
 
-// Search is of [TraceSource].
+// daily divides a time into parts that Pyroscope takes, which begin and end in different milliseconds.
+func daily(from, to time.Time, ask func(from, to time.Time) error) error {
+	if to.Sub(from) > week+time.Hour { // some room: a page's week and the margin of its profiles
+		return badRequest("This would be %v of profiles. Ask for 7 days at most.", to.Sub(from).Round(time.Hour))
+	}
+	for ; to.Sub(from) > longest; from = from.Add(longest) {
+		if err := ask(from, from.Add(longest-time.Millisecond)); err != nil {
+			return err
+		}
+	}
+	return ask(from, to)
+}
+
+// Search is of [TraceSource]. Of a longer time than Tempo takes it is the end.
 func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
+	var found Found
 	from, to := bounded(f.From, f.To, farthest)
+	if to.Sub(from) > farthest {
+		if to.Sub(from) > week {
+			found.Notes = append(found.Notes, "These are of the last 7 days of that time: a search of Tempo takes no longer one.")
+		}
+		from = to.Add(-farthest)
+	}
 	summaries, err := s.tempo.Search(ctx, traceQL(f, false), from, to, searched)
 	if err != nil {
 		return Found{}, err
 	}
-	var found Found
 	if len(summaries) == searched {
 		found.Notes = append(found.Notes, fmt.Sprintf("These are the slowest of %d traces that match; there are more. Ask for a shorter time or a longer duration.", searched))
 	}
@@ -104,6 +136,10 @@ func (s *Servers) Trace(ctx context.Context, id string) ([]traces.Span, error) {
 // Captured is of [TraceSource].
 func (s *Servers) Captured(ctx context.Context, f Filter) ([]traces.Span, error) {
 	from, to := bounded(f.From, f.To, longest) // their profiles are read over the same time
+	if to.Sub(from) > week {
+		return nil, badRequest("This would be %v of spans. Ask for 7 days at most.", to.Sub(from).Round(time.Hour))
+	}
+	from = later(from, to.Add(-farthest))
 	spans, err := s.tempo.Spans(ctx, traceQL(f, true, `span.pyroscope.profile.id != ""`)+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
 	if err != nil {
 		return nil, err
@@ -117,56 +153,155 @@ func (s *Servers) Captured(ctx context.Context, f Filter) ([]traces.Span, error)
 	return spans[:min(len(spans), f.Limit)], nil
 }
 
+// labels are those by which Pyroscope finds the selection's profiles.
+func (s Selection) labels() query.Selector {
+	labels := query.Selector{"service_name": s.Service}
+	if s.Instance != "" {
+		labels[instanceLabel] = s.Instance
+	}
+	if s.Type == record.Wall && s.SpanIDs == nil {
+		labels["span_scope"] = "root" // which contain their children
+	}
+	return labels
+}
+
 // Profile is of [ProfileSource].
 func (s *Servers) Profile(ctx context.Context, sel Selection) (*profile.Profile, error) {
 	name, ok := pyroscopeTypes[sel.Type]
 	if !ok {
 		return nil, fmt.Errorf("profile type %q is not known to Pyroscope", sel.Type)
 	}
-	labels := query.Selector{"service_name": sel.Service}
+	labels := sel.labels()
 	from, to := bounded(sel.From, sel.To, longest)
+	ask := func(from, to time.Time) (*profile.Profile, error) {
+		return s.pyroscope.Profile(ctx, name, labels, from, to)
+	}
 	if sel.SpanIDs != nil {
-		graph, err := s.pyroscope.SpanFlameGraph(ctx, name, labels, sel.SpanIDs, from.Add(-profileMargin), to.Add(profileMargin))
-		if err != nil {
-			return nil, err
+		from, to = from.Add(-profileMargin), to.Add(profileMargin)
+		ask = func(from, to time.Time) (*profile.Profile, error) {
+			graph, err := s.pyroscope.SpanFlameGraph(ctx, name, labels, sel.SpanIDs, from, to)
+			if err != nil {
+				return nil, err
+			}
+			return fromGraph(graph, string(sel.Type)), nil
 		}
-		return fromGraph(graph, string(sel.Type))
 	}
-	if sel.Type == record.Wall {
-		labels["span_scope"] = "root" // which contain their children
-	}
-	p, err := s.pyroscope.Profile(ctx, name, labels, from, to)
-	if err != nil {
+	var parts []*profile.Profile
+	err := daily(from, to, func(from, to time.Time) error {
+		p, err := ask(from, to)
+		if err == nil && len(p.Sample) > 0 && sampleIndex(p) >= 0 {
+			parts = append(parts, p)
+		}
+		return err
+	})
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if len(p.Sample) == 0 || sampleIndex(p) < 0 {
+	case len(parts) == 0:
 		return nil, profiles.ErrNone
 	}
-	if sel.Type == record.Memory {
-		return p, s.oneWindow(ctx, p, labels, from, to)
+	p := parts[0]
+	if len(parts) > 1 {
+		if p, err = profile.Merge(parts); err != nil {
+			return nil, fmt.Errorf("merge the days' profiles: %w", err)
+		}
+	}
+	if sel.SpanIDs == nil && gauge(sel.Type) {
+		return p, s.oneWindow(ctx, p, sel)
 	}
 	return p, nil
 }
 
-// oneWindow scales memory in use, which Pyroscope adds up over all windows of a time, to that of one window.
-func (s *Servers) oneWindow(ctx context.Context, p *profile.Profile, labels query.Selector, from, to time.Time) error {
-	points, err := s.pyroscope.Totals(ctx, query.InuseSpace, labels, from, to, max(to.Sub(from), time.Second))
+// oneWindow scales what Pyroscope adds up over all windows of a time to the mean of a window.
+func (s *Servers) oneWindow(ctx context.Context, p *profile.Profile, sel Selection) error {
+	windows, err := s.windows(ctx, sel)
 	if err != nil {
 		return err
 	}
-	mean := 0.0
-	for _, pt := range points {
-		mean += pt.Value / float64(len(points))
-	}
-	if whole := sum(p, sampleIndex(p)); whole > 0 && mean > 0 {
-		p.Scale(mean / float64(whole))
+	if whole, one := sum(p, sampleIndex(p)), meanOf(windows); whole > 0 && one > 0 {
+		p.Scale(one / float64(whole))
 	}
 	return nil
 }
 
+// Series is of [ProfileSource]. Pyroscope does not tell how long a window was: it was until the next one of the
+// instance began. The last one is left out where that matters.
+func (s *Servers) Series(ctx context.Context, sel Selection) iter.Seq2[profiles.Window, error] {
+	return func(yield func(profiles.Window, error) bool) {
+		points, err := s.windows(ctx, sel)
+		if err != nil {
+			yield(profiles.Window{}, err)
+			return
+		}
+		var windows []profiles.Window
+		next := make(map[string]time.Time) // window's start, by instance
+		for _, p := range slices.Backward(points) {
+			instance := instanceOf(p)
+			m := record.Meta{Service: sel.Service, Type: sel.Type, Start: p.Time, End: p.Time}
+			if instance != "" {
+				m.Labels = map[string]string{instanceLabel: instance}
+			}
+			if end, ok := next[instance]; ok {
+				m.End = end
+			}
+			next[instance] = p.Time
+			if gauge(sel.Type) || m.End.After(m.Start) {
+				windows = append(windows, profiles.Window{Meta: m})
+			}
+		}
+		slices.Reverse(windows)
+		for _, w := range spread(windows, judgedWindows) {
+			one := sel
+			one.Instance, one.From, one.To = w.Labels[instanceLabel], w.Start.Add(time.Millisecond-apart), w.Start
+			w.Profile, err = s.pyroscope.Profile(ctx, pyroscopeTypes[sel.Type], one.labels(), one.From, one.To)
+			if err == nil && len(w.Profile.Sample) == 0 {
+				continue // removed since
+			}
+			if !yield(w, err) || err != nil {
+				return
+			}
+		}
+	}
+}
+
+// Windows is of [ProfileSource].
+func (s *Servers) Windows(ctx context.Context, sel Selection) (int, error) {
+	all, err := s.windows(ctx, sel)
+	return len(all), err
+}
+
+// windows are the totals of the single windows of each instance of a service, by time.
+func (s *Servers) windows(ctx context.Context, sel Selection) ([]query.Point, error) {
+	var all []query.Point
+	from, to := bounded(sel.From, sel.To, longest)
+	err := daily(from, to, func(from, to time.Time) error {
+		before := from.Add(-time.Millisecond) // a point is of what came after the point before it
+		points, err := s.pyroscope.Totals(ctx, pyroscopeTypes[sel.Type], sel.labels(), before, to, apart, instanceLabel)
+		for _, p := range points {
+			if p.Time.After(before) {
+				all = append(all, p)
+			}
+		}
+		return err
+	})
+	slices.SortStableFunc(all, func(a, b query.Point) int { return a.Time.Compare(b.Time) })
+	return all, err
+}
+
+func instanceOf(p query.Point) string { return p.Labels[instanceLabel] }
+
+// meanOf is the mean of values, 0 of none.
+func meanOf(points []query.Point) float64 {
+	mean := 0.0
+	for _, p := range points {
+		mean += p.Value / float64(len(points))
+	}
+	return mean
+}
+
 // fromGraph makes a profile of a flame graph, which is all that Pyroscope has of a span: functions without
-// files and lines.
-func fromGraph(graph *query.Frame, sampleType string) (*profile.Profile, error) {
+// files and lines. It has no samples where there is nothing.
+func fromGraph(graph *query.Frame, sampleType string) *profile.Profile {
 	if sampleType == string(record.CPU) {
 		sampleType = "cpu"
 	}
@@ -195,10 +330,7 @@ func fromGraph(graph *query.Frame, sampleType string) (*profile.Profile, error) 
 		}
 		p.Sample = append(p.Sample, sample)
 	})
-	if len(p.Sample) == 0 {
-		return nil, profiles.ErrNone
-	}
-	return p, nil
+	return p
 }
 
 // Files is of [ProfileSource]: what is on a server is in no files.
@@ -215,17 +347,19 @@ func (s *Servers) Services(ctx context.Context, from, to time.Time) ([]string, e
 	return names, err
 }
 
-// Memory is of [ProfileSource].
+// Memory is of [ProfileSource]. Where there are more windows than points, each point is the mean of some.
 func (s *Servers) Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error) {
 	from, to = bounded(from, to, time.Hour) // steps over a day would be too long to show growth
-	step := max(to.Sub(from)/time.Duration(most), 15*time.Second)
-	totals, err := s.pyroscope.Totals(ctx, query.InuseSpace, query.Selector{"service_name": service}, from, to, step)
+	windows, err := s.windows(ctx, Selection{Service: service, Type: record.Memory, From: from, To: to})
 	if err != nil {
 		return nil, err
 	}
+	windows = largest(windows, instanceOf, func(p query.Point) float64 { return p.Value })
 	var points []MemoryPoint
-	for _, t := range totals {
-		points = append(points, MemoryPoint{From: t.Time.Add(-step), To: t.Time, Bytes: int64(t.Value)})
+	for some := range slices.Chunk(windows, max(1, (len(windows)+most-1)/most)) {
+		points = append(points, MemoryPoint{
+			Instance: instanceOf(some[0]), From: some[0].Time.Add(time.Millisecond - apart), To: some[len(some)-1].Time, Bytes: int64(meanOf(some)),
+		})
 	}
-	return spread(points, most), nil
+	return points, nil
 }

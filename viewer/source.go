@@ -2,6 +2,9 @@ package viewer
 
 import (
 	"context"
+	"iter"
+	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -9,6 +12,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/profiles"
 )
 
 // Source is where the pages take traces and profiles from. It is only read.
@@ -30,14 +34,20 @@ type TraceSource interface {
 
 // ProfileSource has the profiles.
 type ProfileSource interface {
-	// Profile is all that was selected, merged. The error wraps profiles.ErrNone where there is nothing. The
-	// profile is the caller's.
+	// Profile is all that was selected, merged; of what is in use at a moment (memory, goroutines) it is the
+	// mean of a window. The error wraps profiles.ErrNone where there is nothing. The profile is the caller's.
 	Profile(ctx context.Context, s Selection) (*profile.Profile, error)
 	// Files are those that the selection is in, for the reader's own tools; none where it is in no files.
 	Files(ctx context.Context, s Selection) ([]string, error)
+	// Series is the windows of the selection one by one, in the order of time: where there are too many, some
+	// of them, evenly over the time. Each profile is of one instance.
+	Series(ctx context.Context, s Selection) iter.Seq2[profiles.Window, error]
+	// Windows is in how many windows the selection is, of all instances of the service.
+	Windows(ctx context.Context, s Selection) (int, error)
 	// Services are the names of those that have profiles between two times.
 	Services(ctx context.Context, from, to time.Time) ([]string, error)
-	// Memory is how much was in use at the end of each window, in the order of time: at most most points.
+	// Memory is how much was in use at the end of each window, in the order of time: at most most points. Where
+	// the service has several instances it is of the one that has most, at the beginning or the end.
 	Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error)
 }
 
@@ -68,15 +78,45 @@ type Found struct {
 // Selection says which samples are meant.
 type Selection struct {
 	Service  string
+	Instance string // of the service; empty for all
 	Type     record.Type
 	From, To time.Time
 	SpanIDs  []string // only theirs; nil for all
 }
 
-// MemoryPoint is how much memory was in use at a time. From and To select the profile that says so.
+// MemoryPoint is how much memory was in use at a time. Instance, From and To select the profile that says so.
 type MemoryPoint struct {
+	Instance string // empty where it is not known
 	From, To time.Time
 	Bytes    int64
+}
+
+// instanceLabel is the label of profiles that tells instances of a service apart.
+const instanceLabel = "service_instance_id"
+
+// largest are the windows of the instance that has the largest value, in its first window or its last. Windows
+// of different instances side by side would say nothing about growth, and neither does a single one.
+func largest[T any](all []T, instance func(T) string, value func(T) float64) []T {
+	byInstance := make(map[string][]T)
+	for _, w := range all {
+		byInstance[instance(w)] = append(byInstance[instance(w)], w)
+	}
+	if len(byInstance) < 2 {
+		return all
+	}
+	var found []T
+	most := math.Inf(-1)
+	for _, name := range slices.Sorted(maps.Keys(byInstance)) {
+		its := byInstance[name]
+		has := math.Inf(-1)
+		if len(its) > 1 {
+			has = max(value(its[0]), value(its[len(its)-1]))
+		}
+		if found == nil || has > most {
+			found, most = its, has
+		}
+	}
+	return found
 }
 
 // profileIDAttribute is the attribute of a span that has a profile: the id that its samples carry.
@@ -104,6 +144,9 @@ func index(spans []traces.Span) map[string]traces.Span {
 func spanSelection(s traces.Span, t record.Type) Selection {
 	return Selection{Service: s.Service, Type: t, From: s.Start, To: s.End, SpanIDs: []string{s.ID}}
 }
+
+// gauge tells whether profiles of a type are of a moment: those of several moments are not to be added up.
+func gauge(t record.Type) bool { return t == record.Memory || t == record.Goroutine }
 
 // sampleIndex is which of a profile's values the pages show: its default, else the last, as in pprof.
 func sampleIndex(p *profile.Profile) int {

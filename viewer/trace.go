@@ -177,12 +177,12 @@ func bounds(spans []traces.Span) (start, end time.Time) {
 }
 
 // have says which of the marked spans have a wall-clock profile. It knows only where samples tell of which span
-// they are; spans that are not in the map are not known.
+// they are; spans that are not in the map are not known. It asks for no more than are shown.
 func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool {
 	ids := make(map[string][]string) // by service
 	start, end := bounds(spans)
 	for _, sp := range spans {
-		if captured(sp) {
+		if captured(sp) && len(ids[sp.Service]) < shownSpans {
 			ids[sp.Service] = append(ids[sp.Service], sp.ID)
 		}
 	}

@@ -1,6 +1,6 @@
 // Package viewer is web pages over saved traces and profiles: the slow traces, a trace with its spans, the
-// flame graph of exactly one span, all spans of a name, two of anything compared, and memory over time. The
-// command `spanflame view` and the demo serve it.
+// flame graph of exactly one span, all spans of a name, two of anything compared, and memory over time with
+// the leaks that are suspected. The command `spanflame view` and the demo serve it.
 //
 // It reads a [Source]: a directory that agents save to, or Tempo and Pyroscope. It writes nothing, answers
 // GET and HEAD alone, takes no path from a request, and is meant for one team on loopback or behind a proxy
@@ -123,6 +123,15 @@ func New(source Source, o Options) (http.Handler, error) {
 		return refusal{http.StatusNotFound, "There is no such page."}
 	}))
 	return s.guard(mux), nil
+}
+
+// URL is the address by which a browser on this machine finds the pages that are served at a listener's address:
+// one that listens on every address has none that can be asked for.
+func URL(listening net.Addr) string {
+	if tcp, ok := listening.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return fmt.Sprintf("http://localhost:%d", tcp.Port)
+	}
+	return "http://" + listening.String()
 }
 
 // TracePath is the path of the page of a trace.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"html"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -315,6 +316,42 @@ func TestMemory(t *testing.T) {
 	}
 	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.leak", "back to memory")
 	shows(t, page(t, h, "/memory?service=inventory"), "There are fewer than two memory profiles")
+}
+
+// Two instances with windows at the same times: what the one holds is no growth of the other's.
+func TestMemoryIsOfOneInstance(t *testing.T) {
+	d := newSaved(t)
+	for i, held := range []struct{ steady, leaking int64 }{{5 << 20, 10 << 20}, {5 << 20, 12 << 20}, {5 << 20, 14 << 20}} {
+		for instance, bytes := range map[string]int64{"pod-1": held.steady, "pod-2": held.leaking} {
+			start := began.Add(time.Duration(i) * 15 * time.Second)
+			d.profile(record.Meta{
+				Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second), Labels: map[string]string{"service_instance_id": instance},
+			}, "inuse_space", "bytes", sample{"main.main;main.hold", bytes, ""})
+		}
+	}
+	h := pages(t, d.open(), Options{})
+	got := page(t, h, "/memory")
+	shows(t, got, "<b>10 MiB</b>", "<b>14 MiB</b>", "pod-2", "&#43;4 MiB", "main.hold")
+	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.hold")
+
+	// Of all windows it is the mean of one, not their sum.
+	shows(t, page(t, h, "/compare?what=times&type=memory&service=storefront&ato=2026-01-02T15:04:20Z&bfrom=2026-01-02T15:04:20Z"),
+		"before <b>7.5 MiB</b>", "after <b>9 MiB</b>")
+}
+
+func TestURLCanBeAskedFor(t *testing.T) {
+	for listening, want := range map[string]string{
+		"0.0.0.0:7070": "http://localhost:7070", "[::]:7070": "http://localhost:7070",
+		"127.0.0.1:7070": "http://127.0.0.1:7070", "[::1]:80": "http://[::1]:80", "192.0.2.1:80": "http://192.0.2.1:80",
+	} {
+		addr, err := net.ResolveTCPAddr("tcp", listening)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := URL(addr); got != want {
+			t.Errorf("%s: %s, want %s", listening, got, want)
+		}
+	}
 }
 
 func TestEmptyDirectorySaysWhatToDo(t *testing.T) {

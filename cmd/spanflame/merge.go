@@ -156,8 +156,11 @@ func oneType(entries []profiles.Entry) error {
 	return fmt.Errorf("there are profiles of several types, choose one with --type: %s", strings.Join(found, ", "))
 }
 
-// replaceFile writes a file as a whole or not at all.
+// replaceFile writes a file as a whole or not at all. It replaces nothing else, such as a device.
 func replaceFile(path string, write func(io.Writer) error) (err error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
+		return fmt.Errorf("write %s: there is something else than a file, which is not replaced; - is standard output", path)
+	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
 		return fmt.Errorf("write %s: %w", path, err)

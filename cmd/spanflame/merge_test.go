@@ -165,6 +165,9 @@ func TestReplaceFile(t *testing.T) {
 	if files, err := os.ReadDir(dir); err != nil || len(files) != 1 {
 		t.Errorf("left behind: %v, %v", files, err)
 	}
+	if err := replaceFile(dir, func(io.Writer) error { return nil }); err == nil || !strings.Contains(err.Error(), "is not replaced") {
+		t.Errorf("what is no file was written: %v", err)
+	}
 }
 
 // The compiler's own reader takes the result.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"syscall"
 	"time"
@@ -92,7 +93,7 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
 	failed := make(chan error, 1)
 	go func() { failed <- server.Serve(listener) }()
-	fmt.Fprintf(out, "%s is shown at http://%s\n", described(o), listener.Addr())
+	fmt.Fprintf(out, "%s is shown at %s\n", described(o), viewer.URL(listener.Addr()))
 	select {
 	case err = <-failed:
 		return fmt.Errorf("serve the pages: %w", err)
@@ -137,9 +138,18 @@ func viewedDir(o viewOptions) (string, error) {
 	return record.DefaultDir()
 }
 
+// redacted is an address without its password.
+func redacted(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return "the server" // which was refused before
+	}
+	return u.Redacted()
+}
+
 func described(o viewOptions) string {
 	if o.tempo != "" {
-		return o.tempo + " with " + o.pyroscope
+		return redacted(o.tempo) + " with " + redacted(o.pyroscope)
 	}
 	dir, err := viewedDir(o)
 	if err != nil {

@@ -196,14 +196,19 @@ func (p *Pyroscope) Profile(ctx context.Context, profileType string, s Selector,
 
 // Point is a value of a series at a time.
 type Point struct {
-	Time  time.Time
-	Value float64
+	Time   time.Time
+	Value  float64
+	Labels map[string]string // of the series, those that were asked for; shared by its points
 }
 
-// Totals is how a profile's total went between two times, averaged over steps.
-func (p *Pyroscope) Totals(ctx context.Context, profileType string, s Selector, start, end time.Time, step time.Duration) ([]Point, error) {
+// Totals is how a profile's total went between two times, by steps and, for each of them, by the values of the
+// labels that are named. A point is at the end of its step. What falls into one step is averaged by a server on
+// Pyroscope's first storage and added up on its second, which knows no average: for values in use take a step
+// that is no longer than a window.
+func (p *Pyroscope) Totals(ctx context.Context, profileType string, s Selector, start, end time.Time, step time.Duration, by ...string) ([]Point, error) {
 	var answer struct {
 		Series []struct {
+			Labels []struct{ Name, Value string } `json:"labels"`
 			Points []struct {
 				Value     float64 `json:"value"`
 				Timestamp string  `json:"timestamp"`
@@ -212,19 +217,23 @@ func (p *Pyroscope) Totals(ctx context.Context, profileType string, s Selector, 
 	}
 	err := p.call(ctx, "/querier.v1.QuerierService/SelectSeries", nil, map[string]any{
 		"profileTypeID": profileType, "labelSelector": s.String(), "start": start.UnixMilli(), "end": end.UnixMilli(),
-		"step": step.Seconds(), "aggregation": "TIME_SERIES_AGGREGATION_TYPE_AVERAGE",
+		"step": step.Seconds(), "aggregation": "TIME_SERIES_AGGREGATION_TYPE_AVERAGE", "groupBy": by,
 	}, into(&answer))
 	if err != nil {
 		return nil, err
 	}
 	var points []Point
 	for _, series := range answer.Series {
+		labels := make(map[string]string, len(series.Labels))
+		for _, l := range series.Labels {
+			labels[l.Name] = l.Value
+		}
 		for _, pt := range series.Points {
 			ms, err := strconv.ParseInt(pt.Timestamp, 10, 64)
 			if err != nil {
 				return nil, fmt.Errorf("SelectSeries: timestamp %q", pt.Timestamp)
 			}
-			points = append(points, Point{time.UnixMilli(ms), pt.Value})
+			points = append(points, Point{time.UnixMilli(ms), pt.Value, labels})
 		}
 	}
 	return points, nil

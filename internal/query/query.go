@@ -57,6 +57,7 @@ func (c client) send(ctx context.Context, path string, query url.Values, mediaTy
 	if err != nil {
 		return err
 	}
+	u = req.URL.Redacted() // errors are shown to whoever asked, and a password is the operator's
 	req.Header.Set("Accept", mediaType)
 	if body != nil {
 		req.Header.Set("Content-Type", mediaType)

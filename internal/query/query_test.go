@@ -104,6 +104,16 @@ func TestBadAnswers(t *testing.T) {
 	}
 }
 
+func TestErrorsDoNotTellThePassword(t *testing.T) {
+	for name, base := range map[string]string{"an answer": answer(t, 500, "broken"), "no server": "http://127.0.0.1:1"} {
+		base = strings.Replace(base, "http://", "http://viewer:secret@", 1)
+		_, err := NewTempo(base).Trace(t.Context(), "1")
+		if err == nil || strings.Contains(err.Error(), "secret") || !strings.Contains(err.Error(), "/api/v2/traces/1") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
 func TestSearch(t *testing.T) {
 	url := answer(t, 200, `{"traces":[
 		{"traceID":"1f","rootServiceName":"svc","rootTraceName":"quick","startTimeUnixNano":"1000000000","durationMs":5},

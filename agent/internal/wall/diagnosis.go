@@ -31,7 +31,7 @@ type Share struct {
 
 // Top is the function and state that took most of a span's own time.
 type Top struct {
-	Function string // the innermost that is not of the standard library, where there is one
+	Function string // as culprit has it
 	State    string
 	Time     time.Duration
 	Holder   string // who held the lock it waited for, empty unless it is certain
@@ -144,10 +144,11 @@ func ratio(part, whole time.Duration) float64 {
 	return float64(int(1000*float64(part)/float64(whole)+0.5)) / 1000
 }
 
-// culprit is the innermost function of a stack that is not of the standard library, else the innermost.
+// culprit is the innermost function of a stack that is neither of the standard library nor of an
+// instrumentation, which wait for their caller; else the innermost.
 func culprit(s *stack) string {
 	for _, f := range s.frames {
-		if !standard(f) {
+		if !standard(f) && !instrumentation(f.function) {
 			return f.function
 		}
 	}
@@ -155,6 +156,15 @@ func culprit(s *stack) string {
 		return s.frames[0].function
 	}
 	return ""
+}
+
+// instrumentation tells whether a function such as
+// "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip" is of OpenTelemetry or
+// instruments another package for it: by convention the name of such a package is otel and the other's name.
+func instrumentation(function string) bool {
+	name, _, _ := strings.Cut(function, "[") // type parameters have paths of their own
+	return strings.HasPrefix(name, "go.opentelemetry.io/") ||
+		strings.HasPrefix(name[strings.LastIndexByte(name, '/')+1:], "otel")
 }
 
 // library is the directory that the standard library was compiled from, with the final slash; it is

@@ -1,0 +1,119 @@
+package viewer
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"spanflame/internal/record"
+	"spanflame/profiles/compare"
+	"spanflame/profiles/leaks"
+)
+
+// Bounds of what is judged with statistics.
+const (
+	judgedWindows = 240 // of a side or a series, evenly over its time
+	judgedRows    = 20
+)
+
+// metrics are the names that package compare has for the values that the pages show.
+var metrics = map[record.Type]string{
+	record.CPU: "cpu", record.Wall: "wall", record.Memory: "inuse_space", record.Goroutine: "goroutine",
+	record.Mutex: "mutex_delay", record.Block: "block_delay",
+}
+
+// verdict is what package compare says of two times or directories, as the page Compare shows it.
+type verdict struct {
+	Per           string // what the values were divided by
+	Before, After int    // windows
+	Tested        bool   // there are enough of them to tell a change from chance
+	Rows          []verdictRow
+	Notes         []string
+}
+
+// verdictRow is a function on both sides, with what it called; the first row is all of them.
+type verdictRow struct {
+	Name, Before, After, Change, Q string
+	Significant, More              bool
+}
+
+// judge compares a type's windows of two selections.
+func judge(ctx context.Context, before, after Source, a, b Selection) (verdict, error) {
+	report, err := compare.Compare(ctx, before.Series(ctx, a), after.Series(ctx, b), compare.Options{Metrics: []string{metrics[a.Type]}})
+	if err != nil {
+		return verdict{}, err
+	}
+	if len(report.Metrics) == 0 {
+		return verdict{Notes: notes(report.Notes)}, nil
+	}
+	m := report.Metrics[0]
+	v := verdict{Per: m.Per, Before: m.WindowsBefore, After: m.WindowsAfter, Tested: m.Tested, Notes: notes(report.Notes)}
+	m.Total.Name = "all"
+	for _, c := range append([]compare.Change{m.Total}, m.Top(judgedRows)...) {
+		values := c.Cum
+		if c.Name == m.Total.Name {
+			values = c.Flat
+		}
+		row := verdictRow{
+			Name: clean(c.Name, 200), Before: m.Format(float64(values.Before)), After: m.Format(float64(values.After)),
+			Change: m.Change(values), Significant: values.Significant, More: values.After > values.Before,
+		}
+		if m.Tested {
+			row.Q = chance(values.Q)
+		}
+		v.Rows = append(v.Rows, row)
+	}
+	return v, nil
+}
+
+// notes are made fit to be shown: they may name functions.
+func notes(all []string) []string {
+	shown := make([]string, len(all))
+	for i, n := range all {
+		shown[i] = clean(n, 400)
+	}
+	return shown
+}
+
+// chance is a probability for a reader.
+func chance(p float64) string {
+	if p < 0.0005 {
+		return "< 0.001"
+	}
+	return strconv.FormatFloat(p, 'f', 3, 64)
+}
+
+// leakVerdict is what package leaks says of a service's memory, as the page Memory shows it.
+type leakVerdict struct {
+	Suspects []suspect
+	Notes    []string
+}
+
+// suspect is a stack that grows as a leak does.
+type suspect struct {
+	Site, Instance     string
+	Rate, Low, High, Q string // bytes a minute, and the interval
+	InUse, Grown       string
+	Began              time.Time
+}
+
+// findLeaks looks for leaks in the windows of a selection.
+func findLeaks(ctx context.Context, source Source, sel Selection) (leakVerdict, error) {
+	report, err := leaks.Find(ctx, source.Series(ctx, sel), leaks.Options{})
+	if err != nil {
+		return leakVerdict{}, err
+	}
+	v := leakVerdict{Notes: notes(report.Notes)}
+	for _, s := range report.Suspects[:min(len(report.Suspects), judgedRows)] {
+		v.Suspects = append(v.Suspects, suspect{
+			Site: clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
+			Rate: bytesOf(int64(s.BytesPerMinute)), Low: bytesOf(int64(s.Low)), High: bytesOf(int64(s.High)), Q: chance(s.Q),
+			InUse: bytesOf(s.InUse), Grown: bytesOf(s.Grown), Began: s.Began.UTC(),
+		})
+	}
+	if grew := len(report.Dismissed); grew > 0 {
+		v.Notes = append(v.Notes, fmt.Sprintf("%d more stacks grew, but not as a leak does.", grew))
+	}
+	return v, nil
+}
