@@ -49,7 +49,7 @@ func view(t *testing.T) *viewed {
 	v := &viewed{dir: t.TempDir(), from: time.Now()}
 	name := strings.ReplaceAll(t.Name(), "/", "-")
 	var err error
-	if v.shop, err = startShop(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN=50ms",
+	if v.shop, err = startShop(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN=" + slowSpan.String(),
 		"OTEL_RESOURCE_ATTRIBUTES=service.version="+version+",service.instance.id="+name); err != nil {
 		t.Fatal(err)
 	}
@@ -110,10 +110,13 @@ func view(t *testing.T) *viewed {
 	return v
 }
 
+// slowSpan is from which duration the agents of these tests capture a request.
+const slowSpan = 50 * time.Millisecond
+
 // servePages serves the pages over a source. Whatever they log fails the test.
 func servePages(t *testing.T, source viewer.Source) string {
 	t.Helper()
-	handler, err := viewer.New(source, viewer.Options{Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
+	handler, err := viewer.New(source, viewer.Options{SlowSpan: slowSpan, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
 	if err != nil {
 		t.Fatal(err)
 	}

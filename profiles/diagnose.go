@@ -115,11 +115,18 @@ func placeOf(s *profile.Sample) (at place, own bool) {
 // than Diagnose, such as who held a lock.
 func Sentence(p *profile.Profile, spanID string) string {
 	for _, c := range p.Comments {
-		if sentence, ok := strings.CutPrefix(c, spanLabel+"="+spanID+" "); ok {
+		if id, sentence, ok := commentOf(c); ok && id == spanID {
 			return sentence
 		}
 	}
 	return ""
+}
+
+// commentOf takes a comment apart that the agent noted for a span.
+func commentOf(comment string) (spanID, sentence string, ok bool) {
+	rest, ofSpan := strings.CutPrefix(comment, spanLabel+"=")
+	spanID, sentence, ok = strings.Cut(rest, " ")
+	return spanID, sentence, ofSpan && ok
 }
 
 // library has the first elements of the paths of the standard library's packages. A profile does not say
@@ -131,7 +138,7 @@ var library = strings.Fields(`archive arena bufio builtin bytes cmp compress con
 
 // ownFunction tells whether a function can be blamed: what the standard library and an instrumentation do, they
 // do for their caller.
-func ownFunction(name string) bool { return !standard(name) && !instrumentation(name) }
+func ownFunction(name string) bool { return !Standard(name) && !instrumentation(name) }
 
 // instrumentation tells whether a function such as
 // "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip" is of OpenTelemetry or
@@ -142,8 +149,8 @@ func instrumentation(function string) bool {
 		strings.HasPrefix(name[strings.LastIndexByte(name, '/')+1:], "otel")
 }
 
-// standard tells whether a function such as "net/http.(*conn).serve" is of the standard library.
-func standard(function string) bool {
+// Standard tells whether a function such as "net/http.(*conn).serve" is of the standard library.
+func Standard(function string) bool {
 	name, _, _ := strings.Cut(function, "[") // type parameters have paths of their own
 	dir, _, deep := strings.Cut(name, "/")
 	if !deep {

@@ -296,10 +296,12 @@ func TestSpan(t *testing.T) {
 		m := meta(record.Wall)
 		m.Start = noon.Add(time.Duration(i) * time.Minute)
 		m.End = m.Start.Add(15 * time.Second)
-		save(t, dir, m, newProfile(record.Wall, m.Start, 15*time.Second,
+		p := newProfile(record.Wall, m.Start, 15*time.Second,
 			stack{[]string{"[waiting: mutex]", "main.lock", "span: GET /"}, one, int64(i + 1)},
 			stack{[]string{"main.compute", "span: GET /"}, two, 100},
-			stack{[]string{"main.idle"}, "", 1000}))
+			stack{[]string{"main.idle"}, "", 1000})
+		p.Comments = []string{"span_id=" + two + " 9 ms GET /: …", "made by hand", "span_id=" + one + " 8 ms GET /: …, held by main.x"}
+		save(t, dir, m, p)
 	}
 	d := open(t, dir)
 	q := profiles.Query{Types: []record.Type{record.Wall}, From: noon, To: noon.Add(90 * time.Second)}
@@ -309,6 +311,9 @@ func TestSpan(t *testing.T) {
 	}
 	if want := map[string]int64{"[waiting: mutex];main.lock;span: GET /;span_id=[" + one + "];": 3}; !maps.Equal(sums(p), want) {
 		t.Errorf("one span: %v, want %v", sums(p), want)
+	}
+	if want := []string{"made by hand", "span_id=" + one + " 8 ms GET /: …, held by main.x"}; !slices.Equal(p.Comments, want) {
+		t.Errorf("one span: comments %q, want %q", p.Comments, want)
 	}
 	if len(p.Function) != 3 || len(p.Location) != 3 {
 		t.Errorf("one span: %d functions and %d locations, want only its own", len(p.Function), len(p.Location))

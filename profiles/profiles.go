@@ -113,15 +113,18 @@ func ParseType(name string) (record.Type, error) {
 	return "", fmt.Errorf("profile type %q: want one of %s", name, strings.Join(names, ", "))
 }
 
-// ParseTime is the time that a user means: one like 2026-01-02T15:04:05Z, or a duration such as 15m, which
-// is that long before now.
+// ParseTime is the time that a user means: one like 2026-01-02T15:04:05Z, one like "2026-01-02 15:04:05", which
+// is in UTC as reports and pages have it, or a duration such as 15m, which is that long before now.
 func ParseTime(s string, now time.Time) (time.Time, error) {
 	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 {
 		return now.Add(-ago), nil
 	}
-	t, err := time.Parse(time.RFC3339, s)
+	if t, err := time.Parse(time.RFC3339, s); err == nil {
+		return t, nil
+	}
+	t, err := time.Parse(time.DateTime, strings.TrimSuffix(s, " UTC"))
 	if err != nil {
-		return time.Time{}, fmt.Errorf("time %q: want one like 2026-01-02T15:04:05Z, or like 15m for that long ago", s)
+		return time.Time{}, fmt.Errorf(`time %q: want one like 2026-01-02T15:04:05Z, like "2026-01-02 15:04:05" in UTC, or like 15m for that long ago`, s)
 	}
 	return t, nil
 }

@@ -191,12 +191,12 @@ func TestParseTypeAndTime(t *testing.T) {
 	if _, err := profiles.ParseType("tea"); err == nil || !strings.Contains(err.Error(), `"tea"`) || !strings.Contains(err.Error(), "mutex") {
 		t.Errorf("an unknown type: %v", err)
 	}
-	for s, want := range map[string]time.Time{"15m": noon.Add(-15 * time.Minute), "2026-01-02T13:00:00+01:00": noon} {
+	for s, want := range map[string]time.Time{"15m": noon.Add(-15 * time.Minute), "2026-01-02T13:00:00+01:00": noon, "2026-01-02 12:00:00": noon, "2026-01-02 12:00:00 UTC": noon} {
 		if got, err := profiles.ParseTime(s, noon); !got.Equal(want) || err != nil {
 			t.Errorf("time %q: %v, %v", s, got, err)
 		}
 	}
-	for _, s := range []string{"", "yesterday", "-5m", "12:00"} {
+	for _, s := range []string{"", "yesterday", "-5m", "12:00", "2026-01-02"} {
 		if _, err := profiles.ParseTime(s, noon); err == nil {
 			t.Errorf("time %q: no error", s)
 		}

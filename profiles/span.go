@@ -52,14 +52,15 @@ func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Pr
 	return p, err
 }
 
-// ByLabel returns a profile of the samples that have one of the values as the label of that name. It shares
-// nothing with p that writing either of them would change; while it runs, p may be read but not written, as
-// google/pprof notes numbers in a profile that it writes.
+// ByLabel returns a profile of the samples that have one of the values as the label of that name. Of the
+// comments that are of a span it has those of the values, where the label is the span's ID. It shares nothing
+// with p that writing either of them would change; while it runs, p may be read but not written, as google/pprof
+// notes numbers in a profile that it writes.
 func ByLabel(p *profile.Profile, name string, values ...string) *profile.Profile {
 	q := &profile.Profile{
 		DefaultSampleType: p.DefaultSampleType, Period: p.Period,
 		Mapping: p.Mapping, Location: p.Location, Function: p.Function,
-		Comments: p.Comments, DocURL: p.DocURL, DropFrames: p.DropFrames, KeepFrames: p.KeepFrames,
+		Comments: slices.Clone(p.Comments), DocURL: p.DocURL, DropFrames: p.DropFrames, KeepFrames: p.KeepFrames,
 		TimeNanos: p.TimeNanos, DurationNanos: p.DurationNanos,
 	}
 	for _, st := range p.SampleType {
@@ -71,6 +72,12 @@ func ByLabel(p *profile.Profile, name string, values ...string) *profile.Profile
 	wanted := make(map[string]bool, len(values))
 	for _, v := range values {
 		wanted[v] = true
+	}
+	if name == spanLabel {
+		q.Comments = slices.DeleteFunc(q.Comments, func(c string) bool {
+			id, _, ofSpan := commentOf(c)
+			return ofSpan && !wanted[id]
+		})
 	}
 	for _, s := range p.Sample {
 		if slices.ContainsFunc(s.Label[name], func(v string) bool { return wanted[v] }) {

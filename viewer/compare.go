@@ -89,25 +89,65 @@ func (c comparison) complete() bool {
 	return c.service != ""
 }
 
+// wanted says what a comparison needs that is not complete.
+func (c comparison) wanted() string {
+	switch {
+	case c.What == "spans" && c.spanA == "" && c.spanB == "":
+		return "Say which two spans: TRACE/SPAN, the ids of both, as in the addresses of their pages."
+	case c.What == "spans" && c.spanA == "":
+		return "Say which span is the one before."
+	case c.What == "spans":
+		return "Say which span is the one after."
+	case c.service == "":
+		return "Say which service."
+	}
+	return "Say at least one of the times."
+}
+
 // comparisonPair reads both sides, scaled so that they can be compared: the mean of a window, or of a slow
 // request, for times and directories, which may have different numbers of them; a span as it is.
 func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *profile.Profile, err error) {
 	if !c.complete() {
-		return nil, nil, badRequest("Say what to compare.")
+		return nil, nil, badRequest("%s", c.wanted())
 	}
 	if c.What == "spans" {
-		if p, err = s.comparedSpan(ctx, c.spanB, c.Type.Type); err != nil {
-			return nil, nil, err
+		p, err = s.comparedSpan(ctx, c.spanB, c.Type.Type)
+		if err == nil || errors.Is(err, profiles.ErrNone) {
+			var err2 error
+			base, err2 = s.comparedSpan(ctx, c.spanA, c.Type.Type)
+			err = missing(c.Type, err2, err)
 		}
-		base, err = s.comparedSpan(ctx, c.spanA, c.Type.Type)
 		return p, base, err
 	}
 	before, a, b := s.sides(c)
-	if p, err = mean(ctx, s.source, b); err != nil {
-		return nil, nil, err
+	p, err = mean(ctx, s.source, b)
+	if err == nil || errors.Is(err, profiles.ErrNone) {
+		var err2 error
+		base, err2 = mean(ctx, before, a)
+		err = missing(c.Type, err2, err)
 	}
-	base, err = mean(ctx, before, a)
 	return p, base, err
+}
+
+// missingProfile says which side of a comparison has no profile.
+type missingProfile struct{ says string }
+
+func (m missingProfile) Error() string { return m.says }
+func (missingProfile) Unwrap() error   { return profiles.ErrNone }
+
+// missing says of the errors of both sides which of them have no profile; it is nil if both have one.
+func missing(t profileType, before, after error) error {
+	none := func(err error) bool { return errors.Is(err, profiles.ErrNone) }
+	what := fmt.Sprintf("no profile of the type %s.", t.Words)
+	switch {
+	case none(before) && none(after):
+		return missingProfile{"Both sides, before and after, have " + what}
+	case none(before):
+		return missingProfile{"The side before has " + what}
+	case before == nil && none(after):
+		return missingProfile{"The side after has " + what}
+	}
+	return before
 }
 
 // sides are the selections of a comparison of times or directories, and where that of before is.
@@ -171,6 +211,7 @@ type comparePage struct {
 	C             comparison
 	Query         map[string]string
 	Types         []profileType
+	SpanTypes     []profileType // those that spans have
 	Ranges        []choice
 	Services      []string
 	HasBase       bool
@@ -186,7 +227,8 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := comparePage{head: head{Title: "Compare", Current: "compare"}, Query: make(map[string]string), Types: profileTypes, Ranges: ranges, HasBase: s.options.Base != nil}
+	page := comparePage{head: head{Title: "Compare", Current: "compare"}, Query: make(map[string]string), Types: profileTypes, SpanTypes: profileTypes[:2], Ranges: ranges, HasBase: s.options.Base != nil}
+	submitted := len(q) > 0
 	for name := range q {
 		if q.Get(name) == "" {
 			q.Del(name) // an empty field of the form
@@ -201,6 +243,9 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if !page.C.complete() {
+		if submitted {
+			page.Why = page.C.wanted()
+		}
 		return s.render(w, http.StatusOK, "compare.html", page)
 	}
 	type result struct {
@@ -215,7 +260,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		}
 		value, baseValue := sampleIndex(p), sampleIndex(base)
 		if value < 0 || baseValue < 0 {
-			return result{}, profiles.ErrNone
+			return result{}, missingProfile{"One of the profiles has no values."}
 		}
 		done := result{
 			changes: changes(p, base, 1, 1),
@@ -233,7 +278,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	})
 	switch {
 	case errors.Is(err, profiles.ErrNone):
-		page.Why = "One of the two has no such profile."
+		page.Why = clean(err.Error(), 400)
 		return s.render(w, http.StatusOK, "compare.html", page)
 	case err != nil:
 		return err

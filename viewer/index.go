@@ -78,10 +78,12 @@ type indexedTrace struct {
 
 // indexedSpan is what is kept of a span.
 type indexedSpan struct {
-	id, service, name string
-	start, end        int64
-	captured          bool
+	id, parent, service, name string
+	start, end                int64
+	captured                  bool
 }
+
+func (e indexedSpan) took() time.Duration { return time.Duration(e.end - e.start) }
 
 func newTraceIndex(root *os.Root, dir string) *traceIndex {
 	x := &traceIndex{
@@ -293,7 +295,7 @@ func (x *traceIndex) addLine(at line, text []byte) {
 			continue
 		}
 		e := indexedSpan{
-			id: s.ID, service: shorten(s.Service), name: shorten(s.Name),
+			id: s.ID, parent: strings.Clone(s.ParentID), service: shorten(s.Service), name: shorten(s.Name),
 			start: s.Start.UnixNano(), end: s.End.UnixNano(), captured: captured(s),
 		}
 		if s.ParentID == "" && !t.rooted {
@@ -396,7 +398,7 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 	var found []traces.Span
 	for _, t := range x.traces {
 		for _, e := range t.entries {
-			if e.captured && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) {
+			if e.captured && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) && t.recorded(e, f.Slow) {
 				found = append(found, traces.Span{
 					TraceID: t.id, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end),
 				})
@@ -407,6 +409,20 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 		return cmp.Or(b.Start.Compare(a.Start), cmp.Compare(a.ID, b.ID))
 	})
 	return found[:min(len(found), f.Limit)]
+}
+
+// recorded tells whether a span can have a profile where requests that take as long as slow are recorded. What
+// lies between a marked span and the entry to its service is marked, too: it takes as long.
+func (t *indexedTrace) recorded(e indexedSpan, slow time.Duration) bool {
+	request := e
+	for range t.entries { // a trace can be a circle
+		i := slices.IndexFunc(t.entries, func(up indexedSpan) bool { return up.id == request.parent && up.service == request.service })
+		if i < 0 {
+			break
+		}
+		request = t.entries[i]
+	}
+	return request.took() >= slow && (request.id == e.id || e.took() >= min(defaultChildSpan, slow))
 }
 
 // trace reads the spans of a trace from its lines.

@@ -1,14 +1,16 @@
 package viewer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
-	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
+	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
 )
@@ -39,7 +41,7 @@ type listedTrace struct {
 	Started       time.Time
 	Duration      string
 	Width         string // of the bar, in percent
-	Spans         string
+	Spans         string // how many, in words
 	Errors        int
 	Diagnosis     string
 	Why           string // there is none
@@ -82,13 +84,18 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 			Path: TracePath(t.TraceID), Service: t.Service, Name: t.Name, Started: t.Start.UTC(), Duration: duration(t.Duration), Errors: t.Errors,
 		}
 		if t.Spans > 0 {
-			l.Spans = strconv.Itoa(t.Spans)
+			l.Spans = count(t.Spans, "span")
 		}
 		if longest := found.Traces[0].Duration; longest > 0 {
 			l.Width = percent(float64(t.Duration) / float64(longest))
 		}
 		some.Go(func() error {
-			l.Diagnosis, l.Why = s.diagnose(ctx, t.TraceID)
+			var d diagnosis
+			if d, l.Why = s.diagnose(ctx, t.TraceID); d.of(t) {
+				l.Diagnosis = d.rest
+			} else {
+				l.Diagnosis = d.sentence
+			}
 			return nil
 		})
 	}
@@ -96,49 +103,65 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "traces.html", page)
 }
 
-// diagnose says in one line where the time of a trace's slowest request went, or why that cannot be said.
-func (s *server) diagnose(ctx context.Context, traceID string) (sentence, why string) {
+// diagnosis says in one line where the time of a span went.
+type diagnosis struct {
+	name     string        // of the span
+	took     time.Duration // likewise
+	sentence string        // empty where there is none
+	rest     string        // it without the span's duration and name
+}
+
+// of tells whether the trace's duration and name are those that the sentence begins with, which tells the
+// duration in milliseconds.
+func (d diagnosis) of(t Summary) bool {
+	return d.name == t.Name && (d.took-t.Duration).Abs() <= time.Millisecond
+}
+
+// diagnose says where the time of a trace's slowest request went, or why that cannot be said.
+func (s *server) diagnose(ctx context.Context, traceID string) (d diagnosis, why string) {
 	if d, ok := s.diagnoses.get(traceID); ok {
 		return d, ""
 	}
 	const later = "not looked at yet: load the page again, or open the trace"
 	if ctx.Err() != nil {
-		return "", later
+		return d, later
 	}
 	spans, err := s.source.Trace(ctx, traceID)
 	if err != nil {
-		return "", later
+		return d, later
 	}
 	span, ok := mainSpan(spans)
 	if !ok {
-		return "", "no span of it has a flame graph"
+		return d, "no span of it has a flame graph"
 	}
-	sentence, err = s.sentence(ctx, span)
+	d, err = s.diagnoseSpan(ctx, span)
 	switch {
 	case errors.Is(err, profiles.ErrNone):
-		return "", whyNot(span, typeWall, index(spans), time.Now())
+		return d, whyNot(span, typeWall, index(spans), time.Now(), s.options.SlowSpan)
 	case err != nil:
-		return "", later
+		return d, later
 	}
-	s.diagnoses.put(traceID, sentence)
-	return sentence, ""
+	s.diagnoses.put(traceID, d)
+	return d, ""
 }
 
-// sentence diagnoses a span by its wall-clock profile.
-func (s *server) sentence(ctx context.Context, span traces.Span) (string, error) {
-	t, err := parseType(typeWall)
+// diagnoseSpan diagnoses a span by its wall-clock profile: in the words of its agent where they were saved with
+// it, which knows more.
+func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis, error) {
+	p, err := s.load(ctx, s.source, spanSelection(span, record.Wall))
 	if err != nil {
-		return "", err
+		return diagnosis{}, err
 	}
-	p, err := s.load(ctx, s.source, spanSelection(span, t.Type))
-	if err != nil {
-		return "", err
-	}
-	sentence := profiles.Diagnose(p, span.Name, span.Duration())
+	sentence := cmp.Or(profiles.Sentence(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
 	if sentence == "" {
-		return "", profiles.ErrNone
+		return diagnosis{}, profiles.ErrNone
 	}
-	return clean(sentence, 400), nil
+	d := diagnosis{name: span.Name, took: span.Duration(), sentence: clean(sentence, 400)}
+	d.rest = d.sentence
+	if _, rest, ok := strings.Cut(sentence, " "+span.Name+": "); ok {
+		d.rest = clean(rest, 400)
+	}
+	return d, nil
 }
 
 // mainSpan is the span that a trace's page opens with: the longest that enters a service and has a profile,

@@ -34,11 +34,12 @@ var began = time.Date(2026, 1, 2, 15, 4, 5, 0, time.UTC)
 
 // saved is a directory as agents save to it.
 type saved struct {
-	t   testing.TB
-	dir string
+	t        testing.TB
+	dir      string
+	comments []string // of the profiles that are saved next
 }
 
-func newSaved(t testing.TB) saved { return saved{t, t.TempDir()} }
+func newSaved(t testing.TB) saved { return saved{t: t, dir: t.TempDir()} }
 
 // id is an id of n bytes that belongs to a name.
 func id(name string, n int) []byte {
@@ -141,7 +142,7 @@ func (d saved) profile(m record.Meta, valueType, unit string, samples ...sample)
 	d.t.Helper()
 	p := &profile.Profile{
 		SampleType: []*profile.ValueType{{Type: valueType, Unit: unit}}, TimeNanos: m.Start.UnixNano(), DurationNanos: int64(m.End.Sub(m.Start)),
-		PeriodType: &profile.ValueType{Type: valueType, Unit: unit}, Period: 1,
+		PeriodType: &profile.ValueType{Type: valueType, Unit: unit}, Period: 1, Comments: d.comments,
 	}
 	at := make(map[string]*profile.Location)
 	for _, s := range samples {

@@ -157,9 +157,13 @@ func inuse(p *profile.Profile) *profile.Profile {
 
 // memoryPlot draws memory over time. The page has it as an image and in numbers.
 func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "last", "from", "to")
+	q, err := parameters(r, "service", "last", "from", "to", "theme")
 	if err != nil {
 		return err
+	}
+	theme, ok := plotThemes[q.Get("theme")]
+	if !ok {
+		return badRequest("theme=%q: want dark, or none.", q.Get("theme"))
 	}
 	p, err := parsePeriod(q, "", time.Now())
 	if err != nil {
@@ -172,7 +176,7 @@ func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
 	if len(points) < 2 {
 		return refusal{http.StatusNotFound, "There are fewer than two memory profiles of this service and time."}
 	}
-	svg, err := plot(points)
+	svg, err := plot(points, theme)
 	if err != nil {
 		return err
 	}
@@ -183,8 +187,12 @@ func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
-// plot draws the points as a line, at the same distance from each other: their windows are.
-func plot(points []MemoryPoint) ([]byte, error) {
+// plotThemes are the colors of the plot, by the names of their addresses.
+var plotThemes = map[string]string{"": charts.ThemeLight, "dark": charts.ThemeDark}
+
+// plot draws the points as a line, at the same distance from each other: their windows are. The page's own
+// background is behind it.
+func plot(points []MemoryPoint, theme string) ([]byte, error) {
 	values := make([]float64, len(points))
 	labels := make([]string, len(points))
 	for i, p := range points {
@@ -192,6 +200,7 @@ func plot(points []MemoryPoint) ([]byte, error) {
 		labels[i] = p.To.UTC().Format("15:04:05")
 	}
 	o := charts.NewLineChartOptionWithData([][]float64{values})
+	o.Theme = charts.GetTheme(theme).WithBackgroundColor(charts.ColorTransparent)
 	o.XAxis.Labels = labels
 	o.XAxis.LabelCount = 6
 	o.Legend.Show = charts.Ptr(false)

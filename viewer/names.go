@@ -32,6 +32,7 @@ type namesPage struct {
 	head
 	Period period
 	Ranges []choice
+	Slow   string // how long a request has to take
 	Names  []listedName
 }
 
@@ -48,11 +49,11 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := namesPage{head: head{Title: "By span name", Current: "names"}, Ranges: ranges}
+	page := namesPage{head: head{Title: "By span name", Current: "names"}, Ranges: ranges, Slow: duration(s.options.SlowSpan)}
 	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
 		return err
 	}
-	spans, err := s.source.Captured(r.Context(), Filter{From: page.Period.from, To: page.Period.to, Limit: capturedSpans})
+	spans, err := s.source.Captured(r.Context(), Filter{From: page.Period.from, To: page.Period.to, Slow: s.options.SlowSpan, Limit: capturedSpans})
 	if err != nil {
 		return err
 	}
@@ -114,7 +115,8 @@ type part struct {
 
 // bucket is a part of the spans of one name, by how long they took.
 type bucket struct {
-	all, slow, median []traces.Span // slowest first; at most mergedSpans each
+	sorted            []traces.Span // slowest first
+	all, slow, median []traces.Span // likewise; at most mergedSpans each
 	words             string        // what slow is
 }
 
@@ -125,7 +127,7 @@ func buckets(spans []traces.Span) bucket {
 		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
 	})
 	n := len(sorted)
-	b := bucket{all: spread(sorted, mergedSpans), words: "the slowest 1 %"}
+	b := bucket{sorted: sorted, all: spread(sorted, mergedSpans), words: "the slowest 1 %"}
 	share := n / 100
 	if n < fewSpans {
 		share, b.words = n/10, "the slowest 10 %"
@@ -169,18 +171,18 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	page := namePage{
 		head:    head{Title: q.Get("service") + " " + q.Get("name"), Current: "names"},
 		Service: q.Get("service"), Name: q.Get("name"), Part: cmp.Or(q.Get("part"), "all"),
-		SlowWords: b.words, SlowCount: len(b.slow), MedianCount: len(b.median), Merged: len(b.all),
+		SlowWords: b.words, SlowCount: len(b.slow), MedianCount: len(b.median), Count: len(b.sorted), Merged: len(b.all),
 	}
 	if len(b.all) == 0 {
 		page.Why = "No span of this name and time was captured."
 		return s.render(w, http.StatusOK, "name.html", page)
 	}
-	took := make([]time.Duration, len(b.all))
-	for i, sp := range b.all {
+	took := make([]time.Duration, len(b.sorted))
+	for i, sp := range b.sorted {
 		took[len(took)-1-i] = sp.Duration()
 	}
 	page.Median, page.P90, page.P99 = duration(quantile(took, 0.5)), duration(quantile(took, 0.9)), duration(quantile(took, 0.99))
-	for _, sp := range b.all[:min(len(b.all), listedSlowest)] {
+	for _, sp := range b.sorted[:min(len(b.sorted), listedSlowest)] {
 		page.Slowest = append(page.Slowest, listedTrace{Path: SpanPath(sp.TraceID, sp.ID), Started: sp.Start.UTC(), Duration: duration(sp.Duration())})
 	}
 	parts := map[string][]traces.Span{"all": b.all, "slow": b.slow, "median": b.median}
@@ -240,7 +242,7 @@ func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 	if err != nil {
 		return bucket{}, err
 	}
-	spans, err := s.source.Captured(ctx, Filter{Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Limit: capturedSpans})
+	spans, err := s.source.Captured(ctx, Filter{Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Slow: s.options.SlowSpan, Limit: capturedSpans})
 	if err != nil {
 		return bucket{}, err
 	}

@@ -3,7 +3,7 @@ package viewer
 import (
 	"cmp"
 	"encoding/base64"
-	"fmt"
+	"errors"
 	"net/http"
 	"net/url"
 	"slices"
@@ -23,7 +23,7 @@ const (
 // profileTypes are those that can be chosen, by their names in addresses, in the order in which they are
 // offered.
 var profileTypes = []profileType{
-	{typeWall, record.Wall, "wall-clock of slow requests"},
+	{typeWall, record.Wall, "wall clock of slow requests"},
 	{typeCPU, record.CPU, "CPU"},
 	{"memory", record.Memory, "memory"},
 	{"mutex", record.Mutex, "mutex contention"},
@@ -60,22 +60,25 @@ type period struct {
 	from, to       time.Time
 }
 
+// longestAgo bounds how far back from now a time can be asked for.
+const longestAgo = 10 * 365 * 24 * time.Hour
+
 // parsePeriod reads last, or from and to.
 func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
 	p := period{Last: q.Get(prefix + "last"), From: q.Get(prefix + "from"), To: q.Get(prefix + "to")}
 	if p.Last != "" {
 		d, err := time.ParseDuration(p.Last)
-		if err != nil || d <= 0 || d > 10*365*24*time.Hour {
+		if err != nil || d <= 0 || d > longestAgo {
 			return p, badRequest("%slast=%q: want a duration such as 15m or 24h.", prefix, p.Last)
 		}
 		p.from, p.to = now.Add(-d), now
 		return p, nil
 	}
 	var err error
-	if p.from, err = parseTime(p.From); err != nil {
+	if p.from, err = parseTime(p.From, now); err != nil {
 		return p, badRequest("%sfrom=%q: %v", prefix, p.From, err)
 	}
-	if p.to, err = parseTime(p.To); err != nil {
+	if p.to, err = parseTime(p.To, now); err != nil {
 		return p, badRequest("%sto=%q: %v", prefix, p.To, err)
 	}
 	if !p.from.IsZero() && !p.to.IsZero() && p.to.Before(p.from) {
@@ -84,19 +87,26 @@ func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
 	return p, nil
 }
 
-// timeLayouts are how a time can be given, in UTC where it does not say. The second is what a browser sends.
+// timeLayouts are how a time can be given, in UTC where it does not say. The second is what a browser sends, the
+// last what the pages show.
 var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05"}
 
-func parseTime(v string) (time.Time, error) {
+// parseTime reads a time, or how long before now it was.
+func parseTime(v string, now time.Time) (time.Time, error) {
+	v = strings.TrimSpace(v)
 	if v == "" {
 		return time.Time{}, nil
 	}
+	if d, err := time.ParseDuration(v); err == nil && d >= 0 && d <= longestAgo && !now.IsZero() {
+		return now.Add(-d), nil
+	}
+	v = strings.TrimSuffix(v, " UTC")
 	for _, layout := range timeLayouts {
 		if t, err := time.Parse(layout, v); err == nil && t.Year() >= 1970 && t.Year() <= 2261 {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("want a time such as 2006-01-02T15:04:05Z, from 1970 to 2261")
+	return time.Time{}, errors.New("want a time such as 2006-01-02 15:04:05 (UTC) or 2006-01-02T15:04:05+01:00, from 1970 to 2261, or how long ago, such as 15m")
 }
 
 // parseMin reads a duration; a number without a unit is in milliseconds.

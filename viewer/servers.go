@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"net/url"
@@ -42,18 +43,65 @@ var pyroscopeTypes = map[record.Type]string{
 type Servers struct {
 	tempo     *query.Tempo
 	pyroscope *query.Pyroscope
+
+	tempoAddress, pyroscopeAddress string // as they may be shown
+}
+
+// serverError is that of a server which was asked.
+type serverError struct {
+	server, address string
+	err             error
+}
+
+func (e serverError) Error() string {
+	if u, ok := errors.AsType[*url.Error](e.err); ok {
+		return fmt.Sprintf("%s at %s does not answer: %v", e.server, e.address, u.Err)
+	}
+	return fmt.Sprintf("%s at %s does not answer as it should: %v", e.server, e.address, e.err)
+}
+
+func (e serverError) Unwrap() error { return e.err }
+
+// ofTempo says of an error that it is Tempo's.
+func (s *Servers) ofTempo(err error) error {
+	return ofServer("Tempo", s.tempoAddress, err)
+}
+
+// ofPyroscope says of an error that it is Pyroscope's.
+func (s *Servers) ofPyroscope(err error) error {
+	return ofServer("Pyroscope", s.pyroscopeAddress, err)
+}
+
+// ofServer leaves an error as it is where the time of the request was over: whoever asked may have gone away.
+func ofServer(server, address string, err error) error {
+	if err == nil || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
+		return err
+	}
+	return serverError{server, address, err}
 }
 
 var _ Source = (*Servers)(nil)
 
 // NewServers returns the servers at these base URLs.
 func NewServers(tempo, pyroscope string) (*Servers, error) {
-	for name, base := range map[string]string{"Tempo": tempo, "Pyroscope": pyroscope} {
-		if u, err := url.Parse(base); err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("%s's address %q: want http://HOST:PORT or https://HOST:PORT", name, base)
-		}
+	s := &Servers{tempo: query.NewTempo(tempo), pyroscope: query.NewPyroscope(pyroscope)}
+	var err error
+	if s.tempoAddress, err = address("Tempo", tempo); err != nil {
+		return nil, err
 	}
-	return &Servers{query.NewTempo(tempo), query.NewPyroscope(pyroscope)}, nil
+	if s.pyroscopeAddress, err = address("Pyroscope", pyroscope); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// address is a server's base URL as it may be shown, without its password.
+func address(name, base string) (string, error) {
+	u, err := url.Parse(base)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", fmt.Errorf("%s's address %q: want http://HOST:PORT or https://HOST:PORT", name, base)
+	}
+	return u.Redacted(), nil
 }
 
 // bounded gives a range an end, and a beginning so far before it, where it has none.
@@ -117,7 +165,7 @@ func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
 	}
 	summaries, err := s.tempo.Search(ctx, traceQL(f, false), from, to, searched)
 	if err != nil {
-		return Found{}, err
+		return Found{}, s.ofTempo(err)
 	}
 	if len(summaries) == searched {
 		found.Notes = append(found.Notes, fmt.Sprintf("These are the slowest of %d traces that match; there are more. Ask for a shorter time or a longer duration.", searched))
@@ -130,7 +178,16 @@ func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
 
 // Trace is of [TraceSource].
 func (s *Servers) Trace(ctx context.Context, id string) ([]traces.Span, error) {
-	return s.tempo.Trace(ctx, id)
+	spans, err := s.tempo.Trace(ctx, id)
+	return spans, s.ofTempo(err)
+}
+
+// recorded is the condition that a span can have a profile where requests that take as long as slow are recorded,
+// as far as a query can have it: a span inside a service counts although its request may have been quick. Tempo
+// can search by the duration of a whole trace, but not until all of its spans are in one block.
+func recorded(slow time.Duration) string {
+	return fmt.Sprintf(`span.pyroscope.profile.id != "" && (duration >= %dns || kind != server && kind != consumer && duration >= %dns)`,
+		slow.Nanoseconds(), min(defaultChildSpan, slow).Nanoseconds())
 }
 
 // Captured is of [TraceSource].
@@ -140,9 +197,9 @@ func (s *Servers) Captured(ctx context.Context, f Filter) ([]traces.Span, error)
 		return nil, badRequest("This would be %v of spans. Ask for 7 days at most.", to.Sub(from).Round(time.Hour))
 	}
 	from = later(from, to.Add(-farthest))
-	spans, err := s.tempo.Spans(ctx, traceQL(f, true, `span.pyroscope.profile.id != ""`)+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
+	spans, err := s.tempo.Spans(ctx, traceQL(f, true, recorded(f.Slow))+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
 	if err != nil {
-		return nil, err
+		return nil, s.ofTempo(err)
 	}
 	slices.SortFunc(spans, func(a, b traces.Span) int { return b.Start.Compare(a.Start) })
 	for i := range spans {
@@ -174,14 +231,15 @@ func (s *Servers) Profile(ctx context.Context, sel Selection) (*profile.Profile,
 	labels := sel.labels()
 	from, to := bounded(sel.From, sel.To, longest)
 	ask := func(from, to time.Time) (*profile.Profile, error) {
-		return s.pyroscope.Profile(ctx, name, labels, from, to)
+		p, err := s.pyroscope.Profile(ctx, name, labels, from, to)
+		return p, s.ofPyroscope(err)
 	}
 	if sel.SpanIDs != nil {
 		from, to = from.Add(-profileMargin), to.Add(profileMargin)
 		ask = func(from, to time.Time) (*profile.Profile, error) {
 			graph, err := s.pyroscope.SpanFlameGraph(ctx, name, labels, sel.SpanIDs, from, to)
 			if err != nil {
-				return nil, err
+				return nil, s.ofPyroscope(err)
 			}
 			return fromGraph(graph, string(sel.Type)), nil
 		}
@@ -257,7 +315,7 @@ func (s *Servers) Series(ctx context.Context, sel Selection) iter.Seq2[profiles.
 			if err == nil && len(w.Profile.Sample) == 0 {
 				continue // removed since
 			}
-			if !yield(w, err) || err != nil {
+			if !yield(w, s.ofPyroscope(err)) || err != nil {
 				return
 			}
 		}
@@ -282,7 +340,7 @@ func (s *Servers) windows(ctx context.Context, sel Selection) ([]query.Point, er
 				all = append(all, p)
 			}
 		}
-		return err
+		return s.ofPyroscope(err)
 	})
 	slices.SortStableFunc(all, func(a, b query.Point) int { return a.Time.Compare(b.Time) })
 	return all, err
@@ -344,7 +402,7 @@ func (s *Servers) Services(ctx context.Context, from, to time.Time) ([]string, e
 	}
 	names, err := s.pyroscope.LabelValues(ctx, "service_name", from, to)
 	slices.Sort(names)
-	return names, err
+	return names, s.ofPyroscope(err)
 }
 
 // Memory is of [ProfileSource]. Where there are more windows than points, each point is the mean of some.

@@ -4,6 +4,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"html"
+	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -30,6 +32,17 @@ func TestTraceQL(t *testing.T) {
 	} {
 		if got := traceQL(tt.f, tt.whole); got != tt.want {
 			t.Errorf("%+v: %s, want %s", tt.f, got, tt.want)
+		}
+	}
+}
+
+func TestRecorded(t *testing.T) {
+	for slow, want := range map[time.Duration]string{
+		100 * time.Millisecond: `span.pyroscope.profile.id != "" && (duration >= 100000000ns || kind != server && kind != consumer && duration >= 10000000ns)`,
+		5 * time.Millisecond:   `span.pyroscope.profile.id != "" && (duration >= 5000000ns || kind != server && kind != consumer && duration >= 5000000ns)`,
+	} {
+		if got := recorded(slow); got != want {
+			t.Errorf("%v: %s, want %s", slow, got, want)
 		}
 	}
 }
@@ -176,6 +189,48 @@ func TestServersAreAskedForADayAtATime(t *testing.T) {
 	}
 	if _, err := s.Captured(t.Context(), Filter{From: sel.From, To: sel.To, Limit: 1}); !errors.As(err, &refused) {
 		t.Errorf("the spans of two weeks: %v, want a refusal", err)
+	}
+}
+
+// What a server does not answer is its failure, and is said with its address, without the password.
+func TestServerThatFails(t *testing.T) {
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "no room left", http.StatusServiceUnavailable)
+	}))
+	t.Cleanup(broken.Close)
+	gone := httptest.NewServer(nil)
+	gone.Close()
+	empty := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }))
+	t.Cleanup(empty.Close)
+	secret := func(address string) string { return strings.Replace(address, "http://", "http://shop:hunter2@", 1) }
+	shown := func(address string) string { return strings.Replace(address, "http://", "http://shop:xxxxx@", 1) }
+	trace := TracePath(traceID("t"))
+	for _, tt := range []struct{ tempo, pyroscope, path, want string }{
+		{gone.URL, empty.URL, "/", "Tempo at " + shown(gone.URL) + " does not answer: dial tcp "},
+		{gone.URL, empty.URL, trace, "Tempo at " + shown(gone.URL) + " does not answer: dial tcp "},
+		{gone.URL, empty.URL, "/names", "Tempo at " + shown(gone.URL) + " does not answer: dial tcp "},
+		{broken.URL, empty.URL, "/", "Tempo at " + shown(broken.URL) + " does not answer as it should: "},
+		{empty.URL, gone.URL, "/", "Pyroscope at " + shown(gone.URL) + " does not answer: dial tcp "},
+		{empty.URL, gone.URL, "/memory", "Pyroscope at " + shown(gone.URL) + " does not answer: dial tcp "},
+		{empty.URL, broken.URL, "/compare", "Pyroscope at " + shown(broken.URL) + " does not answer as it should: "},
+		{empty.URL, gone.URL, "/memory/plot.svg?service=shop", "Pyroscope at " + shown(gone.URL) + " does not answer: dial tcp "},
+	} {
+		source, err := NewServers(secret(tt.tempo), secret(tt.pyroscope))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var log strings.Builder
+		h, err := New(source, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := get(h, tt.path)
+		if got := html.UnescapeString(w.Body.String()); w.Code != http.StatusBadGateway || !strings.Contains(got, tt.want) || strings.Contains(got, "hunter2") {
+			t.Errorf("%s: status %d, want %d and %q:\n%s", tt.path, w.Code, http.StatusBadGateway, tt.want, got)
+		}
+		if !strings.Contains(log.String(), "does not answer") || strings.Contains(log.String(), "hunter2") {
+			t.Errorf("%s: logged %s", tt.path, &log)
+		}
 	}
 }
 

@@ -27,8 +27,8 @@ type TraceSource interface {
 	Search(ctx context.Context, f Filter) (Found, error)
 	// Trace returns the spans of a trace in the order of their starts, none where it is not known.
 	Trace(ctx context.Context, id string) ([]traces.Span, error)
-	// Captured returns at most f.Limit spans with a profile of their own whose service and name are f's,
-	// the latest first. Their attributes may be missing.
+	// Captured returns at most f.Limit spans that can have a profile of their own, by f.Slow, and whose service
+	// and name are f's, the latest first. Their attributes may be missing.
 	Captured(ctx context.Context, f Filter) ([]traces.Span, error)
 }
 
@@ -56,6 +56,7 @@ type Filter struct {
 	Service  string        // of one of the trace's entry spans
 	Name     string        // likewise: a part of it for Search, the whole for Captured
 	Min      time.Duration // of the whole trace
+	Slow     time.Duration // for Captured: of the request that a span belongs to, in its service
 	From, To time.Time     // it begins in between
 	Limit    int
 }

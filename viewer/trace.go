@@ -114,10 +114,11 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	selected, ok := mainSpan(spans)
 	if ok {
 		// What is known without asking any more; the page is good without it.
-		page.Diagnosis, err = s.sentence(r.Context(), selected)
+		d, err := s.diagnoseSpan(r.Context(), selected)
 		if err != nil && !errors.Is(err, profiles.ErrNone) {
 			return err
 		}
+		page.Diagnosis = d.sentence
 	}
 	if v := q.Get("span"); v != "" {
 		if v, err = parseID(v, spanDigits); err != nil {
@@ -134,7 +135,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	have := s.have(r.Context(), spans)
-	page.Rows, page.Errors, page.Services = rows(spans, byID, start, end, selected.ID, have)
+	page.Rows, page.Errors, page.Services = rows(spans, byID, start, end, selected.ID, have, s.options.SlowSpan)
 	if page.Span, err = s.span(r, selected, byID, q.Get("type"), zoom); err != nil {
 		return err
 	}
@@ -205,7 +206,7 @@ func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool 
 }
 
 // rows lays out the waterfall: children below their parents, by start.
-func rows(spans []traces.Span, byID map[string]traces.Span, start, end time.Time, selected string, have map[string]bool) (all []row, errs, services int) {
+func rows(spans []traces.Span, byID map[string]traces.Span, start, end time.Time, selected string, have map[string]bool, slow time.Duration) (all []row, errs, services int) {
 	children := make(map[string][]traces.Span)
 	hues := make(map[string]int)
 	var tops []traces.Span
@@ -244,7 +245,7 @@ func rows(spans []traces.Span, byID map[string]traces.Span, start, end time.Time
 		if captured(s) && (there || !known) {
 			r.Links = append(r.Links, link{"wall", spanQuery(s, typeWall)})
 		} else {
-			r.Why = whyNot(s, typeWall, byID, time.Now())
+			r.Why = whyNot(s, typeWall, byID, time.Now(), slow)
 		}
 		if captured(s) && entry(s, byID) {
 			r.Links = append(r.Links, link{"CPU", spanQuery(s, typeCPU)})
@@ -279,8 +280,10 @@ func spanQuery(s traces.Span, typ string) string {
 	return TracePath(s.TraceID) + "?" + url.Values{"span": {s.ID}, "type": {typ}}.Encode() + "#flame"
 }
 
-// whyNot is the reason why a span has no flame graph, as far as it can be known from here.
-func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Time) string {
+// whyNot is the reason why a span has no flame graph, as far as it can be known from here. Requests are recorded
+// that take as long as slow.
+func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Time, slow time.Duration) string {
+	recorded := fmt.Sprintf("recorded (%s, unless the service sets it).", duration(slow))
 	inside := around(s, byID)
 	isEntry := entry(s, byID)
 	switch {
@@ -294,10 +297,10 @@ func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Tim
 		return "Not there yet: profiles are saved when their window ends. Load the page again in a moment." + inside
 	case typ == typeCPU:
 		return "No CPU sample fell into this span. The profiler looks 100 times a second: the span used little of the CPU, or its profile was removed."
-	case isEntry && s.Duration() < defaultSlowSpan:
-		return "Faster than a request has to be slow to be recorded (100 ms, unless the service sets it)."
-	case !isEntry && tooFast(s, byID):
-		return "The request that it belongs to was not slow enough to be recorded (100 ms, unless the service sets it)."
+	case isEntry && s.Duration() < slow:
+		return "Faster than a request has to be slow to be " + recorded
+	case !isEntry && request(s, byID).Duration() < slow:
+		return "The request that it belongs to was not slow enough to be " + recorded
 	}
 	return "Unknown. The recording may have been over its budget, the trace lost, or the profile removed because of its age; the service counts these in spanflame_wall_slow_spans_total." + inside
 }
@@ -319,15 +322,15 @@ func around(s traces.Span, byID map[string]traces.Span) string {
 	return ""
 }
 
-// tooFast tells whether the request that a span belongs to was faster than what is recorded by default.
-func tooFast(s traces.Span, byID map[string]traces.Span) bool {
+// request is the span by which the request that a span belongs to entered its service; in a circle it is any.
+func request(s traces.Span, byID map[string]traces.Span) traces.Span {
 	for range len(byID) {
 		if entry(s, byID) {
-			return s.Duration() < defaultSlowSpan
+			break
 		}
 		s = byID[s.ParentID]
 	}
-	return false
+	return s
 }
 
 // span is the selected span with its flame graph, drawn here so that it needs no script.
@@ -344,7 +347,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	sel := spanSelection(sp, t.Type)
 	p, err := s.load(r.Context(), s.source, sel)
 	if errors.Is(err, profiles.ErrNone) {
-		v.Why = whyNot(sp, typ, byID, time.Now())
+		v.Why = whyNot(sp, typ, byID, time.Now(), s.options.SlowSpan)
 		return v, nil
 	}
 	if err != nil {

@@ -9,6 +9,7 @@ package viewer
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"embed"
 	"errors"
@@ -34,6 +35,7 @@ var assets embed.FS
 // functions are what the templates call.
 var functions = template.FuncMap{
 	"clean": func(s string) string { return clean(s, 160) },
+	"count": count,
 	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
 	"clock": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
 }
@@ -59,7 +61,10 @@ type Options struct {
 	GrafanaURL string
 	// Base is what the page Compare can compare the source with; nil for nothing.
 	Base Source
-	// Log takes the errors that are answered with status 500. Nil is slog.Default().
+	// SlowSpan is how long a request has to take to be recorded, as the services' agents are told by
+	// SPANFLAME_SLOW_SPAN. Zero is their default, 100 ms.
+	SlowSpan time.Duration
+	// Log takes the errors that are answered with status 500 or 502. Nil is slog.Default().
 	Log *slog.Logger
 }
 
@@ -75,7 +80,7 @@ type server struct {
 	loading   singleflight.Group
 	profiles  *cache[*profile.Profile]
 	mounts    *cache[*mount]
-	diagnoses *cache[string]
+	diagnoses *cache[diagnosis]
 	memories  *cache[[]MemoryPoint]
 }
 
@@ -86,12 +91,13 @@ func New(source Source, o Options) (http.Handler, error) {
 		heavy:     make(chan struct{}, heavyAtOnce),
 		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
 		mounts:    newCache[*mount](keptMounts, keptFor),
-		diagnoses: newCache[string](keptDiagnoses, time.Hour),
+		diagnoses: newCache[diagnosis](keptDiagnoses, time.Hour),
 		memories:  newCache[[]MemoryPoint](keptProfiles, keptFor),
 	}
 	if s.options.Log == nil {
 		s.options.Log = slog.Default()
 	}
+	s.options.SlowSpan = cmp.Or(o.SlowSpan, defaultSlowSpan)
 	if o.GrafanaURL != "" {
 		u, err := url.Parse(o.GrafanaURL)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
@@ -207,8 +213,12 @@ func (s *server) page(show func(http.ResponseWriter, *http.Request) error) http.
 			return
 		}
 		var refused refusal
+		failed, isFailed := errors.AsType[serverError](err)
 		switch {
 		case errors.As(err, &refused):
+		case isFailed:
+			s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
+			refused = refusal{http.StatusBadGateway, failed.Error()}
 		case errors.Is(err, context.DeadlineExceeded):
 			w.Header().Set("Retry-After", "5")
 			refused = refusal{http.StatusServiceUnavailable, "This took too long. Ask for less: a shorter time or one service; or try again in a moment."}

@@ -1,7 +1,6 @@
 package viewer
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"html"
@@ -12,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -27,10 +27,10 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	h := pages(t, shop(t).open(), Options{})
 	list := page(t, h, "/")
 	shows(t, list, `href="`+rootPath()+`"`, "600 ms", "POST /checkout", "4 spans", "1 with errors",
-		"600 ms POST /checkout: 450 ms (75 %) waiting for a mutex in main.(*Cart).Price")
+		`<bdi>450 ms (75 %) waiting for a mutex in main.(*Cart).Price</bdi>`) // the duration and the name are above it
 
 	tr := page(t, h, rootPath())
-	shows(t, tr, "4 spans of 2 services", "450 ms (75 %) waiting for a mutex",
+	shows(t, tr, "4 spans of 2 services", "600 ms POST /checkout: 450 ms (75 %) waiting for a mutex",
 		"/checkout", "POST /reserve failed", "POST /reserve event", // attributes, errors and events
 		"[waiting: mutex]: 450 ms, 75 %", // of the span's own 600 ms, not of what others did
 		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
@@ -48,6 +48,29 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	}
 	none := page(t, h, rootPath()+"?span="+spanID("inventory"))
 	shows(t, none, "There is none.", "Faster than a request has to be slow to be recorded")
+}
+
+// The agent's own sentence is shown where it was saved with the profile, and it begins with the duration and name
+// of its span where the card has others.
+func TestDiagnosisIsTheAgents(t *testing.T) {
+	d := newSaved(t)
+	d.spans(
+		span{trace: "a", id: "a", service: "svc", name: "GET /: x", took: 600 * time.Millisecond, profiled: true},
+		span{trace: "b", id: "b", service: "front", name: "GET /front", took: 900 * time.Millisecond},
+		span{trace: "b", id: "inside b", parent: "b", service: "svc", name: "GET /back", took: 700 * time.Millisecond, profiled: true},
+	)
+	d.comments = []string{"span_id=" + spanID("a") + " 601 ms GET /: x: 450 ms (75 %) waiting for a mutex in main.a, held by main.audit", "span_id=" + spanID("other") + " 5 ms x"}
+	d.wall("svc", 0, time.Second,
+		sample{"main.a;sync.(*Mutex).Lock;[waiting: mutex]", 600e6, "a"}, sample{"main.b;time.Sleep;[waiting: sleep]", 700e6, "inside b"})
+	h := pages(t, d.open(), Options{})
+	shows(t, page(t, h, "/"), "1 span<", "2 spans<",
+		"<bdi>450 ms (75 %) waiting for a mutex in main.a, held by main.audit</bdi>", "<bdi>700 ms GET /back: 700 ms (100 %) sleeping in main.b</bdi>")
+	shows(t, page(t, h, TracePath(traceID("a"))), "601 ms GET /: x: 450 ms (75 %) waiting for a mutex in main.a, held by main.audit", "1 span of 1 service")
+	w := get(h, fmt.Sprintf("%s/span/%s/wall.pb.gz", TracePath(traceID("a")), spanID("a")))
+	p, err := profile.Parse(w.Body)
+	if err != nil || !slices.Equal(p.Comments, d.comments[:1]) {
+		t.Errorf("the download's comments are %q, %v, want the span's own", p.Comments, err)
+	}
 }
 
 func TestZoom(t *testing.T) {
@@ -236,18 +259,53 @@ func TestByName(t *testing.T) {
 		samples = append(samples, sample{stack, int64(took), name})
 	}
 	d.spans(spans...)
+	d.spans( // what agents mark, too, but do not record
+		span{trace: "quick", id: "quick", service: "svc", name: "GET /quick", took: 60 * time.Millisecond, profiled: true},
+		span{trace: "quick", id: "inside quick", parent: "quick", service: "svc", name: "load", took: 50 * time.Millisecond, profiled: true},
+		span{trace: "s19", id: "inside", parent: "s19", service: "svc", name: "load", took: 50 * time.Millisecond, profiled: true},
+		span{trace: "s19", id: "short inside", parent: "inside", service: "svc", name: "load", took: 5 * time.Millisecond, profiled: true},
+		span{trace: "s19", id: "elsewhere", parent: "s19", service: "other", name: "GET /other", took: 50 * time.Millisecond, profiled: true},
+	)
 	d.wall("svc", 0, time.Minute, samples...)
 	h := pages(t, d.open(), Options{})
-	shows(t, page(t, h, "/names"), "GET /", `<td class="num">20</td><td class="num">109 ms</td>`)
+	list := page(t, h, "/names")
+	shows(t, list, "GET /", `<td class="num">20</td><td class="num">109 ms</td>`, "load</bdi></a></td><td class=\"num\">1</td>")
+	if strings.Contains(list, "quick") || strings.Contains(list, "other") {
+		t.Errorf("names of spans that cannot have profiles:\n%s", list)
+	}
+	shows(t, page(t, pages(t, d.open(), Options{SlowSpan: 50 * time.Millisecond}), "/names"),
+		"of 50 ms and more", "GET /quick", "GET /other", "load</bdi></a></td><td class=\"num\">2</td>")
 	got := page(t, h, "/name?service=svc&name=GET+%2F")
 	shows(t, got, "20 captured spans", "median <b>109 ms</b>", "The mean of 2 spans against the mean of the 4 around the median", "the slowest 10 %",
 		"&#43;1 s", "main.lock", "main.work", "[waiting: mutex]", SpanPath(traceID("s19"), spanID("s19")))
 	for _, link := range regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindAllString(got, -1) {
 		shows(t, page(t, h, link), "main.work", "back to the name")
 	}
+	if quick := page(t, h, "/name?service=svc&name=GET+%2Fquick"); !strings.Contains(quick, "No span of this name") {
+		t.Errorf("requests that are not recorded have a page:\n%s", quick)
+	}
 	slow := page(t, h, "/name?service=svc&name=GET+%2F&part=slow")
 	shows(t, slow, "[waiting: mutex]: 2 s, 100 %")
 	shows(t, page(t, h, "/name?service=svc&name=none"), "No span of this name")
+}
+
+// Of many spans the profiles of some are merged, evenly; counted are all.
+func TestByNameSaysWhatItMerged(t *testing.T) {
+	d := newSaved(t)
+	var spans []span
+	for i := range mergedSpans + 48 {
+		name := fmt.Sprint(i)
+		spans = append(spans, span{trace: name, id: name, service: "svc", name: "GET /", took: time.Second + time.Duration(i)*time.Millisecond, profiled: true})
+	}
+	d.spans(spans...)
+	h := pages(t, d.open(), Options{})
+	shows(t, page(t, h, "/names"), `<td class="num">548</td>`)
+	got := page(t, h, "/name?service=svc&name=GET+%2F")
+	shows(t, got, "548 captured spans, 500 of them merged, evenly from the slowest to the fastest")
+	for i := range listedSlowest { // without gaps
+		name := fmt.Sprint(mergedSpans + 47 - i)
+		shows(t, got, SpanPath(traceID(name), spanID(name)))
+	}
 }
 
 func TestBuckets(t *testing.T) {
@@ -300,7 +358,52 @@ func TestCompare(t *testing.T) {
 		link := regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)
 		shows(t, page(t, h, link), "back to the comparison")
 	}
-	shows(t, page(t, h, "/compare?what=times&service=inventory&ato=2026-01-02T15:04:10Z"), "One of the two has no such profile.")
+	for query, want := range map[string]string{
+		"what=times&service=inventory&ato=2026-01-02T15:04:10Z":                   "Both sides, before and after, have no profile of the type wall clock of slow requests.",
+		"what=times&service=storefront&ato=2026-01-01+15:04:05":                   "The side before has no profile of the type wall clock of slow requests.",
+		"what=times&service=storefront&type=cpu&bfrom=15m":                        "The side after has no profile of the type CPU.",
+		"a=" + traceID("t") + "/" + spanID("short") + "&b=" + spanAddress("root"): "The side before has no profile",
+		"a=" + spanAddress("root") + "&b=" + spanAddress("short"):                 "The side after has no profile",
+		"what=times&service=&afrom=":                                              "Say which service.",
+		"what=times&service=storefront":                                           "Say at least one of the times.",
+		"what=spans&a=&b=":                                                        "Say which two spans",
+		"a=" + spanAddress("root"):                                                "Say which span is the one after.",
+		"b=" + spanAddress("root"):                                                "Say which span is the one before.",
+	} {
+		shows(t, page(t, h, "/compare?"+query), `<p class="empty">`+want)
+	}
+	if got := page(t, h, "/compare"); strings.Contains(got, `class="empty"`) {
+		t.Errorf("a form that nobody filled in complains:\n%s", got)
+	}
+}
+
+// spanAddress is how a span of the trace "t" is given to be compared.
+func spanAddress(id string) string { return traceID("t") + "/" + spanID(id) }
+
+func TestParseTime(t *testing.T) {
+	now := began
+	for v, want := range map[string]time.Time{
+		"":                          {},
+		"2026-01-02T15:04:05Z":      began,
+		"2026-01-02T16:04:05+01:00": began,
+		"2026-01-02 15:04:05":       began,
+		"2026-01-02 15:04:05 UTC":   began,
+		" 2026-01-02T15:04:05 ":     began,
+		"15m":                       began.Add(-15 * time.Minute),
+		"0s":                        began,
+	} {
+		if got, err := parseTime(v, now); err != nil || !got.Equal(want) {
+			t.Errorf("%q: %v, %v, want %v", v, got, err, want)
+		}
+	}
+	for _, v := range []string{"now", "15", "-15m", "200000h", "1969-12-31T23:59:59Z", "2262-01-01T00:00:00Z", "15:04"} {
+		if got, err := parseTime(v, now); err == nil {
+			t.Errorf("%q: %v, want an error", v, got)
+		}
+	}
+	if got, err := parseTime("15m", time.Time{}); err == nil {
+		t.Errorf("how long ago, where there is no now: %v", got)
+	}
 }
 
 func TestMemory(t *testing.T) {
@@ -310,9 +413,17 @@ func TestMemory(t *testing.T) {
 	if strings.Contains(got, "main.steady") {
 		t.Error("what did not grow is in the table")
 	}
-	w := get(h, "/memory/plot.svg?service=storefront")
-	if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "image/svg+xml" || !bytes.Contains(w.Body.Bytes(), []byte("<svg")) {
-		t.Errorf("plot: status %d, %s", w.Code, w.Header().Get("Content-Type"))
+	drawn := make(map[string]bool)
+	for _, address := range regexp.MustCompile(`/memory/plot\.svg[^" ]*`).FindAllString(got, -1) {
+		w := get(h, html.UnescapeString(address))
+		svg := w.Body.String()
+		if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "image/svg+xml" || !strings.Contains(svg, "<svg") {
+			t.Errorf("%s: status %d, %s", address, w.Code, w.Header().Get("Content-Type"))
+		}
+		drawn[svg] = true
+	}
+	if len(drawn) != 2 {
+		t.Errorf("%d different plots, want one on a light and one on a dark background", len(drawn))
 	}
 	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.leak", "back to memory")
 	shows(t, page(t, h, "/memory?service=inventory"), "There are fewer than two memory profiles")
@@ -399,7 +510,7 @@ func TestWhyNot(t *testing.T) {
 		"Unknown. The recording may have been over its": {slow, typeWall},
 	} {
 		byID := index([]traces.Span{slow, fast, late, tt.span})
-		if got := whyNot(tt.span, tt.typ, byID, now); !strings.HasPrefix(got, want) {
+		if got := whyNot(tt.span, tt.typ, byID, now, defaultSlowSpan); !strings.HasPrefix(got, want) {
 			t.Errorf("%s of %s: %q, want %q", tt.typ, tt.span.ID, got, want)
 		}
 	}

@@ -53,7 +53,7 @@ func (f *inputFlags) register(flags *pflag.FlagSet) {
 	flags.StringSliceVar(&f.kinds, "type", nil, "types of profiles to read: cpu, heap, mutex, block, goroutine, wall (default all)")
 	flags.StringVar(&f.service, "service", "", "service to read the profiles of, where there are several")
 	flags.StringArrayVar(&f.labels, "label", nil, "name=value that windows must have, such as service_version=1.2; several allowed")
-	flags.StringVar(&f.from, "from", "", "first time to read, like 2026-01-02T15:04:05Z, or like 15m for that long ago")
+	flags.StringVar(&f.from, "from", "", "first time to read, like 2026-01-02T15:04:05Z, '2026-01-02 15:04:05' (UTC), or 15m for that long ago")
 	flags.StringVar(&f.until, "until", "", "time to read up to")
 	flags.IntVar(&f.options.Windows, "windows", 1, "how many profiles to take from a live address")
 	flags.DurationVar(&f.options.Length, "length", 10*time.Second, "how long each of them takes")

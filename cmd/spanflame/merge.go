@@ -23,9 +23,9 @@ import (
 const mergeProgress = time.Second
 
 type mergeOptions struct {
-	kind, service, from, to, output string
-	pgo                             bool
-	paths                           []string
+	kind, service, from, until, output string
+	pgo                                bool
+	paths                              []string
 }
 
 func newMergeCommand() *cobra.Command {
@@ -49,7 +49,7 @@ by itself: CPU samples alone, without labels.`,
 	flags.StringVar(&o.kind, "type", "", "type of the profiles: cpu, heap, mutex, block, goroutine, wall, or as in Pyroscope's names; needed where there are several")
 	flags.StringVar(&o.service, "service", "", "service that they are of")
 	flags.StringVar(&o.from, "from", "", "leave out windows that end before this time")
-	flags.StringVar(&o.to, "to", "", "leave out windows that begin at this time or later")
+	flags.StringVar(&o.until, "until", "", "leave out windows that begin at this time or later")
 	flags.StringVar(&o.output, "output", "", "file to write, - for standard output (default merged.pb.gz, with --pgo default.pgo)")
 	flags.BoolVar(&o.pgo, "pgo", false, "write a CPU profile for profile-guided optimisation")
 	return cmd
@@ -129,13 +129,13 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 			return q, fmt.Errorf("--from: %w", err)
 		}
 	}
-	if o.to != "" {
-		if q.To, err = profiles.ParseTime(o.to, now); err != nil {
-			return q, fmt.Errorf("--to: %w", err)
+	if o.until != "" {
+		if q.To, err = profiles.ParseTime(o.until, now); err != nil {
+			return q, fmt.Errorf("--until: %w", err)
 		}
 	}
 	if !q.From.IsZero() && !q.To.IsZero() && !q.From.Before(q.To) {
-		return q, fmt.Errorf("--from %s is not before --to %s", o.from, o.to)
+		return q, fmt.Errorf("--from %s is not before --until %s", o.from, o.until)
 	}
 	return q, nil
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +24,7 @@ type viewOptions struct {
 	dir, listen                     string
 	tempo, pyroscope, grafana, base string
 	hosts                           []string
+	slowSpan                        time.Duration
 }
 
 func newViewCommand() *cobra.Command {
@@ -52,17 +52,21 @@ The pages have no accounts: listen on loopback, or behind a proxy that knows its
 	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope to take profiles from, with --tempo")
 	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana to link to")
 	flags.StringVar(&o.base, "base", "", "directory of saved profiles to compare with")
+	flags.DurationVar(&o.slowSpan, "slow-span", 0, "how long a request takes at least to be recorded, where services set another than the default of 100ms")
 	flags.StringSliceVar(&o.hosts, "host", nil, "further host names by which the pages may be asked for")
 	return cmd
 }
 
 // view serves the pages until ctx ends, and prints where.
 func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
+	if o.slowSpan < 0 {
+		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
+	}
 	source, err := openSource(o)
 	if err != nil {
 		return err
 	}
-	options := viewer.Options{GrafanaURL: o.grafana, Hosts: o.hosts, Log: slog.Default()}
+	options := viewer.Options{GrafanaURL: o.grafana, Hosts: o.hosts, SlowSpan: o.slowSpan, Log: slog.Default()}
 	if closer, ok := source.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
@@ -132,7 +136,13 @@ func openSource(o viewOptions) (viewer.Source, error) {
 
 // viewedDir is the directory that is meant.
 func viewedDir(o viewOptions) (string, error) {
-	if dir := cmp.Or(o.dir, os.Getenv("SPANFLAME_DIR")); dir != "" {
+	dir := os.Getenv("SPANFLAME_DIR")
+	switch {
+	case o.dir != "":
+		return o.dir, nil
+	case dir == "off":
+		return "", errors.New("SPANFLAME_DIR is off, so that nothing is saved: name a directory, spanflame view DIR, or the servers that have the data, --tempo URL --pyroscope URL")
+	case dir != "":
 		return dir, nil
 	}
 	return record.DefaultDir()

@@ -77,6 +77,7 @@ func TestViewSaysWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
+	t.Setenv("SPANFLAME_DIR", "off") // which counts where nothing else is said
 	for want, args := range map[string][]string{
 		"the port is taken":              {dir, "--listen", taken.Addr().String()},
 		`--listen "7070"`:                {dir, "--listen", "7070"},
@@ -88,6 +89,8 @@ func TestViewSaysWhatIsWrong(t *testing.T) {
 		`Grafana is "javascript:x"`:      {dir, "--grafana", "javascript:x"},
 		"base directory":                 {dir, "--base", none},
 		"accepts at most 1 arg(s)":       {dir, dir},
+		"--slow-span -1s":                {dir, "--slow-span", "-1s"},
+		"SPANFLAME_DIR is off":           {},
 	} {
 		if _, _, err := execute(t, append([]string{"view"}, args...)...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want an error that says %q", args, err, want)

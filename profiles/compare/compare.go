@@ -187,7 +187,8 @@ type Values struct {
 	Before Number `json:"before"`
 	After  Number `json:"after"`
 	// Difference and Ratio of after to before. With a test they are the medians over all pairs of windows,
-	// with their intervals, and else those of Before and After, with no bounds.
+	// or the difference and the ratio of the means where so many windows have nothing that those medians say
+	// nothing, with their intervals; else those of Before and After, with no bounds.
 	Difference Estimate `json:"difference"`
 	Ratio      Estimate `json:"ratio"`
 	// P is the probability of a difference at least as large by chance, and Q the rate of false discoveries
@@ -536,7 +537,12 @@ func (c *comparison) values(before, after series) Values {
 	b, a := float64(before.sum())/c.divisors[0], float64(after.sum())/c.divisors[1]
 	v := Values{Before: Number(b), After: Number(a), P: 1, Q: 1}
 	if c.tested {
-		r := c.ranks.test(c.points[0].values(before), c.points[1].values(after), c.dependence, 1-c.options.Alpha)
+		vb, va := c.points[0].values(before), c.points[1].values(after)
+		widen, confidence := math.Sqrt(c.dependence.inflation(vb, va)), 1-c.options.Alpha
+		r := c.ranks.test(vb, va, widen, confidence)
+		if b > 0 && a > 0 && r.sparse() {
+			r = r.byMeans(newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors), widen, confidence)
+		}
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
 		return v
 	}

@@ -89,6 +89,43 @@ func names(changes []compare.Change) (names []string) {
 	return names
 }
 
+// TestGoneIsWhatNoWindowHas: that most windows after have nothing does not make a function gone.
+func TestGoneIsWhatNoWindowHas(t *testing.T) {
+	var before, after []profiles.Window
+	for i := range 12 {
+		b := map[string]float64{"main;rare": 3 + 0.1*float64(i%4), "main;gone": 1, "main;same": 2}
+		a := map[string]float64{"main;same;came": 1, "main;same": 1}
+		if i%4 == 0 {
+			a["main;rare"] = 1
+		}
+		before, after = append(before, cpu(b)), append(after, cpu(a))
+	}
+	r := mustCompare(t, sequence(before...), sequence(after...), compare.Options{})
+	m := r.Metrics[0]
+	for name, want := range map[string]string{
+		"rare": `^-92\.1 % \[-100\.0 %, -8\d\.\d %\]$`, // from 3.15 s to 0.25 s
+		"gone": `^gone$`,
+		"came": `^new$`,
+		"same": `^~$`,
+	} {
+		if got := m.Change(function(t, m, name).Cum); !regexp.MustCompile(want).MatchString(got) {
+			t.Errorf("the change of %s is %q, want %s", name, got, want)
+		}
+	}
+	rule, err := compare.ParseRule("cpu(*):+10%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	violations, err := r.Check([]compare.Rule{rule})
+	if err != nil || len(violations) != 1 || !strings.Contains(violations[0].String(), ": came is new (p=") {
+		t.Errorf("the gate says %v (%v), want that came is new", violations, err)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text, 20); err != nil || strings.Contains(text.String(), "[gone") {
+		t.Errorf("the table (%v) has an interval from gone:\n%s", err, &text)
+	}
+}
+
 func TestFlatAndCumulative(t *testing.T) {
 	before := cpu(map[string]float64{"main;f": 1, "main;f;f;g": 2, "main;h": 3})
 	after := cpu(map[string]float64{"main;f": 1, "main;f;f;g": 4, "main;h": 3})

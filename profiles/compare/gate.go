@@ -83,7 +83,13 @@ type Violation struct {
 }
 
 func (v Violation) String() string {
-	text := fmt.Sprintf("%s: %s changed by %s", v.Rule, v.Name, percent(float64(v.Change.Ratio.Value)))
+	text := fmt.Sprintf("%s: %s ", v.Rule, v.Name)
+	if v.Change.Before != 0 && v.Change.After != 0 {
+		text += "changed by "
+	} else {
+		text += "is "
+	}
+	text += v.Change.size()
 	if v.Change.P < 1 {
 		text += fmt.Sprintf(" (p=%.2g)", v.Change.P)
 	}

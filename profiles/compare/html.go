@@ -102,7 +102,7 @@ func (m Metric) draw() []rect {
 		}
 		rects = append(rects, rect{
 			X: decimal(x), Width: decimal(width), Y: depth * frameHeight, Name: f.Name, Fill: f.colour(),
-			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After), percent(quotient(f.Before, f.After))),
+			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After), sizeOf(f.Before, f.After, quotient(f.Before, f.After))),
 		})
 		for _, child := range f.Children {
 			lay(child, x, depth+1)

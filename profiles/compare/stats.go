@@ -46,13 +46,13 @@ type result struct {
 	p          float64  // two-sided
 }
 
-// test compares two series of values, each in the order of time.
+// test compares two series of values, each in the order of time. Both the test and the interval are widened by
+// a factor where neighbouring windows depend on each other.
 //
 // The p is that of the Mann–Whitney U test, and the estimates are those of Hodges and Lehmann that belong to
 // it: the median of all pairwise differences (or quotients), between the pairs that the test would not
-// reject. All three are widened where neighbouring windows depend on each other.
-func (r ranks) test(before, after []float64, total dependence, confidence float64) result {
-	widen := math.Sqrt(total.inflation(before, after))
+// reject.
+func (r ranks) test(before, after []float64, widen, confidence float64) result {
 	p := r.p(before, after)
 	if widen > 1 && p < 1 {
 		p = 2 * distuv.UnitNormal.CDF(distuv.UnitNormal.Quantile(p/2)/widen)
@@ -63,6 +63,59 @@ func (r ranks) test(before, after []float64, total dependence, confidence float6
 		difference: pairwise(before, after, skip, func(b, a float64) float64 { return a - b }),
 		ratio:      pairwise(before, after, skip, quotient),
 	}
+}
+
+// sparse tells whether so many windows have nothing that the median quotient, or a bound of its interval, is
+// nothing or infinite.
+func (r result) sparse() bool {
+	e := r.ratio
+	return e.Value == 0 || math.IsInf(float64(e.Value), 1) ||
+		e.Low == 0 || math.IsInf(float64(e.High), 1) && !math.IsInf(float64(e.Low), -1)
+}
+
+// mean is a mean of windows, each weighted by what it was divided by.
+type mean struct {
+	value    float64
+	variance float64 // of the mean itself
+	n        float64 // windows
+}
+
+func newMean(values, weights []float64) mean {
+	m := mean{value: stat.Mean(values, weights), n: float64(len(values))}
+	var squares, sum float64
+	for i, v := range values {
+		squares += math.Pow(weights[i]*(v-m.value), 2)
+		sum += weights[i]
+	}
+	m.variance = squares / (sum * sum) * m.n / (m.n - 1)
+	return m
+}
+
+// byMeans compares what many windows have nothing of, for which the medians of pairs would be nothing or
+// infinite. Its p is the larger one of r, the ranks' result, and Welch's t-test, to which both intervals
+// belong: that of the ratio is Fieller's. Both means are above 0, and at least one of them varies.
+func (r result) byMeans(before, after mean, widen, confidence float64) result {
+	b, a := before.value, after.value
+	vb, va := before.variance, after.variance
+	freedom := (vb + va) * (vb + va) / (vb*vb/(before.n-1) + va*va/(after.n-1))
+	t := distuv.StudentsT{Sigma: 1, Nu: freedom}
+	deviation := widen * math.Sqrt(vb+va)
+	width := t.Quantile((1+confidence)/2) * widen // in standard deviations of a mean
+	r.p = max(r.p, 2*t.Survival(math.Abs(a-b)/deviation))
+	margin := width * math.Sqrt(vb+va)
+	r.difference = Estimate{Number(a - b), Number(a - b - margin), Number(a - b + margin)}
+
+	// The ratios R that are not rejected have (a − R·b)² ≤ width²·(va + R²·vb).
+	r.ratio = Estimate{Value: Number(a / b), High: Number(math.Inf(1))}
+	squareB, squareA := b*b-width*width*vb, a*a-width*width*va
+	root := math.Sqrt(max(0, a*a*b*b-squareB*squareA))
+	if squareA > 0 {
+		r.ratio.Low = Number(squareA / (a*b + root))
+	}
+	if squareB > 0 { // else the mean before may be nothing
+		r.ratio.High = Number((a*b + root) / squareB)
+	}
+	return r
 }
 
 // quotient orders pairs as their difference does, also where there was nothing before.
@@ -206,13 +259,15 @@ func newDependence(before, after []float64, caution float64) dependence {
 // follow one another then count for fewer.
 //
 // What functions have in common, the load, is seen best in the total: each function has at least the total's
-// covariance, and its own where that is clearly more.
+// covariance, and its own where that is clearly more. One that varies less than that follows the load less, and is
+// taken to be correlated as the total is.
 func (total dependence) inflation(before, after []float64) float64 {
 	own := newDependence(before, after, ownCaution)
 	if own.variance == 0 {
 		return 1
 	}
-	r := min(max(own.covariance, total.covariance)/own.variance, maxCorrelation)
+	shared := total.covariance / max(own.variance, total.variance)
+	r := min(max(own.covariance/own.variance, shared), maxCorrelation)
 	return (1 + r) / (1 - r)
 }
 
@@ -226,6 +281,9 @@ type hypothesis struct {
 // adjust sets the q of each hypothesis: the false discovery rate at which it would be reported, by the
 // procedure of Benjamini and Hochberg with the weights of Genovese, Roeder and Wasserman. Each family has the
 // same share of the budget, so that thousands of functions do not hide a change of the total.
+//
+// No q is below its p: the weights would allow it to a small family beside many changes, and a change would be
+// reported whose interval has no change in it.
 func adjust(all []hypothesis) {
 	size := map[int]float64{}
 	for _, h := range all {
@@ -236,6 +294,6 @@ func adjust(all []hypothesis) {
 	q := 1.0
 	for i := len(all) - 1; i >= 0; i-- {
 		q = min(q, weighted(all[i])/float64(i+1))
-		*all[i].q = q
+		*all[i].q = max(q, all[i].p)
 	}
 }

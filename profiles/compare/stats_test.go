@@ -2,6 +2,8 @@ package compare
 
 import (
 	"math"
+	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"github.com/aclements/go-moremath/stats"
@@ -45,18 +47,108 @@ func TestMannWhitney(t *testing.T) {
 
 func TestEstimates(t *testing.T) {
 	before, after := []float64{10, 11, 12, 13, 14}, []float64{20, 22, 24, 26, 28}
-	r := newRanks(5, 5).test(before, after, dependence{}, 0.95)
+	r := newRanks(5, 5).test(before, after, 1, 0.95)
 	if r.ratio.Value != 2 || !(r.ratio.Low > 1 && r.ratio.Low < 2 && r.ratio.High > 2) {
 		t.Errorf("ratio %+v, want 2 and an interval around it", r.ratio)
 	}
 	if r.difference.Value != 12 || r.difference.Low > 12 || r.difference.High < 12 {
 		t.Errorf("difference %+v, want 12 and an interval around it", r.difference)
 	}
-	if r := newRanks(2, 2).test([]float64{1, 2}, []float64{3, 4}, dependence{}, 0.95); !math.IsInf(float64(r.ratio.High), 1) || r.p < 0.3 {
+	if r := newRanks(2, 2).test([]float64{1, 2}, []float64{3, 4}, 1, 0.95); !math.IsInf(float64(r.ratio.High), 1) || r.p < 0.3 {
 		t.Errorf("of two windows a side: %+v, want an interval without bounds", r)
 	}
-	if r := newRanks(4, 4).test([]float64{0, 0, 0, 0}, []float64{1, 2, 3, 4}, dependence{}, 0.95); !math.IsInf(float64(r.ratio.Value), 1) {
+	if r := newRanks(4, 4).test([]float64{0, 0, 0, 0}, []float64{1, 2, 3, 4}, 1, 0.95); !math.IsInf(float64(r.ratio.Value), 1) {
 		t.Errorf("from nothing to something the ratio is %v, want infinite", r.ratio.Value)
+	}
+}
+
+// TestSparse has what many windows have nothing of: the median quotient would be 0.
+func TestSparse(t *testing.T) {
+	before := []float64{300, 320, 310, 0, 330, 290, 310, 300, 320, 310}
+	after := []float64{0, 0, 80, 0, 0, 90, 0, 70, 0, 0}
+	ones := slices.Repeat([]float64{1}, 10)
+	r := newRanks(10, 10).test(before, after, 1, 0.95)
+	if !r.sparse() {
+		t.Fatalf("%+v is not sparse", r)
+	}
+	r = r.byMeans(newMean(before, ones), newMean(after, ones), 1, 0.95)
+	if want := 24.0 / 279; math.Abs(float64(r.ratio.Value)-want) > 1e-12 || !(float64(r.ratio.Low) < want && float64(r.ratio.High) > want && r.ratio.High < 0.25) {
+		t.Errorf("ratio %+v, want the means' %.3g within a short interval", r.ratio, want)
+	}
+	if r.difference.Value != 24-279 || r.difference.High >= 0 || r.p > 0.001 {
+		t.Errorf("difference %+v and p %g, want %v and a small p", r.difference, r.p, 24-279)
+	}
+
+	// A mean that may be nothing bounds no quotient.
+	few := []float64{0, 0, 0, 0, 0, 0, 0, 0, 10, 20}
+	many := []float64{90, 100, 110, 100, 0, 100, 95, 105, 100, 100}
+	r = newRanks(10, 10).test(few, many, 1, 0.95).byMeans(newMean(few, ones), newMean(many, ones), 1, 0.95)
+	if r.ratio.Low <= 1 || !math.IsInf(float64(r.ratio.High), 1) {
+		t.Errorf("from next to nothing, the ratio is %+v, want a bound below alone", r.ratio)
+	}
+
+	if m := newMean([]float64{1, 4}, []float64{3, 1}); m.value != 7.0/4 || m.variance <= 0 {
+		t.Errorf("a weighted mean is %+v, want 1.75", m)
+	}
+}
+
+// TestMeansAgreeWithAnotherWelch compares the test of the means with another implementation of it.
+func TestMeansAgreeWithAnotherWelch(t *testing.T) {
+	before, after := []float64{0, 5, 9, 0, 7, 11}, []float64{3, 0, 0, 2, 0, 0, 4, 1}
+	want, err := stats.TwoSampleWelchTTest(stats.Sample{Xs: before}, stats.Sample{Xs: after}, stats.LocationDiffers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ones := slices.Repeat([]float64{1}, 8)
+	r := result{}.byMeans(newMean(before, ones[:6]), newMean(after, ones), 1, 0.95)
+	if math.Abs(r.p-want.P) > 1e-9 {
+		t.Errorf("p is %g, want %g", r.p, want.P)
+	}
+}
+
+// TestTheIntervalAgreesWithTheTest has series of chance, many with windows of nothing: an interval has no change
+// in it exactly if the test does not reject that, but for a bound that is no change where values are equal.
+func TestTheIntervalAgreesWithTheTest(t *testing.T) {
+	const alpha = 0.05
+	rng := rand.New(rand.NewPCG(5, 6))
+	rejected, sparse := 0, 0
+	for range 3000 {
+		var sides [2][]float64
+		var means [2]mean
+		for i := range sides {
+			size, empty := rng.ExpFloat64(), rng.Float64()
+			n := 4 + rng.IntN(20)
+			for range n {
+				v := 0.0
+				if rng.Float64() > empty {
+					v = size * math.Exp(rng.NormFloat64())
+				}
+				sides[i] = append(sides[i], v)
+			}
+			means[i] = newMean(sides[i], slices.Repeat([]float64{1}, n))
+		}
+		if means[0].value == 0 || means[1].value == 0 {
+			continue
+		}
+		widen := 1 + rng.Float64()
+		r := newRanks(len(sides[0]), len(sides[1])).test(sides[0], sides[1], widen, 1-alpha)
+		if r.sparse() {
+			sparse++
+			r = r.byMeans(means[0], means[1], widen, 1-alpha)
+		}
+		if r.p > alpha {
+			continue
+		}
+		rejected++
+		if e := r.ratio; e.Low < 1 && e.High > 1 || !(e.Low <= e.Value && e.Value <= e.High) {
+			t.Errorf("%v and %v: p is %g, but the ratio is %+v", sides[0], sides[1], r.p, e)
+		}
+		if e := r.difference; e.Low < 0 && e.High > 0 || !(e.Low <= e.Value && e.Value <= e.High) {
+			t.Errorf("%v and %v: p is %g, but the difference is %+v", sides[0], sides[1], r.p, e)
+		}
+	}
+	if rejected < 100 || sparse < 100 {
+		t.Errorf("%d were rejected and %d sparse: the test says too little", rejected, sparse)
 	}
 }
 
@@ -95,6 +187,15 @@ func TestAdjust(t *testing.T) {
 	}
 	if rejected != 4 {
 		t.Errorf("%d are rejected, want 4: %v", rejected, qs)
+	}
+	// Beside many changes a family of one has a large weight, but no q below its p.
+	qs = make([]float64, 100)
+	all = []hypothesis{{0, 0.3, &qs[0]}}
+	for i := range qs[1:] {
+		all = append(all, hypothesis{1, 1e-6, &qs[i+1]})
+	}
+	if adjust(all); qs[0] < 0.3 {
+		t.Errorf("beside 99 changes, p of 0.3 becomes %g", qs[0])
 	}
 	var total, one float64
 	all = []hypothesis{{0, 0.02, &total}}

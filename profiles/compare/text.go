@@ -134,20 +134,32 @@ func (m Metric) Change(v Values) string {
 	case m.Tested && !v.Significant:
 		return "~"
 	}
-	text := percent(float64(v.Ratio.Value))
-	if low, high := float64(v.Ratio.Low), float64(v.Ratio.High); !math.IsInf(low, 0) && !math.IsInf(high, 0) && !math.IsInf(float64(v.Ratio.Value), 0) {
+	text := v.size()
+	if low, high := float64(v.Ratio.Low), float64(v.Ratio.High); v.Before != 0 && v.After != 0 && !math.IsInf(low, -1) {
 		text += fmt.Sprintf(" [%s, %s]", percent(low), percent(high))
 	}
 	return text
 }
 
+// size is the change as a percentage, or says that there is nothing on one side.
+func (v Values) size() string {
+	return sizeOf(float64(v.Before), float64(v.After), float64(v.Ratio.Value))
+}
+
+func sizeOf(before, after, ratio float64) string {
+	switch {
+	case before == 0 && after != 0:
+		return "new"
+	case before != 0 && after == 0:
+		return "gone"
+	}
+	return percent(ratio)
+}
+
 // percent is a ratio as a change.
 func percent(ratio float64) string {
-	switch {
-	case math.IsInf(ratio, 0) || math.IsNaN(ratio):
-		return "new"
-	case ratio == 0:
-		return "gone"
+	if math.IsInf(ratio, 1) {
+		return "∞"
 	}
 	return fmt.Sprintf("%+.1f %%", 100*(ratio-1))
 }

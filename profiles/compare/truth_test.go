@@ -40,19 +40,22 @@ func TestEqualSidesAreSeldomFlagged(t *testing.T) {
 	for _, tt := range []struct {
 		windows int
 		memory  float64
+		cores   float64
 		most    int
 	}{
-		{5, 0, pairs / 20},
-		{10, 0, pairs / 20},
-		{20, 0, pairs / 20},
-		{20, 0.3, pairs / 20},
-		{20, 0.5, pairs / 20},
-		{20, 0.8, pairs / 10}, // so slow a drift is more than 20 windows can tell
+		{5, 0, 1, pairs / 20},
+		{10, 0, 1, pairs / 20},
+		{20, 0, 1, pairs / 20},
+		{5, 0, 0.02, pairs / 20}, // 30 samples a window: of most functions many windows have none
+		{20, 0, 0.02, pairs / 20},
+		{20, 0.3, 1, pairs / 20},
+		{20, 0.5, 1, pairs / 20},
+		{20, 0.8, 1, pairs / 10}, // so slow a drift is more than 20 windows can tell
 	} {
-		t.Run(fmt.Sprintf("%d windows, memory %.1f", tt.windows, tt.memory), func(t *testing.T) {
+		t.Run(fmt.Sprintf("%d windows, memory %.1f, %g cores", tt.windows, tt.memory, tt.cores), func(t *testing.T) {
 			t.Parallel()
 			s := typicalService()
-			s.memory, s.windows = tt.memory, tt.windows
+			s.memory, s.windows, s.cores = tt.memory, tt.windows, tt.cores
 			rng := rand.New(rand.NewPCG(1, 2))
 			wrong := 0
 			for range pairs {

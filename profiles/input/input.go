@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -38,6 +39,7 @@ const (
 	defaultLength = 10 * time.Second
 	defaultSteps  = 20
 	maxWindows    = 100_000
+	maxLabels     = 10 // that an error names
 )
 
 // Validate says which option is wrong.
@@ -102,7 +104,7 @@ func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.
 		o.Damaged(d)
 	}
 	if len(entries) == 0 {
-		return nil, fmt.Errorf("%s: %w", argument, profiles.ErrNone)
+		return nil, none(ctx, argument, o.Query, paths)
 	}
 	if services := servicesOf(entries); len(services) > 1 {
 		return nil, fmt.Errorf("%s has profiles of several services, choose one with --service: %s", argument, strings.Join(services, ", "))
@@ -112,6 +114,56 @@ func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.
 		windows = profiles.WithoutDamaged(windows, o.Damaged)
 	}
 	return windows, nil
+}
+
+// none says what was asked for in vain, and what there is instead.
+func none(ctx context.Context, argument string, q profiles.Query, paths []string) error {
+	entries, _, err := profiles.Find(ctx, profiles.Query{}, paths...)
+	if err != nil {
+		return err
+	}
+	if len(entries) == 0 {
+		return fmt.Errorf("%s: %w: there is none at all", argument, profiles.ErrNone)
+	}
+	var asked, types []string
+	if q.Service != "" {
+		asked = append(asked, fmt.Sprintf("service %q", q.Service))
+	}
+	for _, t := range q.Types {
+		asked = append(asked, fmt.Sprintf("type %s", t))
+	}
+	for _, name := range slices.Sorted(maps.Keys(q.Labels)) {
+		asked = append(asked, fmt.Sprintf("label %s=%q", name, q.Labels[name]))
+	}
+	for _, t := range []struct {
+		name string
+		at   time.Time
+	}{{"from", q.From}, {"until", q.To}} {
+		if !t.at.IsZero() {
+			asked = append(asked, t.name+" "+t.at.UTC().Format(time.DateTime))
+		}
+	}
+	from, to := entries[0].Start, entries[0].End
+	labels := map[string]bool{} // those asked for, with the values that there are
+	for _, e := range entries {
+		types = append(types, string(e.Type))
+		if e.End.After(to) {
+			to = e.End
+		}
+		for name := range q.Labels {
+			if value, ok := e.Labels[name]; ok {
+				labels[fmt.Sprintf("%s=%q", name, value)] = true
+			}
+		}
+	}
+	slices.Sort(types)
+	there := fmt.Sprintf("there are %d from %s to %s, of %s, of the types %s", len(entries), from.UTC().Format(time.DateTime), to.UTC().Format(time.DateTime+" MST"),
+		strings.Join(servicesOf(entries), ", "), strings.Join(slices.Compact(types), ", "))
+	if len(labels) > 0 {
+		have := slices.Sorted(maps.Keys(labels))
+		there += ", with the labels " + strings.Join(have[:min(len(have), maxLabels)], ", ")
+	}
+	return fmt.Errorf("%s: %w %s: %s", argument, profiles.ErrNone, strings.Join(asked, ", "), there)
 }
 
 func servicesOf(entries []profiles.Entry) []string {

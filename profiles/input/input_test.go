@@ -66,6 +66,26 @@ func save(t testing.TB, dir, service string, value int64) {
 	write(t, filepath.Join(dir, "profiles", filepath.FromSlash(r.SavedPath())), b.Bytes())
 }
 
+// TestWhatIsThereInstead has queries that choose nothing.
+func TestWhatIsThereInstead(t *testing.T) {
+	dir := t.TempDir()
+	save(t, dir, "cart", 1)
+	save(t, dir, "shop", 2)
+	for want, q := range map[string]profiles.Query{
+		`service "nobody": there are 2 from 2026-01-02 15:01:00 to 2026-01-02 15:03:00 UTC, of cart, shop, of the types memory`: {Service: "nobody"},
+		`type wall, label zone="a", until 2026-01-02 15:00:00: there are 2`: {
+			Types: []record.Type{record.Wall}, Labels: map[string]string{"zone": "a"}, To: epoch,
+		},
+	} {
+		if _, err := read(t, dir, input.Options{Query: q}); !errors.Is(err, profiles.ErrNone) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%+v: %v, want %q", q, err, want)
+		}
+	}
+	if _, err := read(t, t.TempDir(), input.Options{}); !errors.Is(err, profiles.ErrNone) || !strings.Contains(err.Error(), "there is none at all") {
+		t.Errorf("of an empty directory: %v", err)
+	}
+}
+
 // values are the values of all windows, in their order.
 func values(windows iter.Seq2[profiles.Window, error]) (values []int64, err error) {
 	for w, err := range windows {

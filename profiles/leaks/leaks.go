@@ -16,6 +16,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -98,7 +99,9 @@ type Process struct {
 	InUse      int64             `json:"in_use"` // bytes at the end
 	// BytesPerMinute is what its suspects gain together.
 	BytesPerMinute float64 `json:"bytes_per_minute"`
-	// LimitAt is when the limit is reached at that rate, if it is.
+	// OverLimit tells whether more than the limit was in use at the end.
+	OverLimit bool `json:"over_limit,omitempty"`
+	// LimitAt is when the limit is reached at that rate, if it is not yet but will be.
 	LimitAt time.Time `json:"limit_at,omitzero"`
 }
 
@@ -262,10 +265,11 @@ func (r *reader) sort(report *Report, g *growth) {
 
 // forecast says when the limit is reached.
 func (p *Process) forecast(limit int64) {
-	if limit == 0 || p.BytesPerMinute <= 0 {
+	p.OverLimit = limit > 0 && p.InUse > limit
+	if limit == 0 || p.OverLimit || p.BytesPerMinute <= 0 {
 		return
 	}
-	minutes := max(0, float64(limit-p.InUse)/p.BytesPerMinute)
+	minutes := float64(limit-p.InUse) / p.BytesPerMinute
 	if d := minutes * float64(time.Minute); d < math.MaxInt64 {
 		p.LimitAt = p.End.Add(time.Duration(d))
 	}
@@ -274,8 +278,12 @@ func (p *Process) forecast(limit int64) {
 // name is how a process is called in texts.
 func (p Process) name() string {
 	name := cmp.Or(p.Service, "the process")
-	if len(p.Labels) > 0 {
-		name += fmt.Sprintf(" %v", p.Labels)
+	if len(p.Labels) == 0 {
+		return name
 	}
-	return name
+	var labels []string
+	for _, label := range slices.Sorted(maps.Keys(p.Labels)) {
+		labels = append(labels, fmt.Sprintf("%s=%q", label, p.Labels[label]))
+	}
+	return name + " {" + strings.Join(labels, ", ") + "}"
 }

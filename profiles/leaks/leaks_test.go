@@ -23,6 +23,34 @@ import (
 	"spanflame/profiles/leaks"
 )
 
+// TestTheHeaderSaysWhoAndHowMuch has two labels, which come in one order, and a limit that was passed.
+func TestTheHeaderSaysWhoAndHowMuch(t *testing.T) {
+	labelled := func(yield func(profiles.Window, error) bool) {
+		for w, err := range steps(20, func(minute int) int64 { return int64(minute+1) << 20 }) {
+			w.Labels = map[string]string{"service_version": "1.2", "deployment_environment_name": "demo"}
+			if !yield(w, err) {
+				return
+			}
+		}
+	}
+	r, err := leaks.Find(t.Context(), labelled, leaks.Options{Limit: 10 << 20})
+	if err != nil || len(r.Suspects) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if p := r.Processes[0]; !p.OverLimit || !p.LimitAt.IsZero() {
+		t.Errorf("%d bytes of %d in use: %+v, want it to be over the limit", p.InUse, r.Limit, p)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{` {deployment_environment_name="demo", service_version="1.2"}: 20 heap`, "the limit of 10.0 MiB is already exceeded\n"} {
+		if !strings.Contains(text.String(), want) {
+			t.Errorf("no %q in\n%s", want, text.String())
+		}
+	}
+}
+
 func TestALeakIsDescribed(t *testing.T) {
 	s := planted("map", 50e3, 240, 15*time.Second)
 	quiet := 20 * time.Minute
@@ -250,6 +278,9 @@ func TestTheStandardLibraryIsKnown(t *testing.T) {
 	out, err := exec.Command("go", "list", "std").Output()
 	if err != nil {
 		t.Fatal(err)
+	}
+	if s := siteOf(t, []string{"main.main", "go.opentelemetry.io/otel/sdk/trace.(*tracer).Start"}); !strings.HasPrefix(s, "go.opentelemetry.io/") {
+		t.Errorf("a module whose address begins like a package is taken for one of the standard library: the site is %s", s)
 	}
 	for pkg := range strings.FieldsSeq(string(out)) {
 		if s := siteOf(t, []string{"main.main", "shop.Do", pkg + ".F"}); s != "shop.Do" {

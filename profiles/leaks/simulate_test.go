@@ -32,6 +32,7 @@ type simulation struct {
 	windows int
 	length  time.Duration
 	load    func(t time.Duration) float64
+	noise   float64 // standard deviation of the load, as a share of it
 }
 
 var epoch = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
@@ -43,7 +44,7 @@ func (s simulation) run(rng *rand.Rand) iter.Seq2[profiles.Window, error] {
 		mean := make([]float64, len(s.holders))
 		for n := range s.windows {
 			t := time.Duration(n+1) * s.length
-			load := s.load(t) * (1 + 0.05*rng.NormFloat64())
+			load := s.load(t) * (1 + s.noise*rng.NormFloat64())
 			heap, goroutines := newHeap(), newGoroutines()
 			for i, h := range s.holders {
 				unit := float64(sampled)
@@ -150,7 +151,7 @@ func steady() simulation {
 	constant := func(bytes float64) func(time.Duration, float64) float64 {
 		return func(time.Duration, float64) float64 { return bytes }
 	}
-	s := simulation{windows: 240, length: 15 * time.Second, load: func(time.Duration) float64 { return 1 }}
+	s := simulation{noise: 0.05, windows: 240, length: 15 * time.Second, load: func(time.Duration) float64 { return 1 }}
 	add := func(name string, lifetime time.Duration, live func(time.Duration, float64) float64) {
 		s.holders = append(s.holders, holder{stack: []string{"main.main", "main.serve", name}, lifetime: lifetime, live: live})
 	}

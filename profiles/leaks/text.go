@@ -28,7 +28,10 @@ func (r *Report) WriteText(w io.Writer) error {
 		for _, t := range p.Restarts {
 			fmt.Fprintf(&b, "  restarted by %s; the longest run is judged\n", t.UTC().Format(time.DateTime))
 		}
-		if !p.LimitAt.IsZero() {
+		switch {
+		case p.OverLimit:
+			fmt.Fprintf(&b, "  the limit of %s is already exceeded\n", size(float64(r.Limit)))
+		case !p.LimitAt.IsZero():
 			fmt.Fprintf(&b, "  at this rate, %s a minute, the limit of %s is reached by %s\n", size(p.BytesPerMinute), size(float64(r.Limit)), p.LimitAt.UTC().Format(time.DateTime+" MST"))
 		}
 		first := true

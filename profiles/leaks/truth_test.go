@@ -42,6 +42,30 @@ func TestSteadyServicesAreNotSuspected(t *testing.T) {
 	}
 }
 
+// TestWhatFollowsAnEvenLoadIsNotSuspected has a load that rises with next to no noise, so that what it holds
+// rises as steadily as a leak: the load alone tells the one from the other.
+func TestWhatFollowsAnEvenLoadIsNotSuspected(t *testing.T) {
+	const runs = 20
+	explained := 0
+	for seed := range uint64(runs) {
+		s := steady()
+		s.noise = 0.002
+		s.load = func(d time.Duration) float64 { return 1 + 2*d.Hours() }
+		r := find(t, s, seed)
+		for _, suspect := range r.Suspects {
+			t.Errorf("run %d: %s is suspected: %.0f bytes a minute, p %.2g, q %.2g", seed, suspect.Site, suspect.BytesPerMinute, suspect.P, suspect.Q)
+		}
+		for _, d := range r.Dismissed {
+			if d.Site == "main.inFlight" && d.Reason == "follows the load" {
+				explained++
+			}
+		}
+	}
+	if explained < runs {
+		t.Errorf("main.inFlight follows the load in %d of %d runs, want all", explained, runs)
+	}
+}
+
 // plants are leaks by how they hold what they leak.
 var plants = map[string][]string{
 	"map":       {"main.main", "main.serve", "main.remember", "internal/runtime/maps.(*Map).PutSlot"},
