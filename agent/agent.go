@@ -63,11 +63,14 @@ type Agent struct {
 //
 // ctx bounds the start alone, not the agent's life, which [Agent.Shutdown] ends.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
-	env, err := ConfigFromEnv()
+	var variables envReader
+	env, err := variables.config()
 	if err != nil {
 		return nil, fmt.Errorf("agent: environment: %w", err)
 	}
-	cfg = cfg.over(env).withDefaults()
+	cfg = cfg.over(env)
+	tracesChosen := cfg.Traces.Exporter != ""
+	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
@@ -89,7 +92,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	var listener *admin.Listener
 	if cfg.AdminAddress != off {
 		if listener, err = admin.Listen(cfg.AdminAddress); err != nil {
-			return nil, fmt.Errorf("AdminAddress %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
+			return nil, fmt.Errorf("AdminAddress (SPANFLAME_ADMIN_ADDRESS) %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
 		}
 		defer func() {
 			if err != nil {
@@ -105,6 +108,12 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	}
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, err
+	}
+	if names := variables.unknown(); len(names) > 0 {
+		a.telemetry.Logger.Warn("variables that nothing reads, most likely misspelt", "names", names)
+	}
+	if lost := cfg.lost(tracesChosen); lost != "" {
+		a.telemetry.Logger.Warn(lost)
 	}
 	if err := a.startProfiles(cfg); err != nil {
 		return nil, err
@@ -196,8 +205,6 @@ func (a *Agent) startProfiles(cfg Config) error {
 		if err := a.startWall(cfg, wall.Options{Labels: labels, Emit: toAll(emitWall), Diagnosed: diagnosed}); err != nil {
 			return err
 		}
-	} else if cfg.Dir == "" {
-		a.telemetry.Logger.Warn("no profiles are captured: there is no server for them, and the user has no cache directory to save them in; set SPANFLAME_DIR to a directory, or to off")
 	}
 	emit = append(emit, a.self.look)
 	a.setRates(cfg, types)

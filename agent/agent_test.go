@@ -97,7 +97,7 @@ func TestStartThatFailsLeavesNothing(t *testing.T) {
 		says   string
 	}{
 		{func(c *Config) { c.AdminAddress = l.Addr().String() }, "AdminAddress"},
-		{func(c *Config) { c.Window = time.Millisecond }, `Window "1ms": want 1s to 10m`},
+		{func(c *Config) { c.Window = time.Millisecond }, `Window (PYROSCOPE_UPLOAD_INTERVAL) "1ms": want 1s to 10m`},
 		{func(c *Config) { c.PyroscopeAddress = "http://h"; c.PyroscopeCAFile = "/does/not/exist" }, "/does/not/exist"},
 		{func(c *Config) {
 			c.PyroscopeAddress = "http://h"

@@ -205,6 +205,10 @@ func labelName(attribute string) string { return strings.ReplaceAll(attribute, "
 // value, and what is allowed.
 func ConfigFromEnv() (Config, error) {
 	var e envReader
+	return e.config()
+}
+
+func (e *envReader) config() (Config, error) {
 	c := Config{
 		ServiceName:                e.text("OTEL_SERVICE_NAME"),
 		ResourceAttributes:         e.attributes("OTEL_RESOURCE_ATTRIBUTES"),
@@ -247,9 +251,34 @@ func ConfigFromEnv() (Config, error) {
 
 // envReader reads variables and keeps what is wrong with them. A variable that is set to nothing counts as
 // not set, as the OpenTelemetry specification has it.
-type envReader struct{ errs []error }
+type envReader struct {
+	errs  []error
+	names []string // that were looked for
+}
 
-func (e *envReader) text(name string) string { return strings.TrimSpace(os.Getenv(name)) }
+func (e *envReader) text(name string) string {
+	e.names = append(e.names, name)
+	return strings.TrimSpace(os.Getenv(name))
+}
+
+// ownPrefix begins the names of variables that are of spanflame alone.
+const ownPrefix = "SPANFLAME_"
+
+// commandVariable is one that the commands read, whose environment services have too.
+const commandVariable = ownPrefix + "TEMPO_ADDRESS"
+
+// unknown are the names of variables that are set and read by nobody: most likely misspelt.
+func (e *envReader) unknown() []string {
+	var names []string
+	for _, v := range os.Environ() {
+		name, value, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, ownPrefix) && value != "" && name != commandVariable && !slices.Contains(e.names, name) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
 
 func (e *envReader) fail(name, value, allowed string) {
 	e.errs = append(e.errs, fmt.Errorf("%s=%q: want %s", name, value, allowed))
@@ -552,6 +581,24 @@ var profileTypes = map[pyroscope.ProfileType]record.Type{
 // saves is whether profiles and traces are saved in Dir.
 func (c Config) saves() bool { return c.Dir != "" && c.Dir != off }
 
+// lost says which signals have nowhere to go although nobody chose that; it is empty if none is lost. The caller
+// tells whether there was a word about where traces go, before the defaults.
+func (c Config) lost(tracesChosen bool) string {
+	profiles := !c.saves() && c.PyroscopeAddress == ""
+	traces := !c.saves() && !tracesChosen && c.Traces.Exporter == telemetry.ExporterNone
+	switch {
+	case profiles && c.Dir == "":
+		return "no profiles are captured: there is no server for them, and the user has no cache directory to save them in; set SPANFLAME_DIR to a directory, or to off"
+	case profiles && traces:
+		return "nothing is captured: profiles and traces have nowhere to go; set SPANFLAME_DIR to a directory, or PYROSCOPE_SERVER_ADDRESS and OTEL_EXPORTER_OTLP_ENDPOINT"
+	case profiles:
+		return "no profiles are captured: they have nowhere to go; set PYROSCOPE_SERVER_ADDRESS, or SPANFLAME_DIR to a directory"
+	case traces:
+		return "traces go nowhere; set OTEL_EXPORTER_OTLP_ENDPOINT, or SPANFLAME_DIR to a directory, or OTEL_TRACES_EXPORTER to none if none are wanted"
+	}
+	return ""
+}
+
 // recordTypes are the records that the configured profile types come to, each once and in a fixed order.
 func (c Config) recordTypes() []record.Type {
 	var types []record.Type
@@ -565,7 +612,7 @@ func (c Config) recordTypes() []record.Type {
 var labelPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 // Validate checks the configuration, with the defaults for what it leaves out. The error names each field
-// that is wrong, its value, and what is allowed.
+// that is wrong, its variable, its value, and what is allowed.
 func (c Config) Validate() error {
 	c = c.over(Config{}).withDefaults()
 	var errs []error
@@ -574,34 +621,35 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s %q: want %s", field, fmt.Sprint(value), allowed))
 		}
 	}
-	check(c.ServiceName != "" && len(c.ServiceName) <= 2048, "ServiceName", c.ServiceName, "1 to 2048 bytes")
-	check(c.PyroscopeAddress == "" || isURL(c.PyroscopeAddress), "PyroscopeAddress", redact.URL(c.PyroscopeAddress), "a URL like http://127.0.0.1:4040")
+	check(c.ServiceName != "" && len(c.ServiceName) <= 2048, "ServiceName (OTEL_SERVICE_NAME)", c.ServiceName, "1 to 2048 bytes")
+	check(c.PyroscopeAddress == "" || isURL(c.PyroscopeAddress), "PyroscopeAddress (PYROSCOPE_SERVER_ADDRESS)", redact.URL(c.PyroscopeAddress), "a URL like http://127.0.0.1:4040")
 	for name := range c.ProfileLabels {
-		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != labelName(keyServiceName), "ProfileLabels", name,
+		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != labelName(keyServiceName), "ProfileLabels (PYROSCOPE_LABELS)", name,
 			"label names of letters, digits and underscores that begin with a letter or one underscore, and are not service_name")
 	}
 	for _, t := range c.ProfileTypes {
 		typ, ok := profileTypes[t]
-		check(ok, "ProfileTypes", t, "one of "+strings.Join(profileTypeNames(), ", "))
-		check(!ok || capture.Supported(typ), "ProfileTypes", t, "a build with GOEXPERIMENT=goroutineleakprofile, or to be left out")
+		check(ok, "ProfileTypes (SPANFLAME_PROFILE_TYPES)", t, "one of "+strings.Join(profileTypeNames(), ", "))
+		check(!ok || capture.Supported(typ), "ProfileTypes (SPANFLAME_PROFILE_TYPES)", t, "a build with GOEXPERIMENT=goroutineleakprofile, or to be left out")
 	}
-	check(c.Window >= time.Second && c.Window <= 10*time.Minute, "Window", c.Window, "1s to 10m")
-	check(c.MutexProfileFraction > 0, "MutexProfileFraction", c.MutexProfileFraction, "a number above zero")
-	check(c.BlockProfileRate > 0, "BlockProfileRate", c.BlockProfileRate, "a duration above zero")
-	check(c.WallRingBytes >= 0, "WallRingBytes", c.WallRingBytes, "a number of bytes above zero")
-	check(c.WallCPUShare >= 0 && c.WallCPUShare <= 1, "WallCPUShare", c.WallCPUShare, "a share above 0 and up to 1")
-	check(c.DirMaxBytes >= minDirBytes, "DirMaxBytes", c.DirMaxBytes, fmt.Sprintf("at least %d bytes", minDirBytes))
-	check(c.DirMaxAge > 0, "DirMaxAge", c.DirMaxAge, "a duration above zero")
-	check(c.SpoolMaxBytes >= 0, "SpoolMaxBytes", c.SpoolMaxBytes, "a number of bytes above zero")
-	check(c.SpoolMaxAge >= 0, "SpoolMaxAge", c.SpoolMaxAge, "a duration above zero")
-	check(c.OTLPEndpoint == "" || isURL(c.OTLPEndpoint), "OTLPEndpoint", redact.URL(c.OTLPEndpoint), "a URL like http://127.0.0.1:4318")
-	check(isProtocol(c.OTLPProtocol), "OTLPProtocol", c.OTLPProtocol, "grpc or http/protobuf")
+	check(c.Window >= time.Second && c.Window <= 10*time.Minute, "Window (PYROSCOPE_UPLOAD_INTERVAL)", c.Window, "1s to 10m")
+	check(c.MutexProfileFraction > 0, "MutexProfileFraction (SPANFLAME_MUTEX_PROFILE_FRACTION)", c.MutexProfileFraction, "a number above zero")
+	check(c.BlockProfileRate > 0, "BlockProfileRate (SPANFLAME_BLOCK_PROFILE_RATE)", c.BlockProfileRate, "a duration above zero")
+	check(c.WallRingBytes >= 0, "WallRingBytes (SPANFLAME_WALL_RING_BYTES)", c.WallRingBytes, "a number of bytes above zero")
+	check(c.WallCPUShare >= 0 && c.WallCPUShare <= 1, "WallCPUShare (SPANFLAME_WALL_CPU_SHARE)", c.WallCPUShare, "a share above 0 and up to 1")
+	check(c.DirMaxBytes >= minDirBytes, "DirMaxBytes (SPANFLAME_DIR_MAX_BYTES)", c.DirMaxBytes, fmt.Sprintf("at least %d bytes", minDirBytes))
+	check(c.DirMaxAge > 0, "DirMaxAge (SPANFLAME_DIR_MAX_AGE)", c.DirMaxAge, "a duration above zero")
+	check(c.SpoolMaxBytes >= 0, "SpoolMaxBytes (SPANFLAME_SPOOL_MAX_BYTES)", c.SpoolMaxBytes, "a number of bytes above zero")
+	check(c.SpoolMaxAge >= 0, "SpoolMaxAge (SPANFLAME_SPOOL_MAX_AGE)", c.SpoolMaxAge, "a duration above zero")
+	check(c.OTLPEndpoint == "" || isURL(c.OTLPEndpoint), "OTLPEndpoint (OTEL_EXPORTER_OTLP_ENDPOINT)", redact.URL(c.OTLPEndpoint), "a URL like http://127.0.0.1:4318")
+	check(isProtocol(c.OTLPProtocol), "OTLPProtocol (OTEL_EXPORTER_OTLP_PROTOCOL)", c.OTLPProtocol, "grpc or http/protobuf")
 	for name, s := range map[string]Signal{"Traces": c.Traces, "Metrics": c.Metrics, "Logs": c.Logs} {
+		signal := strings.ToUpper(name)
 		check(s.Exporter == telemetry.ExporterOTLP || s.Exporter == telemetry.ExporterConsole || s.Exporter == telemetry.ExporterNone,
-			name+".Exporter", s.Exporter, "otlp, console or none (for metrics also prometheus)")
-		check(isProtocol(s.Protocol), name+".Protocol", s.Protocol, "grpc or http/protobuf")
-		check(s.Endpoint == "" || isURL(s.Endpoint), name+".Endpoint", redact.URL(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
-		check(s.Exporter != telemetry.ExporterOTLP || s.Endpoint != "", name+".Endpoint", s.Endpoint, "an endpoint, since the exporter is otlp")
+			name+".Exporter (OTEL_"+signal+"_EXPORTER)", s.Exporter, "otlp, console or none (for metrics also prometheus)")
+		check(isProtocol(s.Protocol), name+".Protocol (OTEL_EXPORTER_OTLP_"+signal+"_PROTOCOL)", s.Protocol, "grpc or http/protobuf")
+		check(s.Endpoint == "" || isURL(s.Endpoint), name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", redact.URL(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
+		check(s.Exporter != telemetry.ExporterOTLP || s.Endpoint != "", name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", s.Endpoint, "an endpoint, since the exporter is otlp")
 	}
 	if _, err := c.sampler(); err != nil {
 		errs = append(errs, err)
@@ -609,7 +657,7 @@ func (c Config) Validate() error {
 	if c.AdminAddress != off {
 		_, port, err := net.SplitHostPort(c.AdminAddress)
 		n, portErr := strconv.ParseUint(port, 10, 16)
-		check(err == nil && portErr == nil && n <= 65535, "AdminAddress", c.AdminAddress, "host:port with a numeric port, or off")
+		check(err == nil && portErr == nil && n <= 65535, "AdminAddress (SPANFLAME_ADMIN_ADDRESS)", c.AdminAddress, "host:port with a numeric port, or off")
 	}
 	return errors.Join(errs...)
 }
@@ -635,7 +683,7 @@ func (c Config) sampler() (sdktrace.Sampler, error) {
 	ratio := func() (sdktrace.Sampler, error) {
 		r, err := strconv.ParseFloat(c.TracesSamplerArg, 64)
 		if err != nil || !(r >= 0 && r <= 1) {
-			return nil, fmt.Errorf("TracesSamplerArg %q: want a ratio from 0 to 1", c.TracesSamplerArg)
+			return nil, fmt.Errorf("TracesSamplerArg (OTEL_TRACES_SAMPLER_ARG) %q: want a ratio from 0 to 1", c.TracesSamplerArg)
 		}
 		return sdktrace.TraceIDRatioBased(r), nil
 	}
@@ -657,7 +705,7 @@ func (c Config) sampler() (sdktrace.Sampler, error) {
 		}
 		return sdktrace.ParentBased(s), nil
 	default:
-		return nil, fmt.Errorf("TracesSampler %q: want always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or parentbased_traceidratio", name)
+		return nil, fmt.Errorf("TracesSampler (OTEL_TRACES_SAMPLER) %q: want always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or parentbased_traceidratio", name)
 	}
 }
 

@@ -1,6 +1,9 @@
 package agent
 
 import (
+	"bytes"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -222,6 +225,59 @@ func TestWrongEnvironment(t *testing.T) {
 	})
 }
 
+// TestWhatIsLostIsSaid has what goes nowhere without anybody having chosen that, and a misspelt variable.
+func TestWhatIsLostIsSaid(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // takes everything
+		w.Header().Set("Content-Type", r.Header.Get("Content-Type"))
+	}))
+	defer server.Close()
+	for _, tt := range []struct {
+		name string
+		env  map[string]string
+		want []string // of warnings, in their order
+	}{
+		{"all is off", map[string]string{"SPANFLAME_DIR": "off"}, []string{"nothing is captured"}},
+		{"traces have a server", map[string]string{"SPANFLAME_DIR": "off", "OTEL_EXPORTER_OTLP_ENDPOINT": "SERVER"}, []string{"no profiles are captured"}},
+		{"profiles have a server", map[string]string{"PYROSCOPE_SERVER_ADDRESS": "SERVER"}, []string{"traces go nowhere; set OTEL_EXPORTER_OTLP_ENDPOINT"}},
+		{"no traces are wanted", map[string]string{"PYROSCOPE_SERVER_ADDRESS": "SERVER", "OTEL_TRACES_EXPORTER": "none"}, nil},
+		{"misspelt", map[string]string{"SPANFLAME_DIR": "DIR", "SPANFLAME_TEMPO_ADDRESS": "SERVER", "SPANFLAME_SLOWSPAN": "1s"}, []string{"SPANFLAME_SLOWSPAN"}},
+		{"saved", map[string]string{"SPANFLAME_DIR": "DIR"}, nil},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			clearEnv(t)
+			for name, value := range tt.env {
+				switch value {
+				case "DIR":
+					value = t.TempDir()
+				case "SERVER":
+					value = server.URL
+				}
+				t.Setenv(name, value)
+			}
+			var out bytes.Buffer
+			a, err := Start(t.Context(), Config{ServiceName: "svc", SpoolDir: t.TempDir(), AdminAddress: "off", SlowSpan: -1, Metrics: Signal{Exporter: "none"}, Logs: Signal{Exporter: "none"}, Stdout: &out})
+			if err != nil {
+				t.Fatal(err)
+			}
+			shutdown(t, a)
+			var warnings []string
+			for line := range strings.Lines(out.String()) {
+				if strings.Contains(line, `"level":"WARN"`) {
+					warnings = append(warnings, line)
+				}
+			}
+			if len(warnings) != len(tt.want) {
+				t.Fatalf("%d warnings, want %d:\n%s", len(warnings), len(tt.want), &out)
+			}
+			for i, want := range tt.want {
+				if !strings.Contains(warnings[i], want) {
+					t.Errorf("warning %s, want %q", warnings[i], want)
+				}
+			}
+		})
+	}
+}
+
 func TestValidate(t *testing.T) {
 	clearEnv(t)
 	for _, tt := range []struct {
@@ -230,30 +286,30 @@ func TestValidate(t *testing.T) {
 		says   string // "" where the configuration is right
 	}{
 		{"nothing set", func(*Config) {}, ""},
-		{"address", func(c *Config) { c.PyroscopeAddress = "pyroscope:4040" }, `PyroscopeAddress "pyroscope:4040": want a URL`},
-		{"the service's name as a label", func(c *Config) { c.ProfileLabels = map[string]string{"service_name": "x"} }, `ProfileLabels "service_name"`},
+		{"address", func(c *Config) { c.PyroscopeAddress = "pyroscope:4040" }, `PyroscopeAddress (PYROSCOPE_SERVER_ADDRESS) "pyroscope:4040": want a URL`},
+		{"the service's name as a label", func(c *Config) { c.ProfileLabels = map[string]string{"service_name": "x"} }, `ProfileLabels (PYROSCOPE_LABELS) "service_name"`},
 		{"address with a password", func(c *Config) { c.PyroscopeAddress = "ftp://u:hunter2@h" }, "PyroscopeAddress"},
-		{"label", func(c *Config) { c.ProfileLabels = map[string]string{"a-b": "x"} }, `ProfileLabels "a-b"`},
-		{"reserved label", func(c *Config) { c.ProfileLabels = map[string]string{"__name__": "x"} }, `ProfileLabels "__name__"`},
-		{"profile type", func(c *Config) { c.ProfileTypes = []pyroscope.ProfileType{"gpu"} }, `ProfileTypes "gpu": want one of alloc_objects, alloc_space`},
-		{"short window", func(c *Config) { c.Window = time.Millisecond }, `Window "1ms": want 1s to 10m`},
+		{"label", func(c *Config) { c.ProfileLabels = map[string]string{"a-b": "x"} }, `ProfileLabels (PYROSCOPE_LABELS) "a-b"`},
+		{"reserved label", func(c *Config) { c.ProfileLabels = map[string]string{"__name__": "x"} }, `ProfileLabels (PYROSCOPE_LABELS) "__name__"`},
+		{"profile type", func(c *Config) { c.ProfileTypes = []pyroscope.ProfileType{"gpu"} }, `ProfileTypes (SPANFLAME_PROFILE_TYPES) "gpu": want one of alloc_objects, alloc_space`},
+		{"short window", func(c *Config) { c.Window = time.Millisecond }, `Window (PYROSCOPE_UPLOAD_INTERVAL) "1ms": want 1s to 10m`},
 		{"long window", func(c *Config) { c.Window = time.Hour }, "Window"},
-		{"negative fraction", func(c *Config) { c.MutexProfileFraction = -1 }, `MutexProfileFraction "-1"`},
+		{"negative fraction", func(c *Config) { c.MutexProfileFraction = -1 }, `MutexProfileFraction (SPANFLAME_MUTEX_PROFILE_FRACTION) "-1"`},
 		{"negative rate", func(c *Config) { c.BlockProfileRate = -1 }, "BlockProfileRate"},
-		{"small directory", func(c *Config) { c.DirMaxBytes = 1 << 19 }, `DirMaxBytes "524288": want at least 1048576 bytes`},
-		{"negative age in the directory", func(c *Config) { c.DirMaxAge = -time.Hour }, `DirMaxAge "-1h0m0s": want a duration above zero`},
+		{"small directory", func(c *Config) { c.DirMaxBytes = 1 << 19 }, `DirMaxBytes (SPANFLAME_DIR_MAX_BYTES) "524288": want at least 1048576 bytes`},
+		{"negative age in the directory", func(c *Config) { c.DirMaxAge = -time.Hour }, `DirMaxAge (SPANFLAME_DIR_MAX_AGE) "-1h0m0s": want a duration above zero`},
 		{"nothing saved", func(c *Config) { c.Dir = "off" }, ""},
-		{"endpoint", func(c *Config) { c.OTLPEndpoint = "localhost:4317" }, `OTLPEndpoint "localhost:4317": want a URL`},
-		{"protocol", func(c *Config) { c.OTLPProtocol = "http/json" }, `OTLPProtocol "http/json": want grpc or http/protobuf`},
-		{"protocol of a signal", func(c *Config) { c.Logs.Protocol = "x" }, `Logs.Protocol "x"`},
-		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter "zipkin": want otlp, console or none`},
+		{"endpoint", func(c *Config) { c.OTLPEndpoint = "localhost:4317" }, `OTLPEndpoint (OTEL_EXPORTER_OTLP_ENDPOINT) "localhost:4317": want a URL`},
+		{"protocol", func(c *Config) { c.OTLPProtocol = "http/json" }, `OTLPProtocol (OTEL_EXPORTER_OTLP_PROTOCOL) "http/json": want grpc or http/protobuf`},
+		{"protocol of a signal", func(c *Config) { c.Logs.Protocol = "x" }, `Logs.Protocol (OTEL_EXPORTER_OTLP_LOGS_PROTOCOL) "x"`},
+		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter (OTEL_TRACES_EXPORTER) "zipkin": want otlp, console or none`},
 		{"prometheus for metrics", func(c *Config) { c.Metrics.Exporter = "prometheus" }, ""},
 		{"prometheus for traces", func(c *Config) { c.Traces.Exporter = "prometheus" }, "Traces.Exporter"},
-		{"otlp to nowhere", func(c *Config) { c.Traces.Exporter = "otlp" }, "an endpoint, since the exporter is otlp"},
-		{"sampler", func(c *Config) { c.TracesSampler = "sometimes" }, `TracesSampler "sometimes": want always_on`},
-		{"ratio", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "traceidratio", "2" }, `TracesSamplerArg "2": want a ratio`},
+		{"otlp to nowhere", func(c *Config) { c.Traces.Exporter = "otlp" }, `Traces.Endpoint (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) "": want an endpoint, since the exporter is otlp`},
+		{"sampler", func(c *Config) { c.TracesSampler = "sometimes" }, `TracesSampler (OTEL_TRACES_SAMPLER) "sometimes": want always_on`},
+		{"ratio", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "traceidratio", "2" }, `TracesSamplerArg (OTEL_TRACES_SAMPLER_ARG) "2": want a ratio`},
 		{"ratio that is no number", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "parentbased_traceidratio", "NaN" }, `"NaN"`},
-		{"listener", func(c *Config) { c.AdminAddress = "6060" }, `AdminAddress "6060": want host:port`},
+		{"listener", func(c *Config) { c.AdminAddress = "6060" }, `AdminAddress (SPANFLAME_ADMIN_ADDRESS) "6060": want host:port`},
 		{"listener off", func(c *Config) { c.AdminAddress = "off" }, ""},
 		{"listener by service name", func(c *Config) { c.AdminAddress = "127.0.0.1:http" }, "numeric port"},
 		{"two things at once", func(c *Config) { c.Window, c.OTLPProtocol = time.Hour, "x" }, "OTLPProtocol"},
