@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Neither inlined nor with debugging information: that is a third less to build, and the demo is the first thing
 # that a newcomer waits for.
@@ -26,7 +26,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long,stack ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -56,6 +56,10 @@ test-e2e: servers browser ## Run the tests against the real Pyroscope and Tempo,
 test-stack: ## Run the whole pipeline and follow every link between its signals on the real servers
 	go test -race -tags stack -count=1 -timeout 60m -v ./e2e -run TestStack
 
+.PHONY: test-compose
+test-compose: ## Run docker-compose.yml on a Docker engine, follow its links, restart its servers under load
+	go test -tags compose -count=1 -timeout 60m -v -run TestCompose ./e2e
+
 .PHONY: test-long
 test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
@@ -63,6 +67,11 @@ test-long: servers ## Run the end-to-end tests that take minutes: spans of every
 .PHONY: pictures
 pictures: servers ## Draw the pictures of the README anew, by the browser test
 	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run Browser ./e2e
+
+.PHONY: examples
+examples: ## Record profiles/examples anew, and its page with them
+	go run ./profiles/examples/record
+	go test -count=1 ./profiles/examples -update
 
 .PHONY: bench
 bench: ## Measure the agent beside its peers, as ratios of one run

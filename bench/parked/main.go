@@ -41,7 +41,8 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("parked", flag.ContinueOnError)
 	span := flags.Duration("for", 3*time.Second, "how long each measurement is")
-	long := flags.Duration("long", time.Minute, "how long that of the wall recorder is from 10,000 goroutines on: its budget is an average over a minute")
+	long := flags.Duration("long", time.Minute, "how long the wall recorder runs before it is measured, and is measured, from 10,000 goroutines on: its budget is an average over a minute, in the first of which it may spend as much again")
+	settle := flags.Duration("settle", 2*time.Second, "how long the process that is measured runs before")
 	method := flags.String("method", "", "be the process that is measured, with this method")
 	sink := flags.String("sink", "", "where the method pushes to")
 	count := flags.Int("goroutines", 0, "how many are parked")
@@ -49,12 +50,12 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	if *method != "" {
-		return measured(*method, *sink, *count, *span)
+		return measured(*method, *sink, *count, *settle, *span)
 	}
-	return compare(ctx, *span, *long)
+	return compare(ctx, *settle, *span, *long)
 }
 
-func compare(ctx context.Context, span, long time.Duration) error {
+func compare(ctx context.Context, settle, span, long time.Duration) error {
 	self, err := os.Executable()
 	if err != nil {
 		return err
@@ -72,11 +73,11 @@ func compare(ctx context.Context, span, long time.Duration) error {
 	for _, method := range []string{variant.None, variant.NoWall, variant.Wall, fgprofile, labelled} {
 		fmt.Fprintf(w, "%s\t", method)
 		for _, n := range counts {
-			d := span
+			before, d := settle, span
 			if method == variant.Wall && n >= 10_000 {
-				d = long
+				before, d = long, long
 			}
-			cmd := exec.CommandContext(ctx, self, "-method", method, "-sink", sink.URL, "-goroutines", strconv.Itoa(n), "-for", d.String())
+			cmd := exec.CommandContext(ctx, self, "-method", method, "-sink", sink.URL, "-goroutines", strconv.Itoa(n), "-settle", before.String(), "-for", d.String())
 			cmd.Stderr = os.Stderr
 			out, err := cmd.Output()
 			if err != nil {
@@ -94,7 +95,7 @@ func compare(ctx context.Context, span, long time.Duration) error {
 }
 
 // measured is a child: it prints the CPU time that the process took, as a share of one core.
-func measured(method, sink string, parked int, span time.Duration) (err error) {
+func measured(method, sink string, parked int, settle, span time.Duration) (err error) {
 	release := make(chan struct{})
 	defer close(release)
 	for range parked {
@@ -125,7 +126,7 @@ func measured(method, sink string, parked int, span time.Duration) (err error) {
 			time.Sleep(850 * time.Millisecond)
 		}
 	}
-	slow(2 * time.Second) // until the goroutines are parked and what starts has started
+	slow(settle) // until the goroutines are parked and what starts has started
 	cpu, begun := variant.CPUTime(), time.Now()
 	slow(span)
 	fmt.Println(float64(variant.CPUTime()-cpu) / float64(time.Since(begun)))

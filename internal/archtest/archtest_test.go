@@ -44,7 +44,7 @@ var rules = []rule{
 	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"}, "traces, metrics and logs do not depend on profiles"},
 	{"agent/internal/admin", nil, "it shows what it is given"},
 	{"profiles", []string{"internal/record"}, "saved profiles are files: neither a server nor the agent that wrote them"},
-	{"profiles/examples", []string{"internal/shop", "workload/load"}, "it records what the shop does, as its user runs it"},
+	{"profiles/examples", []string{"internal/record", "internal/shop", "profiles", "workload/load"}, "it records what the shop does, as its user runs it"},
 	{"profiles/input", []string{"internal/query", "internal/record", "profiles"}, "it is where saved profiles meet the network, so that the others need not"},
 	{"viewer", []string{"internal/query", "internal/record", "internal/traces", "profiles", "profiles/compare", "profiles/leaks"}, "it reads what is there, from a directory or from servers"},
 	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},
@@ -75,7 +75,7 @@ const module = "spanflame"
 var tested = []rule{
 	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
 	{"agent", []string{"internal/traces"}, "what the agent saves is read back"},
-	{"e2e", []string{"agent"}, "spans of every kind are made in the test's own process"},
+	{"e2e", []string{"agent", "internal/child"}, "an engine is a child process, and spans of every kind are made in the test's own process"},
 }
 
 // pkg is what `go list -json` says of a package.
