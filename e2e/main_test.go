@@ -1,5 +1,5 @@
-// Package e2e walks the user's way on real servers: the shop's services as processes of their own, a real
-// Pyroscope and a real Tempo, and everything asked for through the servers' own APIs.
+//go:build !compose
+
 package e2e
 
 import (
@@ -7,12 +7,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
@@ -26,10 +23,6 @@ const window = 2 * time.Second
 
 // version is that of the shop that all tests share.
 const version = "1.2.3"
-
-// patience bounds every wait for something to arrive. It is long because machines are slow at times; a test
-// that passes does not use it.
-const patience = 90 * time.Second
 
 // world is what the tests share: the servers and the shop.
 type world struct {
@@ -112,50 +105,6 @@ func noRace(s *shop.Shop) error {
 	return nil
 }
 
-// get sends one request and returns its trace id.
-func get(t *testing.T, url string) (traceID string) {
-	t.Helper()
-	status, header, body := request(t, http.MethodGet, url)
-	if status != http.StatusOK {
-		t.Fatalf("%s: status %d: %s", url, status, body)
-	}
-	id := header.Get("X-Trace-ID")
-	if len(id) != 32 {
-		t.Fatalf("%s: X-Trace-ID %q, want 32 hex digits", url, id)
-	}
-	return id
-}
-
-func request(t *testing.T, method, url string) (int, http.Header, []byte) {
-	t.Helper()
-	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return resp.StatusCode, resp.Header, body
-}
-
-// eventually asks again until ask is content, and fails the test with what it said last.
-func eventually(t *testing.T, what string, ask func() error) {
-	t.Helper()
-	var err error
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
-		if err = ask(); err == nil {
-			return
-		}
-	}
-	t.Fatalf("%s: still not so after %s: %v", what, patience, err)
-}
-
 // trace is the trace once Tempo has want of its spans by name.
 func trace(t *testing.T, id string, want ...string) []query.Span {
 	t.Helper()
@@ -172,24 +121,6 @@ func trace(t *testing.T, id string, want ...string) []query.Span {
 		return nil
 	})
 	return spans
-}
-
-// find is the first span of that name, "service: name" where several services have one.
-func find(spans []query.Span, name string) (query.Span, bool) {
-	for _, s := range spans {
-		if s.Name == name || s.Service+": "+s.Name == name {
-			return s, true
-		}
-	}
-	return query.Span{}, false
-}
-
-func names(spans []query.Span) string {
-	var all []string
-	for _, s := range spans {
-		all = append(all, fmt.Sprintf("%s %q", s.Service, s.Name))
-	}
-	return strings.Join(all, ", ")
 }
 
 // flameGraph is what the link of a span opens, once it has the function want: the query that Grafana sends
@@ -210,10 +141,4 @@ func flameGraph(t *testing.T, span query.Span, profileType, want string) *query.
 		return err
 	})
 	return graph
-}
-
-func functions(f *query.Frame) string {
-	var all []string
-	f.Walk(func(_ []string, f *query.Frame) { all = append(all, f.Name) })
-	return strings.Join(all, ", ")
 }

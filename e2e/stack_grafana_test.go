@@ -1,10 +1,9 @@
-//go:build stack
+//go:build stack || compose
 
 package e2e
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -22,7 +21,6 @@ import (
 	"go.yaml.in/yaml/v4"
 
 	"spanflame/internal/query"
-	"spanflame/stack/servers"
 )
 
 // grafana is what Grafana would be provisioned with, and the servers that its data sources would call.
@@ -124,13 +122,9 @@ const (
 	dashboardFiles  = "../deploy/grafana/dashboards/*.json"
 )
 
-func newGrafana(t *testing.T, stack *servers.Stack) *grafana {
+func newGrafana(t *testing.T, urls map[string]string) *grafana {
 	t.Helper()
-	g := &grafana{
-		urls:      map[string]string{"prometheus": stack.Prometheus().URL, "loki": stack.Loki().URL},
-		tempo:     query.NewTempo(stack.Tempo().URL),
-		pyroscope: query.NewPyroscope(stack.Pyroscope().URL),
-	}
+	g := &grafana{urls: urls, tempo: query.NewTempo(urls["tempo"]), pyroscope: query.NewPyroscope(urls["pyroscope"])}
 	b, err := os.ReadFile(dataSourcesFile)
 	if err != nil {
 		t.Fatal(err)
@@ -215,7 +209,6 @@ func (g *grafana) metricsOf(t *testing.T, span query.Span) map[string]promQuery 
 var (
 	variable    = regexp.MustCompile(`\$(\w+)`)
 	labelValues = regexp.MustCompile(`^label_values\((\w+(?:\{.*\})?), (\w+)\)$`)
-	matchers    = regexp.MustCompile(`(\w+)="([^"]*)"`)
 )
 
 // substitute fills in the variables of a dashboard, with what Grafana would choose when it is opened: what the
@@ -266,78 +259,6 @@ func (g *grafana) values(t *testing.T, q string) []string {
 		t.Fatal(err)
 	}
 	return values
-}
-
-// run sends the query of a panel, and fails unless there is something to show.
-func (g *grafana) run(t *testing.T, d dashboard, p panel, q target) error {
-	t.Helper()
-	from, to := time.Now().Add(-15*time.Minute), time.Now()
-	duration := func(text string) time.Duration {
-		if text == "" {
-			return 0
-		}
-		d, err := time.ParseDuration(g.substitute(t, d, text))
-		if err != nil {
-			t.Fatal(err)
-		}
-		return d
-	}
-	if d := duration(p.TimeFrom); d > 0 {
-		from = to.Add(-d)
-	}
-	shift := duration(p.TimeShift)
-	from, to = from.Add(-shift), to.Add(-shift)
-
-	switch q.DataSource.UID {
-	case "prometheus":
-		expr := g.substitute(t, d, q.Expr)
-		series, err := g.metrics(t, promQuery{expr, from, to, 15 * time.Second})
-		if err != nil {
-			return err
-		}
-		if !slices.ContainsFunc(series, func(s metricSeries) bool { return s.Finite }) {
-			return fmt.Errorf("%s: no data", expr)
-		}
-		if q.Exemplar {
-			found, err := g.exemplars(t, expr, from, to)
-			if err == nil && len(found) == 0 {
-				err = fmt.Errorf("%s: no exemplar", expr)
-			}
-			return err
-		}
-	case "tempo":
-		found, err := g.tempo.Search(t.Context(), g.substitute(t, d, q.Query), from, to, q.Limit)
-		if err == nil && len(found) == 0 {
-			err = errors.New("no trace")
-		}
-		return err
-	case "loki":
-		lines, err := g.logs(t, g.substitute(t, d, q.Expr), from, to)
-		if err == nil && len(lines) == 0 {
-			err = errors.New("no line")
-		}
-		return err
-	case "pyroscope":
-		selector := query.Selector{}
-		for _, m := range matchers.FindAllStringSubmatch(g.substitute(t, d, q.LabelSelector), -1) {
-			selector[m[1]] = m[2]
-		}
-		if q.QueryType == "profile" {
-			graph, err := g.pyroscope.FlameGraph(t.Context(), q.ProfileTypeID, selector, from, to)
-			if err == nil && graph.Total == 0 {
-				err = fmt.Errorf("the flame graph of %s is empty", selector)
-			}
-			return err
-		}
-		points, err := g.pyroscope.Totals(t.Context(), q.ProfileTypeID, selector, from, to, 15*time.Second)
-		if err == nil && len(points) == 0 {
-			err = fmt.Errorf("no points of %s", selector)
-		}
-		return err
-	default:
-		t.Fatalf("%s: no data source %q", p.Title, q.DataSource.UID)
-	}
-	return nil
 }
 
 // promQuery is a query over a range.
@@ -437,38 +358,6 @@ func (g *grafana) logs(t *testing.T, expr string, from, to time.Time) ([]logLine
 		}
 	}
 	return lines, nil
-}
-
-// rule is an alert rule as Prometheus evaluates it.
-type rule struct {
-	Query     string `json:"query"`
-	Health    string `json:"health"`
-	LastError string `json:"lastError"`
-	State     string `json:"state"`
-	Alerts    []struct {
-		Labels map[string]string `json:"labels"`
-	} `json:"alerts"`
-}
-
-func (g *grafana) rules(t *testing.T) (map[string]rule, error) {
-	var data struct {
-		Groups []struct {
-			Rules []struct {
-				rule
-				Name string `json:"name"`
-			} `json:"rules"`
-		} `json:"groups"`
-	}
-	if err := g.ask(t, "prometheus", "/api/v1/rules", nil, &data); err != nil {
-		return nil, err
-	}
-	rules := map[string]rule{}
-	for _, group := range data.Groups {
-		for _, r := range group.Rules {
-			rules[r.Name] = r.rule
-		}
-	}
-	return rules, nil
 }
 
 // ask calls Prometheus or Loki, whose answers have the same envelope, and decodes the data.

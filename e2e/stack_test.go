@@ -3,11 +3,8 @@
 package e2e
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"maps"
-	"math"
 	"net/http"
 	"os/exec"
 	"path/filepath"
@@ -17,7 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"spanflame/internal/query"
 	"spanflame/internal/shop"
 	"spanflame/stack/servers"
 )
@@ -25,13 +21,11 @@ import (
 // loadFor is how long the shop is under load before anything is asked for.
 const loadFor = time.Minute
 
-// pipeline is the whole pipeline and a shop that sends through it.
-type pipeline struct {
-	stack     *servers.Stack
-	shop      *shop.Shop
-	grafana   *grafana
-	tempo     *query.Tempo
-	pyroscope *query.Pyroscope
+// native is a pipeline of processes.
+type native struct {
+	*pipeline
+	stack *servers.Stack
+	shop  *shop.Shop
 }
 
 // TestStack puts a shop under load on the whole pipeline, all servers by the configuration that
@@ -40,7 +34,7 @@ type pipeline struct {
 func TestStack(t *testing.T) {
 	p := startPipeline(t)
 	begun := time.Now()
-	load(t, p.shop.Storefront.URL)
+	load(t, p.storefront)
 
 	t.Run("trace to profile", p.traceToProfile)
 	t.Run("trace to logs and back", p.traceToLogsAndBack)
@@ -53,7 +47,7 @@ func TestStack(t *testing.T) {
 	t.Run("sampling", p.sampling)
 }
 
-func startPipeline(t *testing.T) *pipeline {
+func startPipeline(t *testing.T) native {
 	stack, err := servers.Start(t.Context(), servers.Options{
 		Servers: servers.All(), DataDir: filepath.Join(w.dir, "pipeline"), Progress: t.Output(),
 	})
@@ -78,21 +72,14 @@ func startPipeline(t *testing.T) *pipeline {
 			t.Error(err)
 		}
 	})
-	return &pipeline{
-		stack: stack, shop: s,
-		grafana:   newGrafana(t, stack),
-		tempo:     query.NewTempo(stack.Tempo().URL),
-		pyroscope: query.NewPyroscope(stack.Pyroscope().URL),
-	}
-}
-
-// stop ends what the test has started, when the test's own context has ended.
-func stop(t *testing.T, f func(context.Context) error) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
-	defer cancel()
-	if err := f(ctx); err != nil {
-		t.Error(err)
-	}
+	p := newPipeline(t, s.Storefront.URL, map[string]string{
+		"tempo":      stack.Tempo().URL,
+		"pyroscope":  stack.Pyroscope().URL,
+		"prometheus": stack.Prometheus().URL,
+		"loki":       stack.Loki().URL,
+	})
+	p.unbudgeted = true // by the environment that startShop gives
+	return native{p, stack, s}
 }
 
 // load runs the load generator with its usual mix.
@@ -104,193 +91,8 @@ func load(t *testing.T, target string) {
 	}
 }
 
-// slow sends a request that waits, and returns its server span once it is in Tempo.
-func (p *pipeline) slow(t *testing.T) (traceID string, root query.Span) {
-	t.Helper()
-	traceID = get(t, p.shop.Storefront.URL+"/load/sleep?ms=400")
-	return traceID, p.span(t, traceID, "GET /load/sleep")
-}
-
-// span is a span of a trace once Tempo has it.
-func (p *pipeline) span(t *testing.T, traceID, name string) (span query.Span) {
-	t.Helper()
-	eventually(t, "trace "+traceID, func() error {
-		spans, err := p.tempo.Trace(t.Context(), traceID)
-		if err != nil {
-			return err
-		}
-		var ok bool
-		if span, ok = find(spans, name); !ok {
-			return fmt.Errorf("no span %q among %s", name, names(spans))
-		}
-		return nil
-	})
-	return span
-}
-
-// traceToProfile follows "Profiles for this span", and looks at the flame graph in the span's details: the same
-// query over a minute, and over half a minute, on each side of the span.
-func (p *pipeline) traceToProfile(t *testing.T) {
-	_, root := p.slow(t)
-	link := p.grafana.source(t, "tempo").JSONData.TracesToProfiles
-	if link.DatasourceUID != "pyroscope" || link.CustomQuery {
-		t.Fatalf("tracesToProfiles is %+v", link)
-	}
-	id := root.Attributes[query.ProfileIDAttribute]
-	if id == "" {
-		t.Fatalf("%s has no %s: Grafana shows no link; it has %v", root.Name, query.ProfileIDAttribute, root.Attributes)
-	}
-	selector := query.Selector{}
-	for _, tag := range link.Tags {
-		selector[tag.Value] = root.Resource[tag.Key]
-	}
-	for name, around := range map[string]time.Duration{"link": time.Minute, "embedded": 30 * time.Second} {
-		eventually(t, "the flame graph of the "+name, func() error {
-			graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, selector, []string{id}, root.Start.Add(-around), root.End.Add(around))
-			if err != nil {
-				return err
-			}
-			if got := time.Duration(graph.Total); got < root.Duration()*99/100 || got > root.Duration()*101/100 {
-				return fmt.Errorf("it accounts for %v of %v: %s", got, root.Duration(), functions(graph))
-			}
-			if n := graph.Find("workload.sleepFor"); time.Duration(n) < 390*time.Millisecond {
-				return fmt.Errorf("workload.sleepFor has %v of it, want the 400 ms it slept", time.Duration(n))
-			}
-			if n := graph.Find("workload.priceBasket"); n != 0 {
-				return fmt.Errorf("it has %v of another request", time.Duration(n))
-			}
-			return nil
-		})
-	}
-	// Another span's id opens nothing: the answer above was not the whole service's.
-	graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, selector, []string{"00000000000000ff"}, root.Start.Add(-time.Minute), root.End.Add(time.Minute))
-	if err != nil || graph.Total != 0 {
-		t.Errorf("a span that is not there has a flame graph of %v: %v", time.Duration(graph.Total), err)
-	}
-}
-
-// traceToLogsAndBack follows "Logs for this span", and from the log line that it finds the link to its trace.
-func (p *pipeline) traceToLogsAndBack(t *testing.T) {
-	traceID, root := p.slow(t)
-	expr, from, to := p.grafana.logsOf(t, traceID, root)
-	var line logLine
-	eventually(t, expr, func() error {
-		lines, err := p.grafana.logs(t, expr, from, to)
-		if err != nil {
-			return err
-		}
-		for _, l := range lines {
-			if l.Labels["trace_id"] != traceID || l.Labels["service_name"] != root.Service {
-				return fmt.Errorf("a line of another trace or service: %v", l)
-			}
-		}
-		i := slices.IndexFunc(lines, func(l logLine) bool { return l.Text == "HTTP Request Processed" })
-		if i < 0 {
-			return fmt.Errorf("no line of the request among %v", lines)
-		}
-		line = lines[i]
-		return nil
-	})
-	if line.Labels["span_id"] != root.ID || line.Labels["http_path"] != "/load/sleep" {
-		t.Errorf("the line is of span %s and path %s, want %s and /load/sleep", line.Labels["span_id"], line.Labels["http_path"], root.ID)
-	}
-
-	fields := p.grafana.source(t, "loki").JSONData.DerivedFields
-	if len(fields) != 1 || fields[0].MatcherType != "label" || fields[0].DatasourceUID != "tempo" {
-		t.Fatalf("the derived fields of Loki are %+v, want one of a label that leads to Tempo", fields)
-	}
-	matcher := regexp.MustCompile(fields[0].MatcherRegex)
-	var matched []string
-	for name := range line.Labels {
-		if matcher.MatchString(name) {
-			matched = append(matched, name)
-		}
-	}
-	if len(matched) != 1 {
-		t.Fatalf("%s matches the labels %v, want one", matcher, matched)
-	}
-	opens := strings.ReplaceAll(fields[0].URL, "${__value.raw}", line.Labels[matched[0]])
-	if back := p.span(t, opens, "GET /load/sleep"); back.ID != root.ID {
-		t.Errorf("the line opens span %s of trace %s, want %s", back.ID, opens, root.ID)
-	}
-}
-
-// traceToMetrics follows each link below "Related metrics" of a span.
-func (p *pipeline) traceToMetrics(t *testing.T) {
-	_, root := p.slow(t)
-	for name, q := range p.grafana.metricsOf(t, root) {
-		eventually(t, name+": "+q.expr, func() error {
-			series, err := p.grafana.metrics(t, q)
-			if err != nil {
-				return err
-			}
-			if len(series) == 0 {
-				return errors.New("no data")
-			}
-			for _, s := range series {
-				if spanName, by := s.Labels["span_name"]; by && spanName == root.Name || !by {
-					return nil
-				}
-			}
-			return fmt.Errorf("no series of %q among %v", root.Name, series)
-		})
-	}
-}
-
-// metricToTrace clicks the exemplars on the dashboard's graph of durations: each opens the very request that it
-// stands for.
-func (p *pipeline) metricToTrace(t *testing.T, begun time.Time) {
-	destinations := p.grafana.source(t, "prometheus").JSONData.ExemplarTraceIDDestinations
-	if len(destinations) != 1 || destinations[0].DatasourceUID != "tempo" {
-		t.Fatalf("exemplars lead to %+v, want to Tempo", destinations)
-	}
-	var expr string
-	for _, d := range p.grafana.dashboards {
-		for _, panel := range d.Panels {
-			for _, q := range panel.Targets {
-				if d.Title == "Service" && q.Exemplar {
-					expr = p.grafana.substitute(t, d, q.Expr)
-				}
-			}
-		}
-	}
-	if expr == "" {
-		t.Fatal("no panel of the dashboard Service shows exemplars")
-	}
-	var found []exemplar
-	eventually(t, "exemplars of "+expr, func() error {
-		all, err := p.grafana.exemplars(t, expr, begun, time.Now())
-		if err != nil {
-			return err
-		}
-		// Their series also count what is no request.
-		found = slices.DeleteFunc(all, func(e exemplar) bool { return e.Value < 0.1 })
-		if len(found) == 0 {
-			return fmt.Errorf("none of a slow request among %d", len(all))
-		}
-		return nil
-	})
-	for _, e := range found[:min(5, len(found))] {
-		traceID := e.Labels[destinations[0].Name]
-		var spans []query.Span
-		eventually(t, "trace "+traceID, func() (err error) {
-			spans, err = p.tempo.Trace(t.Context(), traceID)
-			if err == nil && len(spans) == 0 {
-				err = errors.New("not in Tempo")
-			}
-			return err
-		})
-		i := slices.IndexFunc(spans, func(s query.Span) bool { return s.ID == e.Labels["span_id"] })
-		if i < 0 {
-			t.Errorf("the exemplar's span %s is not among %s", e.Labels["span_id"], names(spans))
-		} else if got := spans[i].Duration().Seconds(); math.Abs(got-e.Value) > 1e-6 {
-			t.Errorf("the exemplar stands for %v s, its span took %v s", e.Value, got)
-		}
-	}
-}
-
 // dashboards runs the query of every panel, as Grafana does when the dashboard is opened.
-func (p *pipeline) dashboards(t *testing.T) {
+func (p native) dashboards(t *testing.T) {
 	if len(p.grafana.dashboards) < 4 {
 		t.Errorf("%d dashboards, want Service, Memory leak, Agent and Before/after", len(p.grafana.dashboards))
 	}
@@ -309,7 +111,7 @@ var metricName = regexp.MustCompile(`[a-z_:]+\{`)
 
 // alerts checks that Prometheus evaluates every rule, that no rule asks for a metric that nobody sends, and that
 // none is about a shop that is well: but for slow requests, which are the machine's affair.
-func (p *pipeline) alerts(t *testing.T) {
+func (p native) alerts(t *testing.T) {
 	want := []string{"HeapGrows", "HighErrorRate", "NoProfilesArrive", "ProfilesDropped", "SlowRequests"}
 	eventually(t, "the rules", func() error {
 		rules, err := p.grafana.rules(t)
@@ -342,9 +144,9 @@ func (p *pipeline) alerts(t *testing.T) {
 }
 
 // alertOnFailingRequests has checkouts fail until Prometheus says so.
-func (p *pipeline) alertOnFailingRequests(t *testing.T) {
+func (p native) alertOnFailingRequests(t *testing.T) {
 	eventually(t, "the alert", func() error {
-		if status, _, body := request(t, http.MethodPost, p.shop.Storefront.URL+"/api/checkout"); status < 500 {
+		if status, _, body := request(t, http.MethodPost, p.storefront+"/api/checkout"); status < 500 {
 			return fmt.Errorf("a checkout without inventory has status %d: %s", status, body)
 		}
 		rules, err := p.grafana.rules(t)
@@ -362,7 +164,7 @@ func (p *pipeline) alertOnFailingRequests(t *testing.T) {
 
 // sampling restarts the Collector with nothing kept but slow and failed traces, and checks that they are all kept,
 // that of the others none is, and that the metrics count them all the same.
-func (p *pipeline) sampling(t *testing.T) {
+func (p native) sampling(t *testing.T) {
 	counted := func() (map[string]float64, error) {
 		const expr = `traces_span_metrics_calls_total{service_name="storefront", span_name="GET /load/sleep", span_kind="SPAN_KIND_SERVER"}`
 		series, err := p.grafana.metrics(t, promQuery{expr: expr, from: time.Now().Add(-15 * time.Minute), to: time.Now(), step: time.Second})
@@ -381,8 +183,8 @@ func (p *pipeline) sampling(t *testing.T) {
 		t.Fatal(err)
 	}
 	const quick = "/load/sleep?ms=1"
-	dropped := []string{get(t, p.shop.Storefront.URL+quick), get(t, p.shop.Storefront.URL+quick)}
-	status, header, _ := request(t, http.MethodPost, p.shop.Storefront.URL+"/api/checkout")
+	dropped := []string{get(t, p.storefront+quick), get(t, p.storefront+quick)}
+	status, header, _ := request(t, http.MethodPost, p.storefront+"/api/checkout")
 	if status < 500 {
 		t.Fatalf("a checkout without inventory has status %d", status)
 	}

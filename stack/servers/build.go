@@ -25,28 +25,39 @@ type BuildOptions struct {
 	Progress io.Writer // gets lines for people; nil means silence
 }
 
-// Build returns the binary of the named server, and builds it first unless the cache has one of the same files
-// and Go version. Processes that want the same binary at once build it once. A build with cold caches
+// Build returns the binary of the named server or tool, and builds it first unless the cache has one of the same
+// files and Go version. Processes that want the same binary at once build it once. A build with cold caches
 // downloads several hundred megabytes and takes minutes.
 func Build(ctx context.Context, name string, opts BuildOptions) (binary string, err error) {
-	defs, err := lookup([]string{name})
-	if err != nil {
-		return "", err
+	src, isTool := tools[name]
+	if !isTool {
+		defs, err := lookup([]string{name})
+		if err != nil {
+			return "", err
+		}
+		src = source{name: defs[0].module, dir: defs[0].module, main: defs[0].main, typical: defs[0].typical}
 	}
 	root, err := moduleRoot()
 	if err != nil {
 		return "", err
 	}
-	d := defs[0]
-	return source{
-		name:    d.module,
-		dir:     filepath.Join(root, modulesDir, d.module),
-		main:    d.main,
-		typical: d.typical,
-	}.build(ctx, opts)
+	src.dir = filepath.Join(root, modulesDir, src.dir)
+	return src.build(ctx, opts)
 }
 
-// modulesDir holds one directory with a go.mod for each server, relative to the module's root.
+// Names of the tools, programs that Build builds as it does the servers and that no Stack runs.
+const (
+	Compose  = "docker-compose" // Docker Compose, for an engine that came without
+	Promtool = "promtool"       // checks a Prometheus, and is in its image
+)
+
+// tools by name, with their directories below modulesDir.
+var tools = map[string]source{
+	Compose:  {name: Compose, dir: "compose", main: "github.com/docker/compose/v2/cmd", typical: 4 * time.Minute},
+	Promtool: {name: Promtool, dir: "prometheus", main: "github.com/prometheus/prometheus/cmd/promtool", typical: 3 * time.Minute},
+}
+
+// modulesDir holds one directory with a go.mod for each server or tool, relative to the module's root.
 var modulesDir = filepath.Join("stack", "servers")
 
 // moduleRoot finds the checkout that the working directory lies in: commands run at its root, tests in

@@ -242,7 +242,7 @@ func (d definition) configure(o overlayData) (config []byte, args []string, err 
 	if err != nil {
 		return nil, nil, fmt.Errorf("overlay of %s: %w", d.name, err)
 	}
-	if config, err = mergeYAML(base, overlay); err != nil {
+	if config, err = MergeYAML(base, overlay); err != nil {
 		return nil, nil, fmt.Errorf("configuration of %s: %w", d.name, err)
 	}
 	for _, text := range d.args {
@@ -276,9 +276,9 @@ func expand(text string, data any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// mergeYAML changes base by overlay as RFC 7396 has it for JSON: a mapping is merged into a mapping, null
+// MergeYAML changes a configuration by an overlay as RFC 7396 has it for JSON: a mapping is merged into a mapping, null
 // removes the key, and anything else takes the key's place.
-func mergeYAML(base, overlay []byte) ([]byte, error) {
+func MergeYAML(base, overlay []byte) ([]byte, error) {
 	var target, patch map[string]any
 	if err := yaml.Unmarshal(base, &target); err != nil {
 		return nil, err

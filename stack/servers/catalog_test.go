@@ -90,13 +90,13 @@ func TestMergeYAML(t *testing.T) {
 		{"overlay of nothing", "a: 1", "# nothing", "a: 1\n"},
 		{"base of nothing", "", "a: 1", "a: 1\n"},
 	} {
-		got, err := mergeYAML([]byte(test.base), []byte(test.overlay))
+		got, err := MergeYAML([]byte(test.base), []byte(test.overlay))
 		if err != nil || string(got) != test.want {
 			t.Errorf("%s: %q, %v; want %q", test.name, got, err, test.want)
 		}
 	}
 	for _, test := range []struct{ base, overlay string }{{"a: [", "a: 1"}, {"a: 1", "a: ["}, {"- a", "a: 1"}} {
-		if got, err := mergeYAML([]byte(test.base), []byte(test.overlay)); err == nil {
+		if got, err := MergeYAML([]byte(test.base), []byte(test.overlay)); err == nil {
 			t.Errorf("%q and %q make %q", test.base, test.overlay, got)
 		}
 	}

@@ -33,10 +33,9 @@ type Server struct {
 	peers  map[string]addresses // ports of the servers that this one sends to
 	args   []string             // command line for the ports that were found
 
-	mu       sync.Mutex
-	proc     *child.Process // the current or last run
-	logStart int64          // where that run's log begins in LogFile
-	closed   bool           // no further run
+	mu     sync.Mutex
+	proc   *child.Process // the current or last run
+	closed bool           // no further run
 }
 
 // readyLimit bounds the wait for a server that neither ends nor gets ready, beside the caller's context.
@@ -117,16 +116,10 @@ func (s *Server) launch() (*child.Process, error) {
 		return nil, err
 	}
 	defer log.Close() // The child has its own descriptor.
-	info, err := log.Stat()
-	if err != nil {
-		return nil, err
-	}
-	s.logStart = info.Size()
 	cmd := exec.Command(s.binary, s.args...)
 	cmd.Dir = s.DataDir
 	cmd.Env = append(os.Environ(), s.def.env...)
-	cmd.Stdout, cmd.Stderr = log, log
-	p, err := child.Start(cmd)
+	p, err := child.StartLogged(cmd, log)
 	if err != nil {
 		return nil, err
 	}
@@ -154,7 +147,7 @@ func (s *Server) waitReady(ctx context.Context, p *child.Process) error {
 			if ctx.Err() == context.Canceled {
 				return err // The user's wish, not the server's fault: its log explains nothing.
 			}
-			return s.withLog(err)
+			return p.WithLog(err)
 		case <-ticker.C:
 		}
 	}
@@ -192,51 +185,33 @@ func (s *Server) Err() error {
 	if !p.Ended() {
 		return nil
 	}
-	return s.withLog(fmt.Errorf("%s ended: %s", s.Name, p.Status()))
+	return p.WithLog(fmt.Errorf("%s ended: %s", s.Name, p.Status()))
 }
 
-// withLog adds the last log lines of the current run to err.
-func (s *Server) withLog(err error) error {
-	s.mu.Lock()
-	from := s.logStart
-	s.mu.Unlock()
-	lines, readErr := child.Tail(s.LogFile, from)
-	if readErr != nil {
-		return errors.Join(err, readErr)
-	}
-	return fmt.Errorf("%w; the last lines of %s:\n%s", err, s.LogFile, lines)
-}
+// errHangs is why a server that is known to hang is killed.
+var errHangs = errors.New("it hangs")
 
 // Stop asks the server to end in order and waits until it has; when ctx ends first, the server is killed
 // and the error says so. A server that has ended already is no error.
 func (s *Server) Stop(ctx context.Context) error {
-	p := s.current()
-	// A paused server takes the request to end only once it is resumed.
-	if err := p.Signal(syscall.SIGTERM, syscall.SIGCONT); err != nil {
+	if s.def.endsWithin > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, s.def.endsWithin, errHangs)
+		defer cancel()
+	}
+	if err := s.current().Stop(ctx); errors.Is(err, errHangs) {
+		return s.Kill() // Which Stop did; this tells whether it could.
+	} else if err != nil {
 		return fmt.Errorf("stop %s: %w", s.Name, err)
 	}
-	var hangs <-chan time.Time // Never, if the server is known to end.
-	if s.def.endsWithin > 0 {
-		hangs = time.After(s.def.endsWithin)
-	}
-	select {
-	case <-p.Done():
-		return nil
-	case <-hangs:
-		return s.Kill()
-	case <-ctx.Done():
-		err := fmt.Errorf("%s did not end in order, so it was killed: %w", s.Name, context.Cause(ctx))
-		return errors.Join(err, s.Kill())
-	}
+	return nil
 }
 
 // Kill ends the server at once, as a power failure would, and waits until it is gone.
 func (s *Server) Kill() error {
-	p := s.current()
-	if err := p.Signal(syscall.SIGKILL); err != nil {
+	if err := s.current().Kill(); err != nil {
 		return fmt.Errorf("kill %s: %w", s.Name, err)
 	}
-	<-p.Done()
 	return nil
 }
 

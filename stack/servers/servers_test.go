@@ -466,7 +466,7 @@ func TestStopPastItsDeadlineKills(t *testing.T) {
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Stop(over); err == nil || !strings.Contains(err.Error(), "tempo did not end in order, so it was killed") {
+	if err := s.Stop(over); err == nil || !strings.Contains(err.Error(), "stop tempo: it did not end in order, so it was killed") {
 		t.Errorf("stopped without time: %v", err)
 	}
 	wantNoneRunning(t, dir)

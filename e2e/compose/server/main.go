@@ -1,0 +1,80 @@
+// Command server is the entry point of the images that stand in for Pyroscope's and Tempo's in the test of
+// docker-compose.yml: it takes the arguments that the compose file gives to the real ones, starts the release that
+// can be built, and answers their health checks. What that release names otherwise than the mounted
+// configuration does is in /overlay.yaml. It is for that test alone.
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+	"syscall"
+	"time"
+
+	"spanflame/stack/servers"
+)
+
+// Where things are in the image. What the file system allows to be written is a /tmp in memory.
+const (
+	program = "/server"
+	overlay = "/overlay.yaml"
+	merged  = "/tmp/config.yaml"
+)
+
+func main() {
+	if err := run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "server:", err)
+		os.Exit(1)
+	}
+}
+
+// run checks the health of the server that an argument names, or becomes the server.
+func run(args []string) error {
+	command := []string{program}
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		switch strings.TrimLeft(name, "-") {
+		case "health.url", "url":
+			return check(strings.TrimSuffix(value, "/ready") + "/ready")
+		case "config.file":
+			if err := merge(value); err != nil {
+				return err
+			}
+			arg = "-config.file=" + merged
+		}
+		command = append(command, arg)
+	}
+	return syscall.Exec(program, command, os.Environ())
+}
+
+// check asks the server whether it is ready.
+func check(url string) error {
+	client := &http.Client{Timeout: 4 * time.Second}
+	resp, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	resp.Body.Close() // Only the status counts.
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", url, resp.Status)
+	}
+	return nil
+}
+
+// merge writes the configuration that the server gets.
+func merge(file string) error {
+	base, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	patch, err := os.ReadFile(overlay)
+	if err != nil {
+		return err
+	}
+	config, err := servers.MergeYAML(base, patch)
+	if err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
+	return os.WriteFile(merged, config, 0o644)
+}

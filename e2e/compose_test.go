@@ -1,0 +1,322 @@
+//go:build compose
+
+package e2e
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"spanflame/internal/query"
+)
+
+const composeFile = "../docker-compose.yml"
+
+// composed is the project of docker-compose.yml on an engine.
+type composed struct {
+	engine
+	project string // its name here, so that it is none that a user runs
+}
+
+// TestCompose runs docker-compose.yml as it is on a Docker engine, with stand-ins for the images that the engine
+// does not have, follows the links between the signals, restarts each server under load, and takes all away again.
+// What has no stand-in is left out: Grafana, unless its image was pulled.
+func TestCompose(t *testing.T) {
+	c := composed{findEngine(t), fmt.Sprintf("spanflame-e2e-%d", time.Now().Unix())}
+	services := c.services(t)
+	begun := time.Now()
+	t.Cleanup(func() { c.down(t) })
+	c.compose(t, append([]string{"up", "--no-build", "--detach", "--wait", "--wait-timeout", "180"}, services...)...)
+	t.Logf("all %d containers are healthy after %s", len(services), time.Since(begun).Round(time.Second))
+
+	t.Run("hardened", func(t *testing.T) { c.hardened(t, services) })
+	p := c.pipeline(t)
+	t.Run("trace to profile", p.traceToProfile)
+	t.Run("trace to logs and back", p.traceToLogsAndBack)
+	t.Run("trace to metrics", p.traceToMetrics)
+	t.Run("metric to trace", func(t *testing.T) { p.metricToTrace(t, begun) })
+	t.Run("restarts", c.restarts)
+}
+
+// services checks the file, has the engine have the images, and names the services whose image it has.
+func (c composed) services(t *testing.T) []string {
+	t.Helper()
+	c.run(t, "minimal", "config", "--quiet")
+	c.run(t, "full", "config", "--quiet")
+	var project struct {
+		Services map[string]struct{ Image string }
+	}
+	if err := json.Unmarshal([]byte(c.compose(t, "config", "--format", "json")), &project); err != nil {
+		t.Fatal(err)
+	}
+	tags, there := map[string]string{}, map[string]bool{}
+	var services []string
+	for _, name := range slices.Sorted(maps.Keys(project.Services)) {
+		image := project.Services[name].Image
+		repository, _, _ := strings.Cut(image, ":")
+		if tag, ok := tags[repository]; !ok {
+			tags[repository], there[image] = image, c.provideImage(t, image)
+		} else if tag != image {
+			t.Errorf("the image %s is named with two tags, %s and %s", repository, tag, image)
+		}
+		if there[image] {
+			services = append(services, name)
+		}
+	}
+	return services
+}
+
+// compose runs Compose on the project with the profile full.
+func (c composed) compose(t *testing.T, args ...string) (output string) {
+	t.Helper()
+	return c.run(t, "full", args...)
+}
+
+func (c composed) run(t *testing.T, profile string, args ...string) (output string) {
+	t.Helper()
+	output, err := c.try(t, nil, c.arguments(profile, args...)...)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, c.state(t))
+	}
+	return output
+}
+
+// arguments are a whole command line of Compose.
+func (c composed) arguments(profile string, args ...string) []string {
+	return slices.Concat(c.command, []string{"--file", composeFile, "--project-name", c.project, "--profile", profile}, args)
+}
+
+// state is what the containers are doing and what each wrote last, for an error.
+func (c composed) state(t *testing.T) string {
+	var all strings.Builder
+	for _, args := range [][]string{{"ps", "--all"}, {"logs", "--no-color", "--tail", "10"}} {
+		out, err := c.try(t, nil, c.arguments("full", args...)...)
+		fmt.Fprintln(&all, out)
+		if err != nil {
+			fmt.Fprintln(&all, err)
+		}
+	}
+	return all.String()
+}
+
+// container is what the engine says of one.
+type container struct {
+	State struct {
+		Health struct{ Status string }
+	}
+	Config struct {
+		User   string
+		Labels map[string]string
+	}
+	HostConfig struct {
+		ReadonlyRootfs bool
+		Privileged     bool
+		Memory         int64
+		CapDrop        []string
+		RestartPolicy  struct{ Name string }
+	}
+	NetworkSettings struct {
+		Ports    map[string][]struct{ HostIP string }
+		Networks map[string]struct{ IPAddress string }
+	}
+}
+
+// containers are those of the project by their services.
+func (c composed) containers(t *testing.T) map[string]container {
+	t.Helper()
+	ids := strings.Fields(c.docker(t, "ps", "--all", "--quiet", "--filter", c.filter()))
+	if len(ids) == 0 {
+		t.Fatal("the project has no containers")
+	}
+	var all []container
+	if err := json.Unmarshal([]byte(c.docker(t, append([]string{"inspect"}, ids...)...)), &all); err != nil {
+		t.Fatal(err)
+	}
+	byService := map[string]container{}
+	for _, each := range all {
+		byService[each.Config.Labels["com.docker.compose.service"]] = each
+	}
+	return byService
+}
+
+func (c composed) filter() string { return "label=com.docker.compose.project=" + c.project }
+
+// hardened checks what the engine was really told of each container.
+func (c composed) hardened(t *testing.T, services []string) {
+	found := c.containers(t)
+	if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, services) {
+		t.Errorf("the containers are %v, want %v", got, services)
+	}
+	for name, each := range found {
+		user, _, _ := strings.Cut(each.Config.User, ":")
+		host := each.HostConfig
+		if user == "" || user == "0" || user == "root" || host.Privileged || !slices.Equal(host.CapDrop, []string{"ALL"}) {
+			t.Errorf("%s runs as %q, privileged: %v, without the capabilities %v", name, each.Config.User, host.Privileged, host.CapDrop)
+		}
+		if !host.ReadonlyRootfs || host.Memory == 0 || host.RestartPolicy.Name != "unless-stopped" {
+			t.Errorf("%s: read-only root %v, memory limit %d, restart policy %q", name, host.ReadonlyRootfs, host.Memory, host.RestartPolicy.Name)
+		}
+		for port, bindings := range each.NetworkSettings.Ports {
+			for _, b := range bindings {
+				if b.HostIP != "127.0.0.1" {
+					t.Errorf("%s publishes %s on %s, not on loopback alone", name, port, b.HostIP)
+				}
+			}
+		}
+	}
+}
+
+// pipeline finds the servers where they are now: a container that restarts may get another address.
+func (c composed) pipeline(t *testing.T) *pipeline {
+	t.Helper()
+	found := c.containers(t)
+	at := func(service, port string) string {
+		for _, network := range found[service].NetworkSettings.Networks {
+			return "http://" + network.IPAddress + ":" + port
+		}
+		t.Fatalf("%s is in no network", service)
+		return ""
+	}
+	return newPipeline(t, at("storefront", "8080"), map[string]string{
+		"tempo": at("tempo", "3200"), "pyroscope": at("pyroscope", "4040"), "prometheus": at("prometheus", "9090"), "loki": at("loki", "3100"),
+	})
+}
+
+// restarts restarts each server while the load goes on, and checks that every profile is delivered, that all those
+// of slow requests in that time are there, and that what was there before still is.
+func (c composed) restarts(t *testing.T) {
+	early := c.pipeline(t).profiled(t)
+	for _, name := range []string{"pyroscope", "tempo", "prometheus", "loki", "collector", "postgres"} {
+		if ok := t.Run(name, func(t *testing.T) {
+			before := c.pipeline(t).balance(t)
+			begun := time.Now()
+			c.compose(t, "restart", name)
+			eventually(t, "all are healthy again", func() error {
+				for service, each := range c.containers(t) {
+					if status := each.State.Health.Status; status != "healthy" {
+						return fmt.Errorf("%s is %s", service, status)
+					}
+				}
+				return nil
+			})
+			p := c.pipeline(t)
+			c.captured(t, p, begun)
+			var after map[string]map[string]float64
+			eventually(t, "every profile is accounted for", func() error {
+				after = p.balance(t)
+				for service, now := range after {
+					then := before[service]
+					if now["put"] != now["delivered"]+now["waiting"] || now["delivered"] <= then["delivered"] {
+						return fmt.Errorf("%s: %v, before the restart %v", service, now, then)
+					}
+				}
+				return nil
+			})
+			t.Logf("profiles before %v, after %v", before, after)
+		}); !ok {
+			return // What is not well would fail the next ones too.
+		}
+	}
+	p := c.pipeline(t)
+	if err := p.opensOnProfile(t, early); err != nil {
+		t.Errorf("the span from before the restarts: %v", err)
+	}
+	p.profiled(t)
+	p.traceToLogsAndBack(t)
+}
+
+// diagnosis is the line that the storefront logs about a slow request whose profile it has captured.
+type diagnosis struct {
+	SpanID   string   `json:"span_id"`
+	Duration int64    `json:"duration_ms"`
+	Covered  *float64 `json:"covered"` // no other line has it
+}
+
+// captured checks that every slow request that the storefront says it captured since begun has its flame graph.
+func (c composed) captured(t *testing.T, p *pipeline, begun time.Time) {
+	t.Helper()
+	var slow []diagnosis
+	eventually(t, "slow requests", func() error {
+		slow = nil
+		for line := range strings.Lines(c.compose(t, "logs", "--no-log-prefix", "--since", begun.UTC().Format(time.RFC3339Nano), "storefront")) {
+			var d diagnosis
+			if err := json.Unmarshal([]byte(line), &d); err != nil {
+				return fmt.Errorf("%q: %w", line, err)
+			}
+			if d.Covered != nil {
+				slow = append(slow, d)
+			}
+		}
+		if len(slow) == 0 {
+			return errors.New("none is logged")
+		}
+		return nil
+	})
+	link := p.grafana.source(t, "tempo").JSONData.TracesToProfiles
+	for _, d := range slow {
+		took := time.Duration(d.Duration) * time.Millisecond
+		eventually(t, "the flame graph of span "+d.SpanID, func() error {
+			graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, query.Selector{"service_name": "storefront"},
+				[]string{d.SpanID}, begun.Add(-time.Minute), time.Now())
+			if err != nil {
+				return err
+			}
+			if got := time.Duration(graph.Total); got < took*98/100 {
+				return fmt.Errorf("it has %v of %v", got, took)
+			}
+			return nil
+		})
+	}
+	t.Logf("%d slow requests have their flame graphs", len(slow))
+}
+
+// balance is what became of the profiles of each service, by the agents' own metrics in Prometheus.
+func (p *pipeline) balance(t *testing.T) (byService map[string]map[string]float64) {
+	t.Helper()
+	const expr = `sum by (service_name, event) (spanflame_spool_profiles_total)
+		or sum by (service_name, event) (label_replace(spanflame_spool_waiting, "event", "waiting", "", ""))`
+	eventually(t, "the agents' metrics", func() error {
+		now := time.Now()
+		series, err := p.grafana.metrics(t, promQuery{expr: expr, from: now, to: now, step: time.Second})
+		if err != nil {
+			return err
+		}
+		byService = map[string]map[string]float64{}
+		for _, s := range series {
+			service := s.Labels["service_name"]
+			if byService[service] == nil {
+				byService[service] = map[string]float64{}
+			}
+			byService[service][s.Labels["event"]] = s.Last
+		}
+		for _, service := range []string{"storefront", "inventory"} {
+			if byService[service]["delivered"] == 0 {
+				return errors.New("nothing is delivered by " + service)
+			}
+		}
+		return nil
+	})
+	return byService
+}
+
+// down takes the project away, and checks that nothing of it is left.
+func (c composed) down(t *testing.T) {
+	if t.Failed() {
+		t.Log(c.state(t))
+	}
+	c.compose(t, "down", "--volumes", "--timeout", "30")
+	for _, list := range [][]string{
+		{"ps", "--all", "--quiet", "--filter", c.filter()},
+		{"network", "ls", "--quiet", "--filter", c.filter()},
+		{"volume", "ls", "--quiet", "--filter", c.filter()},
+	} {
+		if left := c.docker(t, list...); left != "" {
+			t.Errorf("down left what docker %s lists: %s", strings.Join(list, " "), left)
+		}
+	}
+}
