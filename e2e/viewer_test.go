@@ -49,7 +49,7 @@ func view(t *testing.T) *viewed {
 	v := &viewed{dir: t.TempDir(), from: time.Now()}
 	name := strings.ReplaceAll(t.Name(), "/", "-")
 	var err error
-	if v.shop, err = startShop(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN=" + slowSpan.String(),
+	if v.shop, err = startShop(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN="+slowSpan.String(),
 		"OTEL_RESOURCE_ATTRIBUTES=service.version="+version+",service.instance.id="+name); err != nil {
 		t.Fatal(err)
 	}
