@@ -208,9 +208,11 @@ func TestOneTimedProfileAtATime(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		req, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+"/debug/fgprof?seconds=300", nil)
-		if resp, err := http.DefaultClient.Do(req); err == nil {
-			resp.Body.Close()
+		for ctx.Err() == nil { // until it, and not one of the others, is the one that is served
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+"/debug/fgprof?seconds=300", nil)
+			if resp, err := http.DefaultClient.Do(req); err == nil {
+				resp.Body.Close()
+			}
 		}
 	}()
 	for {
