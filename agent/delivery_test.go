@@ -316,7 +316,10 @@ func TestAnOutageIsSaidOnceAndSoIsItsEnd(t *testing.T) {
 		t.Errorf("degraded: %q", words)
 	}
 	server.set(accept)
-	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 10 })
+	until(t, "the end of the outage", func() bool { return log.count(saidUp) > 0 })
+	if n := events(d, spool.Delivered); n != 10 {
+		t.Errorf("the end is said after %d deliveries, want all 10", n)
+	}
 	if down, up := log.count(saidDown), log.count(saidUp); down != 1 || up != 1 {
 		t.Errorf("said %d times that the server is down and %d times that it is back, want once each", down, up)
 	}
