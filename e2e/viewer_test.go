@@ -229,6 +229,20 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 			t.Errorf("%d bytes at %v are not among those of the servers: %v", p.Bytes, p.From, all)
 		}
 	}
+	for _, p := range memory(v.local, 10_000) {
+		// Asked for from here, the point of the window has the window's own millisecond, of which the server counts
+		// only the beginning as that time.
+		from := p.From.Truncate(time.Millisecond).Add(time.Millisecond - 100*time.Millisecond)
+		for w, err := range v.remote.Series(t.Context(), viewer.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: from, To: time.Now()}) {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if sum := total(w.Profile); sum != p.Bytes {
+				t.Errorf("the first window from %v has %d bytes, want the %d of %v", from, sum, p.Bytes, p.From)
+			}
+			break
+		}
+	}
 	windows := 0
 	for w, err := range v.remote.Series(t.Context(), viewer.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: v.from, To: time.Now()}) {
 		if err != nil || windows == len(all) {

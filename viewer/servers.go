@@ -310,7 +310,8 @@ func (s *Servers) Series(ctx context.Context, sel Selection) iter.Seq2[profiles.
 		slices.Reverse(windows)
 		for _, w := range spread(windows, judgedWindows) {
 			one := sel
-			one.Instance, one.From, one.To = w.Labels[instanceLabel], w.Start.Add(time.Millisecond-apart), w.Start
+			one.Instance = w.Labels[instanceLabel]
+			one.From, one.To = held(w.Start, w.Start)
 			w.Profile, err = s.pyroscope.Profile(ctx, pyroscopeTypes[sel.Type], one.labels(), one.From, one.To)
 			if err == nil && len(w.Profile.Sample) == 0 {
 				continue // removed since
@@ -344,6 +345,12 @@ func (s *Servers) windows(ctx context.Context, sel Selection) ([]query.Point, er
 	})
 	slices.SortStableFunc(all, func(a, b query.Point) int { return a.Time.Compare(b.Time) })
 	return all, err
+}
+
+// held is the time to ask for the profiles of the points from first to last. A point is of the time since the one
+// before it. Its own time has no fractions of a millisecond, but its window has, and would begin after it.
+func held(first, last time.Time) (from, to time.Time) {
+	return first.Add(time.Millisecond - apart), last.Add(time.Millisecond)
 }
 
 func instanceOf(p query.Point) string { return p.Labels[instanceLabel] }
@@ -415,9 +422,8 @@ func (s *Servers) Memory(ctx context.Context, service string, from, to time.Time
 	windows = largest(windows, instanceOf, func(p query.Point) float64 { return p.Value })
 	var points []MemoryPoint
 	for some := range slices.Chunk(windows, max(1, (len(windows)+most-1)/most)) {
-		points = append(points, MemoryPoint{
-			Instance: instanceOf(some[0]), From: some[0].Time.Add(time.Millisecond - apart), To: some[len(some)-1].Time, Bytes: int64(meanOf(some)),
-		})
+		from, to := held(some[0].Time, some[len(some)-1].Time)
+		points = append(points, MemoryPoint{Instance: instanceOf(some[0]), From: from, To: to, Bytes: int64(meanOf(some))})
 	}
 	return points, nil
 }
