@@ -746,12 +746,16 @@ func (c *converter) sampled(g *goroutine, e trace.Event) {
 	if g.state != running || !g.known || e.Time() < g.since {
 		return
 	}
+	at := c.stacks.intern(e.Stack())
+	if !at.ofGoroutine() {
+		return // the nearest event knows more
+	}
 	if g.sample != nil {
 		if middle := g.sampleAt + (e.Time()-g.sampleAt)/2; middle > g.since {
 			c.cut(g, middle, nil)
 		}
 	}
-	g.sample, g.sampleAt = c.stacks.intern(e.Stack()), e.Time()
+	g.sample, g.sampleAt = at, e.Time()
 }
 
 // ranged handles stops of the world and goroutines that help the garbage collector.

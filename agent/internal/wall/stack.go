@@ -77,6 +77,20 @@ func (in *interner) intern(handle trace.Stack) *stack {
 // without it, time on the CPU and off it stands under the same frames.
 const outermost = "runtime.goexit"
 
+// ofGoroutine reports whether a CPU sample's stack is that of the goroutine. Where the profiler's signal found none,
+// in the kernel's shared page or in code that is not Go's, the outermost function is one of the runtime's stand-ins
+// ([runtime/pprof] shows them, too).
+func (s *stack) ofGoroutine() bool {
+	if len(s.frames) == 0 {
+		return false
+	}
+	switch s.frames[len(s.frames)-1].function {
+	case "runtime._System", "runtime._ExternalCode", "runtime._VDSO", "runtime._GC", "runtime._LostExternalCode":
+		return false
+	}
+	return true
+}
+
 // foreign tells the frames at a leaf that are none of the application's: those by which a mark is
 // written, and those of a preemption, which happens between any two instructions.
 func foreign(function string) bool {
