@@ -23,8 +23,11 @@ import (
 	"spanflame/internal/query"
 )
 
-// othersFrame stands above the time that other goroutines spent for a span.
-const othersFrame = "[other goroutines working for this span]"
+const (
+	othersFrame    = "[other goroutines working for this span]" // stands above the time that they spent for it
+	unknownFrame   = "[not recorded]"
+	elsewhereFrame = "[elsewhere: span ended on another goroutine]"
+)
 
 // inProcess is an agent in the test's own process: the spans are the test's, their wall-clock profiles and
 // traces are on the real servers. There can be one at a time, so its tests do not run in parallel.
@@ -113,9 +116,9 @@ func wallGraph(t *testing.T, s query.Span, margin time.Duration) *query.Frame {
 	return graph
 }
 
-// own is the time of the span's own goroutine.
+// own is the time of the span's own goroutine of which its profile tells anything.
 func own(graph *query.Frame) time.Duration {
-	return time.Duration(graph.Total - graph.Find(othersFrame))
+	return time.Duration(graph.Total - graph.Find(othersFrame) - graph.Find(unknownFrame) - graph.Find(elsewhereFrame))
 }
 
 // exact tells whether a profile accounts for a span's duration within one hundredth.
@@ -211,7 +214,9 @@ func TestWallUnderLoad(t *testing.T) {
 	close(stop)
 	noise.Wait()
 
-	spans, off := 0, 0
+	// Where the operating system keeps a thread from running while it writes an event, the trace has all that depends
+	// on it at a later time, and the goroutines beside the span's own, which have no time that is known, have less.
+	spans, off, short := 0, 0, 0
 	for _, id := range ids {
 		for _, s := range spansOf(t, id, 2) {
 			spans++
@@ -221,11 +226,15 @@ func TestWallUnderLoad(t *testing.T) {
 				t.Logf("%s took %v, its profile has %v", s.Name, s.Duration(), own(graph))
 			}
 			if s.Name == "GET /load" && graph.Find(othersFrame) < int64(2*30*time.Millisecond) {
-				t.Errorf("the goroutines that a request started have %v of it, want 60ms at least", time.Duration(graph.Find(othersFrame)))
+				short++
+				t.Logf("the goroutines that a request started have %v of it, not 60ms:\n%s", time.Duration(graph.Find(othersFrame)), render(graph))
 			}
 		}
 	}
-	t.Logf("%d of %d profiles are within 1 %% of their span", spans-off, spans)
+	t.Logf("%d of %d profiles are within 1 %% of their span; in %d of %d the goroutines beside it have less than they slept", spans-off, spans, short, requests)
+	if short > requests/100 {
+		t.Errorf("in %d of %d profiles the goroutines that a request started have less time than they slept, want at most one in a hundred", short, requests)
+	}
 	if spans != 2*requests || off > spans/100 {
 		t.Errorf("%d of %d profiles are more than 1 %% off, want at most one in a hundred", off, spans)
 	}
