@@ -1,9 +1,6 @@
 package profiles_test
 
 import (
-	"fmt"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -54,29 +51,6 @@ func TestDiagnose(t *testing.T) {
 	}
 	if got := profiles.Diagnose(newProfile(record.Wall, noon, 0, wait), "x", 0); !strings.HasPrefix(got, "0 ms x: 571 ms (0 %) ") {
 		t.Errorf("without a duration: %q", got)
-	}
-}
-
-// The words for each state are those of the agent's log lines.
-func TestDiagnoseHasTheAgentsWords(t *testing.T) {
-	source, err := os.ReadFile("../agent/internal/wall/state.go")
-	if err != nil {
-		t.Fatal(err)
-	}
-	states := regexp.MustCompile(`(?m)^\t\w+: +\{"(.*)", "(.*)"\},$`).FindAllStringSubmatch(string(source), -1)
-	if len(states) < 20 {
-		t.Fatalf("found %d states", len(states))
-	}
-	for _, s := range states {
-		frames := []string{"main.f"}
-		if s[1] != "" {
-			frames = []string{"[" + s[1] + "]", "main.f"}
-		}
-		p := newProfile(record.Wall, noon, time.Second, stack{frames, "", 1e9})
-		want := fmt.Sprintf("1000 ms x: 1000 ms (100 %%) %s in main.f", s[2])
-		if got := profiles.Diagnose(p, "x", time.Second); got != want {
-			t.Errorf("got %q, want %q", got, want)
-		}
 	}
 }
 

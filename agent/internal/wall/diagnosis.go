@@ -2,13 +2,14 @@ package wall
 
 import (
 	"cmp"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
 	"time"
+
+	"spanflame/internal/wallframe"
 )
 
 // Diagnosis says in short where the time of a slow root span went.
@@ -94,27 +95,11 @@ func diagnose(a account) Diagnosis {
 			}
 		}
 	}
-	d.Sentence = d.sentence(top.state)
-	return d
-}
-
-func (d *Diagnosis) sentence(top state) string {
-	percent := 0.0
-	if d.Duration > 0 {
-		percent = 100 * float64(d.Top.Time) / float64(d.Duration)
-	}
-	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(d.Duration), d.Name, milliseconds(d.Top.Time), percent, stateNames[top].phrase)
-	if d.Top.Function != "" {
-		s += " in " + short(d.Top.Function)
-	}
+	d.Sentence = wallframe.Sentence(d.Name, d.Duration, wallframe.Place{Function: top.function, Leaf: top.state.leaf()}, d.Top.Time)
 	if d.Top.Holder != "" {
-		s += ", held by " + short(d.Top.Holder)
+		d.Sentence += ", held by " + wallframe.Short(d.Top.Holder)
 	}
-	return s
-}
-
-func milliseconds(d time.Duration) string {
-	return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
+	return d
 }
 
 // log writes the diagnosis as one line.
@@ -148,7 +133,7 @@ func ratio(part, whole time.Duration) float64 {
 // instrumentation, which wait for their caller; else the innermost.
 func culprit(s *stack) string {
 	for _, f := range s.frames {
-		if !standard(f) && !instrumentation(f.function) {
+		if !standard(f) && !wallframe.Instrumentation(f.function) {
 			return f.function
 		}
 	}
@@ -156,15 +141,6 @@ func culprit(s *stack) string {
 		return s.frames[0].function
 	}
 	return ""
-}
-
-// instrumentation tells whether a function such as
-// "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip" is of OpenTelemetry or
-// instruments another package for it: by convention the name of such a package is otel and the other's name.
-func instrumentation(function string) bool {
-	name, _, _ := strings.Cut(function, "[") // type parameters have paths of their own
-	return strings.HasPrefix(name, "go.opentelemetry.io/") ||
-		strings.HasPrefix(name[strings.LastIndexByte(name, '/')+1:], "otel")
 }
 
 // library is the directory that the standard library was compiled from, with the final slash; it is

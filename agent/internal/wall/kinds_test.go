@@ -12,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"spanflame/internal/wallframe"
 )
 
 const wait = 60 * time.Millisecond
@@ -242,7 +244,7 @@ func TestKinds(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := rec.exact(spans[i])
 			largest := f.largest()
-			if !strings.HasPrefix(largest, spanFrame+test.name+";") {
+			if !strings.HasPrefix(largest, wallframe.Span+test.name+";") {
 				t.Errorf("largest stack begins with another span: %s", largest)
 			}
 			if !strings.Contains(largest, pkg+test.function) || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && strings.HasSuffix(largest, "]") {

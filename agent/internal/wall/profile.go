@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
 	"github.com/klauspost/compress/gzip"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallframe"
 )
 
 // maxBatch is how many samples spans may have together to share a record. It keeps records small enough
@@ -24,9 +24,6 @@ const maxBatch = 4_000
 const spread = 10 * time.Second
 
 const (
-	spanFrame   = "span: "
-	othersFrame = "[other goroutines working for this span]"
-
 	scopeLabel = "span_scope" // of a record: scopeRoot or scopeChild
 	scopeRoot  = "root"
 	scopeChild = "child"
@@ -186,7 +183,7 @@ func (b *builder) location(f frame) *profile.Location {
 func (b *builder) add(a account) {
 	var top []*profile.Location // outermost first
 	for _, name := range a.span.names() {
-		top = append(top, b.location(frame{function: spanFrame + name}))
+		top = append(top, b.location(frame{function: wallframe.Span + name}))
 	}
 	labels := map[string][]string{"span_id": {a.span.id.String()}}
 	for _, s := range a.samples {
@@ -198,10 +195,10 @@ func (b *builder) add(a account) {
 			at = append(at, b.location(f))
 		}
 		for p := s.at; p != nil; p = p.above {
-			at = append(at, b.location(frame{function: spanFrame + p.name}))
+			at = append(at, b.location(frame{function: wallframe.Span + p.name}))
 		}
 		if s.other {
-			at = append(at, b.location(frame{function: othersFrame}))
+			at = append(at, b.location(frame{function: wallframe.Others}))
 		}
 		for _, l := range slices.Backward(top) {
 			at = append(at, l)
@@ -319,9 +316,4 @@ func (x *encoder) stamp(scope string, start time.Time, samples int) time.Time {
 		used[start.UnixMilli()+int64(part)] = true
 	}
 	return start
-}
-
-// short is a function's name without the directory of its package's path.
-func short(function string) string {
-	return function[strings.LastIndexByte(function, '/')+1:]
 }

@@ -17,6 +17,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallframe"
 )
 
 func TestOptions(t *testing.T) {
@@ -196,7 +197,7 @@ func TestLongSpan(t *testing.T) {
 		t.Errorf("stats: %+v", stats)
 	}
 	f := rec.exact(root)
-	if got := f.sumOf(othersFrame, "workB"); got < int64(5*time.Second) || got > int64(root.outer) {
+	if got := f.sumOf(wallframe.Others, "workB"); got < int64(5*time.Second) || got > int64(root.outer) {
 		t.Errorf("the goroutine that spans all snapshots has %v:\n%s", time.Duration(got), f)
 	}
 	for _, s := range spans {
@@ -413,7 +414,7 @@ func TestDiagnosis(t *testing.T) {
 	if d.SpanID != s.id.String() || d.Covered != d.Duration || !s.has(int64(d.Duration)) || !d.Start.Equal(s.outerFrom) {
 		t.Errorf("diagnosis: %+v", d)
 	}
-	if d.States[0].State != "waiting: mutex" || short(d.Top.Function) != "wall.locker" || short(d.Top.Holder) != "wall.holder" || d.Others == 0 {
+	if d.States[0].State != "waiting: mutex" || wallframe.Short(d.Top.Function) != "wall.locker" || wallframe.Short(d.Top.Holder) != "wall.holder" || d.Others == 0 {
 		t.Errorf("diagnosis: %+v", d)
 	}
 	var sum time.Duration
@@ -423,8 +424,8 @@ func TestDiagnosis(t *testing.T) {
 	if sum != d.Duration {
 		t.Errorf("the states sum to %v of %v", sum, d.Duration)
 	}
-	want := fmt.Sprintf("%s POST /api/checkout: %s (%.0f %%) waiting for a mutex in wall.locker, held by wall.holder",
-		milliseconds(d.Duration), milliseconds(d.Top.Time), 100*float64(d.Top.Time)/float64(d.Duration))
+	want := fmt.Sprintf("%d ms POST /api/checkout: %d ms (%.0f %%) waiting for a mutex in wall.locker, held by wall.holder",
+		d.Duration.Round(time.Millisecond).Milliseconds(), d.Top.Time.Round(time.Millisecond).Milliseconds(), 100*float64(d.Top.Time)/float64(d.Duration))
 	if d.Sentence != want {
 		t.Errorf("sentence is %q, want %q", d.Sentence, want)
 	}

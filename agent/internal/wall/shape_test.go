@@ -8,6 +8,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"spanflame/internal/wallframe"
 )
 
 //go:noinline
@@ -82,15 +84,15 @@ func TestFanOutStandsApart(t *testing.T) {
 	if largest := f.largest(); !strings.HasSuffix(largest, "[waiting: WaitGroup]") {
 		t.Errorf("largest own stack is %s", largest)
 	}
-	if got := f.sumOf("span: fan;"+othersFrame+";span: part2;", "workA"); got < int64(25*time.Millisecond) {
+	if got := f.sumOf("span: fan;"+wallframe.Others+";span: part2;", "workA"); got < int64(25*time.Millisecond) {
 		t.Errorf("part2 has %v in workA under the root:\n%s", time.Duration(got), f)
 	}
-	if got := f.sumOf("span: fan;"+othersFrame+";span: part2;", "workB"); got < int64(30*time.Millisecond) {
+	if got := f.sumOf("span: fan;"+wallframe.Others+";span: part2;", "workB"); got < int64(30*time.Millisecond) {
 		t.Errorf("part2 has %v in workB under the root:\n%s", time.Duration(got), f)
 	}
 	for _, s := range spans {
 		f := rec.exact(s)
-		if got := f.sumOf("span: fan;span: "+s.name+";"+othersFrame, "workB"); got < int64(30*time.Millisecond) {
+		if got := f.sumOf("span: fan;span: "+s.name+";"+wallframe.Others, "workB"); got < int64(30*time.Millisecond) {
 			t.Errorf("%s has %v in workB on its other goroutine:\n%s", s.name, time.Duration(got), f)
 		}
 		if got := f.sumOf("workA"); got < int64(25*time.Millisecond) {
@@ -123,10 +125,10 @@ func TestHopFollowsTheLineOfDescent(t *testing.T) {
 
 	for _, s := range []*testSpan{span, child} {
 		f := rec.exact(s)
-		if got := f.sumOf("workA") - f.sumOf(othersFrame, "workA"); got < int64(15*time.Millisecond) || got > int64(stayed) {
+		if got := f.sumOf("workA") - f.sumOf(wallframe.Others, "workA"); got < int64(15*time.Millisecond) || got > int64(stayed) {
 			t.Errorf("%s has %v of own time in workA:\n%s", s.name, time.Duration(got), f)
 		}
-		if got := f.sumOf("workB") - f.sumOf(othersFrame, "workB"); got < int64(40*time.Millisecond) {
+		if got := f.sumOf("workB") - f.sumOf(wallframe.Others, "workB"); got < int64(40*time.Millisecond) {
 			t.Errorf("%s has %v of own time in workB:\n%s", s.name, time.Duration(got), f)
 		}
 		if f.leaves[elsewhere.leaf()] != 0 {
@@ -237,7 +239,7 @@ func TestChildrenThatOutlive(t *testing.T) {
 	outliving.Wait()
 	rec.finish()
 
-	if f := rec.exact(parent); f.sumOf("workB")-f.sumOf(othersFrame, "workB") != 0 {
+	if f := rec.exact(parent); f.sumOf("workB")-f.sumOf(wallframe.Others, "workB") != 0 {
 		t.Errorf("the parent has time after its end:\n%s", f)
 	}
 	if f := rec.exact(child); f.sumOf("workA") < int64(20*time.Millisecond) || f.sumOf("workB") < int64(20*time.Millisecond) {
@@ -247,7 +249,7 @@ func TestChildrenThatOutlive(t *testing.T) {
 	if got := f.sumOf("span: root;span: parent;span: child;"); !child.has(got) {
 		t.Errorf("the root has %v in the child:\n%s", time.Duration(got), f)
 	}
-	if got := f.sumOf("span: root;" + othersFrame + ";span: parent;span: late;"); got <= 0 || got > int64(root.outer) {
+	if got := f.sumOf("span: root;" + wallframe.Others + ";span: parent;span: late;"); got <= 0 || got > int64(root.outer) {
 		t.Errorf("the root has %v in the late child:\n%s", time.Duration(got), f)
 	}
 	rec.exact(late)
@@ -276,11 +278,11 @@ func TestGoroutineOutlivesItsSpan(t *testing.T) {
 	rec.finish()
 
 	f := rec.exact(child)
-	if got := f.sumOf(othersFrame, "workB"); got <= 0 || got > int64(child.outer) {
+	if got := f.sumOf(wallframe.Others, "workB"); got <= 0 || got > int64(child.outer) {
 		t.Errorf("the child has %v in workB:\n%s", time.Duration(got), f)
 	}
 	f = rec.exact(root)
-	if got := f.sumOf(othersFrame, "workB"); got <= f.sumOf("span: child;"+othersFrame, "workB") || got > int64(root.outer) {
+	if got := f.sumOf(wallframe.Others, "workB"); got <= f.sumOf("span: child;"+wallframe.Others, "workB") || got > int64(root.outer) {
 		t.Errorf("the root has %v in workB:\n%s", time.Duration(got), f)
 	}
 }

@@ -32,32 +32,32 @@ const (
 	notRecorded
 )
 
-// stateNames holds for each state its leaf frame (without the brackets) and how a sentence says it.
-var stateNames = [...]struct{ leaf, phrase string }{
-	running:       {"", "on the CPU"},
-	runnable:      {"runnable: waiting for CPU", "runnable and waiting for a CPU"},
-	syscalling:    {"syscall", "in a system call"},
-	waitMutex:     {"waiting: mutex", "waiting for a mutex"},
-	waitRWMutex:   {"waiting: RWMutex", "waiting for an RWMutex"},
-	waitOnce:      {"waiting: Once", "waiting for a Once"},
-	waitWaitGroup: {"waiting: WaitGroup", "waiting for a WaitGroup"},
-	waitCond:      {"waiting: Cond", "waiting for a Cond"},
-	waitSync:      {"waiting: sync", "waiting for a lock"},
-	waitSend:      {"waiting: channel send", "waiting to send on a channel"},
-	waitReceive:   {"waiting: channel receive", "waiting to receive from a channel"},
-	waitSelect:    {"waiting: select", "waiting in a select"},
-	waitSleep:     {"waiting: sleep", "sleeping"},
-	waitNetwork:   {"waiting: network", "waiting for the network"},
-	waitAssist:    {"waiting: GC assist", "waiting to help the garbage collector"},
-	waitGC:        {"waiting: garbage collection", "waiting for the garbage collector"},
-	waitOther:     {"waiting: unspecified", "waiting"},
-	assisting:     {"GC assist", "helping the garbage collector"},
-	stoppedGC:     {"stopped: garbage collection", "stopped by the garbage collector"},
-	stoppedOther:  {"stopped: the world", "stopped with the whole process"},
-	starting:      {"starting the span", "starting the span"},
-	ending:        {"ending the span", "ending the span"},
-	elsewhere:     {"elsewhere: span ended on another goroutine", "on another goroutine"},
-	notRecorded:   {"not recorded", "not recorded"},
+// stateNames holds the leaf frame of each state, without the brackets; package wallframe has the words for it.
+var stateNames = [...]string{
+	running:       "",
+	runnable:      "runnable: waiting for CPU",
+	syscalling:    "syscall",
+	waitMutex:     "waiting: mutex",
+	waitRWMutex:   "waiting: RWMutex",
+	waitOnce:      "waiting: Once",
+	waitWaitGroup: "waiting: WaitGroup",
+	waitCond:      "waiting: Cond",
+	waitSync:      "waiting: sync",
+	waitSend:      "waiting: channel send",
+	waitReceive:   "waiting: channel receive",
+	waitSelect:    "waiting: select",
+	waitSleep:     "waiting: sleep",
+	waitNetwork:   "waiting: network",
+	waitAssist:    "waiting: GC assist",
+	waitGC:        "waiting: garbage collection",
+	waitOther:     "waiting: unspecified",
+	assisting:     "GC assist",
+	stoppedGC:     "stopped: garbage collection",
+	stoppedOther:  "stopped: the world",
+	starting:      "starting the span",
+	ending:        "ending the span",
+	elsewhere:     "elsewhere: span ended on another goroutine",
+	notRecorded:   "not recorded",
 }
 
 // String is the state in an operator's words, as in the leaf frame.
@@ -65,7 +65,7 @@ func (s state) String() string {
 	if s == running {
 		return "running"
 	}
-	return stateNames[s].leaf
+	return stateNames[s]
 }
 
 // leaf is the frame that ends a stack in this state, empty for running.
@@ -73,7 +73,7 @@ func (s state) leaf() string {
 	if s == running {
 		return ""
 	}
-	return "[" + stateNames[s].leaf + "]"
+	return "[" + stateNames[s] + "]"
 }
 
 // blocked says why a goroutine waits, from the trace's reason and, where that is only "sync", from the
