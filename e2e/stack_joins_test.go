@@ -75,7 +75,7 @@ func (p *pipeline) profiled(t *testing.T) (root query.Span) {
 	t.Helper()
 	var sent time.Time
 	eventually(t, "a span that opens on its profile", func() error {
-		if time.Since(sent) > 30*time.Second { // A profile comes before its trace does.
+		if time.Since(sent) > 15*time.Second { // A profile comes before its trace does, which takes most of that.
 			sent = time.Now()
 			_, root = p.slow(t)
 		}
