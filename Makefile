@@ -35,6 +35,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 .PHONY: test-unit
 test-unit: ## Run the tests that need no server, with the race detector
 	go test -race $$(go list ./... | grep -v -e /e2e -e /stack)
+	go test -count=1 -run 'ALarge|Bomb' ./profiles ./profiles/input # their memory is measured without the race detector
 
 .PHONY: test-kubernetes
 test-kubernetes: ## Render the charts and check all manifests against the schemas of Kubernetes

@@ -340,7 +340,11 @@ func (m *Merger) Profile() (*profile.Profile, error) {
 	if m.count == 0 {
 		return nil, fmt.Errorf("merge profiles: %w", ErrNone)
 	}
-	return parse(m.encode())
+	var b bytes.Buffer
+	if err := m.encode(&b); err != nil {
+		return nil, fmt.Errorf("merge profiles: %w", err)
+	}
+	return parse(b.Bytes())
 }
 
 // Write writes the sum as a compressed pprof profile. Without any profile the error is ErrNone.
@@ -349,7 +353,7 @@ func (m *Merger) Write(w io.Writer) error {
 		return fmt.Errorf("merge profiles: %w", ErrNone)
 	}
 	zw := gzip.NewWriter(w)
-	if _, err := zw.Write(m.encode()); err != nil {
+	if err := m.encode(zw); err != nil {
 		return fmt.Errorf("write the merged profile: %w", err)
 	}
 	if err := zw.Close(); err != nil {
@@ -358,9 +362,9 @@ func (m *Merger) Write(w io.Writer) error {
 	return nil
 }
 
-// encode returns the sum in its wire form.
-func (m *Merger) encode() []byte {
-	var b encoder
+// encode writes the sum in its wire form.
+func (m *Merger) encode(to io.Writer) error {
+	b := wireWriter{to: to}
 	valueType := func(field protowire.Number, v valueType) {
 		var sub encoder
 		sub.number(valueTypeType, v.typ)
@@ -375,8 +379,9 @@ func (m *Merger) encode() []byte {
 	m.encodeLocations(&b)
 	m.encodeFunctions(&b)
 	for _, s := range m.strings.keys {
-		b = protowire.AppendTag(b, profileString, protowire.BytesType)
-		b = protowire.AppendString(b, s)
+		b.encoder = protowire.AppendTag(b.encoder, profileString, protowire.BytesType)
+		b.encoder = protowire.AppendString(b.encoder, s)
+		b.flush(wireChunk)
 	}
 	b.number(profileDropFrames, m.dropFrames)
 	b.number(profileKeepFrames, m.keepFrames)
@@ -385,15 +390,16 @@ func (m *Merger) encode() []byte {
 	valueType(profilePeriodType, m.periodType)
 	b.number(profilePeriod, uint64(m.period))
 	for _, c := range m.comments {
-		b = protowire.AppendTag(b, profileComment, protowire.VarintType)
-		b = protowire.AppendVarint(b, c)
+		b.encoder = protowire.AppendTag(b.encoder, profileComment, protowire.VarintType)
+		b.encoder = protowire.AppendVarint(b.encoder, c)
 	}
 	b.number(profileDefaultSample, m.defaultSample)
 	b.number(profileDocURL, m.docURL)
-	return b
+	b.flush(0)
+	return b.err
 }
 
-func (m *Merger) encodeSamples(b *encoder) {
+func (m *Merger) encodeSamples(b *wireWriter) {
 	var sample, packed, label encoder
 	for i, s := range m.samples.keys {
 		key := keyReader(s)
@@ -415,10 +421,11 @@ func (m *Merger) encodeSamples(b *encoder) {
 			sample.bytes(sampleLabel, label)
 		}
 		b.bytes(profileSample, sample)
+		b.flush(wireChunk)
 	}
 }
 
-func (m *Merger) encodeMappings(b *encoder) {
+func (m *Merger) encodeMappings(b *wireWriter) {
 	for i, x := range m.mapped {
 		var sub encoder
 		sub.number(mappingID, uint64(i)+1)
@@ -436,7 +443,7 @@ func (m *Merger) encodeMappings(b *encoder) {
 	}
 }
 
-func (m *Merger) encodeLocations(b *encoder) {
+func (m *Merger) encodeLocations(b *wireWriter) {
 	var location, line encoder
 	for i, s := range m.locations.keys {
 		key := keyReader(s)
@@ -457,10 +464,11 @@ func (m *Merger) encodeLocations(b *encoder) {
 		}
 		location.number(locationFolded, folded)
 		b.bytes(profileLocation, location)
+		b.flush(wireChunk)
 	}
 }
 
-func (m *Merger) encodeFunctions(b *encoder) {
+func (m *Merger) encodeFunctions(b *wireWriter) {
 	var function encoder
 	for i, s := range m.functions.keys {
 		key := keyReader(s)
@@ -470,6 +478,7 @@ func (m *Merger) encodeFunctions(b *encoder) {
 			function.number(field, key.next())
 		}
 		b.bytes(profileFunction, function)
+		b.flush(wireChunk)
 	}
 }
 
@@ -503,4 +512,25 @@ func (b *encoder) number(field protowire.Number, v uint64) {
 func (b *encoder) bytes(field protowire.Number, v []byte) {
 	*b = protowire.AppendTag(*b, field, protowire.BytesType)
 	*b = protowire.AppendBytes(*b, v)
+}
+
+// wireChunk is how many bytes a wireWriter holds back, about: the wire form of all is as large as the sum.
+const wireChunk = 64 << 10
+
+// wireWriter writes fields of a protobuf message. The first error stays.
+type wireWriter struct {
+	encoder
+	to  io.Writer
+	err error
+}
+
+// flush writes what there is if it is more than so many bytes.
+func (w *wireWriter) flush(more int) {
+	if len(w.encoder) <= more {
+		return
+	}
+	if w.err == nil {
+		_, w.err = w.to.Write(w.encoder)
+	}
+	w.encoder = w.encoder[:0]
 }

@@ -113,6 +113,19 @@ func ParseType(name string) (record.Type, error) {
 	return "", fmt.Errorf("profile type %q: want one of %s", name, strings.Join(names, ", "))
 }
 
+// ServiceNames are the services that entries are of, sorted. Files of other tools do not say theirs and count for
+// none.
+func ServiceNames(entries []Entry) []string {
+	var names []string
+	for _, e := range entries {
+		if e.Service != "" && !slices.Contains(names, e.Service) {
+			names = append(names, e.Service)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
 // ParseTime is the time that a user means: one like 2026-01-02T15:04:05Z, one like "2026-01-02 15:04:05", which
 // is in UTC as reports and pages have it, or a duration such as 15m, which is that long before now.
 func ParseTime(s string, now time.Time) (time.Time, error) {

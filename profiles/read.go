@@ -3,6 +3,7 @@ package profiles
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -142,12 +143,28 @@ func (r *reader) decompress(file []byte) error {
 		err = r.zip.Reset(bytes.NewReader(file))
 	}
 	if err == nil {
+		r.data.Reset()
+		r.data.Grow(r.expected(file))
 		err = readLimited(&r.data, r.zip, r.limits.profile, "decompressed profile")
 	}
 	if err != nil && !errors.Is(err, record.ErrTooLarge) {
 		return fmt.Errorf("%w: decompress: %v", record.ErrDamaged, err)
 	}
 	return err
+}
+
+// expected is how long a file says that it is when it is decompressed, as far as that can be: a buffer that has to
+// grow takes three times as much.
+func (r *reader) expected(file []byte) int {
+	const (
+		trailer = 4    // bytes, the length in the last 32 bits of a member
+		most    = 1032 // times that anything can be compressed
+	)
+	if len(file) < trailer {
+		return 0
+	}
+	length := int64(binary.LittleEndian.Uint32(file[len(file)-trailer:]))
+	return int(min(length, most*int64(len(file)), r.limits.profile)) + bytes.MinRead
 }
 
 // parse turns a profile's wire form into google/pprof's.

@@ -100,6 +100,9 @@ func malformed(t testing.TB) map[string][]byte {
 		"a message where a number is":  append(bytes.Clone(whole), 12<<3|2, 0),
 		"a field longer than the rest": append(bytes.Clone(whole), 2<<3|2, 99),
 		"a group":                      append(bytes.Clone(whole), 2<<3|3),
+		"a group that ends":            append(bytes.Clone(whole), 15<<3|3, 15<<3|4),
+		"a number of eight bytes":      append(bytes.Clone(whole), 12<<3|1, 1, 0, 0, 0, 0, 0, 0, 0),
+		"four bytes for a message":     append(bytes.Clone(whole), 2<<3|5, 1, 0, 0, 0),
 	}
 }
 

@@ -79,36 +79,38 @@ type message struct {
 	err    error
 }
 
-// next steps to the next field. Fields of fixed size, which profile.proto does not have, are passed over.
+// next steps to the next field. Those of fixed size, which profile.proto does not have, are unknown ones, or of the
+// wrong type.
 func (m *message) next() bool {
-	for len(m.rest) > 0 && m.err == nil {
-		var n int
-		if tag := m.rest[0]; 1<<3 <= tag && tag < 0x80 { // as nearly all are
-			m.field, m.typ, n = protowire.Number(tag>>3), protowire.Type(tag&7), 1
-		} else {
-			m.field, m.typ, n = protowire.ConsumeTag(m.rest)
-		}
-		if n < 0 {
-			return m.fail(protowire.ParseError(n))
-		}
-		m.rest = m.rest[n:]
-		switch m.typ {
-		case protowire.VarintType:
-			m.number, n = protowire.ConsumeVarint(m.rest)
-		case protowire.BytesType:
-			m.body, n = protowire.ConsumeBytes(m.rest)
-		default:
-			n = protowire.ConsumeFieldValue(m.field, m.typ, m.rest)
-		}
-		if n < 0 {
-			return m.fail(protowire.ParseError(n))
-		}
-		m.rest = m.rest[n:]
-		if m.typ == protowire.VarintType || m.typ == protowire.BytesType {
-			return true
-		}
+	if len(m.rest) == 0 || m.err != nil {
+		return false
 	}
-	return false
+	var n int
+	if tag := m.rest[0]; 1<<3 <= tag && tag < 0x80 { // as nearly all are
+		m.field, m.typ, n = protowire.Number(tag>>3), protowire.Type(tag&7), 1
+	} else {
+		m.field, m.typ, n = protowire.ConsumeTag(m.rest)
+	}
+	if n < 0 {
+		return m.fail(protowire.ParseError(n))
+	}
+	m.rest = m.rest[n:]
+	switch m.typ {
+	case protowire.VarintType:
+		m.number, n = protowire.ConsumeVarint(m.rest)
+	case protowire.BytesType:
+		m.body, n = protowire.ConsumeBytes(m.rest)
+	case protowire.Fixed32Type, protowire.Fixed64Type:
+		m.body = nil
+		n = protowire.ConsumeFieldValue(m.field, m.typ, m.rest)
+	default:
+		return m.fail(errWireType)
+	}
+	if n < 0 {
+		return m.fail(protowire.ParseError(n))
+	}
+	m.rest = m.rest[n:]
+	return true
 }
 
 func (m *message) fail(err error) bool {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spanflame/profiles/input"
 	"spanflame/profiles/leaks"
 )
 
@@ -19,10 +20,12 @@ const cgroupLimit = "/sys/fs/cgroup/memory.max"
 
 type leaksOptions struct {
 	inputFlags
-	limit     string
-	minGrowth string
-	json      bool
-	leaks     leaks.Options
+	limit      string
+	minGrowth  string
+	work       string
+	prometheus string
+	json       bool
+	leaks      leaks.Options
 }
 
 func newLeaksCommand() *cobra.Command {
@@ -37,6 +40,9 @@ warm-up, garbage that waits to be collected and memory that follows the load are
 The limit of --limit is a number of bytes like 512MiB, or GOMEMLIMIT for that environment variable, or cgroup for
 the limit of the container in which this runs. By it the report says when it will be reached.
 
+The load is known by what is allocated, which heap profiles have too. With --work it is the value of an expression
+that a Prometheus server computes for each profile, such as the number of requests.
+
 Exits with 0 if there is no leak, 1 if there is one, and 2 if the command line or the profiles cannot be used,
 which includes too few profiles to tell.`,
 		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
@@ -50,6 +56,8 @@ which includes too few profiles to tell.`,
 	flags.StringVar(&o.limit, "limit", "", "memory that the process may take: bytes like 512MiB, GOMEMLIMIT or cgroup (default GOMEMLIMIT where it is set)")
 	flags.StringVar(&o.minGrowth, "min-growth", "256KiB", "what a stack must have gained to be looked at")
 	flags.Float64Var(&o.leaks.Alpha, "alpha", 0.01, "rate of false discoveries to allow among all stacks")
+	flags.StringVar(&o.work, "work", "", "expression for the work done in each window, such as 'sum(increase(requests_total[$window]))'")
+	flags.StringVar(&o.prometheus, "prometheus", "http://127.0.0.1:9090", "address of the server that knows --work")
 	flags.BoolVar(&o.json, "json", false, "report as JSON")
 	return cmd
 }
@@ -62,6 +70,11 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 	}
 	if options.MinGrowth, err = parseBytes(o.minGrowth); err != nil {
 		return unusable(fmt.Errorf("--min-growth: %w", err))
+	}
+	if o.work != "" {
+		if options.Work, err = input.Work(ctx, o.prometheus, o.work); err != nil {
+			return unusable(err)
+		}
 	}
 	if len(o.kinds) == 0 {
 		o.kinds = []string{"heap", "goroutine"}

@@ -33,9 +33,9 @@ func newMergeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "merge FILE|DIR…",
 		Short: "Merge saved profiles into one file",
-		Long: `Merge saved profiles of one type into one compressed pprof file. A directory is one that an agent saves to, or
-any other that has .pb.gz files. Times are like 2026-01-02T15:04:05Z, or like 15m for that long ago. A file that
-cannot be used is reported and left out.
+		Long: `Merge saved profiles of one service and one type into one compressed pprof file. A directory is one that an
+agent saves to, or any other that has .pb.gz files. Times are like 2026-01-02T15:04:05Z, or like 15m for that long
+ago. A file that cannot be used is reported and left out.
 
 With --pgo the result is a CPU profile for "go build -pgo=FILE", which takes default.pgo beside the main package
 by itself: CPU samples alone, without labels.`,
@@ -47,7 +47,7 @@ by itself: CPU samples alone, without labels.`,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.kind, "type", "", "type of the profiles: cpu, heap, mutex, block, goroutine, wall, or as in Pyroscope's names; needed where there are several")
-	flags.StringVar(&o.service, "service", "", "service that they are of")
+	flags.StringVar(&o.service, "service", "", "service that they are of; needed where there are several")
 	flags.StringVar(&o.from, "from", "", "leave out windows that end before this time")
 	flags.StringVar(&o.until, "until", "", "leave out windows that begin at this time or later")
 	flags.StringVar(&o.output, "output", "", "file to write, - for standard output (default merged.pb.gz, with --pgo default.pgo)")
@@ -64,7 +64,7 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := oneType(entries); err != nil {
+	if err := errors.Join(oneService(entries), oneType(entries)); err != nil {
 		return err
 	}
 	for _, d := range damaged {
@@ -138,6 +138,15 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 		return q, fmt.Errorf("--from %s is not before --until %s", o.from, o.until)
 	}
 	return q, nil
+}
+
+// oneService tells apart profiles of which the sum would be of nothing that runs.
+func oneService(entries []profiles.Entry) error {
+	services := profiles.ServiceNames(entries)
+	if len(services) < 2 {
+		return nil
+	}
+	return fmt.Errorf("there are profiles of several services, choose one with --service: %s", strings.Join(services, ", "))
 }
 
 // oneType tells apart profiles that cannot be added up, so that the user can choose.

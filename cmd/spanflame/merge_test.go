@@ -23,6 +23,12 @@ var mergeStart = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 // saveWindow saves a window of a minute in which main.burn ran for 1 s, a part of it for a span.
 func saveWindow(t *testing.T, dir, service string, typ record.Type, minute int) string {
 	t.Helper()
+	return saveUnit(t, dir, service, typ, minute, "nanoseconds")
+}
+
+// saveUnit is saveWindow with another unit of its values.
+func saveUnit(t *testing.T, dir, service string, typ record.Type, minute int, unit string) string {
+	t.Helper()
 	start := mergeStart.Add(time.Duration(minute) * time.Minute)
 	fn := &profile.Function{ID: 1, Name: "main.burn", SystemName: "main.burn", Filename: "main.go", StartLine: 5}
 	caller := &profile.Function{ID: 2, Name: "main.main", SystemName: "main.main", Filename: "main.go", StartLine: 1}
@@ -30,7 +36,7 @@ func saveWindow(t *testing.T, dir, service string, typ record.Type, minute int) 
 		{ID: 1, Line: []profile.Line{{Function: fn, Line: 7}}}, {ID: 2, Line: []profile.Line{{Function: caller, Line: 2}}},
 	}
 	p := &profile.Profile{
-		SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}},
+		SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: unit}},
 		PeriodType: &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}, Period: 1e7,
 		TimeNanos: start.UnixNano(), DurationNanos: int64(time.Minute),
 		Function: []*profile.Function{fn, caller}, Location: at,
@@ -40,7 +46,7 @@ func saveWindow(t *testing.T, dir, service string, typ record.Type, minute int) 
 		},
 	}
 	if typ != record.CPU {
-		p.SampleType[1] = &profile.ValueType{Type: string(typ), Unit: "nanoseconds"}
+		p.SampleType[1] = &profile.ValueType{Type: string(typ), Unit: unit}
 	}
 	var zipped, file bytes.Buffer
 	if err := p.Write(&zipped); err != nil {
@@ -81,7 +87,7 @@ func TestMergeCommand(t *testing.T) {
 		args    []string
 		windows int64
 	}{
-		"a type":             {[]string{"--type", "cpu", dir}, 4},
+		"a type":             {[]string{"--type", "cpu", "--service", "shop", dir}, 3},
 		"a service":          {[]string{"--type", "cpu", "--service", "till", dir}, 1},
 		"a time":             {[]string{"--type", "cpu", "--service", "shop", "--from", "2026-01-02T12:01:00Z", "--until", "2026-01-02T12:02:00Z", dir}, 1},
 		"a file":             {[]string{first}, 1},
@@ -100,6 +106,20 @@ func TestMergeCommand(t *testing.T) {
 		if n := w.Profile.Sample[0].Value[0] / 60; n != tt.windows || len(w.Profile.Sample) != 2 {
 			t.Errorf("%s: %d windows are merged, want %d: %s", name, n, tt.windows, stderr)
 		}
+	}
+	// Of several services each is merged, and then the results, which say no service any more.
+	var parts []string
+	for _, service := range []string{"shop", "till"} {
+		parts = append(parts, filepath.Join(t.TempDir(), service+".pb.gz"))
+		if _, _, err := merge(t, "--type", "cpu", "--service", service, "--output", parts[len(parts)-1], dir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, _, err := merge(t, append(parts, "--output", output)...); err != nil {
+		t.Errorf("what was merged: %v", err)
+	}
+	if w, err := profiles.ReadFile(output); err != nil || w.Profile.Sample[0].Value[0] != 4*60 {
+		t.Errorf("what was merged: %v, %v", w.Profile, err)
 	}
 	stdout, _, err := merge(t, "--output", "-", first)
 	if p, parseErr := profiles.Parse(strings.NewReader(stdout)); err != nil || parseErr != nil || len(p.Sample) != 2 {
@@ -128,8 +148,16 @@ func TestMergeCommandSaysWhatIsWrong(t *testing.T) {
 	dir, empty := t.TempDir(), t.TempDir()
 	saveWindow(t, dir, "shop", record.CPU, 0)
 	saveWindow(t, dir, "shop", record.Wall, 0)
+	two := t.TempDir()
+	saveWindow(t, two, "till", record.CPU, 0)
+	saveWindow(t, two, "shop", record.CPU, 0)
+	kinds := t.TempDir() // of one type by their metadata, and yet of two
+	saveWindow(t, kinds, "shop", record.CPU, 0)
+	second := saveUnit(t, kinds, "shop", record.CPU, 1, "microseconds")
 	for want, args := range map[string][]string{
-		"choose one with --type: process_cpu (1), wall (1)": {dir},
+		"choose one with --type: process_cpu (1), wall (1)":                                                 {dir},
+		"profiles of several services, choose one with --service: shop, till":                               {two},
+		second + ": profiles of different kinds do not add up: it measures samples/count, cpu/microseconds": {kinds},
 		`profile type "tea"`:             {"--type", "tea", dir},
 		"--pgo takes CPU profiles alone": {"--pgo", "--type", "wall", dir},
 		`--from: time "noon"`:            {"--from", "noon", dir},

@@ -76,7 +76,7 @@ const module = "spanflame"
 var tested = []rule{
 	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
 	{"agent", []string{"internal/traces"}, "what the agent saves is read back"},
-	{"e2e", []string{"agent", "internal/child"}, "an engine is a child process, and spans of every kind are made in the test's own process"},
+	{"e2e", []string{"agent", "internal/child", "profiles", "profiles/compare", "profiles/input", "workload/load"}, "an engine is a child process, spans of every kind are made in the test's own process, and what the shop saved and sent is compared"},
 }
 
 // pkg is what `go list -json` says of a package.

@@ -5,6 +5,7 @@
 package input
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,8 +29,8 @@ type Options struct {
 	Windows int
 	// Length is how long each of them takes, 10 s by default.
 	Length time.Duration
-	// Step is the length of the windows that a Pyroscope query is divided into, by default a twentieth of its
-	// time range.
+	// Step is the length of the windows that a Pyroscope query is divided into, to a tenth of a second, by default
+	// a twentieth of its time range.
 	Step time.Duration
 	// Damaged, if it is not nil, is called for each file of a directory that cannot be used, which is left out.
 	Damaged func(profiles.Damaged)
@@ -106,7 +107,7 @@ func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.
 	if len(entries) == 0 {
 		return nil, none(ctx, argument, o.Query, paths)
 	}
-	if services := servicesOf(entries); len(services) > 1 {
+	if services := profiles.ServiceNames(entries); len(services) > 1 {
 		return nil, fmt.Errorf("%s has profiles of several services, choose one with --service: %s", argument, strings.Join(services, ", "))
 	}
 	windows := profiles.Read(ctx, entries)
@@ -157,22 +158,12 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 		}
 	}
 	slices.Sort(types)
+	services := cmp.Or(strings.Join(profiles.ServiceNames(entries), ", "), "no service that they name")
 	there := fmt.Sprintf("there are %d from %s to %s, of %s, of the types %s", len(entries), from.UTC().Format(time.DateTime), to.UTC().Format(time.DateTime+" MST"),
-		strings.Join(servicesOf(entries), ", "), strings.Join(slices.Compact(types), ", "))
+		services, strings.Join(slices.Compact(types), ", "))
 	if len(labels) > 0 {
 		have := slices.Sorted(maps.Keys(labels))
 		there += ", with the labels " + strings.Join(have[:min(len(have), maxLabels)], ", ")
 	}
 	return fmt.Errorf("%s: %w %s: %s", argument, profiles.ErrNone, strings.Join(asked, ", "), there)
-}
-
-func servicesOf(entries []profiles.Entry) []string {
-	var names []string
-	for _, e := range entries {
-		if !slices.Contains(names, e.Service) {
-			names = append(names, e.Service)
-		}
-	}
-	slices.Sort(names)
-	return names
 }

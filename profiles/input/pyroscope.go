@@ -1,9 +1,12 @@
 package input
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -18,6 +21,18 @@ import (
 
 // defaultRange is how far a query without a start looks back.
 const defaultRange = time.Hour
+
+const (
+	// instanceLabel is the label that tells the instances of a service apart.
+	instanceLabel = "service_instance_id"
+
+	// apart is the least time between two captures of an instance. Agents capture every second or less often, but
+	// the first window and the last are what is left of one.
+	apart = 100 * time.Millisecond
+
+	// longestQuery is how much Pyroscope is asked for at once: a query takes a day at most, unless it is set otherwise.
+	longestQuery = 23 * time.Hour
+)
 
 // levels are the sample types that are measured at an instant. A server adds them up over a time range.
 var levels = []string{"inuse_space", "inuse_objects", "goroutine", "goroutineleak"}
@@ -100,9 +115,11 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 	if !from.Before(to) {
 		return nil, fmt.Errorf("the query's range from %s until %s is empty", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
 	}
+	from, to = from.Truncate(apart), to.Add(apart-1).Truncate(apart)
 	if step == 0 {
-		step = max(time.Second, to.Sub(from)/defaultSteps)
+		step = to.Sub(from) / defaultSteps
 	}
+	step = max(time.Second, step.Round(apart))
 	if steps := to.Sub(from) / step; steps > maxWindows {
 		return nil, fmt.Errorf("a step of %v divides the range of %v into %d windows: want at most %d", step, to.Sub(from), steps, maxWindows)
 	}
@@ -111,17 +128,19 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 	if base.Scheme == "pyroscope" {
 		base.Scheme = "http"
 	}
-	server := query.NewPyroscope(base.String())
+	r := pyroscopeReader{server: query.NewPyroscope(base.String()), Query: q, from: from, to: to, step: step}
+	failed := func(err error) error {
+		if _, silent := errors.AsType[*url.Error](err); !silent && !errors.Is(err, profiles.ErrNone) {
+			err = fmt.Errorf("%w (is it the address of a Pyroscope server?)", err)
+		}
+		return fmt.Errorf("query of Pyroscope at %s: %w", base.Redacted(), err)
+	}
 	return func(yield func(profiles.Window, error) bool) {
 		found := false
-		for start := from; start.Before(to); start = start.Add(step) {
-			w, err := window(ctx, server, q, start, minTime(start.Add(step), to))
+		for w, err := range r.windows(ctx) {
 			if err != nil {
-				yield(w, fmt.Errorf("query of Pyroscope at %s: %w", base.Redacted(), err))
+				yield(profiles.Window{}, failed(err))
 				return
-			}
-			if len(w.Profile.Sample) == 0 {
-				continue // nothing was profiled then
 			}
 			found = true
 			if !yield(w, nil) {
@@ -129,10 +148,125 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 			}
 		}
 		if !found {
-			yield(profiles.Window{}, fmt.Errorf("query of Pyroscope at %s: %s%s from %s until %s: %w", base.Redacted(), q.Type, q.Selector,
-				from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339), profiles.ErrNone))
+			yield(profiles.Window{}, failed(fmt.Errorf("%s%s from %s until %s: %w", q.Type, q.Selector,
+				from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339), profiles.ErrNone)))
 		}
 	}, nil
+}
+
+// pyroscopeReader reads the profiles that a query chooses, in windows of a step each.
+type pyroscopeReader struct {
+	server *query.Pyroscope
+	Query
+	from, to time.Time // multiples of apart
+	step     time.Duration
+}
+
+// capture is a profile that an agent captured, and how long it was of.
+type capture struct {
+	instance string
+	start    time.Time
+	length   time.Duration
+}
+
+// windows divides the captures by steps and asks for the profile of each step that has any. Of what is measured at
+// an instant each instance has windows of its own, as its saved profiles would be, and a window that has several
+// captures is their mean: the server adds them up, which is right for what a capture counted, and for no level.
+func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window, error] {
+	return func(yield func(profiles.Window, error) bool) {
+		captures, err := r.captures(ctx)
+		if err != nil {
+			yield(profiles.Window{}, err)
+			return
+		}
+		level := slices.Contains(levels, r.sample())
+		instances := byInstance(captures)
+		separate := level && len(instances) > 1
+		if !separate {
+			instances = map[string][]capture{"": captures}
+		}
+		for start := r.from; start.Before(r.to); start = start.Add(r.step) {
+			end := minTime(start.Add(r.step), r.to)
+			for _, instance := range slices.Sorted(maps.Keys(instances)) {
+				var within []capture
+				within, instances[instance] = split(instances[instance], end)
+				if len(within) == 0 {
+					continue // nothing was profiled then
+				}
+				var labels map[string]string
+				if separate {
+					labels = map[string]string{instanceLabel: instance} // empty for those without one
+				}
+				w, err := r.window(ctx, within, labels, start, end)
+				if err == nil && len(w.Profile.Sample) == 0 {
+					continue // removed since
+				}
+				if err == nil && level {
+					w.Profile.Scale(1 / float64(len(within)))
+				}
+				if !yield(w, err) || err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// captures are all that the range has, by time. The server tells the totals of cells of time, by the ends of these.
+func (r pyroscopeReader) captures(ctx context.Context) ([]capture, error) {
+	var all []capture
+	for start := r.from; start.Before(r.to); start = start.Add(longestQuery) {
+		before := start.Add(-time.Millisecond) // a point is of what came after the point before it
+		end := minTime(start.Add(longestQuery), r.to).Add(-time.Millisecond)
+		points, err := r.server.Totals(ctx, r.Type, r.Selector, before, end, apart, instanceLabel)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range points {
+			if p.Time.After(before) {
+				all = append(all, capture{instance: p.Labels[instanceLabel], start: p.Time.Add(time.Millisecond - apart)})
+			}
+		}
+	}
+	slices.SortStableFunc(all, func(a, b capture) int { return a.start.Compare(b.start) })
+	r.measure(all)
+	return all, nil
+}
+
+// measure sets the lengths of captures: each is until the next one of the instance, and the last one as long as
+// most are. What came after a pause is no longer than a step or than most are.
+func (r pyroscopeReader) measure(captures []capture) {
+	var lengths []time.Duration
+	next := map[string]time.Time{}
+	for i, c := range slices.Backward(captures) {
+		if at, ok := next[c.instance]; ok {
+			captures[i].length = at.Sub(c.start)
+			lengths = append(lengths, captures[i].length)
+		}
+		next[c.instance] = c.start
+	}
+	usual := r.step
+	if len(lengths) > 0 {
+		slices.Sort(lengths)
+		usual = lengths[len(lengths)/2]
+	}
+	for i := range captures {
+		captures[i].length = min(cmp.Or(captures[i].length, usual), max(usual, r.step))
+	}
+}
+
+// split divides captures, which are by time, at an end.
+func split(captures []capture, end time.Time) (before, after []capture) {
+	n, _ := slices.BinarySearchFunc(captures, end, func(c capture, end time.Time) int { return c.start.Compare(end) })
+	return captures[:n], captures[n:]
+}
+
+func byInstance(captures []capture) map[string][]capture {
+	by := map[string][]capture{}
+	for _, c := range captures {
+		by[c.instance] = append(by[c.instance], c)
+	}
+	return by
 }
 
 func minTime(a, b time.Time) time.Time {
@@ -142,41 +276,29 @@ func minTime(a, b time.Time) time.Time {
 	return b
 }
 
-// window asks for what was profiled from start until end, which belongs to the next window.
-func window(ctx context.Context, server *query.Pyroscope, q Query, start, end time.Time) (profiles.Window, error) {
-	typ, _, _ := strings.Cut(q.Type, ":")
-	service := q.Selector["service_name"]
-	if service == "" {
-		service = "pyroscope" // a record of one that is not known has none at all
+// window asks for the profile of captures. They are all that begin from start until end, which belongs to the next
+// window, and that have these labels besides those of the query. Its length is what they cover, on average of the
+// instances: a step that is no multiple of theirs has one more or less of them.
+func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels map[string]string, start, end time.Time) (profiles.Window, error) {
+	typ, _, _ := strings.Cut(r.Type, ":")
+	// A record of a service that is not known has none at all.
+	w := profiles.Window{Meta: record.Meta{Service: cmp.Or(r.Selector["service_name"], "pyroscope"), Type: record.Type(typ), Labels: labels, Start: captures[0].start}}
+	selector := maps.Clone(r.Selector)
+	maps.Copy(selector, labels)
+	var covered time.Duration
+	for _, c := range captures {
+		covered += c.length
 	}
-	last := end.Add(-time.Millisecond)
-	w := profiles.Window{Meta: record.Meta{Service: service, Type: record.Type(typ), Start: start, End: end}}
+	covered /= time.Duration(len(byInstance(captures)))
+	w.End = w.Start.Add(covered)
 	var err error
-	if w.Profile, err = server.Profile(ctx, q.Type, q.Selector, start, last); err != nil || len(w.Profile.Sample) == 0 {
+	if w.Profile, err = r.server.Profile(ctx, r.Type, selector, start, end.Add(-time.Millisecond)); err != nil || len(w.Profile.Sample) == 0 {
 		return w, err
 	}
 	if err := w.Profile.CheckValid(); err != nil {
 		return w, err
 	}
-	w.Profile.TimeNanos, w.Profile.DurationNanos = start.UnixNano(), int64(end.Sub(start))
-	if !slices.Contains(levels, q.sample()) {
-		return w, nil
-	}
-	// The server adds up what several profiles found in use: the mean is what was. They are counted by the
-	// seconds that have one. The point at a time is of the second before it, both ends included.
-	points, err := server.Totals(ctx, q.Type, q.Selector, start.Add(time.Second-time.Millisecond), last, time.Second)
-	if err != nil {
-		return w, err
-	}
-	count := 0
-	for _, p := range points {
-		if !p.Time.Before(start) {
-			count++
-		}
-	}
-	if count > 1 {
-		w.Profile.Scale(1 / float64(count))
-	}
+	w.Profile.TimeNanos, w.Profile.DurationNanos = w.Start.UnixNano(), int64(covered)
 	return w, nil
 }
 

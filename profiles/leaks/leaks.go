@@ -40,14 +40,18 @@ const (
 	// among hundreds of stacks to be told from chance.
 	MinWindows = 12
 
+	// maxPoints bounds what is kept of a series, at 16 to 64 bytes each: its stacks, with those above them, and a value
+	// for each stack of each window.
+	maxPoints = 32 << 20
+
 	// goroutineBytes is what a goroutine takes at least: its first stack. What it keeps alive comes on top and
 	// is seen in the heap.
 	goroutineBytes = 2048
 
 	defaultAlpha     = 0.01
 	defaultMinGrowth = 256 << 10
-	minGoroutines    = 8 // that a stack must have gained
-	maxDismissed     = 20
+	minGoroutines    = 8  // that a stack must have gained
+	maxDismissed     = 20 // and as many undecided
 )
 
 // Options is how to look. Its zero value is the default.
@@ -59,7 +63,8 @@ type Options struct {
 	// Limit is how much memory the process may take, in bytes; 0 if that is not known.
 	Limit int64
 	// Work gives the work done in a window, such as requests, by which growth that follows the load is told
-	// apart. By default it is the bytes allocated, which memory profiles have too.
+	// apart. By default it is the bytes allocated, which memory profiles have too. A profile that tells no length
+	// is asked for from the end of the one before it, and the first such one not at all.
 	Work func(record.Meta) (float64, error)
 	// Progress, if it is not nil, is called after each window with the number of them.
 	Progress func(windows int)
@@ -82,7 +87,9 @@ func (o Options) Validate() error {
 type Report struct {
 	Processes []Process   `json:"processes"`
 	Suspects  []Suspect   `json:"suspects"`            // by bytes a minute
+	Undecided []Suspect   `json:"undecided,omitempty"` // grow as a leak does, but too few profiles tell it from chance; by Q
 	Dismissed []Dismissed `json:"dismissed,omitempty"` // grew, but not as a leak does; by their growth
+	Alpha     float64     `json:"alpha"`               // rate of false discoveries among the suspects
 	Limit     int64       `json:"limit,omitempty"`     // bytes
 	Notes     []string    `json:"notes,omitempty"`
 }
@@ -172,7 +179,7 @@ func Find(ctx context.Context, windows iter.Seq2[profiles.Window, error], o Opti
 
 // report judges all processes.
 func (r *reader) report() (*Report, error) {
-	report := &Report{Limit: r.o.Limit}
+	report := &Report{Alpha: r.o.Alpha, Limit: r.o.Limit}
 	var found []*growth
 	looked := false
 	for i, p := range r.processes {
@@ -226,6 +233,8 @@ func (r *reader) report() (*Report, error) {
 		r.sort(report, g)
 	}
 	slices.SortStableFunc(report.Suspects, func(a, b Suspect) int { return cmp.Compare(b.BytesPerMinute, a.BytesPerMinute) })
+	slices.SortStableFunc(report.Undecided, func(a, b Suspect) int { return cmp.Compare(a.Q, b.Q) })
+	report.Undecided = report.Undecided[:min(len(report.Undecided), maxDismissed)]
 	slices.SortStableFunc(report.Dismissed, func(a, b Dismissed) int { return cmp.Compare(b.Grown, a.Grown) })
 	report.Dismissed = report.Dismissed[:min(len(report.Dismissed), maxDismissed)]
 	for _, s := range report.Suspects {
@@ -237,7 +246,7 @@ func (r *reader) report() (*Report, error) {
 	return report, nil
 }
 
-// sort puts a stack that grew among the suspects or the dismissed.
+// sort puts a stack that grew among the suspects, the undecided or the dismissed.
 func (r *reader) sort(report *Report, g *growth) {
 	bytes := 1.0
 	if g.kind == Goroutine {
@@ -245,9 +254,6 @@ func (r *reader) sort(report *Report, g *growth) {
 	}
 	grown := int64(g.grown * bytes)
 	path := r.table.Path(g.node)
-	if g.reason == "" && g.q > r.o.Alpha {
-		g.reason = fmt.Sprintf("may be chance (q %.2g, above %.2g): more profiles will tell", g.q, r.o.Alpha)
-	}
 	if g.reason != "" {
 		report.Dismissed = append(report.Dismissed, Dismissed{Process: g.process, Kind: g.kind, Site: site(path), Stack: path, Grown: grown, Reason: g.reason})
 		return
@@ -259,6 +265,10 @@ func (r *reader) sort(report *Report, g *growth) {
 	}
 	if g.kind == Goroutine {
 		s.PerMinute = g.slope
+	}
+	if g.q > r.o.Alpha {
+		report.Undecided = append(report.Undecided, s)
+		return
 	}
 	report.Suspects = append(report.Suspects, s)
 }

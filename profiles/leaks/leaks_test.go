@@ -51,6 +51,74 @@ func TestTheHeaderSaysWhoAndHowMuch(t *testing.T) {
 	}
 }
 
+// TestWhatMayBeChanceIsNeitherASuspectNorDismissed has a stack that grew in 12 of 15 steps: as many do by chance
+// once in 57 times.
+func TestWhatMayBeChanceIsNeitherASuspectNorDismissed(t *testing.T) {
+	dips := map[int]bool{4: true, 8: true, 12: true}
+	value, held := int64(10<<20), []int64{}
+	for i := range 16 {
+		if value += 1 << 20; dips[i] {
+			value -= 3 << 19
+		}
+		held = append(held, value)
+	}
+	r, err := leaks.Find(t.Context(), steps(len(held), func(i int) int64 { return held[i] }), leaks.Options{})
+	if err != nil || len(r.Suspects)+len(r.Dismissed) > 0 || len(r.Undecided) != 1 {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	want := "perhaps by chance: more profiles will tell\n  1. main.hold: heap, 6"
+	if got := text.String(); !strings.Contains(got, want) || !strings.Contains(got, ", q=0.018 where a suspect has at most 0.01\n") || strings.Contains(got, "no leak found") || strings.Contains(got, "grew, but") {
+		t.Errorf("want %q and no contradiction in\n%s", want, got)
+	}
+	if r, err = leaks.Find(t.Context(), steps(len(held), func(i int) int64 { return held[i] }), leaks.Options{Alpha: 0.05}); err != nil || len(r.Suspects) != 1 {
+		t.Errorf("one in twenty by chance is allowed: %+v, %v", r, err)
+	}
+}
+
+// TestWorkTellsTheLoad has goroutines in proportion to the requests, of which nothing in their profiles tells.
+// A profile of another tool has no length: the work is asked for from the end of the one before it.
+func TestWorkTellsTheLoad(t *testing.T) {
+	requests := func(at time.Time) float64 { return 100 + at.Sub(epoch).Minutes()*20 }
+	for _, service := range []string{"shop", ""} {
+		windows := func(yield func(profiles.Window, error) bool) {
+			for i := range 30 {
+				g := newGoroutines()
+				end := epoch.Add(time.Duration(i+1) * time.Minute)
+				m := record.Meta{Service: service, Type: record.Goroutine, Start: end.Add(-time.Minute), End: end}
+				if service == "" {
+					m.Start = end
+				}
+				g.add([]string{"main.main", "main.handle"}, int64(requests(end)))
+				if !yield(profiles.Window{Profile: g.Profile, Meta: m}, nil) {
+					return
+				}
+			}
+		}
+		r, err := leaks.Find(t.Context(), windows, leaks.Options{})
+		if err != nil || len(r.Suspects) != 1 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "nothing tells the load") {
+			t.Errorf("service %q, without the work: %+v, %v", service, r, err)
+		}
+		work := func(m record.Meta) (float64, error) {
+			if m.End.Sub(m.Start) != time.Minute {
+				t.Errorf("service %q: asked for the work from %v to %v", service, m.Start, m.End)
+			}
+			return requests(m.End), nil
+		}
+		r, err = leaks.Find(t.Context(), windows, leaks.Options{Work: work})
+		if err != nil || len(r.Suspects)+len(r.Notes) > 0 || len(r.Dismissed) != 1 || r.Dismissed[0].Reason != "follows the load" {
+			t.Errorf("service %q, by the work: %+v, %v", service, r, err)
+		}
+		fails := errors.New("no such metric")
+		if _, err := leaks.Find(t.Context(), windows, leaks.Options{Work: func(record.Meta) (float64, error) { return 0, fails }}); !errors.Is(err, fails) {
+			t.Errorf("service %q: %v, want %v", service, err, fails)
+		}
+	}
+}
+
 func TestALeakIsDescribed(t *testing.T) {
 	s := planted("map", 50e3, 240, 15*time.Second)
 	quiet := 20 * time.Minute
@@ -183,9 +251,9 @@ func TestBadWindows(t *testing.T) {
 		"it takes 12":         steps(leaks.MinWindows-1, grow),
 		"it is a difference":  steps(20, func(i int) int64 { return -1 }),
 		"does not come after": spoil(func(w *profiles.Window, _ int) { w.Start, w.End = epoch, epoch }),
-		`is in "kilobytes"`:   spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Unit = "kilobytes" }),
-		"has 1 values":        spoil(func(w *profiles.Window, _ int) { w.Profile.Sample[0].Value = []int64{1} }),
-		"save heap or":        spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Type = "cpu" }),
+		`the profile of 2026-01-02T15:01:00Z: inuse_space is in "kilobytes": want bytes`: spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Unit = "kilobytes" }),
+		"has 1 values": spoil(func(w *profiles.Window, _ int) { w.Profile.Sample[0].Value = []int64{1} }),
+		"save heap or": spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Type = "cpu" }),
 		"input/output error": func(yield func(profiles.Window, error) bool) {
 			yield(profiles.Window{}, errors.New("input/output error"))
 		},

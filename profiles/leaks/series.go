@@ -19,6 +19,8 @@ type reader struct {
 	table     *stacks.Table
 	read      int
 	processes []*process
+	most      int // points and stacks to keep
+	points    int // that are kept
 }
 
 // process is what was read of one process.
@@ -50,7 +52,7 @@ type point struct {
 	value  float64
 }
 
-func newReader(o Options) *reader { return &reader{o: o, table: stacks.NewTable()} }
+func newReader(o Options) *reader { return &reader{o: o, table: stacks.NewTable(), most: maxPoints} }
 
 // process finds the process of a window by its service and its labels. Labels of a record are those of its
 // series, among which a service that runs several instances has one to tell them apart.
@@ -72,8 +74,11 @@ func (r *reader) add(w profiles.Window) error {
 		r.o.Progress(r.read)
 	}
 	kind, value, alloc, err := columns(w)
-	if err != nil || kind == "" {
-		return err
+	if err != nil {
+		return fmt.Errorf("the profile of %s: %w", w.End.UTC().Format(time.RFC3339), err)
+	}
+	if kind == "" {
+		return nil
 	}
 	p := r.process(w.Meta)
 	t := p.timelines[kind]
@@ -93,7 +98,7 @@ func (r *reader) add(w profiles.Window) error {
 	var total, allocated int64
 	for _, s := range w.Profile.Sample {
 		if len(s.Value) != len(w.Profile.SampleType) {
-			return fmt.Errorf("a sample has %d values, the profile %d sample types", len(s.Value), len(w.Profile.SampleType))
+			return fmt.Errorf("the profile of %s: a sample has %d values, the profile %d sample types", w.End.UTC().Format(time.RFC3339), len(s.Value), len(w.Profile.SampleType))
 		}
 		v := s.Value[value]
 		if v < 0 {
@@ -106,6 +111,10 @@ func (r *reader) add(w profiles.Window) error {
 			sums[nodes[len(nodes)-1]] += v
 		}
 		total += v
+	}
+	if r.points += len(sums); r.points+len(r.table.Nodes) > r.most {
+		return fmt.Errorf("%w: up to the %s profile of %s there are over %d stacks and values of them: choose fewer windows, such as one process or a shorter time",
+			record.ErrTooLarge, kind, w.End.UTC().Format(time.RFC3339), r.most)
 	}
 	reset := false
 	if alloc >= 0 {
@@ -162,8 +171,10 @@ func (r *reader) worked(p *process, t *timeline, w profiles.Window, allocated fl
 			minutes = 0
 		}
 	}
-	if r.o.Work != nil {
-		if allocated, err = r.o.Work(w.Meta); err != nil {
+	if r.o.Work != nil && minutes > 0 {
+		m := w.Meta
+		m.Start = m.End.Add(-time.Duration(minutes * float64(time.Minute)))
+		if allocated, err = r.o.Work(m); err != nil {
 			return reset, fmt.Errorf("the work of the window to %s: %w", w.End.UTC().Format(time.RFC3339), err)
 		}
 	}

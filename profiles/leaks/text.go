@@ -34,18 +34,10 @@ func (r *Report) WriteText(w io.Writer) error {
 		case !p.LimitAt.IsZero():
 			fmt.Fprintf(&b, "  at this rate, %s a minute, the limit of %s is reached by %s\n", size(p.BytesPerMinute), size(float64(r.Limit)), p.LimitAt.UTC().Format(time.DateTime+" MST"))
 		}
-		first := true
-		for n, s := range r.Suspects {
-			if s.Process != i {
-				continue
-			}
-			if first {
-				b.WriteString("\n  suspects, by bytes a minute\n")
-				first = false
-			}
-			s.write(&b, n+1, p)
-		}
-		if first {
+		suspects := writeAll(&b, "suspects, by bytes a minute", r.Suspects, i, p, func(Suspect) string { return "" })
+		undecided := writeAll(&b, "rise as a leak does, but perhaps by chance: more profiles will tell", r.Undecided, i, p,
+			func(s Suspect) string { return fmt.Sprintf(", q=%.2g where a suspect has at most %.2g", s.Q, r.Alpha) })
+		if suspects+undecided == 0 {
 			b.WriteString("  no leak found\n")
 		}
 		b.WriteString("\n")
@@ -63,7 +55,22 @@ func (r *Report) WriteText(w io.Writer) error {
 	return err
 }
 
-func (s Suspect) write(b *strings.Builder, n int, p Process) {
+// writeAll writes the stacks of one process below a title, with more behind each, and returns how many there are.
+func writeAll(b *strings.Builder, title string, all []Suspect, process int, p Process, more func(Suspect) string) (n int) {
+	for i, s := range all {
+		if s.Process != process {
+			continue
+		}
+		if n == 0 {
+			fmt.Fprintf(b, "\n  %s\n", title)
+		}
+		n++
+		s.write(b, i+1, p, more(s))
+	}
+	return n
+}
+
+func (s Suspect) write(b *strings.Builder, n int, p Process, more string) {
 	rate := fmt.Sprintf("%s/min [%s, %s]", size(s.BytesPerMinute), size(s.Low), size(s.High))
 	if s.Kind == Goroutine {
 		rate = fmt.Sprintf("%.3g goroutines/min, at least %s/min", s.PerMinute, size(s.BytesPerMinute))
@@ -72,7 +79,7 @@ func (s Suspect) write(b *strings.Builder, n int, p Process) {
 	if s.Began.Equal(p.Start) {
 		began = "since before the first profile"
 	}
-	fmt.Fprintf(b, "  %d. %s: %s, %s %s, p=%.2g\n", n, stacks.Printable(s.Site), s.Kind, rate, began, s.P)
+	fmt.Fprintf(b, "  %d. %s: %s, %s %s, p=%.2g%s\n", n, stacks.Printable(s.Site), s.Kind, rate, began, s.P, more)
 	fmt.Fprintf(b, "     %s\n", stacks.Printable(strings.Join(s.Stack, " → ")))
 }
 

@@ -1,0 +1,199 @@
+//go:build long
+
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io/fs"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.yaml.in/yaml/v4"
+)
+
+// job is the job for continuous integration that docs/ci.md shows.
+type job struct {
+	Env   map[string]string
+	Steps []struct {
+		Name, Run, Uses string
+	}
+}
+
+// readJob takes the job out of the page.
+func readJob(t *testing.T) job {
+	t.Helper()
+	page, err := os.ReadFile("../docs/ci.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, text, _ := strings.Cut(string(page), "```yaml\n")
+	text, _, _ = strings.Cut(text, "```\n")
+	var workflow struct{ Jobs map[string]job }
+	if err := yaml.Unmarshal([]byte(text), &workflow); err != nil {
+		t.Fatal(err)
+	}
+	j, ok := workflow.Jobs["gate"]
+	if !ok || len(j.Steps) < 4 {
+		t.Fatalf("docs/ci.md has no job called gate, with its steps: %+v", workflow)
+	}
+	return j
+}
+
+// TestTheJobOfThePage runs every script of the job as a runner of GitHub does, in a clone of this module: once as
+// the change is, in little time, and once with a mistake in it, for as long as the page says.
+func TestTheJobOfThePage(t *testing.T) {
+	t.Parallel()
+	j := readJob(t)
+	clone, base := cloneModule(t)
+	built := false
+	for _, tt := range []struct {
+		name string
+		env  []string // that is not the page's
+		code int
+		says string // on standard error
+	}{
+		{"no fault", []string{"TURNS=3", "LENGTH=6s", "WINDOW=1s"}, 0, ""},
+		{"a fault in the change", []string{"FAULTS_AFTER=slow-pricing"}, 1, "the gate failed: cpu:+10%@p<0.01: total changed by +"},
+	} {
+		summary := filepath.Join(t.TempDir(), "summary.md")
+		env := append(os.Environ(), "GITHUB_STEP_SUMMARY="+summary)
+		for name, value := range j.Env {
+			env = append(env, name+"="+value)
+		}
+		env = append(env, "STOREFRONT="+freeAddress(t), "INVENTORY="+freeAddress(t))
+		env = append(env, tt.env...)
+		for _, dir := range []string{"before", "after"} {
+			if err := os.RemoveAll(filepath.Join(clone, dir)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, step := range j.Steps {
+			if step.Run == "" || step.Name == "Build" && built {
+				continue
+			}
+			begun := time.Now()
+			code, output := runStep(t, clone, expand(t, step.Run, base), env)
+			t.Logf("%s: %s took %v", tt.name, step.Name, time.Since(begun).Round(time.Second))
+			built = true
+			wantCode, wantSays := 0, ""
+			if step.Name == "Judge" {
+				wantCode, wantSays = tt.code, tt.says
+			}
+			if code != wantCode || !strings.Contains(output, wantSays) {
+				table, _ := os.ReadFile(summary) // as far as there is one
+				t.Fatalf("%s: the step %s ends with %d, want %d and %q:\n%s\n%s", tt.name, step.Name, code, wantCode, wantSays, output, table)
+			}
+		}
+		if table, err := os.ReadFile(summary); err != nil || !bytes.Contains(table, []byte("workload.priceBasket")) {
+			t.Errorf("%s: the summary does not name what takes the time: %v\n%s", tt.name, err, table)
+		}
+	}
+}
+
+// expression is one of GitHub Actions.
+var expression = regexp.MustCompile(`\$\{\{ *([a-z_.]+) *\}\}`)
+
+// expand puts values into a script in place of expressions, as the runner does before it runs it.
+func expand(t *testing.T, script, base string) string {
+	t.Helper()
+	return expression.ReplaceAllStringFunc(script, func(e string) string {
+		if name := expression.FindStringSubmatch(e)[1]; name != "github.event.pull_request.base.sha" {
+			t.Fatalf("the job uses the expression %s, whose value is not known here", name)
+		}
+		return base
+	})
+}
+
+// runStep runs a script as a runner does where no shell is named, and returns its exit code and what it wrote. What
+// the script leaves running is ended.
+func runStep(t *testing.T, dir, script string, env []string) (code int, output string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "step.sh")
+	if err := os.WriteFile(file, []byte(script), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "bash", "-e", file)
+	cmd.Dir, cmd.Env = dir, env
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 10 * time.Second
+	b, err := cmd.CombinedOutput()
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		t.Fatalf("%v\n%s", err, b)
+	}
+	return cmd.ProcessState.ExitCode(), string(b)
+}
+
+// cloneModule makes a repository of this module's files as they are now, and returns its directory and its commit.
+func cloneModule(t *testing.T) (dir, commit string) {
+	t.Helper()
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir = filepath.Join(t.TempDir(), "head") // the job's other directory is beside it
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(root, path)
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dir, name)
+		switch {
+		case d.IsDir() && name != "." && (strings.HasPrefix(name, ".") || name == "bin" || name == "data"):
+			return filepath.SkipDir // what is built, cached or written by services
+		case d.IsDir():
+			return os.MkdirAll(to, 0o755)
+		case !d.Type().IsRegular():
+			return nil
+		}
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(to, b, 0o644)
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	git := func(args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), "git", args...)
+		cmd.Dir = dir
+		cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_SYSTEM="+os.DevNull,
+			"GIT_AUTHOR_NAME=test", "GIT_AUTHOR_EMAIL=test@example.com", "GIT_COMMITTER_NAME=test", "GIT_COMMITTER_EMAIL=test@example.com")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+		}
+		return strings.TrimSpace(string(out))
+	}
+	git("init", "-q")
+	git("add", "-A")
+	git("commit", "-q", "-m", "as it is")
+	return dir, git("rev-parse", "HEAD")
+}
+
+// freeAddress is one on which nobody listens.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
