@@ -34,7 +34,7 @@ type native struct {
 func TestStack(t *testing.T) {
 	p := startPipeline(t)
 	begun := time.Now()
-	load(t, p.storefront)
+	underLoad(t, p.storefront)
 
 	t.Run("trace to profile", p.traceToProfile)
 	t.Run("trace to logs and back", p.traceToLogsAndBack)
@@ -82,8 +82,8 @@ func startPipeline(t *testing.T) native {
 	return native{p, stack, s}
 }
 
-// load runs the load generator with its usual mix.
-func load(t *testing.T, target string) {
+// underLoad runs the load generator with its usual mix.
+func underLoad(t *testing.T, target string) {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), w.binary, "load", "--target", target, "--rate", "10", "--duration", loadFor.String()).CombinedOutput()
 	if err != nil {

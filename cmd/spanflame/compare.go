@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -101,6 +102,9 @@ func (f inputFlags) open(ctx context.Context, argument string, more []string, st
 			return nil, err
 		}
 	}
+	if target, err := filepath.EvalSymlinks(argument); err == nil { // of an address or a pattern there is none
+		argument = target
+	}
 	return input.Open(ctx, argument, o)
 }
 
@@ -171,6 +175,13 @@ Exits with 0 if all is well, 1 if a rule failed, and 2 if the command line or th
 	return cmd
 }
 
+// asksForSpans tells whether a label chooses which spans wall-clock profiles are of, so that they are as chosen.
+func (o compareOptions) asksForSpans() bool {
+	return slices.ContainsFunc(slices.Concat(o.labels, o.before, o.after), func(pair string) bool {
+		return strings.HasPrefix(pair, "span_scope=")
+	})
+}
+
 func (o compareOptions) run(ctx context.Context, before, after string, stdout, stderr io.Writer) error {
 	write, ok := map[string]func(*compare.Report) error{
 		"text":     func(r *compare.Report) error { return r.WriteText(stdout, o.rows) },
@@ -212,6 +223,7 @@ func (o compareOptions) run(ctx context.Context, before, after string, stdout, s
 		}
 		options.Work = work
 	}
+	options.ChildSpans = o.asksForSpans()
 	options.Progress = counter(stderr)
 	report, err := compare.Compare(ctx, sides[0], sides[1], options)
 	if err != nil {

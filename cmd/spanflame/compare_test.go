@@ -94,6 +94,35 @@ func TestCompareJudgesTwoVersions(t *testing.T) {
 	}
 }
 
+func TestCompareFollowsALinkToADirectory(t *testing.T) {
+	dir := t.TempDir()
+	saveWindows(t, dir, record.Meta{Service: "shop", Type: record.CPU}, "cpu", "nanoseconds", 2, func(int) int64 { return 1 << 20 })
+	link := filepath.Join(t.TempDir(), "latest")
+	if err := os.Symlink(filepath.Join(dir, "profiles", "shop"), link); err != nil {
+		t.Fatal(err)
+	}
+	if stdout, _, err := execute(t, "compare", link, link); err != nil || !strings.Contains(stdout, "2 windows before, 2 after") {
+		t.Errorf("%v\n%s", err, stdout)
+	}
+}
+
+func TestCompareTakesRootSpansUnlessAskedForOthers(t *testing.T) {
+	dir := t.TempDir()
+	for scope, n := range map[string]int{"root": 4, "child": 6} {
+		m := record.Meta{Service: "shop", Type: record.Wall, Labels: map[string]string{"span_scope": scope}}
+		saveWindows(t, dir, m, "wall", "nanoseconds", n, func(int) int64 { return 1 << 20 })
+	}
+	for want, args := range map[string][]string{
+		"wall, per span: 4 windows before, 4 after": nil,
+		"wall, per span: 6 windows before, 6 after": {"--label", "span_scope=child"},
+		"wall, per span: 4 windows before, 6 after": {"--before", "span_scope=root", "--after", "span_scope=child"},
+	} {
+		if stdout, _, err := execute(t, append([]string{"compare", dir, dir}, args...)...); err != nil || !strings.Contains(stdout, want) {
+			t.Errorf("%v: %v, want %q in\n%s", args, err, want, stdout)
+		}
+	}
+}
+
 func TestCompareReadsALiveService(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		st := &profile.ValueType{Type: "inuse_space", Unit: "bytes"}

@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -47,6 +48,11 @@ const (
 
 	maxStacks     = 1000 // in a report
 	maxStackDepth = 512  // functions of a stack in a report
+
+	// mostOf is the share of a change that a callee must have to explain it.
+	mostOf = 0.8
+	// maxCalls bounds the functions on the way from a change to what explains it.
+	maxCalls = 64
 )
 
 // Work returns how much work, such as requests, was done in a window: more than 0.
@@ -70,6 +76,9 @@ type Options struct {
 	// MinShare is the share of the total, of both sides together, from which functions and stacks are tested
 	// and reported: 0.001 by default.
 	MinShare float64
+	// ChildSpans compares wall-clock profiles of child spans, too. They are left out otherwise: their time is
+	// in the profiles of their roots.
+	ChildSpans bool
 	// Diff asks for Report.Diff, which takes memory for all stacks with their lines.
 	Diff bool
 	// Progress, if it is not nil, is called after each window with the side and the number of its windows.
@@ -163,7 +172,7 @@ type Metric struct {
 	// SmallestP is the least p that so many windows can give.
 	SmallestP float64  `json:"smallest_p"`
 	Total     Change   `json:"total"`
-	Functions []Change `json:"functions"` // by the size of the change
+	Functions []Change `json:"functions"` // by the size of the change, what explains one before its callers
 	Stacks    []Change `json:"stacks"`    // the first thousand: those whose change is more than chance, by its size, then others
 	// Small is how many functions are not reported because their share is too small.
 	Small int `json:"small_functions"`
@@ -180,6 +189,15 @@ type Change struct {
 	Cum   Values   `json:"cum"`             // with what it called
 
 	node int32 // of the stack
+	explained
+}
+
+// explained is what a change comes from, by which changes are ordered: where a function became slower, so did all that
+// call it, up to main, and they come after it.
+type explained struct {
+	size    float64 // of the change that explains it, its own if no callee's does
+	calls   int     // how far away that is
+	reached int     // how many changes explain that one in turn, with itself
 }
 
 // Values are both sides of one quantity, divided as Metric.Per says.
@@ -199,14 +217,17 @@ type Values struct {
 	Significant bool `json:"significant"`
 }
 
+// change is that of the means.
+func (v Values) change() float64 { return float64(v.After - v.Before) }
+
 // Significant tells whether the change is more than chance, alone or with what was called.
 func (c Change) Significant() bool { return c.Flat.Significant || c.Cum.Significant }
 
 // leaf tells whether nothing was called: both values are one.
 func (c Change) leaf() bool { return c.Flat.Before == c.Cum.Before && c.Flat.After == c.Cum.After }
 
-// size orders changes.
-func (c Change) size() float64 {
+// magnitude is how large the change is, in the metric's unit.
+func (c Change) magnitude() float64 {
 	return max(math.Abs(float64(c.Flat.Difference.Value)), math.Abs(float64(c.Cum.Difference.Value)))
 }
 
@@ -238,7 +259,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	var sides [2]*side
 	var merged [2]*profile.Profile
 	for i, windows := range []iter.Seq2[profiles.Window, error]{before, after} {
-		s := &side{name: []string{"before", "after"}[i], table: table, only: o.Metrics, progress: o.Progress}
+		s := &side{name: []string{"before", "after"}[i], table: table, only: o.Metrics, childSpans: o.ChildSpans, progress: o.Progress}
 		if o.Normalization == ByWork {
 			s.work = o.Work
 		}
@@ -252,6 +273,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 		Normalization: o.Normalization, Alpha: o.Alpha,
 		Before: sides[0].summary(), After: sides[1].summary(), table: table,
 	}
+	r.explainSpans(sides[0], sides[1])
 	pairs, err := r.pair(sides[0], sides[1], o.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
@@ -267,12 +289,12 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	for i := range r.Metrics {
 		all = append(all, r.Metrics[i].hypotheses()...)
 	}
-	adjust(all)
+	families := adjust(all)
 	for i := range r.Metrics {
 		r.Metrics[i].judge(o.Alpha)
 		r.Metrics[i].cutStacks(table)
 	}
-	r.explainPower()
+	r.explainPower(families)
 	if o.Diff {
 		if r.Diff, err = difference(merged[0], merged[1], scales); err != nil {
 			return nil, fmt.Errorf("compare: the difference as a profile: %w", err)
@@ -287,6 +309,9 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 		for w, err := range windows {
 			if err == nil {
 				err = ctx.Err()
+			}
+			if err == nil && s.leavesOut(w) {
+				continue
 			}
 			if err == nil {
 				err = s.add(w)
@@ -306,7 +331,9 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 		}
 	}
 	if err == nil && s.windows == 0 {
-		err = profiles.ErrNone
+		if err = profiles.ErrNone; s.children > 0 {
+			err = fmt.Errorf("%w but %d of child spans, which are compared by %s=%s alone", err, s.children, scopeLabel, scopeChild)
+		}
 	}
 	return merged, err
 }
@@ -369,6 +396,7 @@ type comparison struct {
 	points        [2]points
 	tested        bool
 	ranks         ranks      // if tested
+	order         []int      // the side of each window in the order of time, if sides take turns
 	dependence    dependence // of the total, if tested
 }
 
@@ -376,9 +404,10 @@ type comparison struct {
 type points struct {
 	batch    int // neighbours a point
 	divisors []float64
+	starts   []time.Time // of the first window of each
 }
 
-func newPoints(divisors []float64) points {
+func newPoints(divisors []float64, windows []window) points {
 	p := points{batch: (len(divisors) + maxPoints - 1) / maxPoints}
 	for chunk := range slices.Chunk(divisors, p.batch) {
 		sum := 0.0
@@ -387,7 +416,50 @@ func newPoints(divisors []float64) points {
 		}
 		p.divisors = append(p.divisors, sum)
 	}
+	for chunk := range slices.Chunk(windows, p.batch) {
+		p.starts = append(p.starts, chunk[0].start)
+	}
 	return p
+}
+
+// turns tells whether the sides take turns: of windows in the order of time no two of both sides overlap, and no more
+// than two in a row are of one side.
+func turns(before, after []window) bool {
+	sides := [2][]window{before, after}
+	var end time.Time
+	last, row := -1, 0
+	for len(sides[0])+len(sides[1]) > 0 {
+		i := earlier(sides, func(w window) time.Time { return w.start })
+		w := sides[i][0]
+		sides[i] = sides[i][1:]
+		if row++; i != last {
+			last, row = i, 1
+		}
+		if w.start.IsZero() || w.start.Before(end) || row > 2 {
+			return false
+		}
+		end = w.start.Add(w.length)
+	}
+	return true
+}
+
+// order is the side of each point in the order of time.
+func order(points [2]points) []int {
+	starts := [2][]time.Time{points[0].starts, points[1].starts}
+	var order []int
+	for len(starts[0])+len(starts[1]) > 0 {
+		i := earlier(starts, func(t time.Time) time.Time { return t })
+		order, starts[i] = append(order, i), starts[i][1:]
+	}
+	return order
+}
+
+// earlier is the series of which the first is not after that of the other. One of them is not empty.
+func earlier[T any](series [2][]T, start func(T) time.Time) int {
+	if len(series[0]) == 0 || len(series[1]) > 0 && start(series[1][0]).Before(start(series[0][0])) {
+		return 1
+	}
+	return 0
 }
 
 // values are the normalised values of a series, a point each.
@@ -409,11 +481,14 @@ func (c *comparison) metric(r *Report) Metric {
 		for _, v := range d {
 			c.divisors[i] += v
 		}
-		c.points[i] = newPoints(d)
+		c.points[i] = newPoints(d, [][]window{b.windows, a.windows}[i])
 	}
 	if c.tested = min(len(b.windows), len(a.windows)) >= minWindows; c.tested {
 		c.ranks = newRanks(len(c.points[0].divisors), len(c.points[1].divisors))
-		c.dependence = newDependence(c.points[0].values(b.total), c.points[1].values(a.total), totalCaution)
+		if turns(b.windows, a.windows) {
+			c.order = order(c.points)
+		}
+		c.dependence = newDependence(c.points[0].values(b.total), c.points[1].values(a.total), c.order, totalCaution)
 	}
 	m := Metric{
 		Name: b.name, Unit: b.unit, Per: per, Tested: c.tested,
@@ -427,8 +502,8 @@ func (c *comparison) metric(r *Report) Metric {
 	m.Total = Change{Name: "total", Flat: total, Cum: total}
 	c.total = float64(total.Before + total.After)
 
-	n := int32(len(c.table.Names))
-	for id := range n {
+	functions := map[int32]int{} // where each is in m.Functions
+	for id := range int32(len(c.table.Names)) {
 		cb, ca := at(b.cum, id), at(a.cum, id)
 		if len(cb)+len(ca) == 0 {
 			continue
@@ -439,6 +514,7 @@ func (c *comparison) metric(r *Report) Metric {
 		}
 		change := c.change(at(b.flat, id), at(a.flat, id), cb, ca)
 		change.Name = c.table.Names[id]
+		functions[id] = len(m.Functions)
 		m.Functions = append(m.Functions, change)
 	}
 	for id := range int32(len(c.table.Nodes)) {
@@ -448,11 +524,85 @@ func (c *comparison) metric(r *Report) Metric {
 			m.Stacks = append(m.Stacks, change)
 		}
 	}
-	for _, changes := range [][]Change{m.Functions, m.Stacks} {
-		slices.SortStableFunc(changes, func(x, y Change) int { return cmp.Compare(y.size(), x.size()) })
-	}
+	c.explain(&m, functions)
 	m.Flame = c.flame(m.Total.Cum)
 	return m
+}
+
+// explain finds what the changes of functions and stacks come from, and orders them by that. The index of each function
+// in m.Functions is given, and m.Stacks are in the order of their nodes.
+func (c *comparison) explain(m *Metric, functions map[int32]int) {
+	byStack, byFunction := newExplanation(m.Stacks), newExplanation(m.Functions)
+	stackOf := map[int32]int{}
+	calls := map[[2]int]float64{} // change of a function when called by another
+	for i := range m.Stacks {
+		node := m.Stacks[i].node
+		stackOf[node] = i
+		caller := c.table.Nodes[node].Parent
+		if caller == stacks.Root {
+			continue
+		}
+		change := m.Stacks[i].Cum.change()
+		byStack.add(stackOf[caller], i, change) // a caller is as large, so that it is there
+		calls[[2]int{functions[c.table.Nodes[caller].Function], functions[c.table.Nodes[node].Function]}] += change
+	}
+	for _, call := range slices.SortedFunc(maps.Keys(calls), func(a, b [2]int) int { return slices.Compare(a[:], b[:]) }) {
+		byFunction.add(call[0], call[1], calls[call])
+	}
+	byStack.order()
+	byFunction.order()
+}
+
+// explanation leads from changes to those of callees that have most of them.
+type explanation struct {
+	changes []Change
+	callees [][]int // of each change
+}
+
+func newExplanation(changes []Change) explanation {
+	return explanation{changes, make([][]int, len(changes))}
+}
+
+// add says how much of a caller's change is in its calls of a callee.
+func (e explanation) add(caller, callee int, change float64) {
+	if change/e.changes[caller].Cum.change() >= mostOf {
+		e.callees[caller] = append(e.callees[caller], callee)
+	}
+}
+
+// order sorts the changes by what explains them, and those that one change explains from there up. That is the one from
+// which the fewest others are reached: none, but where functions call each other.
+func (e explanation) order() {
+	reached := make([]int, len(e.changes))
+	for i := range e.changes {
+		reached[i] = len(e.reach(i))
+	}
+	for i := range e.changes {
+		for _, r := range e.reach(i) {
+			if origin := &e.changes[i].explained; r.calls == 0 || reached[r.change] < origin.reached {
+				*origin = explained{e.changes[r.change].magnitude(), r.calls, reached[r.change]}
+			}
+		}
+	}
+	slices.SortStableFunc(e.changes, func(x, y Change) int {
+		return cmp.Or(cmp.Compare(y.size, x.size), cmp.Compare(x.calls, y.calls), cmp.Compare(x.magnitude(), y.magnitude()))
+	})
+}
+
+// callee is a change that is reached from another.
+type callee struct{ change, calls int }
+
+// reach is a change itself, and those of callees that explain it, the nearest first.
+func (e explanation) reach(change int) []callee {
+	all := []callee{{change, 0}}
+	for i := 0; i < len(all) && len(all) < maxCalls; i++ {
+		for _, next := range e.callees[all[i].change] {
+			if !slices.ContainsFunc(all, func(c callee) bool { return c.change == next }) {
+				all = append(all, callee{next, all[i].calls + 1})
+			}
+		}
+	}
+	return all
 }
 
 // divide says what the windows of both sides are divided by.
@@ -538,10 +688,13 @@ func (c *comparison) values(before, after series) Values {
 	v := Values{Before: Number(b), After: Number(a), P: 1, Q: 1}
 	if c.tested {
 		vb, va := c.points[0].values(before), c.points[1].values(after)
-		widen, confidence := math.Sqrt(c.dependence.inflation(vb, va)), 1-c.options.Alpha
-		r := c.ranks.test(vb, va, widen, confidence)
+		d := doubt{math.Sqrt(c.dependence.inflation(vb, va, c.order)), max(c.before.grain, c.after.grain)}
+		confidence := 1 - c.options.Alpha
+		r := c.ranks.test(vb, va, confidence)
 		if b > 0 && a > 0 && r.sparse() {
-			r = r.byMeans(newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors), widen, confidence)
+			r = r.byMeans(newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors), d, confidence)
+		} else {
+			r = c.ranks.widened(r, vb, va, d, confidence)
 		}
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
 		return v
@@ -613,28 +766,30 @@ func (m *Metric) cutStacks(t *stacks.Table) {
 	}
 }
 
-// explainPower says where the number of windows forbids an answer.
-func (r *Report) explainPower() {
+// explainSpans says which spans wall-clock profiles are of, where that may surprise.
+func (r *Report) explainSpans(before, after *side) {
+	if n := before.children + after.children; n > 0 {
+		r.Notes = append(r.Notes, fmt.Sprintf("wall: %d profiles of child spans are left out, since their time is in those of their roots; %s=%s chooses them", n, scopeLabel, scopeChild))
+	}
+	if before.unscoped || after.unscoped {
+		r.Notes = append(r.Notes, fmt.Sprintf("wall: not all profiles say whether they are of root or of child spans; where they are of both, time counts twice: choose %s=%q", scopeLabel, scopeRoot))
+	}
+}
+
+// explainPower says where the number of windows forbids an answer. Families are the numbers of tests in each.
+func (r *Report) explainPower(families map[int]float64) {
 	for _, m := range r.Metrics {
 		n := fmt.Sprintf("%s: %d windows before and %d after", m.Name, m.WindowsBefore, m.WindowsAfter)
 		if !m.Tested {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s: whether the differences are more than chance is unknown; it takes %d a side to tell", n, minWindows))
 			continue
 		}
-		families := 1.0
-		if len(m.Functions) > 0 {
-			families++
-		}
-		if len(m.Stacks) > 0 {
-			families++
-		}
-		least := m.SmallestP
-		tests := 2 * float64(len(m.Functions))
+		least := m.SmallestP * float64(len(families))
 		switch {
-		case least*families*float64(len(r.Metrics)) > r.Alpha:
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: the smallest p that so few can give is %.2g, so that only a change of nearly everything can be significant once it is corrected for the number of tests; take more windows", n, least))
-		case least*families*tests > r.Alpha:
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: the smallest p that so few can give is %.2g: a change of a single function among %d is not found; take more windows", n, least, len(m.Functions)))
+		case least*families[familyTotals] > r.Alpha:
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: the smallest p that so few can give is %.2g; corrected for the number of tests, only where nearly everything changes is that more than chance; take more windows", n, m.SmallestP))
+		case least*families[familyFunctions] > r.Alpha:
+			r.Notes = append(r.Notes, fmt.Sprintf("%s: the smallest p that so few can give is %.2g; corrected for the number of tests, the change of a function that alone changes among %d is not told from chance; take more windows", n, m.SmallestP, len(m.Functions)))
 		}
 	}
 }

@@ -250,6 +250,93 @@ func TestLevelsAreNotDivided(t *testing.T) {
 	}
 }
 
+// TestALevelIsAsCoarseAsItsThings: an object that is sampled once stays in use in window after window, and is no more
+// certain for that.
+func TestALevelIsAsCoarseAsItsThings(t *testing.T) {
+	const sample = 512 << 10
+	heap := func(samples int64) iter.Seq2[profiles.Window, error] {
+		var windows []profiles.Window
+		for i := range 20 {
+			w := cpu(map[string]float64{"main;cache": 1, "main;rest": 1})
+			w.Type = record.Memory
+			w.Profile.SampleType = []*profile.ValueType{{Type: "inuse_space", Unit: "bytes"}}
+			w.Profile.PeriodType, w.Profile.Period = &profile.ValueType{Type: "space", Unit: "bytes"}, sample
+			for _, s := range w.Profile.Sample {
+				s.Value[0] = sample * (40 + int64(i)%3)
+				if s.Location[0].Line[0].Function.Name == "cache" {
+					s.Value[0] = sample * samples
+				}
+			}
+			windows = append(windows, w)
+		}
+		return sequence(windows...)
+	}
+	for _, tt := range []struct {
+		before, after int64
+		want          bool
+	}{
+		{0, 1, false}, {1, 0, false}, {3, 4, false}, {20, 25, false}, {20, 80, true}, {0, 40, true}, {40, 0, true},
+	} {
+		m := mustCompare(t, heap(tt.before), heap(tt.after), compare.Options{}).Metrics[0]
+		if c := function(t, m, "cache"); c.Significant() != tt.want {
+			t.Errorf("from %d samples to %d: %+v, want that this is more than chance: %v", tt.before, tt.after, c.Cum, tt.want)
+		}
+	}
+}
+
+func TestChildSpansAreLeftOut(t *testing.T) {
+	span := func(scope string, seconds float64) profiles.Window {
+		w := cpu(map[string]float64{"span": seconds})
+		w.Type, w.Profile.SampleType[0].Type = record.Wall, "wall"
+		if scope != "" {
+			w.Labels = map[string]string{"span_scope": scope}
+		}
+		return w
+	}
+	both := func() iter.Seq2[profiles.Window, error] {
+		return sequence(span("child", 1), span("root", 3), span("child", 1))
+	}
+	r := mustCompare(t, both(), both(), compare.Options{Diff: true})
+	if m := r.Metrics[0]; m.WindowsBefore != 1 || m.Total.Cum.Before != 3e9 || len(r.Notes) == 0 || !strings.Contains(r.Notes[0], "4 profiles of child spans are left out") {
+		t.Errorf("%d windows with %v, and the notes %q; want the roots alone and a note", m.WindowsBefore, m.Total.Cum.Before, r.Notes)
+	}
+	r = mustCompare(t, both(), both(), compare.Options{ChildSpans: true})
+	if m := r.Metrics[0]; m.WindowsBefore != 3 || m.RawBefore != 5e9 {
+		t.Errorf("%d windows with %v, want children too", m.WindowsBefore, m.RawBefore)
+	}
+	_, err := compare.Compare(t.Context(), sequence(span("child", 1)), both(), compare.Options{})
+	if !errors.Is(err, profiles.ErrNone) || !strings.Contains(err.Error(), "but 1 of child spans") {
+		t.Errorf("of child spans alone: %v", err)
+	}
+	r = mustCompare(t, sequence(span("", 1)), sequence(span("", 1)), compare.Options{})
+	if !strings.Contains(strings.Join(r.Notes, " "), "time counts twice") {
+		t.Errorf("the notes %q say nothing of spans that are not known", r.Notes)
+	}
+}
+
+// TestWhatExplainsAChangeComesFirst has a function that is slower, its callers, of which two call each other, and one
+// that changed less.
+func TestWhatExplainsAChangeComesFirst(t *testing.T) {
+	run := func(slow, other float64) iter.Seq2[profiles.Window, error] {
+		var windows []profiles.Window
+		for i := range 12 {
+			noise := 0.01 * float64(i*5%12)
+			windows = append(windows, cpu(map[string]float64{
+				"main;serve;wrap;serve;handle;slow": slow + noise, "main;serve;wrap;serve;handle": 1 + noise, "main;other": other + noise, "main": 2 - noise,
+			}))
+		}
+		return sequence(windows...)
+	}
+	m := mustCompare(t, run(1, 1), run(3, 1.3), compare.Options{}).Metrics[0]
+	got := names(m.Top(6))
+	if want := []string{"slow", "handle", "serve", "wrap", "main", "other"}; !slices.Equal(got, want) {
+		t.Errorf("the functions are in the order %v, want %v", got, want)
+	}
+	if got := m.Stacks[0].Stack; got[len(got)-1] != "slow" {
+		t.Errorf("the first stack is %v, want that of slow", got)
+	}
+}
+
 func TestFunctionsAreMatchedAcrossBuilds(t *testing.T) {
 	before := cpu(map[string]float64{"main.main;example.com/old/cart.(*Cart).Price": 2, "main.main;main.sort[go.shape.[]int,go.shape.string]": 2, "main.main;main.compute;main.leaf": 3, "main.main;main.both": 1})
 	after := cpu(map[string]float64{"main.main;example.com/new/basket.(*Cart).Price": 2, "main.main;main.sort[...]": 2, "main.main;main.calculate;main.leaf": 3, "main.main;main.both": 1})

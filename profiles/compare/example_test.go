@@ -23,8 +23,8 @@ func ExampleCompare() {
 	}
 	fmt.Println(report.Notes[0])
 	// Output:
-	// main 800ms/s 900ms/s +12.5 %
 	// parse 200ms/s 300ms/s +50.0 %
+	// main 800ms/s 900ms/s +12.5 %
 	// cpu: 1 windows before and 1 after: whether the differences are more than chance is unknown; it takes 4 a side to tell
 }
 

@@ -42,6 +42,7 @@ type measure struct {
 	name, unit  string
 	sample      string // the sample type's own name
 	wall, level bool
+	grain       float64 // of a level: what it consists of, such as bytes a sample of the heap
 	windows     []window
 	total       series
 	flat, cum   []series // by function
@@ -57,9 +58,36 @@ type side struct {
 	measures []*measure
 	services []string
 	windows  int
-	start    time.Time
-	end      time.Time
-	progress func(side string, windows int)
+	// childSpans wants wall-clock profiles of child spans, of which children were left out otherwise. Of
+	// unscoped ones it is not known what they are of.
+	childSpans bool
+	children   int
+	unscoped   bool
+	start      time.Time
+	end        time.Time
+	progress   func(side string, windows int)
+}
+
+// The label by which the agent tells wall-clock profiles of local root spans from those of their children.
+const (
+	scopeLabel = "span_scope"
+	scopeRoot  = "root"
+	scopeChild = "child"
+)
+
+// leavesOut tells whether a window is not wanted, and counts it.
+func (s *side) leavesOut(w profiles.Window) bool {
+	if w.Type != record.Wall || s.childSpans {
+		return false
+	}
+	switch w.Labels[scopeLabel] {
+	case scopeChild:
+		s.children++
+		return true
+	case "":
+		s.unscoped = s.unscoped || w.Service != ""
+	}
+	return false
 }
 
 // add reduces one window.
@@ -148,6 +176,21 @@ func isLevel(sample string) bool {
 	return strings.HasPrefix(sample, "inuse_") || slices.Contains([]string{"goroutine", "goroutines", "goroutineleak", "threadcreate"}, sample)
 }
 
+// heapRate is how many bytes a sample of Go's heap profile is of, unless the profile says otherwise.
+const heapRate = 512 << 10
+
+// grain is how large the things are that a level consists of: of memory, of which the heap profile has a sample every so
+// many bytes, that many; else one.
+func grain(p *profile.Profile, unit string) float64 {
+	switch {
+	case p.PeriodType != nil && p.PeriodType.Unit == unit:
+		return max(1, float64(p.Period))
+	case unit == "bytes":
+		return heapRate
+	}
+	return 1
+}
+
 // spans counts the spans that a wall profile is of.
 func spans(p *profile.Profile) int {
 	ids := map[string]bool{}
@@ -218,6 +261,9 @@ func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 	for i, m := range wanted {
 		if m == nil {
 			continue
+		}
+		if m.level {
+			m.grain = max(m.grain, grain(p, m.unit))
 		}
 		n := int32(len(m.windows))
 		m.windows = append(m.windows, win)

@@ -55,30 +55,55 @@ func (s service) name(i int) string { return fmt.Sprintf("example.com/shop.work%
 func (s service) run(rng *rand.Rand) iter.Seq2[profiles.Window, error] {
 	return func(yield func(profiles.Window, error) bool) {
 		functions, locations := s.code()
-		drift := rng.NormFloat64()
-		start := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+		start, load := begin, s.drift(rng)
 		for range s.windows {
-			drift = s.memory*drift + math.Sqrt(1-s.memory*s.memory)*rng.NormFloat64()
-			load := (1 + s.loadUp) * max(0.1, 1+s.noise*drift)
-			p := cpuProfile(functions, locations)
-			p.TimeNanos, p.DurationNanos = start.UnixNano(), int64(windowLength)
-			for i, share := range s.shares {
-				if i == s.slower {
-					share *= 1 + s.slowed
-				}
-				mean := share * s.cores * load * windowLength.Seconds() * hertz
-				samples := int64(distuv.Poisson{Lambda: mean, Src: rng}.Rand())
-				if samples > 0 {
-					p.Sample = append(p.Sample, &profile.Sample{Location: s.stack(i, locations), Value: []int64{samples, samples * 1e9 / hertz}})
-				}
-			}
-			w := profiles.Window{Profile: p, Meta: record.Meta{Service: "shop", Type: record.CPU, Start: start, End: start.Add(windowLength)}}
-			if !yield(w, nil) {
+			if !yield(s.window(start, load(), functions, locations, rng), nil) {
 				return
 			}
 			start = start.Add(windowLength)
 		}
 	}
+}
+
+// takeTurns returns the windows of two services that run in turns and have their load in common.
+func takeTurns(before, after service, rng *rand.Rand) (windows [2][]profiles.Window) {
+	functions, locations := before.code()
+	start, load := begin, before.drift(rng)
+	for range before.windows {
+		for side, s := range []service{before, after} {
+			windows[side] = append(windows[side], s.window(start, load(), functions, locations, rng))
+			start = start.Add(windowLength)
+		}
+	}
+	return windows
+}
+
+// begin is when the first window does.
+var begin = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+
+// drift returns a function that gives the load of each window in turn.
+func (s service) drift(rng *rand.Rand) func() float64 {
+	drift := rng.NormFloat64()
+	return func() float64 {
+		drift = s.memory*drift + math.Sqrt(1-s.memory*s.memory)*rng.NormFloat64()
+		return (1 + s.loadUp) * max(0.1, 1+s.noise*drift)
+	}
+}
+
+func (s service) window(start time.Time, load float64, functions []*profile.Function, locations []*profile.Location, rng *rand.Rand) profiles.Window {
+	p := cpuProfile(functions, locations)
+	p.TimeNanos, p.DurationNanos = start.UnixNano(), int64(windowLength)
+	for i, share := range s.shares {
+		if i == s.slower {
+			share *= 1 + s.slowed
+		}
+		mean := share * s.cores * load * windowLength.Seconds() * hertz
+		samples := int64(distuv.Poisson{Lambda: mean, Src: rng}.Rand())
+		if samples > 0 {
+			p.Sample = append(p.Sample, &profile.Sample{Location: s.stack(i, locations), Value: []int64{samples, samples * 1e9 / hertz}})
+		}
+	}
+	return profiles.Window{Profile: p, Meta: record.Meta{Service: "shop", Type: record.CPU, Start: start, End: start.Add(windowLength)}}
 }
 
 func (s service) code() ([]*profile.Function, []*profile.Location) {

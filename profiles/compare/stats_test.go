@@ -4,7 +4,9 @@ import (
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/aclements/go-moremath/stats"
 )
@@ -47,17 +49,17 @@ func TestMannWhitney(t *testing.T) {
 
 func TestEstimates(t *testing.T) {
 	before, after := []float64{10, 11, 12, 13, 14}, []float64{20, 22, 24, 26, 28}
-	r := newRanks(5, 5).test(before, after, 1, 0.95)
+	r := newRanks(5, 5).test(before, after, 0.95)
 	if r.ratio.Value != 2 || !(r.ratio.Low > 1 && r.ratio.Low < 2 && r.ratio.High > 2) {
 		t.Errorf("ratio %+v, want 2 and an interval around it", r.ratio)
 	}
 	if r.difference.Value != 12 || r.difference.Low > 12 || r.difference.High < 12 {
 		t.Errorf("difference %+v, want 12 and an interval around it", r.difference)
 	}
-	if r := newRanks(2, 2).test([]float64{1, 2}, []float64{3, 4}, 1, 0.95); !math.IsInf(float64(r.ratio.High), 1) || r.p < 0.3 {
+	if r := newRanks(2, 2).test([]float64{1, 2}, []float64{3, 4}, 0.95); !math.IsInf(float64(r.ratio.High), 1) || r.p < 0.3 {
 		t.Errorf("of two windows a side: %+v, want an interval without bounds", r)
 	}
-	if r := newRanks(4, 4).test([]float64{0, 0, 0, 0}, []float64{1, 2, 3, 4}, 1, 0.95); !math.IsInf(float64(r.ratio.Value), 1) {
+	if r := newRanks(4, 4).test([]float64{0, 0, 0, 0}, []float64{1, 2, 3, 4}, 0.95); !math.IsInf(float64(r.ratio.Value), 1) {
 		t.Errorf("from nothing to something the ratio is %v, want infinite", r.ratio.Value)
 	}
 }
@@ -67,11 +69,11 @@ func TestSparse(t *testing.T) {
 	before := []float64{300, 320, 310, 0, 330, 290, 310, 300, 320, 310}
 	after := []float64{0, 0, 80, 0, 0, 90, 0, 70, 0, 0}
 	ones := slices.Repeat([]float64{1}, 10)
-	r := newRanks(10, 10).test(before, after, 1, 0.95)
+	r := newRanks(10, 10).test(before, after, 0.95)
 	if !r.sparse() {
 		t.Fatalf("%+v is not sparse", r)
 	}
-	r = r.byMeans(newMean(before, ones), newMean(after, ones), 1, 0.95)
+	r = r.byMeans(newMean(before, ones), newMean(after, ones), doubt{widen: 1}, 0.95)
 	if want := 24.0 / 279; math.Abs(float64(r.ratio.Value)-want) > 1e-12 || !(float64(r.ratio.Low) < want && float64(r.ratio.High) > want && r.ratio.High < 0.25) {
 		t.Errorf("ratio %+v, want the means' %.3g within a short interval", r.ratio, want)
 	}
@@ -82,7 +84,7 @@ func TestSparse(t *testing.T) {
 	// A mean that may be nothing bounds no quotient.
 	few := []float64{0, 0, 0, 0, 0, 0, 0, 0, 10, 20}
 	many := []float64{90, 100, 110, 100, 0, 100, 95, 105, 100, 100}
-	r = newRanks(10, 10).test(few, many, 1, 0.95).byMeans(newMean(few, ones), newMean(many, ones), 1, 0.95)
+	r = newRanks(10, 10).test(few, many, 0.95).byMeans(newMean(few, ones), newMean(many, ones), doubt{widen: 1}, 0.95)
 	if r.ratio.Low <= 1 || !math.IsInf(float64(r.ratio.High), 1) {
 		t.Errorf("from next to nothing, the ratio is %+v, want a bound below alone", r.ratio)
 	}
@@ -100,7 +102,7 @@ func TestMeansAgreeWithAnotherWelch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ones := slices.Repeat([]float64{1}, 8)
-	r := result{}.byMeans(newMean(before, ones[:6]), newMean(after, ones), 1, 0.95)
+	r := result{}.byMeans(newMean(before, ones[:6]), newMean(after, ones), doubt{widen: 1}, 0.95)
 	if math.Abs(r.p-want.P) > 1e-9 {
 		t.Errorf("p is %g, want %g", r.p, want.P)
 	}
@@ -130,11 +132,14 @@ func TestTheIntervalAgreesWithTheTest(t *testing.T) {
 		if means[0].value == 0 || means[1].value == 0 {
 			continue
 		}
-		widen := 1 + rng.Float64()
-		r := newRanks(len(sides[0]), len(sides[1])).test(sides[0], sides[1], widen, 1-alpha)
+		d := doubt{1 + rng.Float64(), float64(rng.IntN(2)) * rng.Float64()}
+		ranks := newRanks(len(sides[0]), len(sides[1]))
+		r := ranks.test(sides[0], sides[1], 1-alpha)
 		if r.sparse() {
 			sparse++
-			r = r.byMeans(means[0], means[1], widen, 1-alpha)
+			r = r.byMeans(means[0], means[1], d, 1-alpha)
+		} else {
+			r = ranks.widened(r, sides[0], sides[1], d, 1-alpha)
 		}
 		if r.p > alpha {
 			continue
@@ -158,15 +163,107 @@ func TestWindowsThatDependOnEachOtherCountForFewer(t *testing.T) {
 		slow[i] = 100 + 10*math.Sin(float64(i)/4)
 		quick[i] = 100 + 10*float64(i%2)
 	}
-	if f := newDependence(slow, slow, 0).inflation(slow, slow); f < 3 {
+	if f := newDependence(slow, slow, nil, 0).inflation(slow, slow, nil); f < 3 {
 		t.Errorf("a series that drifts raises the variance %.1f-fold, want much", f)
 	}
-	if f := newDependence(quick, quick, 0).inflation(quick, quick); f != 1 {
+	if f := newDependence(quick, quick, nil, 0).inflation(quick, quick, nil); f != 1 {
 		t.Errorf("a series that alternates raises the variance %.1f-fold, want 1", f)
 	}
 	short := slow[:minForCorrelation-1]
-	if f := newDependence(short, short, totalCaution).inflation(short, short); f != 1 {
+	if f := newDependence(short, short, nil, totalCaution).inflation(short, short, nil); f != 1 {
 		t.Errorf("a short series raises the variance %.1f-fold, want 1", f)
+	}
+}
+
+// TestALargeChangeIsNotBoundedByTheRanks: eight windows a side that depend on each other tell a doubled value.
+func TestALargeChangeIsNotBoundedByTheRanks(t *testing.T) {
+	before := []float64{100, 104, 98, 101, 97, 103, 99, 102}
+	after := make([]float64, len(before))
+	for i, v := range before {
+		after[i] = 2 * v
+	}
+	rs := newRanks(8, 8)
+	plain := rs.test(before, after, 0.95)
+	wide := rs.widened(plain, before, after, doubt{widen: 1.5}, 0.95)
+	if wide.p != plain.p {
+		t.Errorf("p is %g with doubt and %g without, want the ranks' own", wide.p, plain.p)
+	}
+	if wide.ratio.Low >= plain.ratio.Low || wide.ratio.High <= plain.ratio.High || wide.ratio.Low < 1.5 {
+		t.Errorf("the interval %+v with doubt, %+v without; want a wider one, far from no change", wide.ratio, plain.ratio)
+	}
+	if coarse := rs.widened(plain, before, after, doubt{widen: 1, grain: 100}, 0.95); coarse.p < 0.3 || coarse.difference.Low > 0 {
+		t.Errorf("from one thing to two, p is %g and the difference %+v", coarse.p, coarse.difference)
+	}
+	equal, twice := []float64{1, 1, 1, 1, 1, 1, 1, 2}, []float64{4, 4, 4, 4, 4, 4, 4, 4}
+	if same := rs.test(equal, twice, 0.95); rs.widened(same, equal, twice, doubt{widen: 2}, 0.95).p != same.p {
+		t.Errorf("of values that are equal, p is %g, want the ranks' own %g", rs.widened(same, equal, twice, doubt{widen: 2}, 0.95).p, same.p)
+	}
+	if short := newRanks(4, 4).test(before[:4], after[:4], 0.99); !math.IsInf(float64(short.ratio.High), 1) {
+		t.Errorf("four windows a side have the interval %+v of 99 %%, want none", short.ratio)
+	} else if wide := newRanks(4, 4).widened(short, before[:4], after[:4], doubt{widen: 1, grain: 1}, 0.99); math.IsNaN(float64(wide.ratio.Low)) || !math.IsInf(float64(wide.ratio.High), 1) {
+		t.Errorf("with doubt it is %+v, want none either", wide.ratio)
+	}
+}
+
+// TestTurns has windows of a minute, by the side that each minute is of.
+func TestTurns(t *testing.T) {
+	minutes := func(sides string, length time.Duration) (windows [2][]window) {
+		start := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+		for i, side := range sides {
+			s := strings.IndexRune("BA", side)
+			windows[s] = append(windows[s], window{start: start.Add(time.Duration(i) * time.Minute), length: length})
+		}
+		return windows
+	}
+	for sides, want := range map[string]bool{"BABABABA": true, "ABBAABBA": true, "BBAABA": true, "BBBAAA": false, "BABABAAA": false, "BBBBAAAA": false} {
+		w := minutes(sides, time.Minute)
+		if turns(w[0], w[1]) != want {
+			t.Errorf("%s: turns is %v, want %v", sides, !want, want)
+		}
+		var got strings.Builder
+		for _, side := range order([2]points{newPoints(make([]float64, len(w[0])), w[0]), newPoints(make([]float64, len(w[1])), w[1])}) {
+			got.WriteByte("BA"[side])
+		}
+		if got.String() != sides {
+			t.Errorf("the order is %s, want %s", &got, sides)
+		}
+	}
+	if w := minutes("BABABABA", 2*time.Minute); turns(w[0], w[1]) {
+		t.Error("windows of two instances at a time take turns")
+	}
+	if w := minutes("BABA", time.Minute); turns(append(w[0], window{}), append(w[1], window{})) {
+		t.Error("windows without a time take turns")
+	}
+}
+
+// TestADriftThatBothSidesShareDoesNotCount has a load that drifts while sides take turns, and sides that drift apart.
+func TestADriftThatBothSidesShareDoesNotCount(t *testing.T) {
+	rng := rand.New(rand.NewPCG(7, 8))
+	var shared, own [2][]float64
+	var order []int
+	walk := func(v *float64) float64 {
+		*v = 0.95**v + 0.3*rng.NormFloat64()
+		return 100 + *v
+	}
+	var load, mine [2]float64
+	for range 30 {
+		for side := range 2 {
+			order = append(order, side)
+			shared[side] = append(shared[side], walk(&load[0]))
+			own[side] = append(own[side], walk(&mine[side]))
+		}
+	}
+	inflation := func(sides [2][]float64, order []int) float64 {
+		return newDependence(sides[0], sides[1], order, totalCaution).inflation(sides[0], sides[1], order)
+	}
+	if f := inflation(shared, order); f > 1.5 {
+		t.Errorf("a drift that both share raises the variance %.1f-fold", f)
+	}
+	if f := inflation(shared, nil); f < 3 {
+		t.Errorf("a drift raises the variance %.1f-fold where sides do not take turns, want much", f)
+	}
+	if f := inflation(own, order); f < 3 {
+		t.Errorf("a drift of each side's own raises the variance %.1f-fold, want much", f)
 	}
 }
 

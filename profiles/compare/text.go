@@ -88,8 +88,8 @@ func (m Metric) heading() string {
 	return fmt.Sprintf("%s%s: %d windows before, %d after", m.Name, per, m.WindowsBefore, m.WindowsAfter)
 }
 
-// Top are the functions to show first: those whose change is more than chance, then the others, each by the
-// size of the change; at most n.
+// Top are the functions to show first: those whose change is more than chance, then the others, each as they are in
+// Functions; at most n.
 func (m Metric) Top(n int) []Change {
 	top := slices.Clone(m.Functions)
 	slices.SortStableFunc(top, func(a, b Change) int {
