@@ -175,7 +175,7 @@ func (b *browser) until(condition string) {
 			return err
 		}
 		if !ok {
-			return fmt.Errorf("not so on a page that says %q", eval[string](b, "document.body.innerText.slice(0, 2000)"))
+			return fmt.Errorf("not so on a page that says %q", eval[string](b, "document.body?.innerText.slice(0, 2000) ?? ''"))
 		}
 		return nil
 	})
@@ -242,7 +242,12 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	b.tab(".zoomed a")
 	b.enter("Flame graph of GET /load/lock")
 
-	// The same in pprof, and back.
+	// The same in pprof, and back, without a stop at each frame.
+	b.tab(`a.skip.here`)
+	b.do(chromedp.KeyEvent(kb.Enter), chromedp.KeyEvent(kb.Tab))
+	if eval[bool](b, `document.activeElement.closest(".flame") != null`) {
+		t.Error("the link to skip the frames leads into them")
+	}
 	b.tab(`a.button[href$="/flamegraph"]`)
 	b.enter("back to the trace")
 	b.until(`[...document.querySelectorAll("#stack-chart *")].some(e => e.textContent.includes("contendedLock"))`)
@@ -275,8 +280,25 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	b.tab(`button`)
 	b.enter("Where it differs most")
 	b.says("workload.(*contendedLock).wait", "[waiting: sleep]")
+	b.picture("difference", "header.site", "svg.flame")
+	b.tab(`.flame a[aria-label*="contendedLock"]`)
+	b.enter("Zoomed to")
 	b.tab(`a.button`)
 	b.enter("back to the comparison")
+
+	// Two spans of a name compared, without typing anything.
+	b.open(v.directory + "/compare")
+	b.tab(`a[href^="/compare?a="]`)
+	b.enter("Say which span is the one after")
+	b.tab(`a[href*="&b="]`)
+	b.enter("Where it differs most")
+
+	// A service's own profiles, and one of them alone.
+	b.open(v.directory + "/profiles?service=storefront&type=cpu")
+	b.tab(`.flame a[aria-label*="priceBasket"]`)
+	b.enter("Zoomed to")
+	b.tab(`section[aria-labelledby="windows"] a`)
+	b.enter("1 window from")
 
 	for path, text := range map[string]string{"/names": "GET /load/lock", "/memory?service=storefront": "an hour"} {
 		b.open(v.directory + path)
@@ -303,7 +325,7 @@ func TestBrowserDarkAndNarrow(t *testing.T) {
 	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 360, Height: 700, DeviceScaleFactor: 2, Mobile: true})
 	for _, path := range []string{
 		"/", viewer.SpanPath(v.cart.TraceID, v.cart.ID), "/names", "/compare?a=" + v.cart.TraceID + "/" + v.cart.ID + "&b=" + v.lock.TraceID + "/" + v.lock.ID,
-		"/memory?service=storefront", "/name?" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(),
+		"/memory?service=storefront", "/profiles?service=storefront", "/compare", "/name?" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(),
 	} {
 		b.open(v.directory + path)
 		if width := eval[int](b, "document.documentElement.scrollWidth"); width > 360 {
@@ -330,7 +352,7 @@ func TestBrowserShowsHostileNamesAsText(t *testing.T) {
 	defer source.Close()
 	home := servePages(t, source)
 	b := newBrowser(t, home)
-	for _, path := range append(paths, "/", "/names", "/compare", "/memory") {
+	for _, path := range append(paths, "/", "/names", "/profiles", "/compare", "/memory") {
 		b.open(home + path)
 		if strings.Contains(path, "/wall/") {
 			b.until(`document.body.textContent.includes("back to the trace")`)

@@ -13,34 +13,42 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/internal/traces"
 	"spanflame/profiles"
 )
 
 // comparison is two selections: what is looked at, and what it is compared with.
 type comparison struct {
-	What string // spans, times or directories
+	What string // spans, times, versions or directories
 	Type profileType
 
 	spanA, spanB string // TRACE/SPAN
 	service      string
 	a, b         period
+
+	versionA, versionB string
 }
 
 func (c comparison) title() string {
 	switch c.What {
 	case "spans":
-		return fmt.Sprintf("%s of span %s against span %s", c.Type.Words, c.spanA, c.spanB)
+		return fmt.Sprintf("%s of %s against %s", c.Type.Words, spanOf(c.spanB), spanOf(c.spanA))
+	case "versions":
+		return fmt.Sprintf("%s of %s %s against %s", c.Type.Words, c.service, c.versionB, c.versionA)
 	case "directories":
 		return fmt.Sprintf("%s of %s against the base directory", c.Type.Words, c.service)
 	}
-	return fmt.Sprintf("%s of %s in two times", c.Type.Words, c.service)
+	return fmt.Sprintf("%s of %s %s against %s", c.Type.Words, c.service, c.b.words(), c.a.words())
 }
 
+// spanOf is the span of TRACE/SPAN.
+func spanOf(id string) string { return "span " + id[strings.LastIndexByte(id, '/')+1:] }
+
 // comparisonParameters are those of the page Compare.
-var comparisonParameters = []string{"what", "type", "a", "b", "service", "afrom", "ato", "alast", "bfrom", "bto", "blast"}
+var comparisonParameters = []string{"what", "type", "a", "b", "service", "afrom", "ato", "alast", "bfrom", "bto", "blast", "aversion", "bversion"}
 
 func (s *server) parseComparison(q url.Values) (comparison, error) {
-	c := comparison{What: cmp.Or(q.Get("what"), "spans"), spanA: q.Get("a"), spanB: q.Get("b"), service: q.Get("service")}
+	c := comparison{What: cmp.Or(q.Get("what"), "spans"), spanA: q.Get("a"), spanB: q.Get("b"), service: q.Get("service"), versionA: q.Get("aversion"), versionB: q.Get("bversion")}
 	if err := allow(q, comparisonParameters...); err != nil {
 		return c, err
 	}
@@ -61,7 +69,7 @@ func (s *server) parseComparison(q url.Values) (comparison, error) {
 				return c, badRequest("%q is no span: want TRACE/SPAN, the ids of both in hexadecimal digits.", v)
 			}
 		}
-	case "times", "directories":
+	case "times", "versions", "directories":
 		now := time.Now()
 		if c.a, err = parsePeriod(q, "a", now); err != nil {
 			return c, err
@@ -73,7 +81,7 @@ func (s *server) parseComparison(q url.Values) (comparison, error) {
 			return c, badRequest("There is no base directory to compare with: start the viewer with --base DIR.")
 		}
 	default:
-		return c, badRequest("what=%q: want spans, times or directories.", c.What)
+		return c, badRequest("what=%q: want spans, times, versions or directories.", c.What)
 	}
 	return c, nil
 }
@@ -85,6 +93,8 @@ func (c comparison) complete() bool {
 		return c.spanA != "" && c.spanB != ""
 	case "times":
 		return c.service != "" && !(c.a.from.IsZero() && c.a.to.IsZero() && c.b.from.IsZero() && c.b.to.IsZero())
+	case "versions":
+		return c.service != "" && c.versionA != "" && c.versionB != ""
 	}
 	return c.service != ""
 }
@@ -93,13 +103,15 @@ func (c comparison) complete() bool {
 func (c comparison) wanted() string {
 	switch {
 	case c.What == "spans" && c.spanA == "" && c.spanB == "":
-		return "Say which two spans: TRACE/SPAN, the ids of both, as in the addresses of their pages."
+		return "Say which two spans: choose them below, or give the ids of both as TRACE/SPAN."
 	case c.What == "spans" && c.spanA == "":
-		return "Say which span is the one before."
+		return "Say which span is the one before: choose it below."
 	case c.What == "spans":
-		return "Say which span is the one after."
+		return "Say which span is the one after: choose it below."
 	case c.service == "":
 		return "Say which service."
+	case c.What == "versions":
+		return "Say which two versions."
 	}
 	return "Say at least one of the times."
 }
@@ -150,55 +162,86 @@ func missing(t profileType, before, after error) error {
 	return before
 }
 
-// sides are the selections of a comparison of times or directories, and where that of before is.
+// sides are the selections of a comparison that is not of spans, and where that of before is.
 func (s *server) sides(c comparison) (before Source, a, b Selection) {
 	before = s.source
 	if c.What == "directories" {
 		before = s.options.Base
 	}
-	of := Selection{Service: c.service, Type: c.Type.Type}
+	of := Selection{Service: c.service, Type: c.Type.Type, Slow: s.options.SlowSpan}
 	a, b = of, of
+	a.Version, b.Version = c.versionA, c.versionB
 	a.From, a.To, b.From, b.To = c.a.from, c.a.to, c.b.from, c.b.to
 	return before, a, b
 }
 
 func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*profile.Profile, error) {
-	trace, span, _ := strings.Cut(strings.ToLower(id), "/")
-	spans, err := s.source.Trace(ctx, trace)
+	sp, err := s.spanAt(ctx, id)
 	if err != nil {
 		return nil, err
-	}
-	sp, ok := index(spans)[span]
-	if !ok {
-		return nil, refusal{http.StatusNotFound, fmt.Sprintf("There is no span %s.", id)}
 	}
 	return s.source.Profile(ctx, spanSelection(sp, t))
 }
 
-// mean is a selection's profile as the mean of one of its windows, or of its spans where it is of spans; as it
-// is where their number is not known.
+// spanAt is the span that TRACE/SPAN means.
+func (s *server) spanAt(ctx context.Context, id string) (traces.Span, error) {
+	trace, span, _ := strings.Cut(strings.ToLower(id), "/")
+	spans, err := s.source.Trace(ctx, trace)
+	if err != nil {
+		return traces.Span{}, err
+	}
+	sp, ok := index(spans)[span]
+	if !ok {
+		return sp, refusal{http.StatusNotFound, fmt.Sprintf("There is no span %s.", id)}
+	}
+	return sp, nil
+}
+
+// mean is a selection's profile as the mean of one of its windows, or of its requests where it is of these; as it
+// is where nothing is known of them.
 func mean(ctx context.Context, from Source, sel Selection) (*profile.Profile, error) {
 	p, err := from.Profile(ctx, sel)
 	if err != nil || gauge(sel.Type) {
 		return p, err
 	}
-	n := len(spansIn(p))
-	if sel.Type != record.Wall {
-		if n, err = from.Windows(ctx, sel); err != nil {
-			return nil, err
-		}
+	if sel.Type == record.Wall {
+		return p, meanRequest(ctx, from, sel, p)
 	}
-	if n > 1 {
+	windows, err := from.Windows(ctx, sel)
+	if n := len(windows); n > 1 {
 		p.Scale(1 / float64(n))
 	}
-	return p, nil
+	return p, err
+}
+
+// meanRequest scales a wall-clock profile to the mean of its requests. Where samples do not tell of which request they
+// are, it takes as long as the requests that were recorded took on average: the profile of a request has all of its time.
+func meanRequest(ctx context.Context, from Source, sel Selection, p *profile.Profile) error {
+	if n := len(spansIn(p)); n > 0 {
+		p.Scale(1 / float64(n))
+		return nil
+	}
+	requests, err := from.Captured(ctx, Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans})
+	if err != nil {
+		return err
+	}
+	took := 0.0
+	for _, sp := range requests {
+		took += float64(sp.Duration()) / float64(len(requests))
+	}
+	if value := sampleIndex(p); value >= 0 && took > 0 {
+		if all := sum(p, value); all > 0 {
+			p.Scale(took / float64(all))
+		}
+	}
+	return nil
 }
 
 // spansIn are the spans that samples tell of.
 func spansIn(p *profile.Profile) map[string]bool {
 	ids := make(map[string]bool)
 	for _, sample := range p.Sample {
-		for _, id := range sample.Label["span_id"] {
+		for _, id := range sample.Label[spanLabel] {
 			ids[id] = true
 		}
 	}
@@ -208,26 +251,40 @@ func spansIn(p *profile.Profile) map[string]bool {
 // comparePage is what the page Compare shows.
 type comparePage struct {
 	head
-	C             comparison
-	Query         map[string]string
-	Types         []profileType
-	SpanTypes     []profileType // those that spans have
-	Ranges        []choice
-	Services      []string
-	HasBase       bool
+	C          comparison
+	Query      map[string]string
+	Types      []profileType
+	SpanTypes  []profileType // those that spans have
+	Services   []string
+	HasBase    bool
+	Offers     *offers // where not all is said
+	Why        string  // there is no result
+	Result     *comparisonResult
+	Difference *difference
+	Pprof      string
+}
+
+// comparisonResult is what a comparison found.
+type comparisonResult struct {
 	Before, After string // totals
+	Spans         []link // before and after, if it is of spans
 	Changes       []change
-	Verdict       *verdict // of times and directories
-	Pprof         string
-	Why           string
+	Verdict       *verdict // unless it is of spans
+	tree          *node
+	unit          string
 }
 
 func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, comparisonParameters...)
+	q, err := parameters(r, append([]string{"frame"}, comparisonParameters...)...)
 	if err != nil {
 		return err
 	}
-	page := comparePage{head: head{Title: "Compare", Current: "compare"}, Query: make(map[string]string), Types: profileTypes, SpanTypes: profileTypes[:2], Ranges: ranges, HasBase: s.options.Base != nil}
+	page := comparePage{head: head{Title: "Compare", Current: "compare"}, Query: make(map[string]string), Types: profileTypes, SpanTypes: profileTypes[:2], HasBase: s.options.Base != nil}
+	zoom, err := parseFrame(q, "frame")
+	if err != nil {
+		return err
+	}
+	q.Del("frame")
 	submitted := len(q) > 0
 	for name := range q {
 		if q.Get(name) == "" {
@@ -242,51 +299,74 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	if page.Services, err = s.source.Services(r.Context(), time.Time{}, time.Time{}); err != nil {
 		return err
 	}
-	if !page.C.complete() {
-		if submitted {
-			page.Why = page.C.wanted()
+	if page.C.complete() {
+		page.Result, err = s.comparison(r.Context(), q, page.C)
+		switch {
+		case errors.Is(err, profiles.ErrNone):
+			page.Why = clean(err.Error(), 400)
+		case err != nil:
+			return err
+		}
+	} else if submitted {
+		page.Why = page.C.wanted()
+	}
+	if page.Result == nil {
+		if page.Offers, err = s.offers(r.Context(), page.C, page.Services); err != nil {
+			return err
 		}
 		return s.render(w, http.StatusOK, "compare.html", page)
 	}
-	type result struct {
-		changes       []change
-		before, after string
-		verdict       *verdict
+	page.Title = clean(page.C.title(), 300)
+	if of := page.Result.Spans; of != nil {
+		page.Title = fmt.Sprintf("%s of %s against %s", page.C.Type.Words, clean(of[1].Text, 120), clean(of[0].Text, 120))
 	}
-	done, err := once(r.Context(), s, fmt.Sprintf("compare %q", q), func(ctx context.Context) (result, error) {
-		p, base, err := s.comparisonPair(ctx, page.C)
+	page.Difference = newDifference(page.Result.tree, page.Result.unit, "/compare?"+q.Encode()+"&frame=", zoom)
+	q.Set("kind", "compare")
+	page.Pprof = "/flame/" + encodeSpec(q) + "/flamegraph"
+	return s.render(w, http.StatusOK, "compare.html", page)
+}
+
+// comparison compares, or returns what it found a moment ago for the same parameters.
+func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*comparisonResult, error) {
+	key := fmt.Sprintf("compare %q", q)
+	if found, ok := s.compared.get(key); ok {
+		return found, nil
+	}
+	return once(ctx, s, key, func(ctx context.Context) (*comparisonResult, error) {
+		p, base, err := s.comparisonPair(ctx, c)
 		if err != nil {
-			return result{}, err
+			return nil, err
 		}
 		value, baseValue := sampleIndex(p), sampleIndex(base)
 		if value < 0 || baseValue < 0 {
-			return result{}, missingProfile{"One of the profiles has no values."}
+			return nil, missingProfile{"One of the profiles has no values."}
 		}
-		done := result{
-			changes: changes(p, base, 1, 1),
-			before:  amount(sum(base, baseValue), base.SampleType[baseValue].Unit), after: amount(sum(p, value), p.SampleType[value].Unit),
+		unit := p.SampleType[value].Unit
+		found := &comparisonResult{
+			Changes: changes(p, base, 1, 1), Before: amount(sum(base, baseValue), unit), After: amount(sum(p, value), unit),
+			tree: differenceTree(p, base, 1, 1), unit: unit,
 		}
-		if page.C.What != "spans" {
-			before, a, b := s.sides(page.C)
+		if c.What == "spans" {
+			for _, id := range []string{c.spanA, c.spanB} {
+				sp, err := s.spanAt(ctx, id)
+				if err != nil {
+					return nil, err
+				}
+				found.Spans = append(found.Spans, link{sp.Service + " " + sp.Name, SpanPath(sp.TraceID, sp.ID)})
+			}
+		} else {
+			before, a, b := s.sides(c)
 			v, err := judge(ctx, before, s.source, a, b)
 			if err != nil {
 				v.Notes = append(v.Notes, clean(err.Error(), 400)) // the difference is good without it
 			}
-			done.verdict = &v
+			found.Verdict = &v
 		}
-		return done, nil
+		if light(p) && light(base) {
+			s.compared.put(key, found)
+		}
+		return found, nil
 	})
-	switch {
-	case errors.Is(err, profiles.ErrNone):
-		page.Why = clean(err.Error(), 400)
-		return s.render(w, http.StatusOK, "compare.html", page)
-	case err != nil:
-		return err
-	}
-	page.Changes, page.Before, page.After, page.Verdict = done.changes, done.before, done.after, done.verdict
-	q.Set("kind", "compare")
-	page.Pprof = "/flame/" + encodeSpec(q) + "/flamegraph"
-	return s.render(w, http.StatusOK, "compare.html", page)
 }
 
 // sum is a profile's total, without what other goroutines did beside the time of a span.

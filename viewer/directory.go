@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,16 +21,27 @@ import (
 	"spanflame/profiles"
 )
 
-// Directory is what an agent in local mode saves: profiles below DIR/profiles, traces below DIR/traces. It
-// may be read while it is written.
+// Directory is what an agent in local mode saves, profiles below DIR/profiles and traces below DIR/traces, or
+// profiles alone that any tool wrote. It may be read while it is written.
 type Directory struct {
-	profiles *profiles.Dir
+	profiles lister
 	root     *os.Root
 	index    *traceIndex
 
 	mu      sync.Mutex
 	damaged map[string]error // profiles that could not be used, by path; at most maxDamaged
 }
+
+// lister knows the profiles in files: [profiles.Dir] those that agents save, [looseFiles] any others.
+type lister interface {
+	List(ctx context.Context, q profiles.Query) ([]profiles.Entry, []profiles.Damaged, error)
+	Services(ctx context.Context) ([]string, error)
+}
+
+var (
+	_ lister = (*profiles.Dir)(nil)
+	_ lister = (*looseFiles)(nil)
+)
 
 // maxDamaged bounds the files that are remembered as damaged.
 const maxDamaged = 1_000
@@ -45,21 +57,65 @@ func (d *Directory) note(bad profiles.Damaged) {
 
 var _ Source = (*Directory)(nil)
 
-// OpenDirectory returns the directory's profiles and traces. It need not have any yet, but it must exist.
+// Open returns what there is at a path: the directory of an agent, which is one that has profiles or traces below it
+// or nothing yet; another directory with files that end in .pb.gz; or one such file. It must exist. Of files that
+// are not an agent's it reads all, so that it knows what they are of.
+func Open(ctx context.Context, path string) (*Directory, error) {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return nil, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		for _, name := range []string{"profiles", "traces"} {
+			if below, err := os.Stat(filepath.Join(path, name)); err == nil && below.IsDir() {
+				return OpenDirectory(path)
+			}
+		}
+	}
+	loose, err := openLoose(ctx, path)
+	switch {
+	case err != nil:
+		return nil, err
+	case loose == nil:
+		return OpenDirectory(path)
+	case !info.IsDir():
+		path = filepath.Dir(path)
+	}
+	return newDirectory(path, loose)
+}
+
+// OpenDirectory returns the profiles and traces of an agent's directory. It need not have any yet, but it must
+// exist.
 func OpenDirectory(dir string) (*Directory, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{damaged: make(map[string]error)}
-	if d.profiles, err = profiles.Open(dir); err != nil {
+	saved, err := profiles.Open(dir)
+	if err != nil {
 		return nil, err
 	}
-	if d.root, err = os.OpenRoot(dir); err != nil {
+	return newDirectory(dir, saved)
+}
+
+func newDirectory(dir string, files lister) (*Directory, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
 		return nil, err
 	}
-	d.index = newTraceIndex(d.root, "traces")
-	return d, nil
+	return &Directory{profiles: files, root: root, index: newTraceIndex(root, "traces"), damaged: make(map[string]error)}, nil
+}
+
+// Start is the path of the page to begin with: the slow traces, or the profiles where there are only these.
+func (d *Directory) Start() string {
+	if _, loose := d.profiles.(*looseFiles); loose {
+		return "/profiles"
+	}
+	return "/"
 }
 
 // Close releases the directory.
@@ -100,20 +156,50 @@ func (s Selection) query() profiles.Query {
 	if s.Instance != "" {
 		q.Labels[instanceLabel] = s.Instance
 	}
+	if s.Version != "" {
+		q.Labels[versionLabel] = s.Version
+	}
 	if s.Type == record.Wall && s.SpanIDs == nil {
-		q.Labels["span_scope"] = "root" // which contain their children
+		q.Labels[scopeLabel] = "root" // which contain their children
 	}
 	return q
 }
 
+// list returns the files of a selection, by time.
+func (d *Directory) list(ctx context.Context, s Selection) ([]profiles.Entry, error) {
+	entries, damaged, err := d.profiles.List(ctx, s.query())
+	for _, bad := range damaged {
+		d.note(bad)
+	}
+	return entries, err
+}
+
+// read reads a service's files one by one, but for those that cannot be used.
+func (d *Directory) read(ctx context.Context, service string, entries []profiles.Entry) iter.Seq2[profiles.Window, error] {
+	return func(yield func(profiles.Window, error) bool) {
+		for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, entries), d.note) {
+			w.Service = cmp.Or(w.Service, service) // files of other tools do not say it
+			if !yield(w, err) {
+				return
+			}
+		}
+	}
+}
+
 // Profile is of [ProfileSource].
 func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile, error) {
-	if s.SpanIDs != nil {
-		return d.profiles.Span(ctx, s.query(), s.SpanIDs...)
+	entries, err := d.list(ctx, s)
+	if err != nil {
+		return nil, err
 	}
 	windows := 0
 	p, err := profiles.Merge(ctx, func(yield func(profiles.Window, error) bool) {
-		for w, err := range profiles.WithoutDamaged(d.profiles.Windows(ctx, s.query()), d.note) {
+		for w, err := range d.read(ctx, s.Service, entries) {
+			if err == nil && s.SpanIDs != nil {
+				if w.Profile = profiles.ByLabel(w.Profile, spanLabel, s.SpanIDs...); len(w.Profile.Sample) == 0 {
+					continue
+				}
+			}
 			windows++
 			if !yield(w, err) {
 				return
@@ -128,40 +214,64 @@ func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile,
 
 // Series is of [ProfileSource].
 func (d *Directory) Series(ctx context.Context, s Selection) iter.Seq2[profiles.Window, error] {
-	return func(yield func(profiles.Window, error) bool) {
-		entries, damaged, err := d.profiles.List(ctx, s.query())
-		if err != nil {
-			yield(profiles.Window{}, err)
-			return
-		}
-		for _, bad := range damaged {
-			d.note(bad)
-		}
-		for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, spread(entries, judgedWindows)), d.note) {
-			if !yield(w, err) {
-				return
-			}
-		}
+	entries, err := d.list(ctx, s)
+	if err != nil {
+		return func(yield func(profiles.Window, error) bool) { yield(profiles.Window{}, err) }
 	}
+	return d.read(ctx, s.Service, spread(entries, judgedWindows))
 }
 
 // Windows is of [ProfileSource].
-func (d *Directory) Windows(ctx context.Context, s Selection) (int, error) {
-	files, err := d.Files(ctx, s)
-	return len(files), err
+func (d *Directory) Windows(ctx context.Context, s Selection) ([]Window, error) {
+	entries, err := d.list(ctx, s)
+	windows := make([]Window, len(entries))
+	for i, e := range entries {
+		windows[i] = Window{Instance: e.Labels[instanceLabel], From: e.Start, To: e.End}
+	}
+	return windows, err
 }
 
 // Files is of [ProfileSource].
 func (d *Directory) Files(ctx context.Context, s Selection) ([]string, error) {
-	entries, _, err := d.profiles.List(ctx, s.query())
-	if err != nil {
-		return nil, err
-	}
+	entries, err := d.list(ctx, s)
 	var files []string
 	for _, e := range entries {
 		files = append(files, e.Path)
 	}
-	return files, nil
+	return files, err
+}
+
+// Contents is of [ProfileSource].
+func (d *Directory) Contents(ctx context.Context, service string, from, to time.Time) ([]Content, error) {
+	entries, damaged, err := d.profiles.List(ctx, profiles.Query{Service: service, From: from, To: to})
+	if err != nil {
+		return nil, err
+	}
+	for _, bad := range damaged {
+		d.note(bad)
+	}
+	type key struct {
+		typ     record.Type
+		version string
+	}
+	found := make(map[key]*Content)
+	for _, e := range entries {
+		k := key{e.Type, e.Labels[versionLabel]}
+		c := found[k]
+		if c == nil {
+			c = &Content{Type: e.Type, Version: k.version, From: e.Start, To: e.End}
+			found[k] = c
+		}
+		if e.End.After(c.To) {
+			c.To = e.End
+		}
+	}
+	var all []Content
+	for _, c := range found {
+		all = append(all, *c)
+	}
+	sortContents(all)
+	return all, nil
 }
 
 // Services is of [ProfileSource]. A directory knows its services without looking at times.
@@ -171,12 +281,9 @@ func (d *Directory) Services(ctx context.Context, _, _ time.Time) ([]string, err
 
 // Memory is of [ProfileSource].
 func (d *Directory) Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error) {
-	entries, damaged, err := d.profiles.List(ctx, profiles.Query{Service: service, Types: []record.Type{record.Memory}, From: from, To: to})
+	entries, err := d.list(ctx, Selection{Service: service, Type: record.Memory, From: from, To: to})
 	if err != nil {
 		return nil, err
-	}
-	for _, bad := range damaged {
-		d.note(bad)
 	}
 	instance := func(e profiles.Entry) string { return e.Labels[instanceLabel] }
 	entries = largest(entries, instance, func(e profiles.Entry) float64 {
@@ -189,7 +296,7 @@ func (d *Directory) Memory(ctx context.Context, service string, from, to time.Ti
 			return nil, context.Cause(ctx)
 		}
 		if bytes, ok := d.inUse(e); ok {
-			points = append(points, MemoryPoint{Instance: instance(e), From: e.Start, To: e.End, Bytes: bytes})
+			points = append(points, MemoryPoint{Window{instance(e), e.Start, e.End}, bytes})
 		}
 	}
 	return points, nil

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
 )
 
 // Bounds of a flame graph that is drawn: what is beyond them is left to pprof's own pages.
@@ -30,6 +32,13 @@ const (
 	syscall  state = "syscall"
 	gc       state = "gc"
 	unknown  state = "unknown"
+)
+
+// What a frame of a difference is instead.
+const (
+	more state = "more"
+	less state = "less"
+	same state = "same"
 )
 
 // states are all of them, in the order in which they are shown.
@@ -93,6 +102,8 @@ type node struct {
 	self     int64
 	byState  map[state]int64
 	children map[string]*node
+
+	before, after int64 // of both sides, in the tree of a difference, whose total is how wide it is
 }
 
 // hasFrame tells whether a stack has a frame of that name.
@@ -252,9 +263,19 @@ func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame
 	if root.total == 0 {
 		return f
 	}
-	f.Shares = shares(root, unit)
-	f.Top = top(root, unit)
+	stated := p.SampleType[value].Type == string(record.Wall) // other profiles say nothing of states
+	if stated {
+		f.Shares = shares(root, unit)
+	}
+	f.Top = top(root, unit, stated)
 
+	f.draw(root, zoom, func(n *node) (string, state) { return frameTitle(n, root.total, unit, stated), n.state() })
+	return f
+}
+
+// draw lays out the frames of a tree, zoomed to the frame with the index. What a frame says in words, and its colour,
+// describe tells.
+func (f *flame) draw(root *node, zoom int, describe func(*node) (title string, s state)) {
 	// Frames are numbered in the order of a walk through the whole graph, so that a number means the same
 	// frame whatever the zoom.
 	counter := 0
@@ -281,9 +302,10 @@ func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame
 	rows := 0
 	draw := func(n *node, index, depth int, x, w float64) {
 		rows = max(rows, depth+1)
+		title, st := describe(n)
 		f.Frames = append(f.Frames, flameFrame{
 			Index: index, X: percent(x), W: percent(w), Y: depth * rowHeight,
-			Name: clean(short(n.name), 120), Title: frameTitle(n, root.total, unit), State: n.state(),
+			Name: clean(short(n.name), 120), Title: title, State: st,
 			Marker: strings.HasPrefix(n.name, "[") || strings.HasPrefix(n.name, "span: "),
 		})
 	}
@@ -308,7 +330,6 @@ func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame
 	}
 	walk(from, zoom, len(above), 0, 1)
 	f.Height = rows * rowHeight
-	return f
 }
 
 // indexOf is the number of a frame in the order of the walk.
@@ -326,11 +347,11 @@ func indexOf(root, wanted *node) int {
 	return counter
 }
 
-// frameTitle says a frame in words: its name, how much, what share, and in which states.
-func frameTitle(n *node, whole int64, unit string) string {
+// frameTitle says a frame in words: its name, how much, what share, and in which states where the profile has them.
+func frameTitle(n *node, whole int64, unit string, stated bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s, %s", clean(n.name, 300), amount(n.total, unit), ratio(n.total, whole))
-	if strings.HasPrefix(unit, "nano") && len(n.byState) > 0 && !strings.HasPrefix(n.name, "[") {
+	if stated && !isState(n.name) {
 		sep := " ("
 		for _, s := range states {
 			if v := n.byState[s]; v > 0 {
@@ -358,8 +379,8 @@ func shares(root *node, unit string) []share {
 	return all
 }
 
-// top are the functions in which most of the time ended, with what they did there.
-func top(root *node, unit string) []topFunction {
+// top are the functions in which most of the time ended, with what they did there where the profile has states.
+func top(root *node, unit string, stated bool) []topFunction {
 	type place struct{ function, in, state string }
 	sums := make(map[place]int64)
 	var walk func(n *node, at place, owner string)
@@ -396,7 +417,7 @@ func top(root *node, unit string) []topFunction {
 	var all []topFunction
 	for _, p := range places[:min(len(places), 12)] {
 		st := p.state
-		if st == "" && strings.HasPrefix(unit, "nano") {
+		if st == "" && stated {
 			st = string(running)
 		}
 		all = append(all, topFunction{clean(p.function, 200), clean(p.in, 200), clean(strings.Trim(st, "[]"), 60), amount(sums[p], unit), ratio(sums[p], root.total), stateOf(p.state)})

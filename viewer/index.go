@@ -398,7 +398,7 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 	var found []traces.Span
 	for _, t := range x.traces {
 		for _, e := range t.entries {
-			if e.captured && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) && t.recorded(e, f.Slow) {
+			if e.captured && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) && t.recorded(e, f) {
 				found = append(found, traces.Span{
 					TraceID: t.id, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end),
 				})
@@ -411,9 +411,9 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 	return found[:min(len(found), f.Limit)]
 }
 
-// recorded tells whether a span can have a profile where requests that take as long as slow are recorded. What
+// recorded tells whether a span can have a profile where requests that take as long as f.Slow are recorded. What
 // lies between a marked span and the entry to its service is marked, too: it takes as long.
-func (t *indexedTrace) recorded(e indexedSpan, slow time.Duration) bool {
+func (t *indexedTrace) recorded(e indexedSpan, f Filter) bool {
 	request := e
 	for range t.entries { // a trace can be a circle
 		i := slices.IndexFunc(t.entries, func(up indexedSpan) bool { return up.id == request.parent && up.service == request.service })
@@ -422,7 +422,8 @@ func (t *indexedTrace) recorded(e indexedSpan, slow time.Duration) bool {
 		}
 		request = t.entries[i]
 	}
-	return request.took() >= slow && (request.id == e.id || e.took() >= min(defaultChildSpan, slow))
+	inside := request.id != e.id
+	return request.took() >= f.Slow && (!inside || !f.Requests && e.took() >= min(defaultChildSpan, f.Slow))
 }
 
 // trace reads the spans of a trace from its lines.

@@ -3,6 +3,7 @@ package viewer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -92,6 +93,7 @@ type leakVerdict struct {
 
 // suspect is a stack that grows as a leak does.
 type suspect struct {
+	Undecided          bool // too few profiles tell it from chance
 	Site, Instance     string
 	Rate, Low, High, Q string // bytes a minute, and the interval
 	InUse, Grown       string
@@ -105,9 +107,13 @@ func findLeaks(ctx context.Context, source Source, sel Selection) (leakVerdict, 
 		return leakVerdict{}, err
 	}
 	v := leakVerdict{Notes: notes(report.Notes)}
-	for _, s := range report.Suspects[:min(len(report.Suspects), judgedRows)] {
+	for i, s := range slices.Concat(report.Suspects, report.Undecided) {
+		if i == judgedRows {
+			break
+		}
 		v.Suspects = append(v.Suspects, suspect{
-			Site: clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
+			Undecided: i >= len(report.Suspects),
+			Site:      clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
 			Rate: bytesOf(int64(s.BytesPerMinute)), Low: bytesOf(int64(s.Low)), High: bytesOf(int64(s.High)), Q: chance(s.Q),
 			InUse: bytesOf(s.InUse), Grown: bytesOf(s.Grown), Began: s.Began.UTC(),
 		})

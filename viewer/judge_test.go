@@ -66,3 +66,21 @@ func TestMemoryNamesTheLeak(t *testing.T) {
 
 	shows(t, page(t, h, "/memory?service=storefront&to="+began.Add(time.Minute).Format(time.RFC3339)), "No stack grows as a leak does.")
 }
+
+// TestMemorySaysWhatMayBeChance has a stack that grew in 12 of 15 steps.
+func TestMemorySaysWhatMayBeChance(t *testing.T) {
+	d := newSaved(t)
+	held := int64(10 << 20)
+	for i := range 16 {
+		if held += 1 << 20; i == 4 || i == 8 || i == 12 {
+			held -= 3 << 19
+		}
+		start := began.Add(time.Duration(i) * 15 * time.Second)
+		d.profile(record.Meta{Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second)}, "inuse_space", "bytes",
+			sample{"main.main;main.hold", held, ""})
+	}
+	got := rowOf(page(t, pages(t, d.open(), Options{}), "/memory?service=storefront"), "main.hold")
+	if !strings.Contains(got, "perhaps by chance: more profiles will tell") || strings.Contains(got, "num more") {
+		t.Errorf("the row of what may be chance is %s", got)
+	}
+}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"html"
 	"io"
 	"log/slog"
 	"maps"
@@ -12,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -137,12 +139,11 @@ type sample struct {
 	span  string
 }
 
-// profile saves a profile.
-func (d saved) profile(m record.Meta, valueType, unit string, samples ...sample) {
-	d.t.Helper()
+// pprofOf is a profile.
+func pprofOf(start time.Time, took time.Duration, valueType, unit string, comments []string, samples ...sample) *profile.Profile {
 	p := &profile.Profile{
-		SampleType: []*profile.ValueType{{Type: valueType, Unit: unit}}, TimeNanos: m.Start.UnixNano(), DurationNanos: int64(m.End.Sub(m.Start)),
-		PeriodType: &profile.ValueType{Type: valueType, Unit: unit}, Period: 1, Comments: d.comments,
+		SampleType: []*profile.ValueType{{Type: valueType, Unit: unit}}, TimeNanos: start.UnixNano(), DurationNanos: int64(took),
+		PeriodType: &profile.ValueType{Type: valueType, Unit: unit}, Period: 1, Comments: comments,
 	}
 	at := make(map[string]*profile.Location)
 	for _, s := range samples {
@@ -160,6 +161,13 @@ func (d saved) profile(m record.Meta, valueType, unit string, samples ...sample)
 		}
 		p.Sample = append(p.Sample, ps)
 	}
+	return p
+}
+
+// profile saves a profile.
+func (d saved) profile(m record.Meta, valueType, unit string, samples ...sample) {
+	d.t.Helper()
+	p := pprofOf(m.Start, m.End.Sub(m.Start), valueType, unit, d.comments, samples...)
 	var b, file bytes.Buffer
 	if err := p.Write(&b); err != nil {
 		d.t.Fatal(err)
@@ -248,6 +256,17 @@ func shows(t testing.TB, page string, parts ...string) {
 			t.Errorf("%q is not in the page:\n%s", part, page)
 		}
 	}
+}
+
+// regexpOf is the first group of an expression in a page, as an address.
+func regexpOf(t testing.TB, page, expression string) string {
+	t.Helper()
+	m := regexp.MustCompile(expression).FindStringSubmatch(page)
+	if m == nil {
+		t.Fatalf("no %s in the page:\n%s", expression, page)
+	}
+	address, _, _ := strings.Cut(html.UnescapeString(m[1]), "#")
+	return address
 }
 
 // shop saves one slow request across two services: the lock that it waits for, 80 ms of CPU, and the time of

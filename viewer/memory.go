@@ -33,6 +33,7 @@ type memoryPage struct {
 	Points      []point // the plot in numbers
 	Leaks       leakVerdict
 	Changes     []change
+	Difference  *difference
 	Pprof       string
 	Why         string
 }
@@ -43,7 +44,11 @@ type point struct {
 }
 
 func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "last", "from", "to")
+	q, err := parameters(r, "service", "last", "from", "to", "frame")
+	if err != nil {
+		return err
+	}
+	zoom, err := parseFrame(q, "frame")
 	if err != nil {
 		return err
 	}
@@ -58,7 +63,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		page.Service = page.Services[0]
 	}
 	if page.Service == "" {
-		page.Why = "There are no profiles yet."
+		page.Why = "There are no profiles yet: a service with the agent captures its memory once a window."
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	points, err := s.memoryPoints(r.Context(), page.Service, page.Period)
@@ -66,7 +71,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(points) < 2 {
-		page.Why = "There are fewer than two memory profiles of this service and time."
+		page.Why = "There are fewer than two memory profiles of this service and time: choose another service or a longer time. An agent captures memory once a window."
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	first, last := points[0], points[len(points)-1]
@@ -91,16 +96,18 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		"bfrom": {last.From.UTC().Format(time.RFC3339Nano)}, "bto": {last.To.UTC().Format(time.RFC3339Nano)},
 	}
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
-	page.Changes, err = once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) ([]change, error) {
+	grown, err := once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) (comparisonResult, error) {
 		p, base, err := s.memoryPair(ctx, spec)
 		if err != nil {
-			return nil, err
+			return comparisonResult{}, err
 		}
-		return changes(p, base, 1, 1), nil
+		return comparisonResult{Changes: changes(p, base, 1, 1), tree: differenceTree(p, base, 1, 1)}, nil
 	})
 	if err != nil && !errors.Is(err, profiles.ErrNone) {
 		return err
 	}
+	page.Changes = grown.Changes
+	page.Difference = newDifference(grown.tree, "bytes", "/memory?"+of.Encode()+"&frame=", zoom)
 	sel := Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.To}
 	page.Leaks, err = once(r.Context(), s, fmt.Sprintf("leaks %q", sel), func(ctx context.Context) (leakVerdict, error) {
 		return findLeaks(ctx, s.source, sel)

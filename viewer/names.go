@@ -57,28 +57,35 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	page.Names = byName(spans, q)
+	page.Names = page.Names[:min(len(page.Names), listedNames)]
+	return s.render(w, http.StatusOK, "names.html", page)
+}
+
+// byName is the names of spans, those of the slowest first; their pages are of the time in q.
+func byName(spans []traces.Span, q url.Values) []listedName {
 	type key struct{ service, name string }
 	took := make(map[key][]time.Duration)
 	for _, sp := range spans {
 		k := key{sp.Service, sp.Name}
 		took[k] = append(took[k], sp.Duration())
 	}
+	var names []listedName
 	for k, all := range took {
 		slices.Sort(all)
 		of := url.Values{"service": {k.service}, "name": {k.name}}
 		for name := range q {
 			of.Set(name, q.Get(name))
 		}
-		page.Names = append(page.Names, listedName{
+		names = append(names, listedName{
 			Path: "/name?" + of.Encode(), Service: k.service, Name: k.name, Count: len(all),
 			Median: duration(quantile(all, 0.5)), P99: duration(quantile(all, 0.99)), Slowest: duration(all[len(all)-1]), slowest: all[len(all)-1],
 		})
 	}
-	slices.SortFunc(page.Names, func(a, b listedName) int {
+	slices.SortFunc(names, func(a, b listedName) int {
 		return cmp.Or(cmp.Compare(b.slowest, a.slowest), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
 	})
-	page.Names = page.Names[:min(len(page.Names), listedNames)]
-	return s.render(w, http.StatusOK, "names.html", page)
+	return names
 }
 
 // quantile of sorted values: the smallest that as many are not above.
@@ -90,21 +97,22 @@ func quantile(sorted []time.Duration, q float64) time.Duration {
 // namePage is all captured spans of one name.
 type namePage struct {
 	head
-	Service, Name              string
-	Count, Merged              int
-	Median, P90, P99           string
-	Slowest                    []listedTrace
-	Part                       string // which flame graph is shown
-	Parts                      []part
-	Flame, Others              flame
-	ZoomPath                   string
-	Pprof                      string
-	DifferencePath             string
-	SlowWords                  string // such as "the slowest 1 %"
-	SlowCount, MedianCount     int
-	Changes                    []change
-	SlowMean, MedianMean, Unit string
-	Why                        string
+	Service, Name          string
+	Count, Merged          int
+	Median, P90, P99       string
+	Slowest                []listedTrace
+	Part                   string // which flame graph is shown
+	Parts                  []part
+	Flame, Others          flame
+	ZoomPath               string
+	Pprof                  string
+	DifferencePath         string
+	SlowWords              string // such as "the slowest 1 %"
+	SlowCount, MedianCount int
+	Changes                []change
+	Difference             *difference
+	SlowMean, MedianMean   string
+	Why                    string
 }
 
 // part is a choice of the spans of a name.
@@ -156,11 +164,15 @@ func selection(service string, spans []traces.Span) Selection {
 }
 
 func (s *server) name(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "name", "last", "from", "to", "part", "frame")
+	q, err := parameters(r, "service", "name", "last", "from", "to", "part", "frame", "dframe")
 	if err != nil {
 		return err
 	}
-	zoom, err := parseFrame(q)
+	zoom, err := parseFrame(q, "frame")
+	if err != nil {
+		return err
+	}
+	differenceZoom, err := parseFrame(q, "dframe")
 	if err != nil {
 		return err
 	}
@@ -226,7 +238,12 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 		return err2
 	}
 	if err == nil && err2 == nil {
-		page.Changes = changes(slow, median, 1/float64(len(b.slow)), 1/float64(len(b.median)))
+		one, oneMedian := 1/float64(len(b.slow)), 1/float64(len(b.median))
+		page.Changes = changes(slow, median, one, oneMedian)
+		value := sampleIndex(slow)
+		unit := slow.SampleType[value].Unit
+		page.SlowMean, page.MedianMean = amount(scaled(sum(slow, value), one), unit), amount(scaled(sum(median, sampleIndex(median)), oneMedian), unit)
+		page.Difference = newDifference(differenceTree(slow, median, one, oneMedian), unit, "/name?"+with(page.Part).Encode()+"&dframe=", differenceZoom)
 	} else {
 		page.DifferencePath = ""
 	}
@@ -332,13 +349,9 @@ func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 			}
 			seen[at] = true
 			most = max(most, math.Abs(by))
-			sign := "+"
-			if by < 0 {
-				sign = "−"
-			}
 			all = append(all, change{
 				Name: clean(at.function, 200), In: clean(at.in, 200), State: clean(at.state, 100), Before: amount(int64(before[at]), unit), After: amount(int64(after[at]), unit),
-				Now: sign + amount(int64(math.Abs(by)), unit), More: by > 0, by: by,
+				Now: signed(int64(by), unit), More: by > 0, by: by,
 			})
 		}
 	}
@@ -383,6 +396,12 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		}
 		b = barData{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title()}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.comparisonPair(ctx, c) }
+	case "profiles":
+		if err := allow(q, profilesParameters...); err != nil {
+			return err
+		}
+		b = barData{Back: "/profiles?" + q.Encode(), BackText: "back to the profiles", Title: q.Get("type") + " of " + q.Get("service")}
+		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.profilesPair(ctx, q) }
 	case "memory":
 		if err := allow(q, "service", "instance", "afrom", "ato", "bfrom", "bto"); err != nil {
 			return err

@@ -60,6 +60,19 @@ type period struct {
 	from, to       time.Time
 }
 
+// words is a time for a reader, who knows that it is in UTC.
+func (p period) words() string {
+	switch {
+	case p.from.IsZero() && p.to.IsZero():
+		return "at any time"
+	case p.to.IsZero():
+		return "since " + clock(p.from)
+	case p.from.IsZero():
+		return "until " + clock(p.to)
+	}
+	return "from " + clock(p.from) + " to " + clock(p.to)
+}
+
 // longestAgo bounds how far back from now a time can be asked for.
 const longestAgo = 10 * 365 * 24 * time.Hour
 
@@ -125,14 +138,14 @@ func parseMin(v string) (time.Duration, error) {
 }
 
 // parseFrame reads to which frame a flame graph is zoomed.
-func parseFrame(q url.Values) (int, error) {
-	v := q.Get("frame")
+func parseFrame(q url.Values, name string) (int, error) {
+	v := q.Get(name)
 	if v == "" {
 		return 0, nil
 	}
 	n, err := strconv.ParseUint(v, 10, 31)
 	if err != nil {
-		return 0, badRequest("frame=%q: want the number of a frame.", v)
+		return 0, badRequest("%s=%q: want the number of a frame.", name, v)
 	}
 	return int(n), nil
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"net/url"
 	"regexp"
 	"slices"
@@ -128,6 +129,9 @@ func traceQL(f Filter, whole bool, more ...string) string {
 	if f.Service != "" {
 		all = append(all, "resource.service.name = "+strconv.Quote(f.Service))
 	}
+	if f.Version != "" {
+		all = append(all, "resource.service.version = "+strconv.Quote(f.Version))
+	}
 	switch {
 	case f.Name != "" && whole:
 		all = append(all, "name = "+strconv.Quote(f.Name))
@@ -183,11 +187,16 @@ func (s *Servers) Trace(ctx context.Context, id string) ([]traces.Span, error) {
 }
 
 // recorded is the condition that a span can have a profile where requests that take as long as slow are recorded,
-// as far as a query can have it: a span inside a service counts although its request may have been quick. Tempo
-// can search by the duration of a whole trace, but not until all of its spans are in one block.
-func recorded(slow time.Duration) string {
-	return fmt.Sprintf(`span.pyroscope.profile.id != "" && (duration >= %dns || kind != server && kind != consumer && duration >= %dns)`,
-		slow.Nanoseconds(), min(defaultChildSpan, slow).Nanoseconds())
+// as far as a query can have it: a span inside a service counts although its request may have been quick, and a
+// request is what a server or a consumer handles. Tempo can search by the duration of a whole trace, but not until
+// all of its spans are in one block.
+func recorded(f Filter) string {
+	const marked = `span.pyroscope.profile.id != "" && `
+	request := fmt.Sprintf("duration >= %dns", f.Slow.Nanoseconds())
+	if f.Requests {
+		return marked + "(kind = server || kind = consumer) && " + request
+	}
+	return fmt.Sprintf("%s(%s || kind != server && kind != consumer && duration >= %dns)", marked, request, min(defaultChildSpan, f.Slow).Nanoseconds())
 }
 
 // Captured is of [TraceSource].
@@ -197,7 +206,7 @@ func (s *Servers) Captured(ctx context.Context, f Filter) ([]traces.Span, error)
 		return nil, badRequest("This would be %v of spans. Ask for 7 days at most.", to.Sub(from).Round(time.Hour))
 	}
 	from = later(from, to.Add(-farthest))
-	spans, err := s.tempo.Spans(ctx, traceQL(f, true, recorded(f.Slow))+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
+	spans, err := s.tempo.Spans(ctx, traceQL(f, true, recorded(f))+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
 	if err != nil {
 		return nil, s.ofTempo(err)
 	}
@@ -216,8 +225,11 @@ func (s Selection) labels() query.Selector {
 	if s.Instance != "" {
 		labels[instanceLabel] = s.Instance
 	}
+	if s.Version != "" {
+		labels[versionLabel] = s.Version
+	}
 	if s.Type == record.Wall && s.SpanIDs == nil {
-		labels["span_scope"] = "root" // which contain their children
+		labels[scopeLabel] = "root" // which contain their children
 	}
 	return labels
 }
@@ -283,50 +295,133 @@ func (s *Servers) oneWindow(ctx context.Context, p *profile.Profile, sel Selecti
 }
 
 // Series is of [ProfileSource]. Pyroscope does not tell how long a window was: it was until the next one of the
-// instance began. The last one is left out where that matters.
+// instance began. The last one is left out where that matters. Of which spans a wall-clock profile is it does not
+// tell either: its windows are the requests that Tempo has.
 func (s *Servers) Series(ctx context.Context, sel Selection) iter.Seq2[profiles.Window, error] {
 	return func(yield func(profiles.Window, error) bool) {
-		points, err := s.windows(ctx, sel)
+		windows, read := s.sampled, s.window
+		if sel.Type == record.Wall {
+			windows, read = s.requests, s.request
+		}
+		all, err := windows(ctx, sel)
 		if err != nil {
 			yield(profiles.Window{}, err)
 			return
 		}
-		var windows []profiles.Window
-		next := make(map[string]time.Time) // window's start, by instance
-		for _, p := range slices.Backward(points) {
-			instance := instanceOf(p)
-			m := record.Meta{Service: sel.Service, Type: sel.Type, Start: p.Time, End: p.Time}
-			if instance != "" {
-				m.Labels = map[string]string{instanceLabel: instance}
-			}
-			if end, ok := next[instance]; ok {
-				m.End = end
-			}
-			next[instance] = p.Time
-			if gauge(sel.Type) || m.End.After(m.Start) {
-				windows = append(windows, profiles.Window{Meta: m})
-			}
-		}
-		slices.Reverse(windows)
-		for _, w := range spread(windows, judgedWindows) {
-			one := sel
-			one.Instance = w.Labels[instanceLabel]
-			one.From, one.To = held(w.Start, w.Start)
-			w.Profile, err = s.pyroscope.Profile(ctx, pyroscopeTypes[sel.Type], one.labels(), one.From, one.To)
+		for _, w := range spread(all, judgedWindows) {
+			w.Profile, err = read(ctx, sel, w)
 			if err == nil && len(w.Profile.Sample) == 0 {
-				continue // removed since
+				continue // removed since, or not recorded
 			}
-			if !yield(w, s.ofPyroscope(err)) || err != nil {
+			if !yield(profiles.Window{Meta: w.Meta, Profile: w.Profile}, err) || err != nil {
 				return
 			}
 		}
 	}
 }
 
+// serverWindow is a window that Pyroscope can be asked for.
+type serverWindow struct {
+	profiles.Window
+	span string // whose it is, where it is of one
+}
+
+// sampled are the windows of a type that is not of spans.
+func (s *Servers) sampled(ctx context.Context, sel Selection) ([]serverWindow, error) {
+	points, err := s.windows(ctx, sel)
+	if err != nil {
+		return nil, err
+	}
+	var windows []serverWindow
+	next := make(map[string]time.Time) // window's start, by instance
+	for _, p := range slices.Backward(points) {
+		instance := instanceOf(p)
+		m := record.Meta{Service: sel.Service, Type: sel.Type, Start: p.Time, End: p.Time}
+		if instance != "" {
+			m.Labels = map[string]string{instanceLabel: instance}
+		}
+		if end, ok := next[instance]; ok {
+			m.End = end
+		}
+		next[instance] = p.Time
+		if gauge(sel.Type) || m.End.After(m.Start) {
+			windows = append(windows, serverWindow{Window: profiles.Window{Meta: m}})
+		}
+	}
+	slices.Reverse(windows)
+	return windows, nil
+}
+
+// window reads one of the sampled windows.
+func (s *Servers) window(ctx context.Context, sel Selection, w serverWindow) (*profile.Profile, error) {
+	sel.Instance = w.Labels[instanceLabel]
+	from, to := held(w.Start, w.Start)
+	p, err := s.pyroscope.Profile(ctx, pyroscopeTypes[sel.Type], sel.labels(), from, to)
+	return p, s.ofPyroscope(err)
+}
+
+// requests are those of a service that can have wall-clock profiles, as windows.
+func (s *Servers) requests(ctx context.Context, sel Selection) ([]serverWindow, error) {
+	spans, err := s.Captured(ctx, Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: searched})
+	if err != nil {
+		return nil, err
+	}
+	sortByStart(spans)
+	windows := make([]serverWindow, len(spans))
+	for i, sp := range spans {
+		windows[i] = serverWindow{profiles.Window{Meta: record.Meta{Service: sel.Service, Type: sel.Type, Start: sp.Start, End: sp.End}}, sp.ID}
+	}
+	return windows, nil
+}
+
+// request reads the wall-clock profile of a request.
+func (s *Servers) request(ctx context.Context, sel Selection, w serverWindow) (*profile.Profile, error) {
+	sel.From, sel.To, sel.SpanIDs = w.Start, w.End, []string{w.span}
+	p, err := s.Profile(ctx, sel)
+	if errors.Is(err, profiles.ErrNone) {
+		return &profile.Profile{}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	for _, sample := range p.Sample {
+		sample.Label = map[string][]string{spanLabel: {w.span}}
+	}
+	return p, nil
+}
+
 // Windows is of [ProfileSource].
-func (s *Servers) Windows(ctx context.Context, sel Selection) (int, error) {
-	all, err := s.windows(ctx, sel)
-	return len(all), err
+func (s *Servers) Windows(ctx context.Context, sel Selection) ([]Window, error) {
+	points, err := s.windows(ctx, sel)
+	windows := make([]Window, len(points))
+	for i, p := range points {
+		windows[i].Instance = instanceOf(p)
+		windows[i].From, windows[i].To = held(p.Time, p.Time)
+	}
+	return windows, err
+}
+
+// Contents is of [ProfileSource]. Pyroscope does not tell when they begin and end.
+func (s *Servers) Contents(ctx context.Context, service string, from, to time.Time) ([]Content, error) {
+	from, to = bounded(from, to, longest)
+	if to.Sub(from) > longest {
+		from = to.Add(-longest)
+	}
+	series, err := s.pyroscope.Series(ctx, query.Selector{"service_name": service}, from, to)
+	if err != nil {
+		return nil, s.ofPyroscope(err)
+	}
+	found := make(map[Content]bool)
+	for _, labels := range series {
+		for t, name := range pyroscopeTypes {
+			if labels["__profile_type__"] == name {
+				found[Content{Type: t, Version: labels[versionLabel]}] = true
+			}
+		}
+	}
+	all := slices.Collect(maps.Keys(found))
+	sortContents(all)
+	return all, nil
 }
 
 // windows are the totals of the single windows of each instance of a service, by time.
@@ -423,7 +518,7 @@ func (s *Servers) Memory(ctx context.Context, service string, from, to time.Time
 	var points []MemoryPoint
 	for some := range slices.Chunk(windows, max(1, (len(windows)+most-1)/most)) {
 		from, to := held(some[0].Time, some[len(some)-1].Time)
-		points = append(points, MemoryPoint{Instance: instanceOf(some[0]), From: from, To: to, Bytes: int64(meanOf(some))})
+		points = append(points, MemoryPoint{Window{instanceOf(some[0]), from, to}, int64(meanOf(some))})
 	}
 	return points, nil
 }

@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,8 +16,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/pprof/profile"
+
 	"spanflame/internal/query"
 	"spanflame/internal/record"
+	"spanflame/internal/traces"
 )
 
 func TestTraceQL(t *testing.T) {
@@ -41,9 +45,13 @@ func TestRecorded(t *testing.T) {
 		100 * time.Millisecond: `span.pyroscope.profile.id != "" && (duration >= 100000000ns || kind != server && kind != consumer && duration >= 10000000ns)`,
 		5 * time.Millisecond:   `span.pyroscope.profile.id != "" && (duration >= 5000000ns || kind != server && kind != consumer && duration >= 5000000ns)`,
 	} {
-		if got := recorded(slow); got != want {
+		if got := recorded(Filter{Slow: slow}); got != want {
 			t.Errorf("%v: %s, want %s", slow, got, want)
 		}
+	}
+	want := `span.pyroscope.profile.id != "" && (kind = server || kind = consumer) && duration >= 100000000ns`
+	if got := recorded(Filter{Slow: defaultSlowSpan, Requests: true}); got != want {
+		t.Errorf("requests: %s, want %s", got, want)
 	}
 }
 
@@ -137,9 +145,9 @@ func TestMemoryOfServersIsOfOneWindow(t *testing.T) {
 	}
 	// Each selects its own windows, and no others.
 	for i, p := range points {
-		n, err := s.Windows(t.Context(), Selection{Service: "shop", Type: record.Memory, From: p.From, To: p.To})
-		if err != nil || n != 2 {
-			t.Errorf("point %d, %+v: %d windows, %v, want 2", i, p, n, err)
+		windows, err := s.Windows(t.Context(), Selection{Service: "shop", Type: record.Memory, From: p.From, To: p.To})
+		if err != nil || len(windows) != 2 {
+			t.Errorf("point %d, %+v: windows %v, %v, want 2", i, p, windows, err)
 		}
 	}
 }
@@ -179,8 +187,8 @@ func TestServersAreAskedForADayAtATime(t *testing.T) {
 	}
 	s := adding(t, start, windows)
 	sel := Selection{Service: "shop", Type: record.CPU, From: start, To: start.Add(week)}
-	if n, err := s.Windows(t.Context(), sel); err != nil || n != len(windows) {
-		t.Errorf("a week has %d windows, %v, want %d", n, err, len(windows))
+	if got, err := s.Windows(t.Context(), sel); err != nil || len(got) != len(windows) {
+		t.Errorf("a week has %d windows, %v, want %d", len(got), err, len(windows))
 	}
 	sel.To = start.Add(2 * week)
 	var refused refusal
@@ -241,6 +249,48 @@ func TestServersAddresses(t *testing.T) {
 		}
 		if _, err := NewServers("http://127.0.0.1:3200", bad); err == nil {
 			t.Errorf("Pyroscope's address %q was taken", bad)
+		}
+	}
+}
+
+// unlabelled is a source as servers are: profiles do not tell of which requests they are.
+type unlabelled struct {
+	Source
+	requests []traces.Span
+	asked    Filter
+}
+
+func (u *unlabelled) Profile(context.Context, Selection) (*profile.Profile, error) {
+	return pprofOf(began, time.Minute, "wall", "nanoseconds", nil, sample{"main.wait;[waiting: mutex]", 540e6, ""}, sample{"main.work", 60e6, ""},
+		sample{othersFrame + ";main.help", 900e6, ""}), nil
+}
+
+func (u *unlabelled) Captured(_ context.Context, f Filter) ([]traces.Span, error) {
+	u.asked = f
+	return u.requests, nil
+}
+
+func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
+	sel := Selection{Service: "shop", Version: "2", Type: record.Wall, Slow: 50 * time.Millisecond, From: began, To: began.Add(time.Hour)}
+	at := func(took time.Duration) traces.Span { return traces.Span{Start: began, End: began.Add(took)} }
+	for _, tt := range []struct {
+		requests []traces.Span
+		want     int64 // of the requests' own time
+	}{
+		{[]traces.Span{at(100e6), at(200e6), at(300e6)}, 200e6},
+		{[]traces.Span{at(600e6)}, 600e6},
+		{nil, 600e6}, // nothing is known of them
+	} {
+		source := &unlabelled{requests: tt.requests}
+		p, err := mean(t.Context(), source, sel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sum(p, 0); got < tt.want-2 || got > tt.want+2 {
+			t.Errorf("%d requests: %d ns, want %d", len(tt.requests), got, tt.want)
+		}
+		if want := (Filter{Service: "shop", Version: "2", Slow: sel.Slow, Requests: true, From: sel.From, To: sel.To, Limit: capturedSpans}); source.asked != want {
+			t.Errorf("asked for %+v, want %+v", source.asked, want)
 		}
 	}
 }

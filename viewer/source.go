@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"cmp"
 	"context"
 	"iter"
 	"maps"
@@ -42,8 +43,11 @@ type ProfileSource interface {
 	// Series is the windows of the selection one by one, in the order of time: where there are too many, some
 	// of them, evenly over the time. Each profile is of one instance.
 	Series(ctx context.Context, s Selection) iter.Seq2[profiles.Window, error]
-	// Windows is in how many windows the selection is, of all instances of the service.
-	Windows(ctx context.Context, s Selection) (int, error)
+	// Windows are those that the selection is in, of all instances of the service, in the order of time.
+	Windows(ctx context.Context, s Selection) ([]Window, error)
+	// Contents are the types and versions of a service's profiles between two times, by version and type; the versions
+	// in the order of time, where that is known.
+	Contents(ctx context.Context, service string, from, to time.Time) ([]Content, error)
 	// Services are the names of those that have profiles between two times.
 	Services(ctx context.Context, from, to time.Time) ([]string, error)
 	// Memory is how much was in use at the end of each window, in the order of time: at most most points. Where
@@ -57,6 +61,8 @@ type Filter struct {
 	Name     string        // likewise: a part of it for Search, the whole for Captured
 	Min      time.Duration // of the whole trace
 	Slow     time.Duration // for Captured: of the request that a span belongs to, in its service
+	Requests bool          // for Captured: only the spans by which requests entered their service
+	Version  string        // for Captured: of the service, where the source knows the versions of spans
 	From, To time.Time     // it begins in between
 	Limit    int
 }
@@ -80,20 +86,61 @@ type Found struct {
 type Selection struct {
 	Service  string
 	Instance string // of the service; empty for all
+	Version  string // likewise
 	Type     record.Type
 	From, To time.Time
 	SpanIDs  []string // only theirs; nil for all
+
+	// Slow is how long requests take at least that have wall-clock profiles, for sources whose profiles do not say of
+	// which spans they are.
+	Slow time.Duration
 }
 
-// MemoryPoint is how much memory was in use at a time. Instance, From and To select the profile that says so.
-type MemoryPoint struct {
+// Window is the time of one profile. Instance, From and To select it.
+type Window struct {
 	Instance string // empty where it is not known
 	From, To time.Time
-	Bytes    int64
 }
 
-// instanceLabel is the label of profiles that tells instances of a service apart.
-const instanceLabel = "service_instance_id"
+// MemoryPoint is how much memory was in use at the end of a window.
+type MemoryPoint struct {
+	Window
+	Bytes int64
+}
+
+// Content is that there are profiles of a type.
+type Content struct {
+	Type     record.Type
+	Version  string    // of the service; empty where it is not known
+	From, To time.Time // of the first and the last of them; zero where it is not known
+}
+
+// sortContents sorts by the versions' times and, within a version, by type, in the order in which they are offered.
+func sortContents(all []Content) {
+	began := make(map[string]time.Time, len(all))
+	for _, c := range all {
+		if t, ok := began[c.Version]; !ok || c.From.Before(t) {
+			began[c.Version] = c.From
+		}
+	}
+	place := func(c Content) int {
+		return slices.IndexFunc(profileTypes, func(t profileType) bool { return t.Type == c.Type })
+	}
+	slices.SortFunc(all, func(a, b Content) int {
+		return cmp.Or(began[a.Version].Compare(began[b.Version]), cmp.Compare(a.Version, b.Version), cmp.Compare(place(a), place(b)), cmp.Compare(a.Type, b.Type))
+	})
+}
+
+// Labels of profiles: two tell instances and versions of a service apart, and one the wall-clock profiles of requests
+// from those of the spans inside of them.
+const (
+	instanceLabel = "service_instance_id"
+	versionLabel  = "service_version"
+	scopeLabel    = "span_scope"
+)
+
+// spanLabel is the label of samples that says of which span they are.
+const spanLabel = "span_id"
 
 // largest are the windows of the instance that has the largest value, in its first window or its last. Windows
 // of different instances side by side would say nothing about growth, and neither does a single one.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 	"unicode"
 )
 
@@ -38,10 +39,28 @@ func count(n int, thing string) string {
 	return strconv.Itoa(n) + " " + thing + "s"
 }
 
+// clock is a time for a reader.
+func clock(t time.Time) string { return t.UTC().Format(time.DateTime) }
+
 // quoteShell quotes an argument for a POSIX shell, so that a command line can be copied as it is shown.
 func quoteShell(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:%@+,") == "" {
 		return s
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
+}
+
+// arguments are files for a shell; not ok where there are none, more than anybody types, or one whose name would
+// deceive the eye.
+func arguments(files []string) (list string, ok bool) {
+	if len(files) > listedWindows {
+		return "", false
+	}
+	for _, f := range files {
+		if clean(f, len(f)) != f {
+			return "", false
+		}
+		list += " " + quoteShell(f)
+	}
+	return list, len(files) > 0
 }

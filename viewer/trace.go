@@ -130,7 +130,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	} else if !ok {
 		selected, ok = root, true
 	}
-	zoom, err := parseFrame(q)
+	zoom, err := parseFrame(q, "frame")
 	if err != nil {
 		return err
 	}
@@ -366,12 +366,8 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	if err != nil {
 		return nil, err
 	}
-	if len(files) > 0 {
-		var quoted []string
-		for _, f := range files {
-			quoted = append(quoted, quoteShell(f))
-		}
-		v.Commands = append(v.Commands, "go tool pprof -http=: -tagfocus=span_id="+sp.ID+" "+strings.Join(quoted, " "))
+	if of, ok := arguments(files); ok {
+		v.Commands = append(v.Commands, "go tool pprof -http=: -tagfocus=span_id="+sp.ID+of)
 	}
 	if s.grafana != nil {
 		v.Grafana = template.URL(s.explore(sp)) // its scheme was checked by New
@@ -434,6 +430,11 @@ func (s *server) download(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	sel := spanSelection(sp, t.Type)
+	return s.sendFile(w, r, sel, sp.ID+"-"+t.Name, "The span has no such profile.")
+}
+
+// sendFile sends a selection's profile as a file that is named so, without its ending.
+func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel Selection, name, none string) error {
 	b, err := once(r.Context(), s, fmt.Sprintf("download %q", sel), func(ctx context.Context) ([]byte, error) {
 		p, err := s.source.Profile(ctx, sel) // of its own: writing a profile changes it
 		if err != nil {
@@ -444,13 +445,13 @@ func (s *server) download(w http.ResponseWriter, r *http.Request) error {
 		return b.Bytes(), err
 	})
 	if errors.Is(err, profiles.ErrNone) {
-		return refusal{http.StatusNotFound, "The span has no such profile."}
+		return refusal{http.StatusNotFound, none}
 	}
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Content-Type", "application/vnd.google.protobuf+gzip")
-	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s-%s.pb.gz"`, sp.ID, t.Name))
+	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.pb.gz"`, name))
 	_, _ = w.Write(b) // who does not want it any more need not have it
 	return nil
 }
@@ -486,8 +487,9 @@ func (s *server) mount(ctx context.Context, key string, read func(context.Contex
 		if err != nil {
 			return nil, err
 		}
+		keep := light(p) && (base == nil || light(base))
 		m, err := newMount(p, base)
-		if err == nil {
+		if err == nil && keep {
 			s.mounts.put(key, m)
 		}
 		return m, err

@@ -37,7 +37,7 @@ var functions = template.FuncMap{
 	"clean": func(s string) string { return clean(s, 160) },
 	"count": count,
 	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"clock": func(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05") },
+	"clock": clock,
 }
 
 // Bounds of one request and of all.
@@ -45,7 +45,9 @@ const (
 	maxURL        = 8 << 10          // bytes
 	requestTime   = 20 * time.Second // of one request
 	heavyAtOnce   = 4                // profiles being read or drawn
+	pagesAtOnce   = 8                // pages being made
 	keptProfiles  = 16
+	keptSamples   = 200_000 // of a profile: a larger one is not kept
 	keptMounts    = 8
 	keptFor       = 30 * time.Second // a directory is being written to
 	keptDiagnoses = 10_000
@@ -76,23 +78,27 @@ type server struct {
 	hosts   map[string]bool
 	pages   *template.Template
 
-	heavy     chan struct{} // holds a token for each of what may run at once
+	making    chan struct{} // holds a token for each page that is being made
+	heavy     chan struct{} // likewise for what is heavy; a page that waits for one has a token of the former
 	loading   singleflight.Group
 	profiles  *cache[*profile.Profile]
 	mounts    *cache[*mount]
 	diagnoses *cache[diagnosis]
 	memories  *cache[[]MemoryPoint]
+	compared  *cache[*comparisonResult]
 }
 
 // New returns the pages over a source.
 func New(source Source, o Options) (http.Handler, error) {
 	s := &server{
 		source: source, options: o, hosts: make(map[string]bool),
+		making:    make(chan struct{}, pagesAtOnce),
 		heavy:     make(chan struct{}, heavyAtOnce),
 		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
 		mounts:    newCache[*mount](keptMounts, keptFor),
 		diagnoses: newCache[diagnosis](keptDiagnoses, time.Hour),
 		memories:  newCache[[]MemoryPoint](keptProfiles, keptFor),
+		compared:  newCache[*comparisonResult](keptMounts, keptFor),
 	}
 	if s.options.Log == nil {
 		s.options.Log = slog.Default()
@@ -119,6 +125,8 @@ func New(source Source, o Options) (http.Handler, error) {
 	mux.HandleFunc("GET /trace/{trace}/span/{span}/{type}/{page...}", s.page(s.spanPprof))
 	mux.HandleFunc("GET /names", s.page(s.names))
 	mux.HandleFunc("GET /name", s.page(s.name))
+	mux.HandleFunc("GET /profiles", s.page(s.profilesPage))
+	mux.HandleFunc("GET /profiles.pb.gz", s.page(s.profilesFile))
 	mux.HandleFunc("GET /compare", s.page(s.compare))
 	mux.HandleFunc("GET /memory", s.page(s.memory))
 	mux.HandleFunc("GET /memory/plot.svg", s.page(s.memoryPlot))
@@ -146,6 +154,11 @@ func TracePath(traceID string) string { return "/trace/" + url.PathEscape(traceI
 // SpanPath is the path of the page of a trace with the flame graph of one of its spans.
 func SpanPath(traceID, spanID string) string {
 	return TracePath(traceID) + "?span=" + url.QueryEscape(spanID) + "#flame"
+}
+
+// NamePath is the path of the page of all spans of a service's name.
+func NamePath(service, name string) string {
+	return "/name?" + url.Values{"service": {service}, "name": {name}}.Encode()
 }
 
 // policy is the Content-Security-Policy of the pages that are made here: no scripts, nothing from elsewhere.
@@ -205,31 +218,49 @@ func badRequest(format string, args ...any) error {
 	return refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// page answers with what show makes, or with a page that says why there is none.
+// page answers with what show makes, or with a page that says why there is none. It makes a few pages at a time, so that
+// many readers take no more memory than these; the answer is sent when it is whole, and holds up nobody.
 func (s *server) page(show func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		err := show(w, r)
-		if err == nil || r.Context().Err() != nil && errors.Is(r.Context().Err(), context.Canceled) {
-			return
+		answer := &buffer{header: w.Header(), status: http.StatusOK}
+		if s.makePage(answer, r, show); errors.Is(r.Context().Err(), context.Canceled) {
+			return // who asked has gone away
 		}
-		var refused refusal
-		failed, isFailed := errors.AsType[serverError](err)
-		switch {
-		case errors.As(err, &refused):
-		case isFailed:
-			s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
-			refused = refusal{http.StatusBadGateway, failed.Error()}
-		case errors.Is(err, context.DeadlineExceeded):
-			w.Header().Set("Retry-After", "5")
-			refused = refusal{http.StatusServiceUnavailable, "This took too long. Ask for less: a shorter time or one service; or try again in a moment."}
-		default:
-			s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
-			refused = refusal{http.StatusInternalServerError, err.Error()}
-		}
-		data := errorPage{head{Title: http.StatusText(refused.status)}, clean(refused.says, 1000)}
-		if err := s.render(w, refused.status, "error.html", data); err != nil {
-			s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
-		}
+		w.WriteHeader(answer.status)
+		_, _ = w.Write(answer.body.Bytes()) // who does not want it any more need not have it
+	}
+}
+
+// makePage makes a page when it is its turn.
+func (s *server) makePage(w *buffer, r *http.Request, show func(http.ResponseWriter, *http.Request) error) {
+	var err error
+	select {
+	case s.making <- struct{}{}:
+		defer func() { <-s.making }()
+		err = show(w, r)
+	case <-r.Context().Done():
+		err = context.Cause(r.Context())
+	}
+	if err == nil || errors.Is(r.Context().Err(), context.Canceled) {
+		return
+	}
+	var refused refusal
+	failed, isFailed := errors.AsType[serverError](err)
+	switch {
+	case errors.As(err, &refused):
+	case isFailed:
+		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
+		refused = refusal{http.StatusBadGateway, failed.Error()}
+	case errors.Is(err, context.DeadlineExceeded):
+		w.Header().Set("Retry-After", "5")
+		refused = refusal{http.StatusServiceUnavailable, "This took too long. Ask for less: a shorter time or one service; or try again in a moment."}
+	default:
+		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
+		refused = refusal{http.StatusInternalServerError, err.Error()}
+	}
+	data := errorPage{head{Title: http.StatusText(refused.status)}, clean(refused.says, 1000)}
+	if err := s.render(w, refused.status, "error.html", data); err != nil {
+		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
 	}
 }
 
@@ -285,10 +316,15 @@ func (s *server) load(ctx context.Context, from Source, sel Selection) (*profile
 		if sampleIndex(p) < 0 || len(p.Sample) == 0 {
 			return nil, profiles.ErrNone
 		}
-		s.profiles.put(key, p)
+		if light(p) {
+			s.profiles.put(key, p)
+		}
 		return p, nil
 	})
 }
+
+// light tells whether a profile is small enough to be kept.
+func light(p *profile.Profile) bool { return len(p.Sample) <= keptSamples }
 
 // once does heavy work once for all who ask for it at the same time. It goes on when the one who asked first
 // goes away, within the time of a request.

@@ -11,10 +11,14 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"runtime"
+	gcmetrics "runtime/metrics"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -46,6 +50,8 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	if strings.Contains(cpu, "main.elsewhere") {
 		t.Error("the CPU flame graph has another span's samples")
 	}
+	// Where there is none, a link leads to the reason.
+	shows(t, tr, `href="?span=`+spanID("short")+`#flame"`)
 	none := page(t, h, rootPath()+"?span="+spanID("inventory"))
 	shows(t, none, "There is none.", "Faster than a request has to be slow to be recorded")
 }
@@ -276,7 +282,7 @@ func TestByName(t *testing.T) {
 	shows(t, page(t, pages(t, d.open(), Options{SlowSpan: 50 * time.Millisecond}), "/names"),
 		"of 50 ms and more", "GET /quick", "GET /other", "load</bdi></a></td><td class=\"num\">2</td>")
 	got := page(t, h, "/name?service=svc&name=GET+%2F")
-	shows(t, got, "20 captured spans", "median <b>109 ms</b>", "The mean of 2 spans against the mean of the 4 around the median", "the slowest 10 %",
+	shows(t, got, "20 captured spans", "median <b>109 ms</b>", "The mean of 2 spans, <b>1 s</b>, against the mean of the 4 around the median, <b>110 ms</b>", "main.lock: before 0 ns, after 1 s, &#43;1 s", "the slowest 10 %",
 		"&#43;1 s", "main.lock", "main.work", "[waiting: mutex]", SpanPath(traceID("s19"), spanID("s19")))
 	for _, link := range regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindAllString(got, -1) {
 		shows(t, page(t, h, link), "main.work", "back to the name")
@@ -345,7 +351,7 @@ func TestCompare(t *testing.T) {
 		parts []string
 	}{
 		{url.Values{"a": {traceID("t") + "/" + spanID("root")}, "b": {traceID("u") + "/" + spanID("fast")}},
-			[]string{"before <b>600 ms</b> · after <b>150 ms</b>", "−450 ms", `sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`, "[waiting: mutex]", "&#43;70 ms"}},
+			[]string{"storefront POST /checkout against storefront POST /checkout</h1>", "before <b>600 ms</b> <a href=\"" + html.EscapeString(SpanPath(traceID("t"), spanID("root"))), "after <b>150 ms</b> <a href", "−450 ms", `sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`, "[waiting: mutex]", "&#43;70 ms"}},
 		{url.Values{"what": {"times"}, "service": {"storefront"}, "type": {"memory"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
 			[]string{"&#43;3 MiB", "main.leak"}},
 		{url.Values{"what": {"times"}, "service": {"storefront"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
@@ -367,8 +373,8 @@ func TestCompare(t *testing.T) {
 		"what=times&service=&afrom=":                                              "Say which service.",
 		"what=times&service=storefront":                                           "Say at least one of the times.",
 		"what=spans&a=&b=":                                                        "Say which two spans",
-		"a=" + spanAddress("root"):                                                "Say which span is the one after.",
-		"b=" + spanAddress("root"):                                                "Say which span is the one before.",
+		"a=" + spanAddress("root"):                                                "Say which span is the one after: choose it below.",
+		"b=" + spanAddress("root"):                                                "Say which span is the one before: choose it below.",
 	} {
 		shows(t, page(t, h, "/compare?"+query), `<p class="empty">`+want)
 	}
@@ -406,13 +412,64 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
+// A service that runs is compared with what it was a moment ago; one that has ended, with what it was before the middle.
+func TestOfferedTimes(t *testing.T) {
+	now := began.Add(30 * time.Hour)
+	offered := func(from, to time.Time) (words string) {
+		for _, o := range offeredTypes("shop", []Content{{Type: record.CPU, From: from, To: to}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}}, now) {
+			for _, l := range o.Links {
+				if o.Words == "CPU" {
+					words += l.Text + "; "
+				}
+			}
+		}
+		return words
+	}
+	const half = "the half from 2026-01-0"
+	for name, tt := range map[string]struct {
+		from, to time.Time
+		want     []string
+		not      string
+	}{
+		"a day and more":  {began, now.Add(-time.Minute), []string{"the last 5 minutes", "the last 15", "the hour before", "of a day ago", half}, "version"},
+		"20 minutes":      {now.Add(-20 * time.Minute), now.Add(-time.Minute), []string{"the last 5 minutes", half}, "last 15"},
+		"it has ended":    {began, began.Add(time.Hour), []string{half + "2 15:34:05"}, "the last"},
+		"a single moment": {began, began, nil, "half"},
+		"it is not known": {time.Time{}, time.Time{}, []string{"the last 5 minutes", "of a day ago"}, "half"},
+	} {
+		got := offered(tt.from, tt.to)
+		for _, want := range tt.want {
+			if !strings.Contains(got, want) {
+				t.Errorf("%s: %q, want %q", name, got, want)
+			}
+		}
+		if strings.Contains(got, tt.not) {
+			t.Errorf("%s: %q, not %q", name, got, tt.not)
+		}
+	}
+}
+
+func TestPeriodInWords(t *testing.T) {
+	for want, p := range map[string]period{
+		"at any time": {}, "since 2026-01-02 15:04:05": {from: began}, "until 2026-01-02 15:04:05": {to: began},
+		"from 2026-01-02 15:04:05 to 2026-01-02 15:05:05": {from: began, to: began.Add(time.Minute)},
+	} {
+		if got := p.words(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestMemory(t *testing.T) {
 	h := pages(t, shop(t).open(), Options{})
 	got := page(t, h, "/memory")
 	shows(t, got, "Memory of", "10 MiB", "13 MiB", "240 MiB an hour", "&#43;3 MiB", "main.leak", "/memory/plot.svg?service=storefront")
-	if strings.Contains(got, "main.steady") {
+	if _, table, _ := strings.Cut(got, "Where it differs most"); strings.Contains(table, "main.steady") {
 		t.Error("what did not grow is in the table")
 	}
+	shows(t, got, `class="more" href="/memory?service=storefront&amp;frame=`, `aria-label="main.leak: before 0 B, after 3 MiB, &#43;3 MiB"`,
+		`class="same" href="/memory?service=storefront&amp;frame=`)
+	shows(t, page(t, h, regexpOf(t, got, `href="(/memory[^"]*&amp;frame=\d+)#difference" aria-label="main.leak`)), "Zoomed to <bdi><code>main.leak")
 	drawn := make(map[string]bool)
 	for _, address := range regexp.MustCompile(`/memory/plot\.svg[^" ]*`).FindAllString(got, -1) {
 		w := get(h, html.UnescapeString(address))
@@ -529,12 +586,21 @@ func TestCircularTrace(t *testing.T) {
 	shows(t, page(t, pages(t, d.open(), Options{}), rootPath()), "6 spans", "below the circle")
 }
 
-// TestManyAtOnce asks 64-fold for pages of a directory that is being written.
+// TestManyAtOnce asks 64-fold for pages of a directory that is being written. What is alive meanwhile, and what is kept
+// after it, is bounded.
 func TestManyAtOnce(t *testing.T) {
 	d := shop(t)
+	// A trace so large that 64 copies of it would be above the bound.
+	var large []span
+	for i := range 2_000 {
+		large = append(large, span{trace: "large", id: fmt.Sprint("large", i), service: "storefront", name: "GET /large", took: time.Millisecond, attributes: map[string]string{"text": strings.Repeat("x", 2_000)}})
+	}
+	d.spans(large...)
 	h := pages(t, d.open(), Options{})
+	page(t, h, TracePath(traceID("large"))) // and with it the index, which is bounded by itself
+	before := liveHeap()
 	ctx, stop := context.WithCancel(t.Context())
-	var writing, asking sync.WaitGroup
+	var writing, asking, measuring sync.WaitGroup
 	writing.Go(func() {
 		file := d.traceFile("storefront", "growing")
 		for i := 0; ctx.Err() == nil; i++ {
@@ -547,9 +613,16 @@ func TestManyAtOnce(t *testing.T) {
 			time.Sleep(time.Millisecond)
 		}
 	})
+	var alive uint64
+	measuring.Go(func() {
+		for ctx.Err() == nil {
+			alive = max(alive, liveHeap())
+			time.Sleep(10 * time.Millisecond)
+		}
+	})
 	paths := []string{
 		"/", rootPath(), wallPath() + "/flamegraph", wallPath() + "/top", wallPath() + ".pb.gz", "/names", "/name?service=storefront&name=GET+%2F", "/memory", "/memory/plot.svg?service=storefront",
-		"/compare?what=times&type=cpu&service=storefront&ato=2026-01-02T15:05:00Z",
+		"/compare?what=times&type=cpu&service=storefront&ato=2026-01-02T15:05:00Z", "/profiles?service=storefront&type=wall", "/compare", TracePath(traceID("large")),
 	}
 	for i := range 64 {
 		asking.Go(func() {
@@ -566,6 +639,95 @@ func TestManyAtOnce(t *testing.T) {
 	asking.Wait()
 	stop()
 	writing.Wait()
+	measuring.Wait()
+	if grown := int64(alive - before); alive > before && grown > 128<<20 {
+		t.Errorf("%s more were alive at the same time, want 128 MiB at most", bytesOf(grown))
+	}
+	if kept := int64(liveHeap()) - int64(before); kept > 32<<20 {
+		t.Errorf("%s more are kept when all is answered, want 32 MiB at most", bytesOf(kept))
+	}
+}
+
+// liveHeap is how many bytes are reachable.
+func liveHeap() uint64 {
+	runtime.GC()
+	live := []gcmetrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	gcmetrics.Read(live)
+	return live[0].Value.Uint64()
+}
+
+// blocking is a source whose traces come when the gate opens.
+type blocking struct {
+	Source
+	gate    chan struct{}
+	reading atomic.Int64
+}
+
+func (b *blocking) Trace(ctx context.Context, id string) ([]traces.Span, error) {
+	b.reading.Add(1)
+	defer b.reading.Add(-1)
+	select {
+	case <-b.gate:
+		return nil, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
+}
+
+// However many ask, so many pages are made at a time; who waits too long is told to come back; and who has not read his
+// answer yet holds up nobody.
+func TestPagesAreMadeAFewAtATime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		source := &blocking{gate: make(chan struct{})}
+		h := pages(t, source, Options{})
+		var asking sync.WaitGroup
+		var status [64]int
+		for i := range status {
+			asking.Go(func() { status[i] = get(h, rootPath()).Code })
+		}
+		synctest.Wait()
+		if n := source.reading.Load(); n != pagesAtOnce {
+			t.Errorf("%d pages are being made for %d requests, want %d", n, len(status), pagesAtOnce)
+		}
+		asking.Wait() // the gate stays closed: their time is over
+		for _, got := range status {
+			if got != http.StatusServiceUnavailable {
+				t.Errorf("status %d, want %d", got, http.StatusServiceUnavailable)
+			}
+		}
+		close(source.gate)
+		unread := &slowReader{ResponseRecorder: httptest.NewRecorder(), gate: make(chan struct{})}
+		for range pagesAtOnce {
+			asking.Go(func() { h.ServeHTTP(unread, httptest.NewRequest(http.MethodGet, "http://localhost"+rootPath(), nil)) })
+		}
+		synctest.Wait()
+		if w := get(h, rootPath()); w.Code != http.StatusNotFound {
+			t.Errorf("behind slow readers: status %d, want %d", w.Code, http.StatusNotFound)
+		}
+		close(unread.gate)
+		asking.Wait()
+	})
+}
+
+// slowReader takes an answer when the gate opens.
+type slowReader struct {
+	*httptest.ResponseRecorder
+	gate chan struct{}
+}
+
+func (s *slowReader) Header() http.Header { return make(http.Header) }
+func (s *slowReader) WriteHeader(int)     {}
+func (s *slowReader) Write(b []byte) (int, error) {
+	<-s.gate
+	return len(b), nil
+}
+
+// A large profile is shown, but not kept.
+func TestLargeProfilesAreNotKept(t *testing.T) {
+	small, large := &profile.Profile{Sample: make([]*profile.Sample, keptSamples)}, &profile.Profile{Sample: make([]*profile.Sample, keptSamples+1)}
+	if !light(small) || light(large) {
+		t.Errorf("kept are profiles of %d samples: %v, of %d: %v", len(small.Sample), light(small), len(large.Sample), light(large))
+	}
 }
 
 func TestClean(t *testing.T) {
@@ -610,6 +772,8 @@ func FuzzAddress(f *testing.F) {
 		wallPath() + "/flamegraph?f=main&si=wall", wallPath() + "/top?n=1", wallPath() + "/peek?f=(", wallPath() + ".pb.gz", "/names?last=1h", "/name?service=storefront&name=pricing&part=slow&frame=9",
 		"/compare?what=times&service=storefront&type=cpu&afrom=2026-01-02T15:04:05Z&blast=1h", "/compare?a=" + traceID("t") + "/" + spanID("root"), "/memory?service=storefront&last=1h", "/memory/plot.svg?service=storefront",
 		"/flame/" + encodeSpec(url.Values{"kind": {"memory"}, "service": {"storefront"}, "afrom": {"2026-01-02T15:04:05Z"}}) + "/top", "/flame/" + encodeSpec(url.Values{"kind": {"name"}}) + "/flamegraph", "/trace/%2e%2e/x",
+		"/profiles?service=storefront&type=memory&version=1&last=24h&frame=2", "/profiles.pb.gz?service=storefront&from=2026-01-02T15:04:05Z", "/compare?what=versions&service=storefront&aversion=1&bversion=2&frame=1",
+		"/flame/" + encodeSpec(url.Values{"kind": {"profiles"}, "service": {"storefront"}, "type": {"cpu"}}) + "/top", "/name?service=storefront&name=pricing&dframe=2", "/memory?service=storefront&frame=1",
 	} {
 		f.Add(seed)
 	}

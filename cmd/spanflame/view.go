@@ -7,15 +7,16 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"spanflame/internal/record"
+	"spanflame/profiles"
 	"spanflame/viewer"
 )
 
@@ -30,12 +31,16 @@ type viewOptions struct {
 func newViewCommand() *cobra.Command {
 	var o viewOptions
 	cmd := &cobra.Command{
-		Use:   "view [DIR]",
+		Use:   "view [DIR|FILE]",
 		Short: "Show slow traces and the flame graphs of their spans in a browser",
 		Long: `Serve web pages over the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
 flame graph of each span, all spans of a name, comparisons, and memory over time. DIR is SPANFLAME_DIR unless it
 is given, else where agents save when they are told nothing. With --tempo and --pyroscope the pages are over
 these servers instead.
+
+DIR may also be any other directory with profiles, in files that end in .pb.gz, or there may be one such FILE, by
+whichever tool they were written: the pages have flame graphs, comparisons and memory then, and no traces. What a
+file does not say of its service and version, the names of its directories do.
 
 The pages have no accounts: listen on loopback, or behind a proxy that knows its users (name it with --host).`,
 		Args: cobra.MaximumNArgs(1),
@@ -51,7 +56,7 @@ The pages have no accounts: listen on loopback, or behind a proxy that knows its
 	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo to take traces from, with --pyroscope")
 	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope to take profiles from, with --tempo")
 	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana to link to")
-	flags.StringVar(&o.base, "base", "", "directory of saved profiles to compare with")
+	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
 	flags.DurationVar(&o.slowSpan, "slow-span", 0, "how long a request takes at least to be recorded, where services set another than the default of 100ms")
 	flags.StringSliceVar(&o.hosts, "host", nil, "further host names by which the pages may be asked for")
 	return cmd
@@ -62,7 +67,7 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if o.slowSpan < 0 {
 		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
 	}
-	source, err := openSource(o)
+	source, err := openSource(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -71,7 +76,7 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
 	if o.base != "" {
-		base, err := viewer.OpenDirectory(o.base)
+		base, err := viewer.Open(ctx, o.base)
 		if err != nil {
 			return fmt.Errorf("base directory: %w", err)
 		}
@@ -94,27 +99,16 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", o.listen, err)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: time.Minute, WriteTimeout: time.Minute, IdleTimeout: 2 * time.Minute}
-	failed := make(chan error, 1)
-	go func() { failed <- server.Serve(listener) }()
-	fmt.Fprintf(out, "%s is shown at %s\n", described(o), viewer.URL(listener.Addr()))
-	select {
-	case err = <-failed:
-		return fmt.Errorf("serve the pages: %w", err)
-	case <-ctx.Done():
+	start := ""
+	if d, ok := source.(*viewer.Directory); ok {
+		start = strings.TrimSuffix(d.Start(), "/")
 	}
-	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
-	defer cancel()
-	err = server.Shutdown(stopping)
-	if errors.Is(err, context.DeadlineExceeded) {
-		err = server.Close() // who still reads a page has to do without
-	}
-	<-failed
-	return err
+	fmt.Fprintf(out, "%s is shown at %s%s\n", described(o), viewer.URL(listener.Addr()), start)
+	return viewer.Serve(ctx, listener, handler, options.Log)
 }
 
 // openSource is the directory, or the servers where they are named.
-func openSource(o viewOptions) (viewer.Source, error) {
+func openSource(ctx context.Context, o viewOptions) (viewer.Source, error) {
 	switch {
 	case o.tempo != "" && o.pyroscope != "" && o.dir != "":
 		return nil, fmt.Errorf("either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
@@ -127,11 +121,17 @@ func openSource(o viewOptions) (viewer.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := viewer.OpenDirectory(dir)
+	d, err := viewer.Open(ctx, dir)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("%s: there is no such directory: start a service with the agent, which saves there with SPANFLAME_DIR=%s, or run spanflame demo", dir, dir)
 	}
-	return d, err
+	if _, damaged := errors.AsType[profiles.Damaged](err); damaged {
+		return nil, fmt.Errorf("%w: want the directory that agents save to, or profiles as go tool pprof reads them", err)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d, nil
 }
 
 // viewedDir is the directory that is meant.

@@ -33,36 +33,69 @@ func (o *output) String() string {
 	return o.b.String()
 }
 
-func TestViewServesUntilItIsInterrupted(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("SPANFLAME_DIR", dir)
-	ctx, interrupt := context.WithCancel(t.Context())
-	defer interrupt()
+// serveView runs the command until interrupt, and returns the address that it prints and what its first page is.
+func serveView(t *testing.T, args ...string) (said, body string, interrupt func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
 	var out output
 	ended := make(chan error, 1)
-	go func() { ended <- run(ctx, &out, io.Discard, "view", "--listen", "127.0.0.1:0") }()
+	go func() {
+		ended <- run(ctx, &out, io.Discard, append([]string{"view", "--listen", "127.0.0.1:0"}, args...)...)
+	}()
+	interrupt = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			t.Errorf("it ended with %v", err)
+		}
+	})
+	t.Cleanup(interrupt)
 	var url string
 	for deadline := time.Now().Add(30 * time.Second); url == ""; time.Sleep(10 * time.Millisecond) {
-		url = regexp.MustCompile(`http://\S+`).FindString(out.String())
+		url = regexp.MustCompile(`http://\S+\n`).FindString(out.String())
 		if time.Now().After(deadline) {
 			t.Fatalf("no address after 30 s: %s", &out)
 		}
 	}
-	if !strings.Contains(out.String(), dir) {
-		t.Errorf("%q does not name the directory %s", &out, dir)
-	}
-	resp, err := http.Get(url)
+	resp, err := http.Get(strings.TrimSpace(url))
 	if err != nil {
 		t.Fatal(err)
 	}
-	body, err := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	if err != nil || resp.StatusCode != http.StatusOK || !bytes.Contains(body, []byte("There are no traces yet")) {
-		t.Errorf("status %d, %v:\n%s", resp.StatusCode, err, body)
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: status %d, %v:\n%s", url, resp.StatusCode, err, b)
+	}
+	return out.String(), string(b), interrupt
+}
+
+func TestViewServesUntilItIsInterrupted(t *testing.T) {
+	dir := t.TempDir()
+	t.Setenv("SPANFLAME_DIR", dir)
+	said, body, interrupt := serveView(t)
+	if !strings.Contains(said, dir) {
+		t.Errorf("%q does not name the directory %s", said, dir)
+	}
+	if !strings.Contains(body, "There are no traces yet") {
+		t.Errorf("the first page:\n%s", body)
 	}
 	interrupt()
-	if err := <-ended; err != nil {
-		t.Errorf("it ended with %v", err)
+	url := regexp.MustCompile(`http://\S+`).FindString(said)
+	if resp, err := http.Get(url); err == nil {
+		resp.Body.Close()
+		t.Errorf("%s is served after the end", url)
+	}
+}
+
+// Profiles by themselves begin with their flame graph: those of any directory, and a single file.
+func TestViewOfProfilesAlone(t *testing.T) {
+	dir := filepath.Join("..", "..", "profiles", "examples", "slow-pricing")
+	for path, want := range map[string]string{dir: "24 windows", filepath.Join(dir, "before", "cpu-01.pb.gz"): "1 window from"} {
+		said, body, _ := serveView(t, path, "--base", filepath.Join(dir, "before"))
+		for _, part := range []string{want, "workload.compileTariff"} {
+			if !strings.Contains(body, part) {
+				t.Errorf("%s: %q is not on the first page, %s:\n%s", path, part, said, body)
+			}
+		}
 	}
 }
 
@@ -82,7 +115,7 @@ func TestViewSaysWhatIsWrong(t *testing.T) {
 		"the port is taken":              {dir, "--listen", taken.Addr().String()},
 		`--listen "7070"`:                {dir, "--listen", "7070"},
 		"start a service with the agent": {none},
-		"is a file":                      {file},
+		"as go tool pprof reads them":    {file},
 		"are given together":             {"--tempo", "http://127.0.0.1:1"},
 		"not both":                       {dir, "--tempo", "http://127.0.0.1:1", "--pyroscope", "http://127.0.0.1:2"},
 		`Tempo's address "nowhere"`:      {"--tempo", "nowhere", "--pyroscope", "http://127.0.0.1:2"},

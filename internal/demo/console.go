@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
+
+	"spanflame/workload/load"
 )
 
 // clearLine takes back a line of progress on a terminal.
@@ -39,6 +42,25 @@ func (c *console) interval() time.Duration {
 		return 200 * time.Millisecond
 	}
 	return 5 * time.Second
+}
+
+// load writes how far the load is: on a terminal a line that is rewritten. After its time it waits for the answers to
+// what was sent.
+func (c *console) load(s load.Snapshot) {
+	var line strings.Builder
+	if s.Elapsed < s.Duration {
+		fmt.Fprintf(&line, "%3.0f s of %.0f s: %d of %d requests sent, %d in flight, %d failed", s.Elapsed.Seconds(), s.Duration.Seconds(), s.Sent, s.Due, s.InFlight, s.Failed)
+	} else {
+		fmt.Fprintf(&line, "the %.0f s are over: waiting for the answers to %d requests; %d failed", s.Duration.Seconds(), s.InFlight, s.Failed)
+	}
+	if s.Shed > 0 {
+		fmt.Fprintf(&line, ", %d left out as %d were in flight", s.Shed, concurrency)
+	}
+	if c.terminal {
+		fmt.Fprint(c, clearLine+line.String())
+	} else {
+		fmt.Fprintln(c, line.String())
+	}
 }
 
 // say writes a finding. That nobody reads it is no reason to end the demo.

@@ -226,7 +226,7 @@ func (d *demo) drive(ctx context.Context, title string) (phase, error) {
 	p := phase{begun: time.Now()}
 	p.report, err = load.Run(ctx, load.Config{
 		Target: d.shop.Storefront.URL, Rate: d.Rate, Duration: d.Duration / 2, Mix: m,
-		Concurrency: concurrency, Progress: load.ProgressPrinter(&d.console, d.Terminal), Interval: d.console.interval(),
+		Concurrency: concurrency, Progress: d.console.load, Interval: d.console.interval(),
 	})
 	p.ended = time.Now()
 	d.console.endLine()

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"spanflame/workload/load"
 )
 
 // binary is the spanflame program.
@@ -150,6 +152,10 @@ func TestDemo(t *testing.T) {
 		`POST /api/checkout\?items=1, median +\d+ ms +\d+ ms`,
 	} {
 		s.await(t, row, closed)
+	}
+	byName := s.await(t, `slow-pricing: all spans pricing of the storefront\n  (http://\S+)\n`, closed)
+	if got := page(t, byName[1]); !strings.Contains(got, "workload.compileTariff") {
+		t.Errorf("%s does not show who makes the spans slow", byName[1])
 	}
 	file := s.await(t, `go tool pprof -top -relative_percentages -tagfocus=(span_id=[0-9a-f]{16}) (\S+)`, closed)
 	out, err := exec.Command("go", "tool", "pprof", "-top", "-relative_percentages", "-tagfocus="+file[1], file[2]).CombinedOutput()
@@ -343,5 +349,25 @@ func TestAForeignDirectory(t *testing.T) {
 		t.Errorf("a directory that a demo has made: %v", err)
 	} else if err := release(); err != nil {
 		t.Error(err)
+	}
+}
+
+// How far the load is, is said in words that need no explanation, and never longer than it takes.
+func TestProgressOfTheLoad(t *testing.T) {
+	for want, s := range map[string]load.Snapshot{
+		"  5 s of 14 s: 130 of 420 requests sent, 7 in flight, 1 failed\n":                                        {Elapsed: 5 * time.Second, Due: 420, Sent: 130, InFlight: 7, Failed: 1},
+		" 10 s of 14 s: 200 of 420 requests sent, 64 in flight, 0 failed, 20 left out as 64 were in flight\n":     {Elapsed: 10 * time.Second, Due: 420, Sent: 200, InFlight: 64, Shed: 20},
+		"the 14 s are over: waiting for the answers to 42 requests; 0 failed, 20 left out as 64 were in flight\n": {Elapsed: 15 * time.Second, Due: 420, Sent: 400, InFlight: 42, Shed: 20},
+	} {
+		s.Duration = 14 * time.Second
+		var lines, terminal bytes.Buffer
+		(&console{progress: &lines}).load(s)
+		(&console{progress: &terminal, terminal: true}).load(s)
+		if got := lines.String(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+		if got := terminal.String(); got != clearLine+strings.TrimSuffix(want, "\n") {
+			t.Errorf("on a terminal: %q", got)
+		}
 	}
 }

@@ -18,17 +18,18 @@ type mistake struct {
 	profile  record.Type
 	sample   string // the profile's sample type, in nanoseconds
 	shows    string // what the time is
+	span     string // the name of the spans that it makes slow
 }
 
 // mistakes are those that the demo makes and repairs.
 var mistakes = []mistake{
 	{
 		fault: "slow-pricing", function: "spanflame/workload.compileTariff",
-		profile: record.CPU, sample: "cpu", shows: "on the CPU in",
+		profile: record.CPU, sample: "cpu", shows: "on the CPU in", span: "pricing",
 	},
 	{
 		fault: "lock-convoy", function: "spanflame/workload.(*Service).settleHoldingTill", within: "sync.(*Mutex).Lock",
-		profile: record.Block, sample: "delay", shows: "waiting for the lock in",
+		profile: record.Block, sample: "delay", shows: "waiting for the lock in", span: "POST /api/checkout",
 	},
 }
 

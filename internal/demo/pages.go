@@ -6,9 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"syscall"
-	"time"
 
 	"spanflame/viewer"
 )
@@ -26,17 +24,12 @@ func (d *demo) servePages(ln net.Listener) error {
 	if err != nil {
 		return err
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 10 * time.Second, WriteTimeout: time.Minute,
-		ErrorLog: slog.NewLogLogger(options.Log.Handler(), slog.LevelWarn)}
+	ctx, stop := context.WithCancel(context.Background())
 	served := make(chan error, 1)
-	go func() { served <- server.Serve(ln) }()
-	d.ends = append(d.ends, func(ctx context.Context) error {
-		// Nobody waits for a page that is being made.
-		err := errors.Join(server.Close(), <-served)
-		if errors.Is(err, http.ErrServerClosed) {
-			return nil
-		}
-		return err
+	go func() { served <- viewer.Serve(ctx, ln, handler, options.Log) }()
+	d.ends = append(d.ends, func(context.Context) error {
+		stop()
+		return <-served
 	})
 	d.pages = viewer.URL(ln.Addr())
 	d.console.progressf("the pages are at %s", d.pages)

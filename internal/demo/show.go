@@ -58,6 +58,13 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 	}
 	d.console.say("Before and after the repair\n%s", rows)
 
+	// The slowest traces all wait for the lock: what else was wrong shows in the spans of one name.
+	var pages strings.Builder
+	for _, m := range mistakes {
+		fmt.Fprintf(&pages, "  %s: all spans %s of the %s\n  %s\n", m.fault, m.span, storefront, d.pages+viewer.NamePath(storefront, m.span))
+	}
+	d.console.say("Each mistake in the spans of one name\n%s", &pages)
+
 	file, err := d.backend.file(ctx, t)
 	if err != nil {
 		return err
@@ -78,7 +85,8 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 	request := before.Method + " " + before.Path
 	row(request+", median", milliseconds(before.P50), milliseconds(after.P50))
 	row(request+", 99th percentile", milliseconds(before.P99), milliseconds(after.P99))
-	row("requests failed or shed", lost(p.faulty.report), lost(p.repaired.report))
+	row("requests that failed", p.faulty.report.Failed, p.repaired.report.Failed)
+	row(fmt.Sprintf("requests left out as %d were in flight", concurrency), p.faulty.report.Shed, p.repaired.report.Shed)
 	for _, m := range mistakes {
 		// A window that begins in one phase and ends in the next is the first one's.
 		wrong, err := d.backend.spent(ctx, m, p.faulty.begun, p.faulty.ended)
@@ -106,8 +114,6 @@ func endpoint(r load.Report) load.EndpointReport {
 	}
 	return load.EndpointReport{}
 }
-
-func lost(r load.Report) int64 { return r.Failed + r.Shed }
 
 func milliseconds(ms float64) string { return fmt.Sprintf("%.0f ms", ms) }
 

@@ -1,0 +1,204 @@
+package viewer
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"spanflame/internal/traces"
+)
+
+// Bounds of what the page Compare offers.
+const (
+	offeredSpans    = 12
+	offeredNames    = 12
+	offeredVersions = 8
+	offeredTime     = 26 * time.Hour   // a day, and an hour to compare with
+	recently        = 10 * time.Minute // after the last profile, a service counts as running
+)
+
+// offers are what can be compared, so that nobody has to type ids or times.
+type offers struct {
+	Chosen  string // the span that was chosen, as TRACE/SPAN
+	Spans   []offeredSpan
+	Names   []link        // span names: the slowest against the median
+	Service string        // whose types these are
+	Types   []offeredType // by what there is of them
+	Others  []link        // services
+}
+
+// offeredSpan is a span with the addresses of the comparison that has it as one of its sides, empty for a side that is
+// chosen already.
+type offeredSpan struct {
+	Path, Service, Name, Duration string
+	Started                       time.Time
+	Before, After                 string
+}
+
+// offeredType is a type with the comparisons that can be made of it.
+type offeredType struct {
+	Words string
+	Links []link
+}
+
+// offers looks for what can be compared.
+func (s *server) offers(ctx context.Context, c comparison, services []string) (*offers, error) {
+	o := &offers{Service: c.service}
+	if err := s.offerSpans(ctx, c, o); err != nil {
+		return nil, err
+	}
+	if o.Service == "" && len(o.Spans) > 0 {
+		o.Service = o.Spans[0].Service // the one to look at
+	} else if o.Service == "" && len(services) > 0 {
+		o.Service = services[0]
+	}
+	for _, name := range services {
+		if name != o.Service && len(o.Others) < listedNames {
+			o.Others = append(o.Others, link{name, "/compare?" + url.Values{"what": {"times"}, "service": {name}}.Encode()})
+		}
+	}
+	if o.Service != "" {
+		contents, err := s.contents(ctx, o.Service, period{})
+		if err != nil {
+			return nil, err
+		}
+		o.Types = offeredTypes(o.Service, contents, time.Now())
+	}
+	return o, nil
+}
+
+// contents are those of a service in a time. Where that has no beginning they are of the last day, or older where there is
+// nothing: to know the versions of all that a directory keeps takes long.
+func (s *server) contents(ctx context.Context, service string, p period) ([]Content, error) {
+	if p.from.IsZero() && p.to.IsZero() {
+		recent, err := s.source.Contents(ctx, service, time.Now().Add(-offeredTime), time.Time{})
+		if err != nil || len(recent) > 0 {
+			return recent, err
+		}
+	}
+	return s.source.Contents(ctx, service, p.from, p.to)
+}
+
+// offerSpans offers the slowest spans for a comparison of which no side is chosen, and spans of the same name, from
+// the slowest to the fastest, where one is.
+func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error {
+	f := Filter{Slow: s.options.SlowSpan, Limit: capturedSpans}
+	var chosen traces.Span
+	if o.Chosen = cmp.Or(c.spanA, c.spanB); o.Chosen != "" {
+		var err error
+		if chosen, err = s.spanAt(ctx, o.Chosen); err != nil {
+			return err
+		}
+		f.Service, f.Name = chosen.Service, chosen.Name
+	}
+	spans, err := s.source.Captured(ctx, f)
+	if err != nil {
+		return err
+	}
+	if o.Chosen == "" {
+		for _, n := range byName(spans, nil) {
+			if n.Count > 1 && len(o.Names) < offeredNames {
+				o.Names = append(o.Names, link{n.Service + " " + n.Name, n.Path + "#difference"})
+			}
+		}
+	}
+	spans = slices.DeleteFunc(spans, func(sp traces.Span) bool { return sp.ID == chosen.ID })
+	slices.SortFunc(spans, func(a, b traces.Span) int {
+		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
+	})
+	if o.Chosen != "" {
+		spans = spread(spans, offeredSpans)
+	}
+	for _, sp := range spans[:min(len(spans), offeredSpans)] {
+		offered := offeredSpan{Path: SpanPath(sp.TraceID, sp.ID), Service: sp.Service, Name: sp.Name, Duration: duration(sp.Duration()), Started: sp.Start.UTC()}
+		with := func(side string) string {
+			q := url.Values{"type": {c.Type.Name}, side: {sp.TraceID + "/" + sp.ID}}
+			for name, v := range map[string]string{"a": c.spanA, "b": c.spanB} {
+				if v != "" {
+					q.Set(name, v)
+				}
+			}
+			return "/compare?" + q.Encode()
+		}
+		if c.spanA == "" {
+			offered.Before = with("a")
+		}
+		if c.spanB == "" {
+			offered.After = with("b")
+		}
+		o.Spans = append(o.Spans, offered)
+	}
+	return nil
+}
+
+// recentTimes are what is compared of a service that runs, as parameters of a comparison. Each begins so long ago.
+var recentTimes = []struct {
+	words string
+	begin time.Duration
+	of    url.Values
+}{
+	{"the last 5 minutes against the 5 before", 10 * time.Minute, url.Values{"afrom": {"10m"}, "ato": {"5m"}, "bfrom": {"5m"}}},
+	{"the last 15 minutes against the 15 before", 30 * time.Minute, url.Values{"afrom": {"30m"}, "ato": {"15m"}, "bfrom": {"15m"}}},
+	{"the last hour against the hour before", 2 * time.Hour, url.Values{"afrom": {"2h"}, "ato": {"1h"}, "bfrom": {"1h"}}},
+	{"the last hour against that of a day ago", 25 * time.Hour, url.Values{"afrom": {"25h"}, "ato": {"24h"}, "bfrom": {"1h"}}},
+}
+
+// offeredTypes are the comparisons of a service's versions, one after another, and of its times.
+func offeredTypes(service string, contents []Content, now time.Time) []offeredType {
+	var all []offeredType
+	for _, t := range profileTypes {
+		var versions []string
+		var from, to time.Time
+		has := false
+		for _, c := range contents {
+			if c.Type != t.Type {
+				continue
+			}
+			if !has || c.From.Before(from) {
+				from = c.From
+			}
+			if c.To.After(to) {
+				to = c.To
+			}
+			has = true
+			if c.Version != "" {
+				versions = append(versions, c.Version)
+			}
+		}
+		if !has {
+			continue
+		}
+		offered := offeredType{Words: t.Words}
+		offer := func(what, words string, more url.Values) {
+			q := url.Values{"what": {what}, "service": {service}, "type": {t.Name}}
+			for name, v := range more {
+				q[name] = v
+			}
+			offered.Links = append(offered.Links, link{words, "/compare?" + q.Encode()})
+		}
+		for i := max(1, len(versions)-offeredVersions); i < len(versions); i++ {
+			before, after := versions[i-1], versions[i]
+			offer("versions", fmt.Sprintf("version %s against %s", clean(after, 80), clean(before, 80)), url.Values{"aversion": {before}, "bversion": {after}})
+		}
+		unknown := to.IsZero()
+		for _, r := range recentTimes {
+			if unknown || now.Sub(to) < recently && now.Add(-r.begin).After(from) {
+				offer("times", r.words, r.of)
+			}
+		}
+		if !unknown && to.After(from) {
+			middle := from.Add(to.Sub(from) / 2)
+			offer("times", fmt.Sprintf("the half from %s against the half before", clock(middle)), url.Values{
+				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)}, "bto": {stamp(to)},
+			})
+		}
+		all = append(all, offered)
+	}
+	return all
+}
+
+// stamp is a time in an address.
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

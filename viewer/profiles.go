@@ -1,0 +1,256 @@
+package viewer
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"maps"
+	"net/http"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/profiles"
+)
+
+// Bounds of the page of profiles.
+const (
+	usualTime     = time.Hour // the end of what there is, unless a time is asked for
+	listedWindows = 60
+)
+
+// profilesPage is the profiles of one service, of one type, merged.
+type profilesPage struct {
+	head
+	Service, Version string
+	Services         []string
+	Period           period
+	Ranges           []choice
+	Type             profileType
+	Types, Versions  []part
+	From, To         time.Time // of the windows
+	Count            int       // of them
+	Flame, Others    flame
+	ZoomPath         string
+	Pprof, Download  string
+	Compare          []link
+	Commands         []string
+	Windows          []listedWindow // the latest first
+	Why              string
+}
+
+// listedWindow is a single window and the page of it alone.
+type listedWindow struct {
+	Path, Length, Instance string
+	Started                time.Time
+}
+
+// profilesParameters are those of the page, and of its file.
+var profilesParameters = []string{"service", "version", "type", "last", "from", "to"}
+
+func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
+	q, err := parameters(r, append([]string{"frame"}, profilesParameters...)...)
+	if err != nil {
+		return err
+	}
+	zoom, err := parseFrame(q, "frame")
+	if err != nil {
+		return err
+	}
+	q.Del("frame")
+	page := profilesPage{head: head{Title: "Profiles", Current: "profiles"}, Service: q.Get("service"), Version: q.Get("version"), Ranges: ranges}
+	now := time.Now()
+	if page.Period, err = parsePeriod(q, "", now); err != nil {
+		return err
+	}
+	if page.Services, err = s.source.Services(r.Context(), page.Period.from, page.Period.to); err != nil {
+		return err
+	}
+	if page.Service == "" && len(page.Services) > 0 {
+		page.Service = page.Services[0]
+	}
+	if page.Service == "" {
+		page.Why = "There are no profiles yet. Start a service with the agent, or name a directory with files that end in .pb.gz."
+		return s.render(w, http.StatusOK, "profiles.html", page)
+	}
+	contents, err := s.contents(r.Context(), page.Service, page.Period)
+	if err != nil {
+		return err
+	}
+	if page.Type, err = chosenType(q.Get("type"), contents); err != nil {
+		return err
+	}
+	q.Set("service", page.Service)
+	q.Set("type", page.Type.Name)
+	page.offerParts(q, contents)
+	if !q.Has("last") && !q.Has("from") && !q.Has("to") {
+		page.Period = lastPart(page.Type, page.Version, contents, now)
+		q.Set("from", page.Period.From)
+		q.Set("to", page.Period.To)
+	}
+	for _, offered := range offeredTypes(page.Service, contents, now) {
+		if offered.Words == page.Type.Words {
+			page.Compare = offered.Links
+		}
+	}
+	err = s.mergeProfiles(r, &page, q, zoom)
+	if errors.Is(err, profiles.ErrNone) {
+		page.Why = "There is no such profile of this service and time. Choose another type above, or a longer time."
+	} else if err != nil {
+		return err
+	}
+	return s.render(w, http.StatusOK, "profiles.html", page)
+}
+
+// mergeProfiles fills the page with what was chosen.
+func (s *server) mergeProfiles(r *http.Request, page *profilesPage, q url.Values, zoom int) error {
+	ctx := r.Context()
+	sel := Selection{Service: page.Service, Version: page.Version, Type: page.Type.Type, From: page.Period.from, To: page.Period.to}
+	p, err := s.load(ctx, s.source, sel)
+	if err != nil {
+		return err
+	}
+	windows, err := s.source.Windows(ctx, sel)
+	if err != nil {
+		return err
+	}
+	files, err := s.source.Files(ctx, sel)
+	if err != nil {
+		return err
+	}
+	page.list(q, windows)
+	page.Flame, page.Others = newFlame(p, zoom), newOthers(p)
+	page.ZoomPath = "/profiles?" + q.Encode() + "&frame="
+	page.Download = "/profiles.pb.gz?" + q.Encode()
+	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}
+	if of, ok := arguments(files); ok {
+		page.Commands = append(page.Commands, "go tool pprof -http=:"+of)
+	}
+	spec := maps.Clone(q)
+	spec.Set("kind", "profiles")
+	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
+	return nil
+}
+
+// chosenType is the type of a name, or the first that there is.
+func chosenType(name string, contents []Content) (profileType, error) {
+	if name != "" {
+		return parseType(name)
+	}
+	for _, preferred := range append([]profileType{{Name: typeCPU}}, profileTypes...) {
+		t, err := parseType(preferred.Name)
+		if err != nil || slices.ContainsFunc(contents, func(c Content) bool { return c.Type == t.Type }) {
+			return t, err
+		}
+	}
+	return parseType(typeCPU)
+}
+
+// offerParts offers the types and the versions that there are.
+func (page *profilesPage) offerParts(q url.Values, contents []Content) {
+	offer := func(words, name, value string, current bool) part {
+		of := maps.Clone(q)
+		of.Set(name, value)
+		return part{link{words, "/profiles?" + of.Encode()}, current}
+	}
+	for _, t := range profileTypes {
+		if t == page.Type || slices.ContainsFunc(contents, func(c Content) bool { return c.Type == t.Type }) {
+			page.Types = append(page.Types, offer(t.Words, "type", t.Name, t == page.Type))
+		}
+	}
+	var versions []string
+	for _, c := range contents {
+		if c.Version != "" && !slices.Contains(versions, c.Version) {
+			versions = append(versions, c.Version)
+		}
+	}
+	if len(versions) < 2 && page.Version == "" {
+		return
+	}
+	page.Versions = append(page.Versions, offer("all versions", "version", "", page.Version == ""))
+	for _, v := range versions[max(0, len(versions)-offeredVersions):] {
+		page.Versions = append(page.Versions, offer(clean(v, 80), "version", v, v == page.Version))
+	}
+}
+
+// lastPart is the end of what there is of a type, or of now where that is not known.
+func lastPart(t profileType, version string, contents []Content, now time.Time) period {
+	to := time.Time{}
+	for _, c := range contents {
+		if c.Type == t.Type && (version == "" || c.Version == version) && c.To.After(to) {
+			to = c.To
+		}
+	}
+	if to.IsZero() {
+		to = now
+	}
+	from := to.Add(-usualTime)
+	to = to.Add(time.Millisecond) // a profile of a moment is in it, too
+	return period{From: stamp(from), To: stamp(to), from: from, to: to}
+}
+
+// list lists windows.
+func (page *profilesPage) list(q url.Values, windows []Window) {
+	page.Count = len(windows)
+	for i, win := range windows {
+		if i == 0 || win.From.Before(page.From) {
+			page.From = win.From.UTC()
+		}
+		if win.To.After(page.To) {
+			page.To = win.To.UTC()
+		}
+	}
+	of := url.Values{}
+	for _, name := range []string{"service", "version", "type"} {
+		if v := q.Get(name); v != "" {
+			of.Set(name, v)
+		}
+	}
+	for _, win := range slices.Backward(windows[max(0, len(windows)-listedWindows):]) {
+		of.Set("from", stamp(win.From))
+		of.Set("to", stamp(later(win.To, win.From.Add(time.Nanosecond))))
+		page.Windows = append(page.Windows, listedWindow{
+			Path: "/profiles?" + of.Encode(), Length: duration(win.To.Sub(win.From)), Instance: win.Instance, Started: win.From.UTC(),
+		})
+	}
+}
+
+// profilesSelection is what the parameters of the page choose.
+func profilesSelection(q url.Values) (Selection, profileType, error) {
+	if err := allow(q, profilesParameters...); err != nil {
+		return Selection{}, profileType{}, err
+	}
+	t, err := parseType(cmp.Or(q.Get("type"), typeCPU))
+	if err != nil {
+		return Selection{}, t, err
+	}
+	p, err := parsePeriod(q, "", time.Now())
+	if q.Get("service") == "" {
+		err = cmp.Or(err, badRequest("Say which service: service=…"))
+	}
+	return Selection{Service: q.Get("service"), Version: q.Get("version"), Type: t.Type, From: p.from, To: p.to}, t, err
+}
+
+// profilesFile sends the profile of the page as a file.
+func (s *server) profilesFile(w http.ResponseWriter, r *http.Request) error {
+	q, err := parameters(r, profilesParameters...)
+	if err != nil {
+		return err
+	}
+	sel, t, err := profilesSelection(q)
+	if err != nil {
+		return err
+	}
+	return s.sendFile(w, r, sel, t.Name, "There is no such profile of this service and time.")
+}
+
+// profilesPair is the profile of the page for pprof.
+func (s *server) profilesPair(ctx context.Context, q url.Values) (p, base *profile.Profile, err error) {
+	sel, _, err := profilesSelection(q)
+	if err == nil {
+		p, err = s.source.Profile(ctx, sel)
+	}
+	return p, nil, err
+}
