@@ -28,13 +28,9 @@ func WithoutDamaged(windows iter.Seq2[Window, error], report func(Damaged)) iter
 	}
 }
 
-// Span returns the samples of spans, merged from the profiles that the query chooses; these must be of one
-// type. The error is ErrNone if there are no such samples. Files that cannot be used are passed over, and
-// named in the error if nothing else was found.
-func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Profile, error) {
-	var damage error
-	windows := WithoutDamaged(d.Windows(ctx, q), func(d Damaged) { damage = errors.Join(damage, d) })
-	p, err := Merge(ctx, func(yield func(Window, error) bool) {
+// OfSpans leaves of each profile the samples of the spans, and leaves out the profiles that have none.
+func OfSpans(windows iter.Seq2[Window, error], spanIDs ...string) iter.Seq2[Window, error] {
+	return func(yield func(Window, error) bool) {
 		for w, err := range windows {
 			if err == nil {
 				if w.Profile = ByLabel(w.Profile, spanLabel, spanIDs...); len(w.Profile.Sample) == 0 {
@@ -45,7 +41,16 @@ func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Pr
 				return
 			}
 		}
-	})
+	}
+}
+
+// Span returns the samples of spans, merged from the profiles that the query chooses; these must be of one
+// type. The error is ErrNone if there are no such samples. Files that cannot be used are passed over, and
+// named in the error if nothing else was found.
+func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Profile, error) {
+	var damage error
+	windows := WithoutDamaged(d.Windows(ctx, q), func(d Damaged) { damage = errors.Join(damage, d) })
+	p, err := Merge(ctx, OfSpans(windows, spanIDs...))
 	if errors.Is(err, ErrNone) {
 		err = errors.Join(fmt.Errorf("span %q: %w", spanIDs, ErrNone), damage)
 	}

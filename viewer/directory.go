@@ -192,14 +192,13 @@ func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile,
 	if err != nil {
 		return nil, err
 	}
+	read := d.read(ctx, s.Service, entries)
+	if s.SpanIDs != nil {
+		read = profiles.OfSpans(read, s.SpanIDs...)
+	}
 	windows := 0
 	p, err := profiles.Merge(ctx, func(yield func(profiles.Window, error) bool) {
-		for w, err := range d.read(ctx, s.Service, entries) {
-			if err == nil && s.SpanIDs != nil {
-				if w.Profile = profiles.ByLabel(w.Profile, spanLabel, s.SpanIDs...); len(w.Profile.Sample) == 0 {
-					continue
-				}
-			}
+		for w, err := range read {
 			windows++
 			if !yield(w, err) {
 				return

@@ -23,6 +23,7 @@ const (
 // offers are what can be compared, so that nobody has to type ids or times.
 type offers struct {
 	Chosen  string // the span that was chosen, as TRACE/SPAN
+	Alone   bool   // no other span of its name is known, so that those of others are offered
 	Spans   []offeredSpan
 	Names   []link        // span names: the slowest against the median
 	Service string        // whose types these are
@@ -83,7 +84,7 @@ func (s *server) contents(ctx context.Context, service string, p period) ([]Cont
 }
 
 // offerSpans offers the slowest spans for a comparison of which no side is chosen, and spans of the same name, from
-// the slowest to the fastest, where one is.
+// the slowest to the fastest, where one is; of any name if there are no others of that.
 func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error {
 	f := Filter{Slow: s.options.SlowSpan, Limit: capturedSpans}
 	var chosen traces.Span
@@ -94,7 +95,15 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 		}
 		f.Service, f.Name = chosen.Service, chosen.Name
 	}
-	spans, err := s.source.Captured(ctx, f)
+	captured := func(f Filter) ([]traces.Span, error) {
+		spans, err := s.source.Captured(ctx, f)
+		return slices.DeleteFunc(spans, func(sp traces.Span) bool { return sp.ID == chosen.ID }), err
+	}
+	spans, err := captured(f)
+	if o.Alone = err == nil && o.Chosen != "" && len(spans) == 0; o.Alone {
+		f.Service, f.Name = "", ""
+		spans, err = captured(f)
+	}
 	if err != nil {
 		return err
 	}
@@ -105,7 +114,6 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 			}
 		}
 	}
-	spans = slices.DeleteFunc(spans, func(sp traces.Span) bool { return sp.ID == chosen.ID })
 	slices.SortFunc(spans, func(a, b traces.Span) int {
 		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
 	})

@@ -378,6 +378,8 @@ func TestCompare(t *testing.T) {
 	} {
 		shows(t, page(t, h, "/compare?"+query), `<p class="empty">`+want)
 	}
+	shows(t, page(t, h, "/compare?a="+spanAddress("root")), "of the same name, from the slowest to the fastest", "b="+traceID("u")+"%2F"+spanID("fast"))
+	shows(t, page(t, h, "/compare?a="+spanAddress("pricing")), "none of the same name is known", "b="+url.QueryEscape(spanAddress("root")))
 	if got := page(t, h, "/compare"); strings.Contains(got, `class="empty"`) {
 		t.Errorf("a form that nobody filled in complains:\n%s", got)
 	}
