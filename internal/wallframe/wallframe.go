@@ -44,12 +44,6 @@ var phrases = map[string]string{
 	"[not recorded]":                               "not recorded",
 }
 
-// Known tells whether a leaf frame is one of these.
-func Known(leaf string) bool {
-	_, ok := phrases[leaf]
-	return ok
-}
-
 // Place is where a span spent time: in a function, and in a state as its leaf frame, empty where it ran.
 type Place struct{ Function, Leaf string }
 

@@ -565,7 +565,7 @@ func newExplanation(changes []Change) explanation {
 
 // add says how much of a caller's change is in its calls of a callee.
 func (e explanation) add(caller, callee int, change float64) {
-	if change/e.changes[caller].Cum.change() >= mostOf {
+	if whole := e.changes[caller].Cum.change(); whole != 0 && change/whole >= mostOf {
 		e.callees[caller] = append(e.callees[caller], callee)
 	}
 }

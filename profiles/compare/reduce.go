@@ -183,8 +183,8 @@ const heapRate = 512 << 10
 // many bytes, that many; else one.
 func grain(p *profile.Profile, unit string) float64 {
 	switch {
-	case p.PeriodType != nil && p.PeriodType.Unit == unit:
-		return max(1, float64(p.Period))
+	case p.PeriodType != nil && p.PeriodType.Unit == unit && p.Period > 0:
+		return float64(p.Period)
 	case unit == "bytes":
 		return heapRate
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/aclements/go-moremath/stats"
+
+	"github.com/google/pprof/profile"
 )
 
 // TestRanks compares the distribution with another implementation of it.
@@ -301,5 +303,33 @@ func TestAdjust(t *testing.T) {
 	}
 	if adjust(all); math.Abs(total-0.04) > 1e-12 {
 		t.Errorf("beside 1000 tests of another family, p of 0.02 becomes %g, want 0.04: each family has half of the budget", total)
+	}
+}
+
+func TestGrain(t *testing.T) {
+	bytes := &profile.ValueType{Type: "space", Unit: "bytes"}
+	for _, tt := range []struct {
+		of   *profile.Profile
+		unit string
+		want float64
+	}{
+		{&profile.Profile{PeriodType: bytes, Period: 1 << 20}, "bytes", 1 << 20},
+		{&profile.Profile{PeriodType: bytes}, "bytes", heapRate}, // of a tool that does not say it
+		{&profile.Profile{}, "bytes", heapRate},
+		{&profile.Profile{PeriodType: bytes, Period: 1 << 20}, "count", 1},
+	} {
+		if got := grain(tt.of, tt.unit); got != tt.want {
+			t.Errorf("%v of %v: %v, want %v", tt.unit, tt.of.Period, got, tt.want)
+		}
+	}
+}
+
+// TestNothingIsNotExplained has a caller whose callees changed by as much in both directions.
+func TestNothingIsNotExplained(t *testing.T) {
+	e := newExplanation([]Change{{Name: "caller"}, {Name: "up"}, {Name: "down"}})
+	e.add(0, 1, 5)
+	e.add(0, 2, -5)
+	if len(e.callees[0]) != 0 {
+		t.Errorf("a change of 0 is explained by %v", e.callees[0])
 	}
 }

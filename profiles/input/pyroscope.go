@@ -185,6 +185,7 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 		if !separate {
 			instances = map[string][]capture{"": captures}
 		}
+		count := 0 // at most as many as steps, but for levels, which have as many for each instance
 		for start := r.from; start.Before(r.to); start = start.Add(r.step) {
 			end := minTime(start.Add(r.step), r.to)
 			for _, instance := range slices.Sorted(maps.Keys(instances)) {
@@ -192,6 +193,11 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 				within, instances[instance] = split(instances[instance], end)
 				if len(within) == 0 {
 					continue // nothing was profiled then
+				}
+				if count++; count > maxWindows {
+					yield(profiles.Window{}, fmt.Errorf("%d instances have more than %d windows of %v: choose some by their labels, a longer step or a shorter range",
+						len(instances), maxWindows, r.step))
+					return
 				}
 				var labels map[string]string
 				if separate {
