@@ -14,6 +14,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallframe"
 	"spanflame/profiles"
 )
 
@@ -373,7 +374,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 func sum(p *profile.Profile, value int) int64 {
 	var n int64
 	for _, s := range p.Sample {
-		if !hasFrame(s, othersFrame) {
+		if !hasFrame(s, wallframe.Others) {
 			n += s.Value[value]
 		}
 	}

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/google/pprof/profile"
+
+	"spanflame/internal/wallframe"
 )
 
 // difference is the flame graph of two profiles: a frame is as wide as the larger of its sides, so that what is gone
@@ -20,8 +22,10 @@ func differenceTree(p, base *profile.Profile, scale, baseScale float64) *node {
 	if value < 0 || baseValue < 0 {
 		return nil
 	}
-	own := func(s *profile.Sample) bool { return !hasFrame(s, othersFrame) }
-	root := join(newTree(p, value, own), newTree(base, baseValue, own), scale, baseScale)
+	own := func(s *profile.Sample) bool { return !hasFrame(s, wallframe.Others) }
+	after, before := newTree(p, value, own), newTree(base, baseValue, own)
+	root := join(after, before, scale, baseScale)
+	root.cut = after.cut || before.cut
 	if root.total == 0 {
 		return nil
 	}

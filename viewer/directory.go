@@ -1,7 +1,6 @@
 package viewer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -55,6 +55,13 @@ func (d *Directory) note(bad profiles.Damaged) {
 	}
 }
 
+// usable forgets that a file could not be used.
+func (d *Directory) usable(path string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.damaged, path)
+}
+
 var _ Source = (*Directory)(nil)
 
 // Open returns what there is at a path: the directory of an agent, which is one that has profiles or traces below it
@@ -63,6 +70,10 @@ var _ Source = (*Directory)(nil)
 func Open(ctx context.Context, path string) (*Directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
+		return nil, err
+	}
+	service := strings.TrimSuffix(filepath.Base(path), ".pb.gz") // a link's own name, which somebody chose
+	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, err
 	}
 	info, err := os.Stat(path)
@@ -76,7 +87,7 @@ func Open(ctx context.Context, path string) (*Directory, error) {
 			}
 		}
 	}
-	loose, err := openLoose(ctx, path)
+	loose, err := openLoose(ctx, path, service)
 	switch {
 	case err != nil:
 		return nil, err
@@ -174,13 +185,19 @@ func (d *Directory) list(ctx context.Context, s Selection) ([]profiles.Entry, er
 	return entries, err
 }
 
-// read reads a service's files one by one, but for those that cannot be used.
-func (d *Directory) read(ctx context.Context, service string, entries []profiles.Entry) iter.Seq2[profiles.Window, error] {
+// read reads files one by one, but for those that cannot be used. Those of other tools have the labels that their place
+// gives them, but no service: packages compare and leaks tell by it that their values count from the process's start.
+func (d *Directory) read(ctx context.Context, entries []profiles.Entry) iter.Seq2[profiles.Window, error] {
 	return func(yield func(profiles.Window, error) bool) {
-		for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, entries), d.note) {
-			w.Service = cmp.Or(w.Service, service) // files of other tools do not say it
-			if !yield(w, err) {
-				return
+		for _, e := range entries {
+			for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, []profiles.Entry{e}), d.note) {
+				if err == nil {
+					d.usable(e.Path)
+					w.Labels = e.Labels
+				}
+				if !yield(w, err) || err != nil {
+					return
+				}
 			}
 		}
 	}
@@ -192,7 +209,7 @@ func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile,
 	if err != nil {
 		return nil, err
 	}
-	read := d.read(ctx, s.Service, entries)
+	read := d.read(ctx, entries)
 	if s.SpanIDs != nil {
 		read = profiles.OfSpans(read, s.SpanIDs...)
 	}
@@ -217,15 +234,20 @@ func (d *Directory) Series(ctx context.Context, s Selection) iter.Seq2[profiles.
 	if err != nil {
 		return func(yield func(profiles.Window, error) bool) { yield(profiles.Window{}, err) }
 	}
-	return d.read(ctx, s.Service, spread(entries, judgedWindows))
+	return d.read(ctx, spread(entries, judgedWindows))
 }
 
-// Windows is of [ProfileSource].
+// Windows is of [ProfileSource]. Files that turned out to be damaged when they were read have none, so that a sum is
+// divided by the windows that are in it.
 func (d *Directory) Windows(ctx context.Context, s Selection) ([]Window, error) {
 	entries, err := d.list(ctx, s)
-	windows := make([]Window, len(entries))
-	for i, e := range entries {
-		windows[i] = Window{Instance: e.Labels[instanceLabel], From: e.Start, To: e.End}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	windows := make([]Window, 0, len(entries))
+	for _, e := range entries {
+		if d.damaged[e.Path] == nil {
+			windows = append(windows, Window{Instance: e.Labels[instanceLabel], From: e.Start, To: e.End})
+		}
 	}
 	return windows, err
 }

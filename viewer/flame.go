@@ -11,6 +11,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallframe"
 )
 
 // Bounds of a flame graph that is drawn: what is beyond them is left to pprof's own pages.
@@ -82,6 +83,11 @@ func stateOf(leaf string) state {
 // isState tells whether a frame says what a goroutine was doing.
 func isState(name string) bool { return strings.HasPrefix(name, "[") }
 
+// isMarker tells whether a frame is no function: one in brackets, or a span's.
+func isMarker(name string) bool {
+	return strings.HasPrefix(name, "[") || strings.HasPrefix(name, wallframe.Span)
+}
+
 // plumbing tells whether a function is one in which others wait or hand over, so that its caller says more.
 func plumbing(name string) bool {
 	for _, prefix := range []string{"runtime.", "sync.", "time.", "internal/", "syscall."} {
@@ -92,9 +98,6 @@ func plumbing(name string) bool {
 	return false
 }
 
-// othersFrame stands above the time that other goroutines spent for a span: it is beside the span's own.
-const othersFrame = "[other goroutines working for this span]"
-
 // node is a function as called by its parent, with the values of all its stacks.
 type node struct {
 	name     string
@@ -103,6 +106,7 @@ type node struct {
 	byState  map[state]int64
 	children map[string]*node
 
+	cut           bool  // of a root: stacks below it are not whole
 	before, after int64 // of both sides, in the tree of a difference, whose total is how wide it is
 }
 
@@ -138,6 +142,7 @@ func newTree(p *profile.Profile, value int, keep func(*profile.Sample) bool) *no
 				child := at.children[name]
 				if child == nil {
 					if depth == maxFlameDepth || nodes == maxTreeNodes {
+						root.cut = true
 						break stack
 					}
 					if at.children == nil {
@@ -243,12 +248,12 @@ type topFunction struct {
 
 // newFlame lays out the span's own time, zoomed to the frame with the index; 0 is the whole.
 func newFlame(p *profile.Profile, zoom int) flame {
-	return layOut(p, zoom, func(s *profile.Sample) bool { return !hasFrame(s, othersFrame) })
+	return layOut(p, zoom, func(s *profile.Sample) bool { return !hasFrame(s, wallframe.Others) })
 }
 
 // newOthers lays out the time of other goroutines that worked for the span, which is beside its own.
 func newOthers(p *profile.Profile) flame {
-	return layOut(p, 0, func(s *profile.Sample) bool { return hasFrame(s, othersFrame) })
+	return layOut(p, 0, func(s *profile.Sample) bool { return hasFrame(s, wallframe.Others) })
 }
 
 func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame {
@@ -278,27 +283,35 @@ func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame
 func (f *flame) draw(root *node, zoom int, describe func(*node) (title string, s state)) {
 	// Frames are numbered in the order of a walk through the whole graph, so that a number means the same
 	// frame whatever the zoom.
+	type numbered struct {
+		*node
+		index int
+	}
 	counter := 0
-	var find func(n *node) (*node, []*node)
-	find = func(n *node) (*node, []*node) {
-		if counter == zoom {
-			return n, nil
+	var find func(n *node) []numbered // the frame and those above it, from the innermost
+	find = func(n *node) []numbered {
+		index := counter
+		if index == zoom {
+			return []numbered{{n, index}}
 		}
 		counter++
 		for _, c := range n.sorted() {
-			if found, path := find(c); found != nil {
-				return found, append(path, n)
+			if path := find(c); path != nil {
+				return append(path, numbered{n, index})
 			}
 		}
-		return nil, nil
+		return nil
 	}
-	from, above := find(root)
-	if from == nil {
-		zoom, from, above = 0, root, nil
-	} else if zoom > 0 {
+	path := find(root)
+	if path == nil {
+		path = []numbered{{root, 0}}
+	}
+	from, above := path[0], path[1:]
+	if from.index > 0 {
 		f.Zoomed = clean(from.name, 200)
 	}
 	slices.Reverse(above)
+	f.Cut = root.cut
 	rows := 0
 	draw := func(n *node, index, depth int, x, w float64) {
 		rows = max(rows, depth+1)
@@ -306,11 +319,11 @@ func (f *flame) draw(root *node, zoom int, describe func(*node) (title string, s
 		f.Frames = append(f.Frames, flameFrame{
 			Index: index, X: percent(x), W: percent(w), Y: depth * rowHeight,
 			Name: clean(short(n.name), 120), Title: title, State: st,
-			Marker: strings.HasPrefix(n.name, "[") || strings.HasPrefix(n.name, "span: "),
+			Marker: isMarker(n.name),
 		})
 	}
 	for depth, n := range above {
-		draw(n, indexOf(root, n), depth, 0, 1)
+		draw(n.node, n.index, depth, 0, 1)
 	}
 	var walk func(n *node, index, depth int, x, w float64) int
 	walk = func(n *node, index, depth int, x, w float64) int {
@@ -328,23 +341,8 @@ func (f *flame) draw(root *node, zoom int, describe func(*node) (title string, s
 		}
 		return next
 	}
-	walk(from, zoom, len(above), 0, 1)
+	walk(from.node, from.index, len(above), 0, 1)
 	f.Height = rows * rowHeight
-}
-
-// indexOf is the number of a frame in the order of the walk.
-func indexOf(root, wanted *node) int {
-	counter := 0
-	var walk func(n *node) bool
-	walk = func(n *node) bool {
-		if n == wanted {
-			return true
-		}
-		counter++
-		return slices.ContainsFunc(n.sorted(), walk)
-	}
-	walk(root)
-	return counter
 }
 
 // frameTitle says a frame in words: its name, how much, what share, and in which states where the profile has them.
@@ -428,7 +426,7 @@ func top(root *node, unit string, stated bool) []topFunction {
 // short is a function's name without the directory of its package's path, as pprof shows it. What is no
 // function stays as it is.
 func short(name string) string {
-	if strings.HasPrefix(name, "[") || strings.HasPrefix(name, "span: ") {
+	if isMarker(name) {
 		return name
 	}
 	path := name

@@ -26,7 +26,8 @@ const (
 // or one file. What a file does not say of itself its place says: the service is named after the directory, or the
 // file, and the version after the directory below it. A file is read once, and again when it has changed.
 type looseFiles struct {
-	path string
+	path    string
+	service string // of files that do not say it
 
 	turn   chan struct{} // holds one token: who has it looks at files, and at what follows
 	looked time.Time
@@ -41,9 +42,10 @@ type looseFile struct {
 	err      error // why it cannot be used
 }
 
-// openLoose reads the files at a path. It is nil where a directory has none. A file that is named must be usable.
-func openLoose(ctx context.Context, path string) (*looseFiles, error) {
-	l := &looseFiles{path: path, turn: make(chan struct{}, 1), files: make(map[string]looseFile)}
+// openLoose reads the files at a path, which is no link; service is theirs unless they say another. It is nil where a
+// directory has none. A file that is named must be usable.
+func openLoose(ctx context.Context, path, service string) (*looseFiles, error) {
+	l := &looseFiles{path: path, service: service, turn: make(chan struct{}, 1), files: make(map[string]looseFile)}
 	if err := l.look(ctx); err != nil {
 		return nil, err
 	}
@@ -64,11 +66,16 @@ func (l *looseFiles) look(ctx context.Context) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && path != l.path:
 			return nil // it was removed since it was listed
-		case cmp.Or(err, ctx.Err()) != nil:
-			return cmp.Or(err, ctx.Err())
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil && path != l.path && len(files) < maxLoose:
+			files[path] = looseFile{err: err} // a directory that cannot be read
+			return fs.SkipDir
+		case err != nil:
+			return err
 		case !d.Type().IsRegular() || !strings.HasSuffix(path, ".pb.gz") && path != l.path:
 			return nil
-		case len(files) == maxLoose:
+		case len(files) >= maxLoose:
 			return fmt.Errorf("%s has more than %d profiles: name a directory below it", l.path, maxLoose)
 		}
 		info, err := d.Info()
@@ -76,7 +83,7 @@ func (l *looseFiles) look(ctx context.Context) error {
 			return nil // likewise
 		}
 		f, ok := l.files[path]
-		if !ok || f.size != info.Size() || !f.modified.Equal(info.ModTime()) {
+		if !ok || f.size != info.Size() || !f.modified.Equal(info.ModTime()) || f.err != nil && !ofBytes(f.err) {
 			f = looseFile{size: info.Size(), modified: info.ModTime()}
 			f.entry, f.err = l.entry(ctx, path)
 		}
@@ -93,6 +100,12 @@ func (l *looseFiles) look(ctx context.Context) error {
 	return nil
 }
 
+// ofBytes tells whether an error is of what is in a file, and comes again until the file changes. Others, such as of too
+// many open files, may be over the next time.
+func ofBytes(err error) bool {
+	return errors.Is(err, record.ErrDamaged) || errors.Is(err, record.ErrTooLarge)
+}
+
 // entry reads what a file is of.
 func (l *looseFiles) entry(ctx context.Context, path string) (profiles.Entry, error) {
 	found, damaged, err := profiles.Find(ctx, profiles.Query{}, path)
@@ -106,7 +119,7 @@ func (l *looseFiles) entry(ctx context.Context, path string) (profiles.Entry, er
 	}
 	e := found[0]
 	if e.Service == "" {
-		e.Service = strings.TrimSuffix(filepath.Base(l.path), ".pb.gz")
+		e.Service = l.service
 	}
 	if below, err := filepath.Rel(l.path, filepath.Dir(path)); err == nil && e.Labels[versionLabel] == "" && filepath.IsLocal(below) && below != "." {
 		e.Labels = maps.Clone(e.Labels)

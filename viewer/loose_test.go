@@ -2,8 +2,10 @@ package viewer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -22,8 +24,14 @@ import (
 // foreign writes a profile as another tool does, which says nothing of its service.
 func foreign(t testing.TB, path string, start time.Time, valueType, unit string, samples ...sample) {
 	t.Helper()
+	foreignOf(t, path, pprofOf(start, 15*time.Second, valueType, unit, nil, samples...))
+}
+
+// foreignOf writes a profile as it is.
+func foreignOf(t testing.TB, path string, p *profile.Profile) {
+	t.Helper()
 	var b bytes.Buffer
-	if err := pprofOf(start, 15*time.Second, valueType, unit, nil, samples...).Write(&b); err != nil {
+	if err := p.Write(&b); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
@@ -275,5 +283,169 @@ func TestLooseHostileNames(t *testing.T) {
 	shows(t, page(t, h, "/compare?what=versions&service=x&aversion=1"), "Say which two versions.")
 	if w := get(h, "/compare?a="+traceID("none")+"/"+spanID("none")); w.Code != 404 {
 		t.Errorf("a span that is not there: status %d, want 404", w.Code)
+	}
+}
+
+// The runtime gives no duration but to CPU profiles: the windows of others are moments, the last of which counts, too.
+func TestLooseMoments(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 20 {
+		foreignOf(t, filepath.Join(dir, fmt.Sprintf("heap-%02d.pb.gz", i)), pprofOf(began.Add(time.Duration(i)*time.Minute), 0, "inuse_space", "bytes", nil,
+			sample{"main.main;main.leak", int64(i) << 20, ""}, sample{"main.main;main.same", 9<<20 + jitter(i), ""}))
+	}
+	d := open(t, dir)
+	h := pages(t, d, Options{})
+	shows(t, page(t, h, "/memory"), "main.leak: before 0 B, after 19 MiB")
+
+	half, err := url.Parse(regexpOf(t, page(t, h, "/profiles"), `href="(/compare\?[^"]*what=times[^"]*)">the half from`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := time.Parse(time.RFC3339Nano, half.Query().Get("bto"))
+	if last := began.Add(19 * time.Minute); err != nil || !to.After(last) {
+		t.Errorf("the later half ends at %v, %v: the profile of %v is not in it", to, err, last)
+	}
+	if shown := page(t, h, "/profiles"); strings.Contains(shown, "-http=: &#39;"+dir) || strings.Contains(shown, "heap-00.pb.gz") {
+		t.Error("a command adds up what was in use at several moments")
+	}
+}
+
+// leakSelection notes what the leaks are looked for in.
+type leakSelection struct {
+	*Directory
+	got *Selection
+}
+
+func (l leakSelection) Series(ctx context.Context, s Selection) iter.Seq2[profiles.Window, error] {
+	*l.got = s
+	return l.Directory.Series(ctx, s)
+}
+
+func TestLooseLeaksHaveTheLastMoment(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 3 {
+		foreignOf(t, filepath.Join(dir, fmt.Sprintf("heap-%d.pb.gz", i)), pprofOf(began.Add(time.Duration(i)*time.Minute), 0, "inuse_space", "bytes", nil, sample{"main.main", 1 << 20, ""}))
+	}
+	d := open(t, dir)
+	var sel Selection
+	page(t, pages(t, leakSelection{d, &sel}, Options{}), "/memory")
+	if windows, err := d.Windows(t.Context(), sel); err != nil || len(windows) != 3 {
+		t.Errorf("%d windows, %v, want all 3", len(windows), err)
+	}
+}
+
+// Windows of other tools count from the start of the process, which no service says, and have their place's version.
+func TestLooseSeries(t *testing.T) {
+	d := open(t, twoVersions(t))
+	n := 0
+	for w, err := range d.Series(t.Context(), Selection{Service: "shop", Type: record.CPU, Version: "before"}) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; w.Service != "" || w.Labels[versionLabel] != "before" {
+			t.Errorf("service %q, labels %v: want none, and the version", w.Service, w.Labels)
+		}
+	}
+	if n != 6 {
+		t.Errorf("%d windows, want 6", n)
+	}
+}
+
+// The time that is shown unasked is not that of the form: another service has another, and any time can be chosen.
+func TestProfilesFormHasNoTimeUnasked(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 2 {
+		foreign(t, filepath.Join(dir, fmt.Sprintf("cpu-%d.pb.gz", i)), began.Add(time.Duration(i)*24*time.Hour), "cpu", "nanoseconds", sample{"main.main", 5e8, ""})
+	}
+	h := pages(t, open(t, dir), Options{})
+	got := page(t, h, "/profiles")
+	shows(t, got, "1 window from")
+	if strings.Contains(got, `type="hidden" name="from"`) {
+		t.Error("the form has a time that nobody asked for")
+	}
+	shows(t, page(t, h, "/profiles?last="), "2 windows from")
+}
+
+// A link is what it leads to, under its own name.
+func TestOpenLinks(t *testing.T) {
+	dir := twoVersions(t)
+	for name, target := range map[string]string{"shelf": dir, "one.pb.gz": filepath.Join(dir, "before", "cpu-0.pb.gz")} {
+		link := filepath.Join(t.TempDir(), name)
+		if err := os.Symlink(target, link); err != nil {
+			t.Fatal(err)
+		}
+		shows(t, page(t, pages(t, open(t, link), Options{}), "/profiles"), `<bdi class="service">`+strings.TrimSuffix(name, ".pb.gz"), "main.slow")
+	}
+}
+
+// A directory that cannot be read is left out, and said; here it is one whose path is too long.
+func TestLooseUnreadableDirectory(t *testing.T) {
+	dir := twoVersions(t)
+	at, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		name := strings.Repeat("d", 250)
+		if err := at.Mkdir(name, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		below, err := at.OpenRoot(name)
+		if err := errors.Join(err, at.Close()); err != nil {
+			t.Fatal(err)
+		}
+		at = below
+	}
+	if err := at.Close(); err != nil {
+		t.Fatal(err)
+	}
+	entries, damaged, err := open(t, dir).profiles.List(t.Context(), profiles.Query{})
+	if err != nil || len(entries) != 12 || len(damaged) != 1 || !strings.HasPrefix(damaged[0].Path, dir) {
+		t.Errorf("%d profiles, damaged %v, %v: want 12 and the directory", len(entries), damaged, err)
+	}
+}
+
+// What is wrong with a file's bytes stays so; what was wrong with the machine may be over.
+func TestLooseTriesAgain(t *testing.T) {
+	dir := twoVersions(t)
+	for kept, err := range map[bool]error{false: errors.New("too many open files"), true: fmt.Errorf("its end: %w", record.ErrDamaged)} {
+		l, openErr := openLoose(t.Context(), dir, "shop")
+		if openErr != nil {
+			t.Fatal(openErr)
+		}
+		path := filepath.Join(dir, "before", "cpu-0.pb.gz")
+		f := l.files[path]
+		f.err = err
+		l.files[path] = f
+		if lookErr := l.look(t.Context()); lookErr != nil || (l.files[path].err != nil) != kept {
+			t.Errorf("after %v: %v, %v", err, l.files[path].err, lookErr)
+		}
+	}
+}
+
+// A sum is divided by the windows that are in it, not by those that turned out to be damaged.
+func TestMeanLeavesOutDamaged(t *testing.T) {
+	s := newSaved(t)
+	for i := range 3 {
+		start := began.Add(time.Duration(i) * time.Minute)
+		s.profile(record.Meta{Service: "shop", Type: record.CPU, Start: start, End: start.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.main", 6e8, ""})
+	}
+	path := oneFile(t, s.dir)
+	whole, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := s.open()
+	write := func(b []byte) {
+		if err := os.WriteFile(path, b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, b := range [][]byte{whole[:len(whole)-12], whole} {
+		write(b)
+		p, err := mean(t.Context(), d, Selection{Service: "shop", Type: record.CPU})
+		if err != nil || sum(p, 0) != 6e8 {
+			t.Errorf("%d of %d bytes: the mean is %v, %v, want 6e8", len(b), len(whole), p, err)
+		}
 	}
 }

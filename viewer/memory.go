@@ -92,8 +92,8 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	page.Plot = "/memory/plot.svg?" + of.Encode()
 	spec := url.Values{
 		"kind": {"memory"}, "service": {page.Service}, "instance": {page.Instance},
-		"afrom": {first.From.UTC().Format(time.RFC3339Nano)}, "ato": {first.To.UTC().Format(time.RFC3339Nano)},
-		"bfrom": {last.From.UTC().Format(time.RFC3339Nano)}, "bto": {last.To.UTC().Format(time.RFC3339Nano)},
+		"afrom": {stamp(first.From)}, "ato": {stamp(first.end())},
+		"bfrom": {stamp(last.From)}, "bto": {stamp(last.end())},
 	}
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
 	grown, err := once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) (comparisonResult, error) {
@@ -108,7 +108,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Changes = grown.Changes
 	page.Difference = newDifference(grown.tree, "bytes", "/memory?"+of.Encode()+"&frame=", zoom)
-	sel := Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.To}
+	sel := Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.end()}
 	page.Leaks, err = once(r.Context(), s, fmt.Sprintf("leaks %q", sel), func(ctx context.Context) (leakVerdict, error) {
 		return findLeaks(ctx, s.source, sel)
 	})

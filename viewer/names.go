@@ -15,6 +15,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallframe"
 	"spanflame/profiles"
 )
 
@@ -316,7 +317,7 @@ func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 		value := sampleIndex(p)
 		of := make(map[place]float64)
 		for _, s := range p.Sample {
-			if hasFrame(s, othersFrame) {
+			if hasFrame(s, wallframe.Others) {
 				continue // beside the time of the spans
 			}
 			var at place

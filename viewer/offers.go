@@ -200,7 +200,7 @@ func offeredTypes(service string, contents []Content, now time.Time) []offeredTy
 		if !unknown && to.After(from) {
 			middle := from.Add(to.Sub(from) / 2)
 			offer("times", fmt.Sprintf("the half from %s against the half before", clock(middle)), url.Values{
-				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)}, "bto": {stamp(to)},
+				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)}, "bto": {stamp(to.Add(time.Millisecond))}, // a profile of a moment is in it, too
 			})
 		}
 		all = append(all, offered)

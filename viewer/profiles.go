@@ -25,8 +25,9 @@ const (
 type profilesPage struct {
 	head
 	Service, Version string
+	Instance         string // the only one, empty for all
 	Services         []string
-	Period           period
+	Period           period // that was asked for
 	Ranges           []choice
 	Type             profileType
 	Types, Versions  []part
@@ -48,7 +49,7 @@ type listedWindow struct {
 }
 
 // profilesParameters are those of the page, and of its file.
-var profilesParameters = []string{"service", "version", "type", "last", "from", "to"}
+var profilesParameters = []string{"service", "version", "instance", "type", "last", "from", "to"}
 
 func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 	q, err := parameters(r, append([]string{"frame"}, profilesParameters...)...)
@@ -60,7 +61,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	q.Del("frame")
-	page := profilesPage{head: head{Title: "Profiles", Current: "profiles"}, Service: q.Get("service"), Version: q.Get("version"), Ranges: ranges}
+	page := profilesPage{head: head{Title: "Profiles", Current: "profiles"}, Service: q.Get("service"), Version: q.Get("version"), Instance: q.Get("instance"), Ranges: ranges}
 	now := time.Now()
 	if page.Period, err = parsePeriod(q, "", now); err != nil {
 		return err
@@ -85,17 +86,18 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 	q.Set("service", page.Service)
 	q.Set("type", page.Type.Name)
 	page.offerParts(q, contents)
+	shown := page.Period
 	if !q.Has("last") && !q.Has("from") && !q.Has("to") {
-		page.Period = lastPart(page.Type, page.Version, contents, now)
-		q.Set("from", page.Period.From)
-		q.Set("to", page.Period.To)
+		shown = lastPart(page.Type, page.Version, contents, now)
+		q.Set("from", shown.From)
+		q.Set("to", shown.To)
 	}
 	for _, offered := range offeredTypes(page.Service, contents, now) {
 		if offered.Words == page.Type.Words {
 			page.Compare = offered.Links
 		}
 	}
-	err = s.mergeProfiles(r, &page, q, zoom)
+	err = s.mergeProfiles(r, &page, shown, q, zoom)
 	if errors.Is(err, profiles.ErrNone) {
 		page.Why = "There is no such profile of this service and time. Choose another type above, or a longer time."
 	} else if err != nil {
@@ -104,10 +106,10 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "profiles.html", page)
 }
 
-// mergeProfiles fills the page with what was chosen.
-func (s *server) mergeProfiles(r *http.Request, page *profilesPage, q url.Values, zoom int) error {
+// mergeProfiles fills the page with what was chosen, of the time that is shown.
+func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period, q url.Values, zoom int) error {
 	ctx := r.Context()
-	sel := Selection{Service: page.Service, Version: page.Version, Type: page.Type.Type, From: page.Period.from, To: page.Period.to}
+	sel := Selection{Service: page.Service, Instance: page.Instance, Version: page.Version, Type: page.Type.Type, From: shown.from, To: shown.to}
 	p, err := s.load(ctx, s.source, sel)
 	if err != nil {
 		return err
@@ -125,7 +127,7 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, q url.Values
 	page.ZoomPath = "/profiles?" + q.Encode() + "&frame="
 	page.Download = "/profiles.pb.gz?" + q.Encode()
 	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}
-	if of, ok := arguments(files); ok {
+	if of, ok := arguments(files); ok && (len(files) == 1 || !gauge(sel.Type)) { // pprof adds up: the page has the mean of a gauge
 		page.Commands = append(page.Commands, "go tool pprof -http=:"+of)
 	}
 	spec := maps.Clone(q)
@@ -209,8 +211,13 @@ func (page *profilesPage) list(q url.Values, windows []Window) {
 		}
 	}
 	for _, win := range slices.Backward(windows[max(0, len(windows)-listedWindows):]) {
+		if win.Instance != "" {
+			of.Set("instance", win.Instance)
+		} else {
+			of.Del("instance")
+		}
 		of.Set("from", stamp(win.From))
-		of.Set("to", stamp(later(win.To, win.From.Add(time.Nanosecond))))
+		of.Set("to", stamp(win.end()))
 		page.Windows = append(page.Windows, listedWindow{
 			Path: "/profiles?" + of.Encode(), Length: duration(win.To.Sub(win.From)), Instance: win.Instance, Started: win.From.UTC(),
 		})
@@ -230,7 +237,7 @@ func profilesSelection(q url.Values) (Selection, profileType, error) {
 	if q.Get("service") == "" {
 		err = cmp.Or(err, badRequest("Say which service: service=…"))
 	}
-	return Selection{Service: q.Get("service"), Version: q.Get("version"), Type: t.Type, From: p.from, To: p.to}, t, err
+	return Selection{Service: q.Get("service"), Instance: q.Get("instance"), Version: q.Get("version"), Type: t.Type, From: p.from, To: p.to}, t, err
 }
 
 // profilesFile sends the profile of the page as a file.

@@ -102,6 +102,10 @@ type Window struct {
 	From, To time.Time
 }
 
+// end is the time before which all of the window is. A profile of a moment, which is one without a duration, ends when it
+// begins: up to that time there is nothing of it.
+func (w Window) end() time.Time { return later(w.To, w.From.Add(time.Nanosecond)) }
+
 // MemoryPoint is how much memory was in use at the end of a window.
 type MemoryPoint struct {
 	Window

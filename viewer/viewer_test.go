@@ -25,6 +25,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallframe"
 )
 
 func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
@@ -807,4 +808,65 @@ func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
 	h := pages(t, d.open(), Options{})
 	shows(t, page(t, h, "/memory?service=storefront"), "13 MiB", "main.leak")
 	shows(t, page(t, h, "/"), "Profiles that cannot be used and are left out: 1, such as "+path)
+}
+
+// A tree that was cut says so, also as one side of a difference; zoomed deep, each frame above links to itself.
+func TestDeepStacks(t *testing.T) {
+	deep := func(depth int) *profile.Profile {
+		var b strings.Builder
+		for i := range depth {
+			fmt.Fprintf(&b, ";main.f%d", i)
+		}
+		return pprofOf(began, time.Second, "cpu", "nanoseconds", nil, sample{b.String()[1:], 9e8, ""})
+	}
+	whole, cut := deep(maxFlameDepth), deep(maxFlameDepth+1)
+	if newFlame(whole, 0).Cut || !newFlame(cut, 0).Cut {
+		t.Error("want the deeper graph alone to be cut")
+	}
+	for name, tt := range map[string]struct {
+		after, before *profile.Profile
+		want          bool
+	}{"neither": {whole, whole, false}, "after": {cut, whole, true}, "before": {whole, cut, true}} {
+		if got := newDifference(differenceTree(tt.after, tt.before, 1, 1), "nanoseconds", "", 0).Flame.Cut; got != tt.want {
+			t.Errorf("%s is cut: %v, want %v", name, got, tt.want)
+		}
+	}
+	for i, f := range newFlame(whole, maxFlameDepth/2).Frames {
+		if f.Index != i {
+			t.Errorf("frame %d of a single stack links to %d", i, f.Index)
+		}
+	}
+}
+
+// A single window is of one instance, though others have one of the same time.
+func TestWindowOfOneInstance(t *testing.T) {
+	d := newSaved(t)
+	for _, instance := range []string{"left", "right"} {
+		d.profile(record.Meta{
+			Service: "shop", Type: record.CPU, Start: began, End: began.Add(15 * time.Second), Labels: map[string]string{instanceLabel: instance},
+		}, "cpu", "nanoseconds", sample{"main." + instance, 5e8, ""})
+	}
+	h := pages(t, d.open(), Options{})
+	all := page(t, h, "/profiles")
+	shows(t, all, "main.left", "main.right", "2 windows")
+	window := regexpOf(t, all, `<li><a href="(/profiles\?[^"]*instance=left[^"]*)"`)
+	one := page(t, h, window)
+	shows(t, one, "main.left", "1 window from", "<bdi>left</bdi>")
+	if strings.Contains(one, "main.right") {
+		t.Error("the window of one instance has the other's functions")
+	}
+	if p, err := profile.Parse(get(h, regexpOf(t, one, `href="(/profiles\.pb\.gz[^"]*)"`)).Body); err != nil || sum(p, 0) != 5e8 {
+		t.Errorf("the download of one instance: %v, %v", p, err)
+	}
+}
+
+// A page of profiles is of no single span, and does not speak of one where all of the time is other goroutines'.
+func TestProfilesOfOthersAlone(t *testing.T) {
+	d := newSaved(t)
+	d.wall("shop", 0, time.Second, sample{wallframe.Others + ";main.help", 9e8, "root"})
+	got := page(t, pages(t, d.open(), Options{}), "/profiles?type=wall")
+	shows(t, got, "There is nothing to draw.", "Other goroutines worked 900 ms")
+	if strings.Contains(got, "own goroutine") {
+		t.Error("the page speaks of a span's own goroutine")
+	}
 }
