@@ -203,7 +203,7 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 				if separate {
 					labels = map[string]string{instanceLabel: instance} // empty for those without one
 				}
-				w, err := r.window(ctx, within, labels, start, end)
+				w, err := r.window(ctx, within, labels)
 				if err == nil && len(w.Profile.Sample) == 0 {
 					continue // removed since
 				}
@@ -282,10 +282,10 @@ func minTime(a, b time.Time) time.Time {
 	return b
 }
 
-// window asks for the profile of captures. They are all that begin from start until end, which belongs to the next
-// window, and that have these labels besides those of the query. Its length is what they cover, on average of the
+// window asks for the profile of captures. They are all of one step that have these labels besides those of the
+// query. Its length is what they cover, on average of the
 // instances: a step that is no multiple of theirs has one more or less of them.
-func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels map[string]string, start, end time.Time) (profiles.Window, error) {
+func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels map[string]string) (profiles.Window, error) {
 	typ, _, _ := strings.Cut(r.Type, ":")
 	// A record of a service that is not known has none at all.
 	w := profiles.Window{Meta: record.Meta{Service: cmp.Or(r.Selector["service_name"], "pyroscope"), Type: record.Type(typ), Labels: labels, Start: captures[0].start}}
@@ -297,8 +297,11 @@ func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels 
 	}
 	covered /= time.Duration(len(byInstance(captures)))
 	w.End = w.Start.Add(covered)
+	// The server selects by nanoseconds, the end included, and is told milliseconds: a millisecond before the end of the
+	// last capture's cell would leave out what began within it. No other capture of the instance is as near.
+	end := captures[len(captures)-1].start.Add(apart)
 	var err error
-	if w.Profile, err = r.server.Profile(ctx, r.Type, selector, start, end.Add(-time.Millisecond)); err != nil || len(w.Profile.Sample) == 0 {
+	if w.Profile, err = r.server.Profile(ctx, r.Type, selector, w.Start, end); err != nil || len(w.Profile.Sample) == 0 {
 		return w, err
 	}
 	if err := w.Profile.CheckValid(); err != nil {

@@ -29,11 +29,10 @@ type captured struct {
 	value    int64
 }
 
-// chosen are those between two times in milliseconds that a selector asks for.
+// chosen are those between two times in milliseconds, compared by nanoseconds, that a selector asks for.
 func chosen(all []captured, selector string, start, end int64) []captured {
 	return slices.DeleteFunc(slices.Clone(all), func(c captured) bool {
-		ms := c.start.UnixMilli()
-		return ms < start || ms > end || strings.Contains(selector, "service_instance_id") && !strings.Contains(selector, fmt.Sprintf("service_instance_id=%q", c.instance))
+		return c.start.Before(time.UnixMilli(start)) || c.start.After(time.UnixMilli(end)) || strings.Contains(selector, "service_instance_id") && !strings.Contains(selector, fmt.Sprintf("service_instance_id=%q", c.instance))
 	})
 }
 
@@ -147,6 +146,7 @@ func TestWindowsOfPyroscope(t *testing.T) {
 		"instances add up":                 {two, cpu, 30, "30s", "[ 0 30 203]"},
 		"levels of instances do not":       {two, inUse, 30, "30s", "[a 0 30 2] [b 5 30 100]"},
 		"of a pause not more than a step":  {paused, cpu, 240, "30s", "[ 0 30 3] [ 30 30 7] [ 60 45 11] [ 210 15 7]"},
+		"in the last millisecond":          {[]captured{{"a", at(14).Add(999500 * time.Microsecond), 9}}, cpu, 30, "15s", "[ 14.9 15 9]"},
 		"a part of the range has captures": {one, cpu, 20, "10s", "[ 0 15 1] [ 15 15 2]"},
 	} {
 		address := pyroscope(t, tt.captures)
