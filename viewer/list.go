@@ -28,7 +28,6 @@ type slowTracesPage struct {
 	head
 	Service, Name, Min string
 	Period             period
-	Ranges             []choice
 	Services           []string
 	Traces             []listedTrace
 	Notes              []string
@@ -54,7 +53,7 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	}
 	now := time.Now()
 	page := slowTracesPage{
-		head: head{Title: "Slow traces", Current: "traces"}, Ranges: ranges,
+		head:    head{Title: "Slow traces", Current: "traces"},
 		Service: q.Get("service"), Name: q.Get("name"), Min: q.Get("min"),
 		Filtered: len(q) > 0,
 	}

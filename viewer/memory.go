@@ -21,11 +21,8 @@ const plotted = 120
 // memoryPage is the memory of one service over time.
 type memoryPage struct {
 	head
-	Service     string
+	ofService
 	Instance    string // whose memory it is
-	Services    []string
-	Period      period
-	Ranges      []choice
 	First, Last string
 	From, To    time.Time
 	Growth      string // an hour
@@ -52,15 +49,9 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := memoryPage{head: head{Title: "Memory", Current: "memory"}, Service: q.Get("service"), Ranges: ranges}
-	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
+	page := memoryPage{head: head{Title: "Memory", Current: "memory"}}
+	if page.ofService, err = s.chooseService(r.Context(), q, time.Now()); err != nil {
 		return err
-	}
-	if page.Services, err = s.source.Services(r.Context(), page.Period.from, page.Period.to); err != nil {
-		return err
-	}
-	if page.Service == "" && len(page.Services) > 0 {
-		page.Service = page.Services[0]
 	}
 	if page.Service == "" {
 		page.Why = "There are no profiles yet: a service with the agent captures its memory once a window."

@@ -32,7 +32,6 @@ const (
 type namesPage struct {
 	head
 	Period period
-	Ranges []choice
 	Slow   string // how long a request has to take
 	Names  []listedName
 }
@@ -50,7 +49,7 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := namesPage{head: head{Title: "By span name", Current: "names"}, Ranges: ranges, Slow: duration(s.options.SlowSpan)}
+	page := namesPage{head: head{Title: "By span name", Current: "names"}, Slow: duration(s.options.SlowSpan)}
 	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"cmp"
+	"context"
 	"encoding/base64"
 	"errors"
 	"net/http"
@@ -46,7 +47,7 @@ func parseType(name string) (profileType, error) {
 	return profileType{}, badRequest("There is no profile type %q: want wall, cpu, memory, mutex, block or goroutines.", name)
 }
 
-// ranges are the times that can be chosen, as far back from now.
+// ranges are the times that a form offers, as far back from now.
 var ranges = []choice{
 	{"15m", "last 15 minutes"}, {"1h", "last hour"}, {"6h", "last 6 hours"}, {"24h", "last 24 hours"}, {"168h", "last 7 days"}, {"", "any time"},
 }
@@ -59,6 +60,9 @@ type period struct {
 	Last, From, To string // as they were asked for
 	from, to       time.Time
 }
+
+// Ranges are what the form offers beside the time that was asked for.
+func (period) Ranges() []choice { return ranges }
 
 // words is a time for a reader, who knows that it is in UTC.
 func (p period) words() string {
@@ -202,4 +206,26 @@ func decodeSpec(spec string) (url.Values, error) {
 		return nil, badRequest("The address of this flame graph is not whole.")
 	}
 	return q, nil
+}
+
+// ofService is the service and the time that a page is of, and the services that there are in that time.
+type ofService struct {
+	Service  string // empty where there is none
+	Services []string
+	Period   period // that was asked for
+}
+
+// chooseService takes service, last, from and to out of q. Where no service is named it is the first that there is.
+func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time) (of ofService, err error) {
+	of.Service = q.Get("service")
+	if of.Period, err = parsePeriod(q, "", now); err != nil {
+		return of, err
+	}
+	if of.Services, err = s.source.Services(ctx, of.Period.from, of.Period.to); err != nil {
+		return of, err
+	}
+	if of.Service == "" && len(of.Services) > 0 {
+		of.Service = of.Services[0]
+	}
+	return of, nil
 }

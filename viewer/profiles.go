@@ -24,22 +24,20 @@ const (
 // profilesPage is the profiles of one service, of one type, merged.
 type profilesPage struct {
 	head
-	Service, Version string
-	Instance         string // the only one, empty for all
-	Services         []string
-	Period           period // that was asked for
-	Ranges           []choice
-	Type             profileType
-	Types, Versions  []part
-	From, To         time.Time // of the windows
-	Count            int       // of them
-	Flame, Others    flame
-	ZoomPath         string
-	Pprof, Download  string
-	Compare          []link
-	Commands         []string
-	Windows          []listedWindow // the latest first
-	Why              string
+	ofService
+	Version         string
+	Instance        string // the only one, empty for all
+	Type            profileType
+	Types, Versions []part
+	From, To        time.Time // of the windows
+	Count           int       // of them
+	Flame, Others   flame
+	ZoomPath        string
+	Pprof, Download string
+	Compare         []link
+	Commands        []string
+	Windows         []listedWindow // the latest first
+	Why             string
 }
 
 // listedWindow is a single window and the page of it alone.
@@ -61,16 +59,10 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	q.Del("frame")
-	page := profilesPage{head: head{Title: "Profiles", Current: "profiles"}, Service: q.Get("service"), Version: q.Get("version"), Instance: q.Get("instance"), Ranges: ranges}
+	page := profilesPage{head: head{Title: "Profiles", Current: "profiles"}, Version: q.Get("version"), Instance: q.Get("instance")}
 	now := time.Now()
-	if page.Period, err = parsePeriod(q, "", now); err != nil {
+	if page.ofService, err = s.chooseService(r.Context(), q, now); err != nil {
 		return err
-	}
-	if page.Services, err = s.source.Services(r.Context(), page.Period.from, page.Period.to); err != nil {
-		return err
-	}
-	if page.Service == "" && len(page.Services) > 0 {
-		page.Service = page.Services[0]
 	}
 	if page.Service == "" {
 		page.Why = "There are no profiles yet. Start a service with the agent, or name a directory with files that end in .pb.gz."
