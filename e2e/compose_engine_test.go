@@ -24,7 +24,8 @@ type engine struct {
 }
 
 // findEngine takes the engine that the docker command reaches. Where there is none, it starts one of its own for
-// the time of the test, which takes root and, if it is not installed, Debian's packages.
+// the time of the test, which takes root and, if it is not installed, Debian's packages. Where neither can be had the
+// test fails: it was asked for by its build tag, and says nothing without an engine.
 func findEngine(t *testing.T) engine {
 	t.Helper()
 	var e engine
@@ -49,7 +50,7 @@ func findEngine(t *testing.T) engine {
 func startEngine(t *testing.T) (host string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("no Docker engine answers, and only root can start one: start it, or name one in DOCKER_HOST")
+		t.Fatal("no Docker engine answers, and only root can start one: start it, or name one in DOCKER_HOST")
 	}
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		install(t, "dockerd", "docker.io")
@@ -89,18 +90,18 @@ func startEngine(t *testing.T) (host string) {
 	return host
 }
 
-// install installs a Debian package for a program that is missing. It skips the test where it cannot.
+// install installs a Debian package for a program that is missing, and fails the test where it cannot.
 func install(t *testing.T, program, pkg string) {
 	t.Helper()
 	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
-		t.Skipf("%s is missing, and can be installed here only by root on Debian, as the package %s", program, pkg)
+		t.Fatalf("%s is missing, and can be installed here only by root on Debian, as the package %s", program, pkg)
 	}
 	t.Logf("installing the Debian package %s", pkg)
 	for _, args := range [][]string{{"update", "-qq"}, {"install", "-qq", "-y", "--no-install-recommends", pkg}} {
 		cmd := exec.CommandContext(t.Context(), "apt-get", args...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive")
 		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Skipf("%s is missing, and apt-get %s failed: %v\n%s", program, strings.Join(args, " "), err, out)
+			t.Fatalf("%s is missing, and apt-get %s failed: %v\n%s", program, strings.Join(args, " "), err, out)
 		}
 	}
 }
