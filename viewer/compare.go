@@ -261,7 +261,7 @@ type comparePage struct {
 	Offers     *offers // where not all is said
 	Why        string  // there is no result
 	Result     *comparisonResult
-	Difference *difference
+	Difference *flame
 	Pprof      string
 }
 

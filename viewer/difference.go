@@ -8,13 +8,6 @@ import (
 	"spanflame/internal/wallframe"
 )
 
-// difference is the flame graph of two profiles: a frame is as wide as the larger of its sides, so that what is gone
-// is seen, too.
-type difference struct {
-	Flame    flame
-	ZoomPath string // to which the number of a frame is appended
-}
-
 // differenceTree is the stacks of two profiles, without what other goroutines did beside the time of a span. It is nil
 // where there are none.
 func differenceTree(p, base *profile.Profile, scale, baseScale float64) *node {
@@ -75,13 +68,14 @@ func (n *node) child(name string) *node {
 	return n.children[name]
 }
 
-// newDifference draws a tree of both sides, whose values have the unit; nil where there is none.
-func newDifference(root *node, unit, zoomPath string, zoom int) *difference {
+// newDifference draws a tree of both sides, whose values have the unit; nil where there is none. A frame is as wide as
+// the larger of its sides, so that what is gone is seen, too.
+func newDifference(root *node, unit, zoomPath string, zoom int) *flame {
 	if root == nil {
 		return nil
 	}
-	d := &difference{ZoomPath: zoomPath}
-	d.Flame.draw(root, zoom, func(n *node) (string, state) {
+	f := &flame{ID: "difference", Label: "Flame graph of the difference: each frame is as wide as the larger of both sides, and a link that zooms to it"}
+	f.draw(root, zoomPath, zoom, func(n *node) (string, state) {
 		by, st := n.after-n.before, same
 		switch {
 		case by > n.total/50: // a fiftieth is too little to be coloured
@@ -91,7 +85,7 @@ func newDifference(root *node, unit, zoomPath string, zoom int) *difference {
 		}
 		return fmt.Sprintf("%s: before %s, after %s, %s", clean(n.name, 300), amount(n.before, unit), amount(n.after, unit), signed(by, unit)), st
 	})
-	return d
+	return f
 }
 
 // signed is a difference with its sign.

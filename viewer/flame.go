@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -216,12 +217,15 @@ type flame struct {
 	Total  string
 	Shares []share // by state, where the profile has states
 	Top    []topFunction
+	ID     string // of the section that shows it, empty for a second one
+	Label  string // what it is, for who does not see it
 	Zoomed string // name of the frame that takes the whole width, empty for the whole graph
+	Whole  string // the page with the whole graph
 	Cut    bool   // something was left out
 }
 
 type flameFrame struct {
-	Index  int    // by which a link zooms to it
+	Path   string // the page zoomed to it, empty where there is none
 	X, W   string // in percent of the width
 	Y      int    // in CSS pixels
 	Name   string // as it is shown
@@ -246,41 +250,45 @@ type topFunction struct {
 	Kind            state
 }
 
-// newFlame lays out the span's own time, zoomed to the frame with the index; 0 is the whole.
-func newFlame(p *profile.Profile, zoom int) flame {
-	return layOut(p, zoom, func(s *profile.Sample) bool { return !hasFrame(s, wallframe.Others) })
+// newFlame lays out the span's own time, zoomed to the frame with the index; 0 is the whole. The page zoomed to a
+// frame is at zoomPath and its index.
+func newFlame(p *profile.Profile, zoomPath string, zoom int) flame {
+	f := flame{ID: "flame", Label: "Flame graph: each frame is a link that zooms to it"}
+	f.fill(p, zoomPath, zoom, func(s *profile.Sample) bool { return !hasFrame(s, wallframe.Others) })
+	return f
 }
 
 // newOthers lays out the time of other goroutines that worked for the span, which is beside its own.
 func newOthers(p *profile.Profile) flame {
-	return layOut(p, 0, func(s *profile.Sample) bool { return hasFrame(s, wallframe.Others) })
+	f := flame{Label: "Flame graph of other goroutines"}
+	f.fill(p, "", 0, func(s *profile.Sample) bool { return hasFrame(s, wallframe.Others) })
+	return f
 }
 
-func layOut(p *profile.Profile, zoom int, keep func(*profile.Sample) bool) flame {
+// fill takes in those samples of a profile that keep wants.
+func (f *flame) fill(p *profile.Profile, zoomPath string, zoom int, keep func(*profile.Sample) bool) {
 	value := sampleIndex(p)
 	if value < 0 {
-		return flame{}
+		return
 	}
 	unit := p.SampleType[value].Unit
 	root := newTree(p, value, keep)
 	root.name = "all"
-	f := flame{Total: amount(root.total, unit)}
+	f.Total = amount(root.total, unit)
 	if root.total == 0 {
-		return f
+		return
 	}
 	stated := p.SampleType[value].Type == string(record.Wall) // other profiles say nothing of states
 	if stated {
 		f.Shares = shares(root, unit)
 	}
 	f.Top = top(root, unit, stated)
-
-	f.draw(root, zoom, func(n *node) (string, state) { return frameTitle(n, root.total, unit, stated), n.state() })
-	return f
+	f.draw(root, zoomPath, zoom, func(n *node) (string, state) { return frameTitle(n, root.total, unit, stated), n.state() })
 }
 
 // draw lays out the frames of a tree, zoomed to the frame with the index. What a frame says in words, and its colour,
-// describe tells.
-func (f *flame) draw(root *node, zoom int, describe func(*node) (title string, s state)) {
+// describe tells. Without a zoomPath the frames are no links.
+func (f *flame) draw(root *node, zoomPath string, zoom int, describe func(*node) (title string, s state)) {
 	// Frames are numbered in the order of a walk through the whole graph, so that a number means the same
 	// frame whatever the zoom.
 	type numbered struct {
@@ -302,22 +310,29 @@ func (f *flame) draw(root *node, zoom int, describe func(*node) (title string, s
 		}
 		return nil
 	}
-	path := find(root)
-	if path == nil {
-		path = []numbered{{root, 0}}
+	found := find(root)
+	if found == nil {
+		found = []numbered{{root, 0}}
 	}
-	from, above := path[0], path[1:]
+	from, above := found[0], found[1:]
 	if from.index > 0 {
 		f.Zoomed = clean(from.name, 200)
 	}
 	slices.Reverse(above)
+	path := func(index int) string {
+		if zoomPath == "" {
+			return ""
+		}
+		return zoomPath + strconv.Itoa(index) + "#" + f.ID
+	}
+	f.Whole = path(0)
 	f.Cut = root.cut
 	rows := 0
 	draw := func(n *node, index, depth int, x, w float64) {
 		rows = max(rows, depth+1)
 		title, st := describe(n)
 		f.Frames = append(f.Frames, flameFrame{
-			Index: index, X: percent(x), W: percent(w), Y: depth * rowHeight,
+			Path: path(index), X: percent(x), W: percent(w), Y: depth * rowHeight,
 			Name: clean(short(n.name), 120), Title: title, State: st,
 			Marker: isMarker(n.name),
 		})

@@ -30,7 +30,7 @@ type memoryPage struct {
 	Points      []point // the plot in numbers
 	Leaks       leakVerdict
 	Changes     []change
-	Difference  *difference
+	Difference  *flame
 	Pprof       string
 	Why         string
 }

@@ -104,13 +104,12 @@ type namePage struct {
 	Part                   string // which flame graph is shown
 	Parts                  []part
 	Flame, Others          flame
-	ZoomPath               string
 	Pprof                  string
 	DifferencePath         string
 	SlowWords              string // such as "the slowest 1 %"
 	SlowCount, MedianCount int
 	Changes                []change
-	Difference             *difference
+	Difference             *flame
 	SlowMean, MedianMean   string
 	Why                    string
 }
@@ -221,8 +220,7 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	page.Flame, page.Others = newFlame(p, zoom), newOthers(p)
-	page.ZoomPath = "/name?" + with(page.Part).Encode() + "&frame="
+	page.Flame, page.Others = newFlame(p, "/name?"+with(page.Part).Encode()+"&frame=", zoom), newOthers(p)
 	spec := with(page.Part)
 	spec.Set("kind", "name")
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"

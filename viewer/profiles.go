@@ -32,7 +32,6 @@ type profilesPage struct {
 	From, To        time.Time // of the windows
 	Count           int       // of them
 	Flame, Others   flame
-	ZoomPath        string
 	Pprof, Download string
 	Compare         []link
 	Commands        []string
@@ -115,8 +114,7 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 		return err
 	}
 	page.list(q, windows)
-	page.Flame, page.Others = newFlame(p, zoom), newOthers(p)
-	page.ZoomPath = "/profiles?" + q.Encode() + "&frame="
+	page.Flame, page.Others = newFlame(p, "/profiles?"+q.Encode()+"&frame=", zoom), newOthers(p)
 	page.Download = "/profiles.pb.gz?" + q.Encode()
 	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}
 	if of, ok := arguments(files); ok && (len(files) == 1 || !gauge(sel.Type)) { // pprof adds up: the page has the mean of a gauge

@@ -81,7 +81,6 @@ type spanView struct {
 	Type                        string
 	Types                       []link
 	Flame, Others               flame
-	ZoomPath                    string // to which the number of a frame is appended
 	Why                         string // it is empty
 	Pprof, Top, Graph           string
 	Download, Compare           string
@@ -353,8 +352,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	if err != nil {
 		return nil, err
 	}
-	v.Flame, v.Others = newFlame(p, zoom), newOthers(p)
-	v.ZoomPath = TracePath(sp.TraceID) + "?" + url.Values{"span": {sp.ID}, "type": {typ}}.Encode() + "&frame="
+	v.Flame, v.Others = newFlame(p, TracePath(sp.TraceID)+"?"+url.Values{"span": {sp.ID}, "type": {typ}}.Encode()+"&frame=", zoom), newOthers(p)
 	base := TracePath(sp.TraceID) + "/span/" + sp.ID + "/" + typ
 	v.Pprof, v.Top, v.Download = base+"/flamegraph", base+"/top", base+".pb.gz"
 	v.Compare = "/compare?" + url.Values{"a": {sp.TraceID + "/" + sp.ID}, "type": {typ}}.Encode()
