@@ -2,7 +2,6 @@ package profiles
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +15,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/profiles/internal/bomb"
 )
 
 // large is a profile of n samples, each with its own stack of 30 and its own label.
@@ -47,16 +47,8 @@ func wireOf(t testing.TB, p *profile.Profile) []byte {
 
 func TestLimits(t *testing.T) {
 	dir := t.TempDir()
-	bomb := filepath.Join(dir, "bomb.pb.gz")
-	f, err := os.Create(bomb)
-	if err != nil {
-		t.Fatal(err)
-	}
-	zw := gzip.NewWriter(f)
-	if _, err := zw.Write(make([]byte, 4<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if err := errors.Join(zw.Close(), f.Close()); err != nil {
+	explodes := filepath.Join(dir, "bomb.pb.gz")
+	if err := os.WriteFile(explodes, bomb.New(t, 1), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	many := filepath.Join(dir, "many.pb")
@@ -68,8 +60,8 @@ func TestLimits(t *testing.T) {
 		limits limits
 		want   string
 	}{
-		{bomb, limits{file: 100, profile: 1 << 30, memory: 1 << 40}, "the file has more than 100 bytes"},
-		{bomb, limits{file: 1 << 20, profile: 1 << 20, memory: 1 << 40}, "the decompressed profile has more than 1048576 bytes"},
+		{explodes, limits{file: 100, profile: 1 << 30, memory: 1 << 40}, "the file has more than 100 bytes"},
+		{explodes, limits{file: 1 << 20, profile: 1 << 20, memory: 1 << 40}, "the decompressed profile has more than 1048576 bytes"},
 		{many, limits{file: 1 << 30, profile: 1 << 30, memory: 1 << 20}, "bytes of memory, the limit is 1048576"},
 	} {
 		m := Merger{reader: &reader{limits: tt.limits}}

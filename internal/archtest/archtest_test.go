@@ -76,6 +76,7 @@ const module = "spanflame"
 var tested = []rule{
 	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
 	{"agent", []string{"internal/traces"}, "what the agent saves is read back"},
+	{"profiles/input", []string{"profiles/internal/bomb"}, "a bomb comes over the network as well"},
 	{"e2e", []string{"agent", "internal/child", "profiles", "profiles/compare", "profiles/input", "workload/load"}, "an engine is a child process, spans of every kind are made in the test's own process, and what the shop saved and sent is compared"},
 }
 

@@ -5,28 +5,20 @@
 package input_test
 
 import (
-	"bytes"
-	"compress/gzip"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"testing"
 
 	"spanflame/profiles/input"
+	"spanflame/profiles/internal/bomb"
 )
 
-// A service that answers with 600 MiB of zeros in 600 kB: a member of 4 MiB, 150 times.
+// A service that answers with 600 MiB of zeros in 600 kB.
 func TestALiveGzipBombIsRefused(t *testing.T) {
-	var member bytes.Buffer
-	zw := gzip.NewWriter(&member)
-	if _, err := zw.Write(make([]byte, 4<<20)); err != nil {
-		t.Fatal(err)
-	}
-	if err := zw.Close(); err != nil {
-		t.Fatal(err)
-	}
+	answer := bomb.New(t, 150)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write(bytes.Repeat(member.Bytes(), 150)) // who refuses it does not read all
+		_, _ = w.Write(answer) // who refuses it does not read all
 	}))
 	defer server.Close()
 	address := server.URL + "/debug/pprof/heap"
