@@ -33,7 +33,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 	@go test ./internal/archtest
 
 .PHONY: test-unit
-test-unit: ## Run the tests that need no server, with the race detector
+test-unit: programs ## Run the tests that need no server, with the race detector
 	go test -race $$(go list ./... | grep -v -e /e2e -e /stack)
 	go test -count=1 -run 'ALarge|Bomb' ./profiles ./profiles/input # their memory is measured without the race detector
 
@@ -41,16 +41,21 @@ test-unit: ## Run the tests that need no server, with the race detector
 test-kubernetes: ## Render the charts and check all manifests against the schemas of Kubernetes
 	cd deploy/kubernetes/check && go test ./...
 
-# The pages are tested in a real browser. Where it cannot be installed those tests are skipped, and say so.
-.PHONY: browser
-browser:
-	@command -v chromium chromium-browser google-chrome chrome >/dev/null || { \
-	  echo "installing Chromium and Graphviz for the tests of the pages"; \
-	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium graphviz >/dev/null; } || \
-	  echo "no Chromium, and it cannot be installed here: the tests of the pages are skipped; on Debian: apt-get install chromium"
+# The pages are tested in a real browser and the orders in a real PostgreSQL. Where they cannot be installed those tests
+# are skipped, and say so.
+.PHONY: programs
+programs:
+	@missing=(); \
+	command -v chromium chromium-browser google-chrome chrome >/dev/null || missing+=(chromium); \
+	command -v dot >/dev/null || missing+=(graphviz); \
+	compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=(postgresql); \
+	[[ $${#missing[@]} -eq 0 ]] || { \
+	  echo "installing for the tests: $${missing[*]}"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; } || \
+	  echo "cannot be installed here, and what they test is skipped: $${missing[*]}; on Debian: apt-get install $${missing[*]}"
 
 .PHONY: test-e2e
-test-e2e: servers browser ## Run the tests against the real Pyroscope and Tempo, with the race detector
+test-e2e: servers programs ## Run the tests against the real Pyroscope and Tempo, with the race detector
 	go test -race -count=1 -timeout 30m -v ./stack/... ./e2e/...
 
 .PHONY: test-stack
