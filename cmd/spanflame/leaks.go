@@ -97,7 +97,7 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 		return unusable(fmt.Errorf("write the report: %w", err))
 	}
 	if n := len(report.Suspects); n > 0 {
-		return exitError{codeFound, fmt.Errorf("%d stacks leak; the first is of %s", n, report.Suspects[0].Site)}
+		return exitError{codeFound, fmt.Errorf("suspected leaks: %d; the first is of %s", n, report.Suspects[0].Site)}
 	}
 	return nil
 }
