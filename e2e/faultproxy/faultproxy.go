@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -60,6 +61,7 @@ type Exchange struct {
 	At      time.Time // when the request was whole
 	Fault   Fault
 	Server  int  // the server's status; 0 where it was not asked or did not answer
+	Cut     bool // the server was reached and did not answer to the end: nobody knows whether it has the profile
 	Told    bool // the client was given the server's answer, unharmed
 }
 
@@ -189,6 +191,7 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, sent []byte, e 
 	// The server is asked to the end even if the client has gone: what it said is what counts.
 	resp, body, err := p.ask(r, sent)
 	if err != nil {
+		e.Cut = !errors.Is(err, syscall.ECONNREFUSED)
 		p.note(e)
 		reset(w)
 		return
