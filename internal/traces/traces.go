@@ -5,7 +5,6 @@
 package traces
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/base64"
 	"encoding/hex"
@@ -27,7 +26,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// MaxLine bounds a line, in bytes: Marshal writes no longer one and Read passes over those that are.
+// MaxLine bounds a line, in bytes: Marshal writes no longer one and readers pass over those that are.
 const MaxLine = 16 << 20
 
 // Errors that callers branch on.
@@ -265,46 +264,6 @@ func appendValue(b []byte, v *commonpb.AnyValue) []byte {
 		return append(b, '}')
 	}
 	return b
-}
-
-// Read calls fn with the spans of each line of r. Lines that are damaged or longer than MaxLine are passed
-// over and counted, as is a last line that is not written to its end. The error is that of r or of fn.
-func Read(r io.Reader, fn func([]Span) error) (skipped int, err error) {
-	br := bufio.NewReaderSize(r, 64<<10)
-	for {
-		line, tooLong, readErr := readLine(br)
-		if readErr != nil && readErr != io.EOF {
-			return skipped, readErr
-		}
-		if tooLong {
-			skipped++
-		} else if line = bytes.TrimSpace(line); len(line) > 0 {
-			if spans, err := Unmarshal(line); err != nil {
-				skipped++
-			} else if err := fn(spans); err != nil {
-				return skipped, err
-			}
-		}
-		if readErr != nil {
-			return skipped, nil
-		}
-	}
-}
-
-// readLine reads up to the end of a line, and keeps no more than MaxLine bytes of it.
-func readLine(br *bufio.Reader) (line []byte, tooLong bool, err error) {
-	for {
-		piece, err := br.ReadSlice('\n')
-		if len(line)+len(piece) > MaxLine {
-			line, tooLong = nil, true
-		}
-		if !tooLong {
-			line = append(line, piece...)
-		}
-		if !errors.Is(err, bufio.ErrBufferFull) {
-			return line, tooLong, err
-		}
-	}
 }
 
 // A file of lines is named by when it was opened, so that names sort by time and a reader who wants a time

@@ -5,11 +5,9 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io"
 	"reflect"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"time"
 
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
@@ -220,54 +218,6 @@ func TestUnmarshalRefuses(t *testing.T) {
 	}
 }
 
-func TestRead(t *testing.T) {
-	good := string(line(t, full()))
-	long := `{"resourceSpans":"` + strings.Repeat("x", MaxLine) + "\"}\n"
-	for _, tt := range []struct {
-		name    string
-		file    string
-		batches int
-		skipped int
-	}{
-		{"nothing", "", 0, 0},
-		{"two lines", good + good, 2, 0},
-		{"a last line without its newline", good + strings.TrimSpace(good), 2, 0},
-		{"a last line that is half written", good + good[:len(good)/2], 1, 1},
-		{"damage in the middle", good + "{\x00\n" + good, 2, 1},
-		{"a half line that was written on after a crash", good[:40] + good + good, 1, 1},
-		{"empty lines", "\n\r\n" + good + "\n", 1, 0},
-		{"a line that is too long", long + good, 1, 1},
-		{"a last one that is too long", good + strings.TrimSpace(long), 1, 1},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			batches := 0
-			skipped, err := Read(strings.NewReader(tt.file), func(got []Span) error {
-				if batches++; !reflect.DeepEqual(got, spans()) {
-					t.Errorf("got %+v", got)
-				}
-				return nil
-			})
-			if err != nil || skipped != tt.skipped || batches != tt.batches {
-				t.Errorf("%d batches, %d skipped, %v; want %d, %d, nil", batches, skipped, err, tt.batches, tt.skipped)
-			}
-		})
-	}
-}
-
-func TestReadReturnsErrors(t *testing.T) {
-	good, broken, enough := line(t, full()), errors.New("broken"), errors.New("enough")
-	n := 0
-	_, err := Read(io.MultiReader(bytes.NewReader(good), iotest.ErrReader(broken)), func([]Span) error { n++; return nil })
-	if !errors.Is(err, broken) || n != 1 {
-		t.Errorf("the reader's error comes as %v, after %d batches", err, n)
-	}
-	n = 0
-	_, err = Read(bytes.NewReader(append(good, good...)), func([]Span) error { n++; return enough })
-	if !errors.Is(err, enough) || n != 1 {
-		t.Errorf("the function's error comes as %v, after %d batches", err, n)
-	}
-}
-
 func FuzzUnmarshal(f *testing.F) {
 	f.Add(line(f, full()))
 	f.Add([]byte(`{"resourceSpans":[{"scopeSpans":[{"spans":[{"traceId":"W47/95gDgQPSabYzgT/GDA==","spanId":"7uGbfsPBsXQ="}]}]}]}`))
@@ -288,17 +238,6 @@ func FuzzUnmarshal(f *testing.F) {
 			if _, err := hex.DecodeString(s.TraceID + s.ID + s.ParentID); err != nil {
 				t.Error(err)
 			}
-		}
-	})
-}
-
-func FuzzRead(f *testing.F) {
-	f.Add(append(line(f, full()), "{\n"...))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		batches := 0
-		skipped, err := Read(bytes.NewReader(b), func([]Span) error { batches++; return nil })
-		if lines := bytes.Count(b, []byte("\n")) + 1; err != nil || skipped+batches > lines {
-			t.Errorf("%d lines: %d batches, %d skipped, %v", lines, batches, skipped, err)
 		}
 	})
 }
