@@ -53,17 +53,9 @@ func spanExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, error)
 	case s.Exporter == ExporterConsole:
 		return stdouttrace.New(stdouttrace.WithWriter(o.Stdout))
 	case s.Protocol == ProtocolGRPC:
-		opts := []otlptracegrpc.Option{otlptracegrpc.WithEndpointURL(s.Endpoint)}
-		if o.Headers != nil {
-			opts = append(opts, otlptracegrpc.WithHeaders(o.Headers))
-		}
-		return otlptracegrpc.New(ctx, opts...)
+		return otlp(ctx, s, o, otlptracegrpc.WithEndpointURL, otlptracegrpc.WithHeaders, otlptracegrpc.New)
 	default:
-		opts := []otlptracehttp.Option{otlptracehttp.WithEndpointURL(s.Endpoint)}
-		if o.Headers != nil {
-			opts = append(opts, otlptracehttp.WithHeaders(o.Headers))
-		}
-		return otlptracehttp.New(ctx, opts...)
+		return otlp(ctx, s, o, otlptracehttp.WithEndpointURL, otlptracehttp.WithHeaders, otlptracehttp.New)
 	}
 }
 
@@ -74,17 +66,9 @@ func metricExporter(ctx context.Context, o Options) (sdkmetric.Exporter, error) 
 	case s.Exporter == ExporterConsole:
 		return stdoutmetric.New(stdoutmetric.WithWriter(o.Stdout))
 	case s.Protocol == ProtocolGRPC:
-		opts := []otlpmetricgrpc.Option{otlpmetricgrpc.WithEndpointURL(s.Endpoint)}
-		if o.Headers != nil {
-			opts = append(opts, otlpmetricgrpc.WithHeaders(o.Headers))
-		}
-		return otlpmetricgrpc.New(ctx, opts...)
+		return otlp(ctx, s, o, otlpmetricgrpc.WithEndpointURL, otlpmetricgrpc.WithHeaders, otlpmetricgrpc.New)
 	default:
-		opts := []otlpmetrichttp.Option{otlpmetrichttp.WithEndpointURL(s.Endpoint)}
-		if o.Headers != nil {
-			opts = append(opts, otlpmetrichttp.WithHeaders(o.Headers))
-		}
-		return otlpmetrichttp.New(ctx, opts...)
+		return otlp(ctx, s, o, otlpmetrichttp.WithEndpointURL, otlpmetrichttp.WithHeaders, otlpmetrichttp.New)
 	}
 }
 
@@ -95,18 +79,19 @@ func logExporter(ctx context.Context, o Options) (sdklog.Exporter, error) {
 	case s.Exporter == ExporterConsole:
 		return stdoutlog.New(stdoutlog.WithWriter(o.Stdout))
 	case s.Protocol == ProtocolGRPC:
-		opts := []otlploggrpc.Option{otlploggrpc.WithEndpointURL(s.Endpoint)}
-		if o.Headers != nil {
-			opts = append(opts, otlploggrpc.WithHeaders(o.Headers))
-		}
-		return otlploggrpc.New(ctx, opts...)
+		return otlp(ctx, s, o, otlploggrpc.WithEndpointURL, otlploggrpc.WithHeaders, otlploggrpc.New)
 	default:
-		opts := []otlploghttp.Option{otlploghttp.WithEndpointURL(s.Endpoint)}
-		if o.Headers != nil {
-			opts = append(opts, otlploghttp.WithHeaders(o.Headers))
-		}
-		return otlploghttp.New(ctx, opts...)
+		return otlp(ctx, s, o, otlploghttp.WithEndpointURL, otlploghttp.WithHeaders, otlploghttp.New)
 	}
+}
+
+// otlp makes an OTLP exporter. Its headers are those of the environment where o has none.
+func otlp[Option, Exporter any](ctx context.Context, s Signal, o Options, endpoint func(string) Option, headers func(map[string]string) Option, create func(context.Context, ...Option) (Exporter, error)) (Exporter, error) {
+	options := []Option{endpoint(s.Endpoint)}
+	if o.Headers != nil {
+		options = append(options, headers(o.Headers))
+	}
+	return create(ctx, options...)
 }
 
 // reported marks an export error that the log already has.
