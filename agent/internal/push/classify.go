@@ -58,7 +58,6 @@ type Result struct {
 	Status     int           // of HTTP; 0 where there was no answer
 	Reason     string        // one line for an operator: bounded, printable, without secrets; empty if accepted
 	RetryAfter time.Duration // as the server asked, at most an hour; 0 if it did not
-	Bytes      int           // sent in the request's body; 0 where nothing was sent
 	Changes    Changes       // what of the labels was not sent as it was
 }
 

@@ -276,7 +276,7 @@ func (c *Client) Push(ctx context.Context, r record.Record) Result {
 	}
 	body := encodeRequest(labels, profile)
 	res := c.send(ctx, body)
-	res.Bytes, res.Changes = len(body), changes
+	res.Changes = changes
 	if res.Outcome == Transient {
 		c.forgetVersion() // the server may come back as another one
 	}
