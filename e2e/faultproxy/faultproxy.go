@@ -58,11 +58,9 @@ const maxRequest = 32 << 20
 // Exchange is one profile that was sent, once.
 type Exchange struct {
 	Profile Profile
-	At      time.Time // when the request was whole
 	Fault   Fault
 	Server  int  // the server's status; 0 where it was not asked or did not answer
 	Cut     bool // the server was reached and did not answer to the end: nobody knows whether it has the profile
-	Told    bool // the client was given the server's answer, unharmed
 }
 
 // Accepted says whether the server has the profile.
@@ -146,7 +144,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reset(w) // the client broke it off itself
 		return
 	}
-	p.exchange(w, r, sent, Exchange{Profile: readProfile(r, sent), At: time.Now(), Fault: fault})
+	p.exchange(w, r, sent, Exchange{Profile: readProfile(r, sent), Fault: fault})
 }
 
 // note records an exchange. It is called before the client has an answer, so that whoever knows of the
@@ -197,7 +195,6 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, sent []byte, e 
 		return
 	}
 	e.Server = resp.StatusCode
-	e.Told = (e.Fault == None || e.Fault == Slow) && r.Context().Err() == nil
 	p.note(e)
 	switch e.Fault {
 	case ResetAnswer:
