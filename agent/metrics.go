@@ -26,6 +26,8 @@ func (a *Agent) observe(meter metric.Meter) error {
 	waiting := m.gauge("spanflame.spool.waiting", "{profile}", "Profiles that wait for delivery.")
 	waitingSize := m.gauge("spanflame.spool.waiting.size", "By", "Size of the profiles that wait for delivery.")
 	inMemory := m.gauge("spanflame.spool.waiting.memory", "{profile}", "Profiles that wait in memory, because the disk does not take them.")
+	inMemorySize := m.gauge("spanflame.spool.waiting.memory.size", "By", "Size of the profiles that wait in memory.")
+	aside := m.gauge("spanflame.spool.set_aside.size", "By", "Size of the files that are set aside in the spool.")
 	oldest := m.age("spanflame.spool.oldest.age", "Age of the oldest profile that waits for delivery.")
 
 	savedFiles := m.counter("spanflame.saved.files", "{file}", "What became of files in the directory of saved profiles and traces, by kind, event and reason.")
@@ -34,7 +36,9 @@ func (a *Agent) observe(meter metric.Meter) error {
 
 	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by what became of their wall-clock profile.")
 	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans captured with a part that is not recorded.")
-	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans that were due a wall-clock profile of their own and have none, for the reasons of their roots.")
+	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans that have no wall-clock profile of their own, by reason: as their root, or too many of them in one root.")
+	goroutines := m.counter("spanflame.wall.skipped_goroutines", "{goroutine}", "Goroutines that a span started and whose work was not followed, because there were too many.")
+	parts := m.counter("spanflame.wall.skipped_trace", "{part}", "Parts of the execution trace that wall-clock profiles lack, by reason.")
 	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording, because the process has too many goroutines for the budget.")
 	trace := m.counter("spanflame.wall.trace.size", "By", "Execution trace converted for wall-clock profiles.")
 	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
@@ -69,6 +73,8 @@ func (a *Agent) observe(meter metric.Meter) error {
 			o.ObserveInt64(waiting, int64(s.Items))
 			o.ObserveInt64(waitingSize, s.Bytes)
 			o.ObserveInt64(inMemory, int64(s.MemoryItems))
+			o.ObserveInt64(inMemorySize, s.MemoryBytes)
+			o.ObserveInt64(aside, s.SetAsideBytes)
 			o.ObserveFloat64(oldest, age(s))
 		}
 		if a.saved != nil {
@@ -90,13 +96,21 @@ func (a *Agent) observe(meter metric.Meter) error {
 			o.ObserveInt64(slow, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
 		}
 		o.ObserveInt64(partial, int64(w.Partial))
-		o.ObserveInt64(children, int64(w.SkippedChildren))
+		o.ObserveInt64(children, int64(w.SkippedChildren), reason("as root"))
+		o.ObserveInt64(children, int64(w.DroppedChildren), reason("too many spans"))
+		o.ObserveInt64(goroutines, int64(w.SkippedGoroutines))
+		o.ObserveInt64(parts, int64(w.SkippedGenerations), reason("over budget"))
+		o.ObserveInt64(parts, int64(w.Unreadable), reason("not readable"))
 		o.ObserveInt64(pauses, int64(w.Pauses))
 		o.ObserveInt64(trace, int64(w.Bytes))
 		o.ObserveFloat64(wallCPU, w.CPU.Seconds())
 		return nil
 	}, m.all...)
 	return err
+}
+
+func reason(why string) metric.ObserveOption {
+	return metric.WithAttributes(attribute.String("reason", why))
 }
 
 func age(s spool.Stats) float64 {
@@ -114,7 +128,6 @@ func spansByOutcome(s wall.Stats) map[string]uint64 {
 		"not in window":  s.SkippedWindow,
 		"queue full":     s.SkippedQueue,
 		"shut down":      s.SkippedStop,
-		"not encodable":  s.Failed,
 		"never ended":    s.Unended,
 		"crowded":        s.Crowded,
 		"too many spans": s.DroppedRoots,

@@ -15,11 +15,9 @@ import (
 // Diagnosis says in short where the time of a slow root span went.
 type Diagnosis struct {
 	TraceID, SpanID, Name string
-	Start                 time.Time
 	Duration              time.Duration
 	Covered               time.Duration // own time that was recorded; less than Duration after a gap
 	States                []Share       // own time by state, largest first
-	Others                time.Duration // spent by other goroutines for this span
 	Top                   Top
 	Sentence              string
 }
@@ -49,7 +47,6 @@ func diagnose(a account) Diagnosis {
 		TraceID:  t.traceID.String(),
 		SpanID:   t.id.String(),
 		Name:     t.currentName(),
-		Start:    t.start,
 		Duration: a.duration,
 		Covered:  a.covered,
 	}
@@ -61,7 +58,6 @@ func diagnose(a account) Diagnosis {
 	places := make(map[place]time.Duration)
 	for _, s := range a.samples {
 		if s.other {
-			d.Others += time.Duration(s.ns)
 			continue
 		}
 		states[s.state] += time.Duration(s.ns)

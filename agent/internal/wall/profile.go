@@ -3,7 +3,6 @@ package wall
 import (
 	"bytes"
 	"cmp"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -238,15 +237,12 @@ func newEncoder(o Options) *encoder {
 }
 
 // gather adds an account to the scope's open record. It returns how many records it had to emit for that.
-func (x *encoder) gather(scope string, a account) (int, error) {
-	start, n := a.span.start, 0
+func (x *encoder) gather(scope string, a account) (emitted int) {
+	start := a.span.start
 	if b := x.open[scope]; b != nil {
 		first, last := earlier(b.first, start), later(b.last, start)
 		if last.Sub(first) > spread || len(b.p.Sample)+len(a.samples) > maxBatch {
-			var err error
-			if n, err = x.flush(scope); err != nil {
-				return n, err
-			}
+			emitted = x.flush(scope)
 		}
 	}
 	b := x.open[scope]
@@ -257,7 +253,7 @@ func (x *encoder) gather(scope string, a account) (int, error) {
 	b.add(a)
 	b.first, b.last = earlier(b.first, start), later(b.last, start)
 	b.end = later(b.end, start.Add(a.duration))
-	return n, nil
+	return emitted
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -275,22 +271,18 @@ func later(a, b time.Time) time.Time {
 }
 
 // flush emits the scope's open record, if there is one, and returns how many it emitted.
-func (x *encoder) flush(scope string) (int, error) {
+func (x *encoder) flush(scope string) (emitted int) {
 	b := x.open[scope]
 	if b == nil {
-		return 0, nil
+		return 0
 	}
 	delete(x.open, scope)
 	start := x.stamp(scope, b.first, len(b.p.Sample))
 	b.p.TimeNanos, b.p.DurationNanos = start.UnixNano(), int64(b.end.Sub(start))
 	var out bytes.Buffer
 	x.zip.Reset(&out)
-	if err := b.p.WriteUncompressed(x.zip); err != nil {
-		return 0, fmt.Errorf("encoding a profile of %d samples: %w", len(b.p.Sample), err)
-	}
-	if err := x.zip.Close(); err != nil {
-		return 0, fmt.Errorf("compressing a profile of %d samples: %w", len(b.p.Sample), err)
-	}
+	_ = b.p.WriteUncompressed(x.zip) // to memory, which does not fail
+	_ = x.zip.Close()
 	labels := make(map[string]string, len(x.labels)+1)
 	maps.Copy(labels, x.labels)
 	labels[scopeLabel] = scope
@@ -298,7 +290,7 @@ func (x *encoder) flush(scope string) (int, error) {
 		Meta:    record.Meta{Service: x.service, Type: record.Wall, Start: start, End: b.end, Labels: labels},
 		Profile: out.Bytes(),
 	})
-	return 1, nil
+	return 1
 }
 
 // stamp is when a record starts: with its first span, or as few milliseconds later as it takes to be the

@@ -411,10 +411,10 @@ func TestDiagnosis(t *testing.T) {
 		t.Fatalf("%d diagnoses", len(rec.diagnoses))
 	}
 	d := rec.diagnoses[0]
-	if d.SpanID != s.id.String() || d.Covered != d.Duration || !s.has(int64(d.Duration)) || !d.Start.Equal(s.outerFrom) {
+	if d.SpanID != s.id.String() || d.Covered != d.Duration || !s.has(int64(d.Duration)) {
 		t.Errorf("diagnosis: %+v", d)
 	}
-	if d.States[0].State != "waiting: mutex" || wallframe.Short(d.Top.Function) != "wall.locker" || wallframe.Short(d.Top.Holder) != "wall.holder" || d.Others == 0 {
+	if d.States[0].State != "waiting: mutex" || wallframe.Short(d.Top.Function) != "wall.locker" || wallframe.Short(d.Top.Holder) != "wall.holder" {
 		t.Errorf("diagnosis: %+v", d)
 	}
 	var sum time.Duration
@@ -477,15 +477,13 @@ func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
 	x := newEncoder(Options{Service: "shop", Emit: func(r record.Record) { records = append(records, r) }})
 	epoch := time.Unix(1000, 42)
 	for i, at := range []time.Duration{3 * time.Second, 0, 40 * time.Second, 41 * time.Second} {
-		if _, err := x.gather(scopeChild, accountAt(byte(i+1), epoch.Add(at))); err != nil {
-			t.Fatal(err)
-		}
+		x.gather(scopeChild, accountAt(byte(i+1), epoch.Add(at)))
 	}
-	if n, err := x.flush(scopeChild); n != 1 || err != nil {
-		t.Fatalf("flush: %d, %v", n, err)
+	if n := x.flush(scopeChild); n != 1 {
+		t.Fatalf("flush: %d", n)
 	}
-	if n, err := x.flush(scopeRoot); n != 0 || err != nil {
-		t.Errorf("nothing of roots was gathered, and flush: %d, %v", n, err)
+	if n := x.flush(scopeRoot); n != 0 {
+		t.Errorf("nothing of roots was gathered, and flush: %d", n)
 	}
 	if len(records) != 2 {
 		t.Fatalf("%d records, want 2", len(records))
@@ -524,12 +522,8 @@ func TestNoTwoRecordsOfASeriesStartTogether(t *testing.T) {
 	}})
 	for range 50 {
 		for scope := range starts {
-			if _, err := x.gather(scope, accountAt(1, time.Unix(1000, 0))); err != nil {
-				t.Fatal(err)
-			}
-			if _, err := x.flush(scope); err != nil {
-				t.Fatal(err)
-			}
+			x.gather(scope, accountAt(1, time.Unix(1000, 0)))
+			x.flush(scope)
 		}
 	}
 	for scope, at := range starts {
@@ -558,12 +552,11 @@ func TestRecordsAreBounded(t *testing.T) {
 		a.samples = append(a.samples, sample{entry{stack: &stack{frames: []frame{{fmt.Sprint(i), "file.go", 1}}}}, false, 1})
 	}
 	for range 5 {
-		if _, err := x.gather(scopeRoot, a); err != nil {
-			t.Fatal(err)
-		}
+		x.gather(scopeRoot, a)
 	}
-	if _, err := x.flush(scopeRoot); err != nil || samples != 5*maxBatch/2 {
-		t.Errorf("%d samples in all, want %d (%v)", samples, 5*maxBatch/2, err)
+	x.flush(scopeRoot)
+	if samples != 5*maxBatch/2 {
+		t.Errorf("%d samples in all, want %d", samples, 5*maxBatch/2)
 	}
 }
 

@@ -19,7 +19,6 @@ type Stats struct {
 	SkippedQueue    uint64 // … too many were waiting
 	SkippedStop     uint64 // … the recorder was stopped
 	SkippedChildren uint64 // child spans with a profile of their own that was not emitted, for the same reasons
-	Failed          uint64 // profiles that could not be encoded
 
 	Unended            uint64 // root spans given up because they, or a child of theirs, were never ended
 	Crowded            uint64 // root spans given up because more than 64 were open on one goroutine
@@ -37,12 +36,12 @@ type Stats struct {
 }
 
 type counters struct {
-	slow, captured, partial, children, profiles                              atomic.Uint64
-	skippedBudget, skippedWindow, skippedQueue, skippedStop, failed, unended atomic.Uint64
-	skippedChildren                                                          atomic.Uint64
-	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations     atomic.Uint64
-	unreadable, crowded, pauses, snapshots, bytes, events                    atomic.Uint64
-	cpu                                                                      atomic.Int64
+	slow, captured, partial, children, profiles                          atomic.Uint64
+	skippedBudget, skippedWindow, skippedQueue, skippedStop, unended     atomic.Uint64
+	skippedChildren                                                      atomic.Uint64
+	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations atomic.Uint64
+	unreadable, crowded, pauses, snapshots, bytes, events                atomic.Uint64
+	cpu                                                                  atomic.Int64
 }
 
 // Stats returns the counts so far.
@@ -59,7 +58,6 @@ func (r *Recorder) Stats() Stats {
 		SkippedQueue:       c.skippedQueue.Load(),
 		SkippedStop:        c.skippedStop.Load(),
 		SkippedChildren:    c.skippedChildren.Load(),
-		Failed:             c.failed.Load(),
 		Unended:            c.unended.Load(),
 		Crowded:            c.crowded.Load(),
 		DroppedRoots:       c.rootsDropped.Load(),
