@@ -16,7 +16,7 @@ demo: ## Run the sample service under load, open its slowest trace, repair it an
 	@bin/spanflame-demo demo
 
 .PHONY: test
-test: check test-unit test-kubernetes test-e2e ## Run every check and test
+test: check test-unit test-kubernetes test-e2e ## Run the checks and the tests; test-stack, test-compose and test-long are more
 
 .PHONY: check
 check: ## Check formatting, vet, staticcheck and the allowed imports
@@ -41,7 +41,7 @@ test-unit: programs ## Run the tests that need no server, with the race detector
 test-kubernetes: ## Render the charts and check all manifests against the schemas of Kubernetes
 	cd deploy/kubernetes/check && go test ./...
 
-# The pages are tested in a real browser and the orders in a real PostgreSQL. Where they cannot be installed those tests
+# The pages are tested in a real browser, with pprof's graphs by Graphviz, and the orders in a real PostgreSQL. Where they cannot be installed those tests
 # are skipped, and say so.
 .PHONY: programs
 programs:
@@ -67,7 +67,7 @@ test-compose: ## Run docker-compose.yml on a Docker engine, follow its links, re
 	go test -tags compose -count=1 -timeout 60m -v -run TestCompose ./e2e
 
 .PHONY: test-long
-test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak
+test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, equal windows, the CI job
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./profiles/examples # a gate needs the machine for itself
 

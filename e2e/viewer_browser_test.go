@@ -223,7 +223,6 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	b := newBrowser(t, v.directory)
 	b.scheme("light")
 	b.open(v.directory)
-	b.picture("slow-traces", "header.site", "ol.traces li:nth-child(6)")
 	b.open(v.directory + "/?name=load/lock") // other requests may be slower on a busy machine
 	b.tab("ol.traces a")
 	b.enter("Flame graph of GET /load/lock")
@@ -260,6 +259,7 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	// What pprof draws by Graphviz, and its table.
 	for _, name := range []string{"graph", "top", "peek?f=contendedLock"} {
 		if _, err := exec.LookPath("dot"); err != nil && name == "graph" {
+			t.Log("Graphviz is missing: pprof's graph is not opened")
 			continue
 		}
 		b.open(fmt.Sprintf("%s%s/span/%s/wall/%s", v.directory, viewer.TracePath(v.lock.TraceID), v.lock.ID, name))
@@ -329,8 +329,6 @@ func TestBrowserDarkAndNarrow(t *testing.T) {
 			t.Errorf("%s is %d pixels wide on a phone of 360", path, width)
 		}
 	}
-	b.open(v.directory + viewer.SpanPath(v.lock.TraceID, v.lock.ID))
-	b.picture("phone-dark", "header.site", "svg.flame")
 }
 
 func TestBrowserShowsHostileNamesAsText(t *testing.T) {

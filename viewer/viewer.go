@@ -1,10 +1,10 @@
 // Package viewer is web pages over saved traces and profiles: the slow traces, a trace with its spans, the
-// flame graph of exactly one span, all spans of a name, two of anything compared, and memory over time with
-// the leaks that are suspected. The command `spanflame view` and the demo serve it.
+// flame graph of exactly one span, all spans of a name, a service's profiles, two of anything compared, and
+// memory over time with the leaks that are suspected. The command `spanflame view` and the demo serve it.
 //
-// It reads a [Source]: a directory that agents save to, or Tempo and Pyroscope. It writes nothing, answers
-// GET and HEAD alone, takes no path from a request, and is meant for one team on loopback or behind a proxy
-// that knows its users: it has no accounts. It is no general viewer of traces, and it stores nothing.
+// It reads a [Source]: a directory that agents save to, any other with profiles, or Tempo and Pyroscope. It
+// writes nothing, answers GET and HEAD alone, takes no path from a request, and is meant for one team on loopback or
+// behind a proxy that knows its users: it has no accounts. It is no general viewer of traces, and it stores nothing.
 package viewer
 
 import (

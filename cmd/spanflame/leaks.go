@@ -43,7 +43,7 @@ the limit of the container in which this runs. By it the report says when it wil
 The load is known by what is allocated, which heap profiles have too. With --work it is the value of an expression
 that a Prometheus server computes for each profile, such as the number of requests.
 
-Exits with 0 if there is no leak, 1 if there is one, and 2 if the command line or the profiles cannot be used,
+Exits with 0 if no leak is suspected, 1 if one is, and 2 if the command line or the profiles cannot be used,
 which includes too few profiles to tell.`,
 		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
   spanflame leaks http://127.0.0.1:6060/debug/pprof/heap --windows 40 --length 15s`,
@@ -53,6 +53,7 @@ which includes too few profiles to tell.`,
 	}, cobra.ExactArgs(1))
 	flags := cmd.Flags()
 	o.register(flags)
+	flags.Lookup("type").Usage = "types of profiles to read: heap, goroutine (default both)"
 	flags.StringVar(&o.limit, "limit", "", "memory that the process may take: bytes like 512MiB, GOMEMLIMIT or cgroup (default GOMEMLIMIT where it is set)")
 	flags.StringVar(&o.minGrowth, "min-growth", "256KiB", "what a stack must have gained to be looked at")
 	flags.Float64Var(&o.leaks.Alpha, "alpha", 0.01, "rate of false discoveries to allow among all stacks")

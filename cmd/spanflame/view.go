@@ -34,9 +34,9 @@ func newViewCommand() *cobra.Command {
 		Use:   "view [DIR|FILE]",
 		Short: "Show slow traces and the flame graphs of their spans in a browser",
 		Long: `Serve web pages over the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
-flame graph of each span, all spans of a name, comparisons, and memory over time. DIR is SPANFLAME_DIR unless it
-is given, else where agents save when they are told nothing. With --tempo and --pyroscope the pages are over
-these servers instead.
+flame graph of each span, all spans of a name, a service's profiles, comparisons, and memory over time. DIR is
+SPANFLAME_DIR unless it is given, else where agents save when they are told nothing. With --tempo and --pyroscope the
+pages are over these servers instead.
 
 DIR may also be any other directory with profiles, in files that end in .pb.gz, or there may be one such FILE, by
 whichever tool they were written: the pages have flame graphs, comparisons and memory then, and no traces. What a

@@ -1,6 +1,6 @@
 // Package query reads traces from Tempo and flame graphs from Pyroscope by the same calls that Grafana
-// makes. The viewer, the demo and the end-to-end tests use it. It writes nothing, and it is no general client: it has
-// what walking from a slow trace to its flame graph takes.
+// makes. The viewer, package profiles/input and the end-to-end tests use it. It writes nothing, and it is no general
+// client: it has what walking from a slow trace to its flame graph takes.
 package query
 
 import (

@@ -1,7 +1,7 @@
 // Package record is one captured profile: whose it is, what it measures, which window of time it covers,
 // its series labels and its pprof bytes, together with how it lies on disk. Every other package of the
 // data path (capture, wall, spool, push, saved profiles) speaks in records. It is a leaf: it knows neither
-// schedule nor disk layout nor network.
+// schedule nor network.
 package record
 
 import "time"
