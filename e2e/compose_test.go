@@ -223,9 +223,7 @@ func (c composed) restarts(t *testing.T) {
 		}
 	}
 	p := c.pipeline(t)
-	if err := p.opensOnProfile(t, early); err != nil {
-		t.Errorf("the span from before the restarts: %v", err)
-	}
+	eventually(t, "the span from before the restarts", func() error { return p.opensOnProfile(t, early) })
 	p.profiled(t)
 	p.traceToLogsAndBack(t)
 }

@@ -143,7 +143,7 @@ func (p native) alerts(t *testing.T) {
 	})
 }
 
-// alertOnFailingRequests has checkouts fail until Prometheus says so.
+// alertOnFailingRequests has checkouts fail until the alert is pending: it fires when that goes on for minutes.
 func (p native) alertOnFailingRequests(t *testing.T) {
 	eventually(t, "the alert", func() error {
 		if status, _, body := request(t, http.MethodPost, p.storefront+"/api/checkout"); status < 500 {
