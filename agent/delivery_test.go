@@ -354,16 +354,18 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 	d, _ := delivering(t, t.TempDir(), server.URL)
 	put(t, d, 10)
 	until(t, "the first answer", func() bool { return len(server.requests()) > 0 })
-	first := server.requests()[0]
-	time.Sleep(time.Second) // in which nothing new may begin
-	if n := len(server.requests()); n > senders {
-		t.Errorf("%d requests within a second of Retry-After: 2, want those %d that were under way", n, senders)
-	}
-	before := len(server.requests())
+	time.Sleep(time.Second)
 	server.set(accept)
 	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 10 })
-	if gap := server.requests()[before].Sub(first); gap < 2*time.Second {
-		t.Errorf("the next request came after %v, the server asked for 2s", gap)
+	// Those that were under way at the first answer are the only ones until the time is over.
+	first, early := server.requests()[0], 0
+	for _, at := range server.requests() {
+		if at.Sub(first) < 2*time.Second {
+			early++
+		}
+	}
+	if early > senders {
+		t.Errorf("%d requests within two seconds of Retry-After: 2, want those %d that were under way", early, senders)
 	}
 }
 
