@@ -13,6 +13,7 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"go.opentelemetry.io/otel"
@@ -69,7 +70,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, fmt.Errorf("agent: environment: %w", err)
 	}
 	cfg = cfg.over(env)
-	tracesChosen := cfg.Traces.Exporter != ""
+	tracesChosen, addressChosen := cfg.Traces.Exporter != "", cfg.AdminAddress != ""
 	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
@@ -91,7 +92,11 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 
 	var listener *admin.Listener
 	if cfg.AdminAddress != off {
-		if listener, err = admin.Listen(cfg.AdminAddress); err != nil {
+		listener, err = admin.Listen(cfg.AdminAddress)
+		if !addressChosen && errors.Is(err, syscall.EADDRINUSE) {
+			listener, err = admin.Listen("127.0.0.1:0") // another service of this machine has the default
+		}
+		if err != nil {
 			return nil, fmt.Errorf("AdminAddress (SPANFLAME_ADMIN_ADDRESS) %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
 		}
 		defer func() {
@@ -127,8 +132,24 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			Logger:     a.telemetry.Logger,
 		})
 	}
-	a.telemetry.Logger.Info("agent started", "profiles", redact.URL(cfg.PyroscopeAddress), "traces", redact.URL(cfg.Traces.Endpoint), "directory", cfg.Dir, "admin", a.AdminAddr())
+	a.sayStart(cfg)
 	return a, nil
+}
+
+// sayStart says where everything goes.
+func (a *Agent) sayStart(cfg Config) {
+	var where []any
+	for _, to := range []struct{ name, value string }{
+		{"profiles", redact.URL(cfg.PyroscopeAddress)}, {"traces", redact.URL(cfg.Traces.Endpoint)}, {"admin", a.AdminAddr()},
+	} {
+		if to.value != "" {
+			where = append(where, to.name, to.value)
+		}
+	}
+	if cfg.saves() {
+		where = append(where, "directory", cfg.Dir)
+	}
+	a.telemetry.Logger.Info("agent started", where...)
 }
 
 // startTelemetry sets up the OpenTelemetry SDK.

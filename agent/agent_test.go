@@ -19,15 +19,17 @@ import (
 
 	"go.opentelemetry.io/otel"
 	"go.uber.org/goleak"
+
+	"spanflame/agent/internal/spool"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// quiet is a configuration that reads nothing from the environment, saves nothing and listens nowhere that is
-// taken.
+// quiet is a configuration that reads nothing from the environment, saves nothing, listens nowhere that is taken, and
+// whose windows do not end before a test does.
 func quiet(t *testing.T) Config {
 	clearEnv(t)
-	return Config{ServiceName: "svc", Dir: off, SpoolDir: t.TempDir(), AdminAddress: "127.0.0.1:0", Stdout: io.Discard}
+	return Config{ServiceName: "svc", Dir: off, SpoolDir: t.TempDir(), AdminAddress: "127.0.0.1:0", Stdout: io.Discard, Window: 10 * time.Minute}
 }
 
 func shutdown(t *testing.T, a *Agent) {
@@ -122,6 +124,32 @@ func TestStartThatFailsLeavesNothing(t *testing.T) {
 			t.Errorf("Start: %v", err)
 		}
 	})
+}
+
+// TestTheDefaultListenerGivesWay: the second service of a machine starts as the first one did. An address that was asked
+// for is another matter.
+func TestTheDefaultListenerGivesWay(t *testing.T) {
+	first, err := net.Listen("tcp", defaultAdminAddress)
+	if err == nil {
+		defer first.Close() // else somebody else has it
+	}
+	cfg := quiet(t)
+	cfg.AdminAddress = ""
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if addr := a.AdminAddr(); addr == defaultAdminAddress || !strings.HasPrefix(addr, "127.0.0.1:") {
+		t.Errorf("the listener is at %q, want another port of 127.0.0.1", addr)
+	}
+	shutdown(t, a)
+	cfg.AdminAddress = defaultAdminAddress
+	if a, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "address already in use") {
+		t.Errorf("Start at an address that was asked for and is taken: %v", err)
+		if err == nil {
+			shutdown(t, a)
+		}
+	}
 }
 
 func TestShutdownTwiceAndAtOnce(t *testing.T) {
@@ -227,6 +255,14 @@ func TestAFailedStartDeliversNothing(t *testing.T) {
 	cfg := quiet(t)
 	cfg.PyroscopeAddress = server.URL
 	cfg.AdminAddress = l.Addr().String()
+	earlier, err := spool.Open(spool.Options{Dir: cfg.SpoolDir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	earlier.Put(aRecord(t, 0))
+	if err := earlier.Close(); err != nil {
+		t.Fatal(err)
+	}
 	if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "AdminAddress") {
 		t.Errorf("Start: %v, want the address that is taken", err)
 	}
@@ -234,6 +270,9 @@ func TestAFailedStartDeliversNothing(t *testing.T) {
 	case <-asked:
 		t.Error("the server was asked by an agent that did not start")
 	default:
+	}
+	if left, err := filepath.Glob(filepath.Join(cfg.SpoolDir, "*", "*.pb.gz")); err != nil || len(left) != 1 {
+		t.Errorf("of one profile that was spooled there are %v, %v", left, err)
 	}
 }
 

@@ -145,8 +145,9 @@ type Config struct {
 	TracesSampler    string
 	TracesSamplerArg string
 
-	// AdminAddress is the operator's listener, host:port: SPANFLAME_ADMIN_ADDRESS, default 127.0.0.1:6060;
-	// "off" has none. Whoever can reach it can read the process's profiles.
+	// AdminAddress is the operator's listener, host:port: SPANFLAME_ADMIN_ADDRESS, default 127.0.0.1:6060, or a
+	// free port where another service has that one; "off" has none. Whoever can reach it can read the process's
+	// profiles.
 	AdminAddress string
 
 	// Stdout receives the JSON log and what console exporters print. Default: standard output.
@@ -223,16 +224,16 @@ func (e *envReader) config() (Config, error) {
 		PyroscopeKeyFile:           e.text("SPANFLAME_PYROSCOPE_KEY_FILE"),
 		ProfileLabels:              e.pairs("PYROSCOPE_LABELS"),
 		Window:                     e.duration("PYROSCOPE_UPLOAD_INTERVAL"),
-		MutexProfileFraction:       int(e.integer("SPANFLAME_MUTEX_PROFILE_FRACTION")),
+		MutexProfileFraction:       int(e.integer("SPANFLAME_MUTEX_PROFILE_FRACTION", "number")),
 		BlockProfileRate:           e.duration("SPANFLAME_BLOCK_PROFILE_RATE"),
 		SlowSpan:                   e.slowSpan("SPANFLAME_SLOW_SPAN"),
-		WallRingBytes:              int(e.integer("SPANFLAME_WALL_RING_BYTES")),
+		WallRingBytes:              int(e.integer("SPANFLAME_WALL_RING_BYTES", "number of bytes")),
 		WallCPUShare:               e.share("SPANFLAME_WALL_CPU_SHARE"),
 		Dir:                        e.text("SPANFLAME_DIR"),
-		DirMaxBytes:                e.integer("SPANFLAME_DIR_MAX_BYTES"),
+		DirMaxBytes:                e.integer("SPANFLAME_DIR_MAX_BYTES", "number of bytes"),
 		DirMaxAge:                  e.duration("SPANFLAME_DIR_MAX_AGE"),
 		SpoolDir:                   e.text("SPANFLAME_SPOOL_DIR"),
-		SpoolMaxBytes:              e.integer("SPANFLAME_SPOOL_MAX_BYTES"),
+		SpoolMaxBytes:              e.integer("SPANFLAME_SPOOL_MAX_BYTES", "number of bytes"),
 		SpoolMaxAge:                e.duration("SPANFLAME_SPOOL_MAX_AGE"),
 		OTLPEndpoint:               e.text("OTEL_EXPORTER_OTLP_ENDPOINT"),
 		OTLPProtocol:               e.text("OTEL_EXPORTER_OTLP_PROTOCOL"),
@@ -341,7 +342,7 @@ func (e *envReader) duration(name string) time.Duration {
 	}
 	d, err := time.ParseDuration(s)
 	if err != nil || d <= 0 {
-		e.fail(name, s, `a duration above zero with its unit, like "15s"`)
+		e.fail(name, s, `a duration above zero with its unit, like "15s" or "168h"`)
 	}
 	return d
 }
@@ -366,14 +367,14 @@ func (e *envReader) share(name string) float64 {
 	return f
 }
 
-func (e *envReader) integer(name string) int64 {
+func (e *envReader) integer(name, what string) int64 {
 	s := e.text(name)
 	if s == "" {
 		return 0
 	}
 	n, err := strconv.ParseInt(s, 10, 64)
 	if err != nil || n <= 0 {
-		e.fail(name, s, "a whole number above zero")
+		e.fail(name, s, "a whole "+what+" above zero, like 1000000")
 	}
 	return n
 }
@@ -647,8 +648,10 @@ func (c Config) Validate() error {
 		signal := strings.ToUpper(name)
 		check(s.Exporter == telemetry.ExporterOTLP || s.Exporter == telemetry.ExporterConsole || s.Exporter == telemetry.ExporterNone,
 			name+".Exporter (OTEL_"+signal+"_EXPORTER)", s.Exporter, "otlp, console or none (for metrics also prometheus)")
-		check(isProtocol(s.Protocol), name+".Protocol (OTEL_EXPORTER_OTLP_"+signal+"_PROTOCOL)", s.Protocol, "grpc or http/protobuf")
-		check(s.Endpoint == "" || isURL(s.Endpoint), name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", redact.URL(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
+		// What is wrong with the base is said once.
+		check(isProtocol(s.Protocol) || s.Protocol == c.OTLPProtocol, name+".Protocol (OTEL_EXPORTER_OTLP_"+signal+"_PROTOCOL)", s.Protocol, "grpc or http/protobuf")
+		ofBase := c.OTLPEndpoint != "" && strings.HasPrefix(s.Endpoint, strings.TrimRight(c.OTLPEndpoint, "/"))
+		check(s.Endpoint == "" || ofBase || isURL(s.Endpoint), name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", redact.URL(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
 		check(s.Exporter != telemetry.ExporterOTLP || s.Endpoint != "", name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", s.Endpoint, "an endpoint, since the exporter is otlp")
 	}
 	if _, err := c.sampler(); err != nil {

@@ -186,10 +186,10 @@ func TestWrongEnvironment(t *testing.T) {
 		{"PYROSCOPE_HTTP_HEADERS", "hunter2", "PYROSCOPE_HTTP_HEADERS: want a JSON object"},
 		{"PYROSCOPE_UPLOAD_INTERVAL", "15", `PYROSCOPE_UPLOAD_INTERVAL="15": want a duration`},
 		{"PYROSCOPE_UPLOAD_INTERVAL", "-1s", "a duration above zero"},
-		{"SPANFLAME_MUTEX_PROFILE_FRACTION", "x", "a whole number above zero"},
+		{"SPANFLAME_MUTEX_PROFILE_FRACTION", "x", "want a whole number above zero"},
 		{"SPANFLAME_SLOW_SPAN", "-5s", `SPANFLAME_SLOW_SPAN="-5s": want a duration`},
 		{"SPANFLAME_WALL_CPU_SHARE", "2", `SPANFLAME_WALL_CPU_SHARE="2": want a share`},
-		{"SPANFLAME_DIR_MAX_BYTES", "1 GiB", `SPANFLAME_DIR_MAX_BYTES="1 GiB": want a whole number above zero`},
+		{"SPANFLAME_DIR_MAX_BYTES", "1 GiB", `SPANFLAME_DIR_MAX_BYTES="1 GiB": want a whole number of bytes above zero`},
 		{"SPANFLAME_DIR_MAX_AGE", "7d", `SPANFLAME_DIR_MAX_AGE="7d": want a duration above zero with its unit`},
 		{"SPANFLAME_SPOOL_MAX_BYTES", "-5", `SPANFLAME_SPOOL_MAX_BYTES="-5"`},
 		{"PYROSCOPE_BASIC_AUTH_PASSWORD_FILE", "/does/not/exist", "PYROSCOPE_BASIC_AUTH_PASSWORD_FILE: open /does/not/exist"},
@@ -331,6 +331,16 @@ func TestValidate(t *testing.T) {
 				t.Errorf("the error shows a secret: %v", err)
 			}
 		})
+	}
+}
+
+func TestAWrongBaseIsSaidOnce(t *testing.T) {
+	clearEnv(t)
+	for _, c := range []Config{{OTLPEndpoint: "localhost:4317"}, {OTLPEndpoint: "http://127.0.0.1:4318", OTLPProtocol: "x"}} {
+		err := c.Validate()
+		if err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("the error is %v, want one line", err)
+		}
 	}
 }
 

@@ -162,7 +162,7 @@ func (p *Profiles) save(r record.Record) {
 		p.ring.tally.count(Failed, "write", Count{1, size})
 		if p.since.IsZero() {
 			p.since = time.Now()
-			p.log.Warn("profiles cannot be saved: the service goes on, and this is not said again until they can", "directory", p.ring.root, "error", err)
+			p.log.Warn("profiles cannot be saved: the service goes on, and this is not said again until they can; SPANFLAME_DIR names another directory, or off", "directory", p.ring.root, "error", err)
 		}
 		p.lost.Items++
 		p.lost.Bytes += size
