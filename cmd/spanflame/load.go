@@ -57,7 +57,7 @@ standard error. Exits with 1 when every request failed.`,
 				return fmt.Errorf("write the report: %w", err)
 			}
 			if report.AllFailed() {
-				return errAllFailed
+				return fmt.Errorf("%w: is there a storefront at %s (--target)?", errAllFailed, cfg.Target)
 			}
 			return nil
 		},

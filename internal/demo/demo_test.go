@@ -157,7 +157,7 @@ func TestDemo(t *testing.T) {
 	if got := page(t, byName[1]); !strings.Contains(got, "workload.compileTariff") {
 		t.Errorf("%s does not show who makes the spans slow", byName[1])
 	}
-	file := s.await(t, `go tool pprof -top -relative_percentages -tagfocus=(span_id=[0-9a-f]{16}) (\S+)`, closed)
+	file := s.await(t, `go tool pprof -top -unit=ms -relative_percentages -tagfocus=(span_id=[0-9a-f]{16}) (\S+)`, closed)
 	out, err := exec.Command("go", "tool", "pprof", "-top", "-relative_percentages", "-tagfocus="+file[1], file[2]).CombinedOutput()
 	if err != nil || !bytes.Contains(out, []byte("spanflame/workload.")) {
 		t.Errorf("%s: %v\n%s", file[0], err, out)

@@ -70,7 +70,7 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 		return err
 	}
 	if file != "" {
-		d.console.say("The slowest trace in a terminal\n  go tool pprof -top -relative_percentages -tagfocus=span_id=%s %s", t.root.ID, file)
+		d.console.say("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=span_id=%s %s", t.root.ID, file)
 	}
 	return nil
 }

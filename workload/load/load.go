@@ -44,10 +44,7 @@ type Config struct {
 // Validate reports the first setting that cannot work, with its value and what is allowed.
 func (c Config) Validate() error {
 	u, err := url.Parse(c.Target)
-	if err != nil {
-		return fmt.Errorf("target %q: %w", c.Target, err)
-	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
 		return fmt.Errorf("target %q: must be http://host:port or https://host:port", c.Target)
 	}
 	if u.RawQuery != "" || u.Fragment != "" {

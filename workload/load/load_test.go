@@ -163,7 +163,11 @@ func TestFailuresAreClassified(t *testing.T) {
 	}))
 	defer short.Close()
 	for want, target := range map[string]string{"connect": refused.URL, "timeout": hanging.URL, "broken": cut.URL, "broken ": short.URL} {
-		report := run1(t, t.Context(), Config{Target: target, Rate: 100, Duration: 50 * time.Millisecond, Mix: onlyCheckout(t), Timeout: 100 * time.Millisecond})
+		timeout := 10 * time.Second
+		if want == "timeout" {
+			timeout = 100 * time.Millisecond
+		}
+		report := run1(t, t.Context(), Config{Target: target, Rate: 100, Duration: 50 * time.Millisecond, Mix: onlyCheckout(t), Timeout: timeout})
 		if e := report.Endpoints[0]; e.Errors[strings.TrimSpace(want)] != 5 || !report.AllFailed() {
 			t.Errorf("%s: %+v, want 5 of it and AllFailed", want, e)
 		}
@@ -247,6 +251,7 @@ func TestValidate(t *testing.T) {
 		`target "ftp://x": must be`:     {Target: "ftp://x"},
 		`target "file:///etc/passwd"`:   {Target: "file:///etc/passwd"},
 		`target "http://"`:              {Target: "http://"},
+		`target "127.0.0.1:8080": must`: {Target: "127.0.0.1:8080"},
 		`no query`:                      {Target: ok + "/?a=b"},
 		`rate -1`:                       {Target: ok, Rate: -1},
 		`rate NaN`:                      {Target: ok, Rate: math.NaN()},
