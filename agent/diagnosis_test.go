@@ -31,6 +31,9 @@ func TestDiagnosesAreCommentsOfTheirProfile(t *testing.T) {
 		{"span_id=00000000000000aa 612 ms POST /checkout: 571 ms (93 %) waiting for a mutex, held by main.audit", "span_id=00000000000000bb größer\nals"},
 		{"span_id=00000000000000cc next"},
 	}
+	if len(got) != len(want) {
+		t.Fatalf("%d records, want %d", len(got), len(want))
+	}
 	for i, r := range got {
 		p, err := profile.ParseData(r.Profile)
 		if err != nil {

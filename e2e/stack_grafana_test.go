@@ -138,8 +138,8 @@ func newGrafana(t *testing.T, urls map[string]string) *grafana {
 	}
 	g.sources = file.DataSources
 	paths, err := filepath.Glob(dashboardFiles)
-	if err != nil {
-		t.Fatal(err)
+	if err != nil || len(paths) == 0 {
+		t.Fatalf("%s: %d dashboards, %v", dashboardFiles, len(paths), err)
 	}
 	for _, path := range paths {
 		b, err := os.ReadFile(path)

@@ -236,7 +236,8 @@ func innocent(site string) bool {
 }
 
 // TestRealSteadyServicesAreNotSuspected has services of which every other one has a load that doubles: six, or as many
-// as the variable SPANFLAME_REAL_SERVICES says.
+// as the variable SPANFLAME_REAL_SERVICES says. What they do follows from their seed; what the runtime samples of it does
+// not.
 func TestRealSteadyServicesAreNotSuspected(t *testing.T) {
 	t.Parallel()
 	services := uint64(6)

@@ -160,13 +160,13 @@ func TestDelta(t *testing.T) {
 	url := start(t, nil)
 	release, parked := make(chan struct{}), make(chan struct{})
 	go func() {
-		time.Sleep(time.Second) // by which the first of the two profiles is taken
+		time.Sleep(2 * time.Second) // by which the first of the two profiles is taken
 		for range 50 {
 			go parkForTest(release)
 		}
 		close(parked)
 	}()
-	_, _, body := get(t, url+"/debug/pprof/goroutine?seconds=3")
+	_, _, body := get(t, url+"/debug/pprof/goroutine?seconds=5")
 	<-parked
 	close(release)
 	p, err := profile.ParseData(body)

@@ -151,7 +151,7 @@ func TestDeltaBeginsAtStart(t *testing.T) {
 	_ = old
 }
 
-func TestWindowsEndOnTheirBoundary(t *testing.T) {
+func TestWindowsFollowEachOther(t *testing.T) {
 	_, s := start(t, time.Second, record.Goroutine)
 	deadline := time.Now().Add(time.Minute)
 	for len(s.of(record.Goroutine)) < 3 && time.Now().Before(deadline) {

@@ -166,6 +166,9 @@ func TestLabelsAreThePeers(t *testing.T) {
 		}
 	}
 	for i, s := range recorder.Ended() {
+		if s.Name() == "child" && s.EndTime().Sub(s.StartTime()) >= time.Millisecond {
+			continue // it was held up, and is long enough for a profile of its own
+		}
 		want := ""
 		if s.Name() == "root" {
 			want = s.SpanContext().SpanID().String()

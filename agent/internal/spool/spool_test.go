@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// profile is a gzip member that holds n bytes which do not compress.
+// profile is a gzip member that holds n bytes uncompressed.
 func profile(n int) []byte {
 	var b bytes.Buffer
 	zw, _ := gzip.NewWriterLevel(&b, gzip.NoCompression)

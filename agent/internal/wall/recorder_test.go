@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/metrics"
 	"runtime/trace"
 	"slices"
 	"strings"
@@ -527,6 +528,9 @@ func TestNoTwoRecordsOfASeriesStartTogether(t *testing.T) {
 		}
 	}
 	for scope, at := range starts {
+		if len(at) != 50 {
+			t.Errorf("%d %s records, want 50", len(at), scope)
+		}
 		for ms := range at {
 			if off := ms - 1000_000; off < 0 || off > 50 {
 				t.Errorf("a %s record starts %d ms after its span", scope, off)
@@ -654,14 +658,20 @@ func TestUnended(t *testing.T) {
 	}
 }
 
+// liveHeap is how many bytes a collection found reachable.
+func liveHeap() uint64 {
+	runtime.GC()
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(live)
+	return live[0].Value.Uint64()
+}
+
 // TestMemory: at the default ring the recorder's live heap stays within 48 MiB, however much there is to record and while
 // slow spans are captured all the time. The bursts of messages and the long lines in the trace are a millisecond apart,
 // which bounds the load on a fast machine; it goes on until more has been recorded than the limit could hold.
 func TestMemory(t *testing.T) {
 	const limit = 48 << 20
-	var before, during runtime.MemStats
-	runtime.GC()
-	runtime.ReadMemStats(&before)
+	before := liveHeap()
 	rec := startRecorder(t, nil)
 	stop := make(chan struct{})
 	var others sync.WaitGroup
@@ -687,9 +697,8 @@ func TestMemory(t *testing.T) {
 		_, s := rec.begin(context.Background(), "slow")
 		workA(100 * time.Millisecond)
 		s.end()
-		runtime.GC()
-		runtime.ReadMemStats(&during)
-		most = max(most, during.HeapAlloc-min(before.HeapAlloc, during.HeapAlloc))
+		now := liveHeap()
+		most = max(most, now-min(before, now))
 	}
 	close(stop)
 	others.Wait()

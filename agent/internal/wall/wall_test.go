@@ -32,7 +32,7 @@ type recording struct {
 	log       bytes.Buffer
 }
 
-// record starts a recorder that captures everything from 20 ms on and may use all the CPU it needs.
+// startRecorder starts a recorder that captures everything from 20 ms on and may use all the CPU it needs.
 func startRecorder(t *testing.T, change func(*Options)) *recording {
 	t.Helper()
 	rec := &recording{t: t}
