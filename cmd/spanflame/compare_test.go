@@ -17,6 +17,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/profiles"
+	"spanflame/profiles/compare"
 )
 
 // saveWindows saves n profiles of a service, a minute each, as an agent does. The value of the function
@@ -175,28 +176,140 @@ func TestLeaksJudgesASeries(t *testing.T) {
 func TestWrongUseOfWhatJudgesIsCode2(t *testing.T) {
 	dir := saveVersions(t)
 	for want, args := range map[string][]string{
-		"accepts 2 arg":                        {"compare", dir},
+		"compare: want two sides, BEFORE and AFTER, got 1; see spanflame compare --help": {"compare", dir},
+		"got 3":                                {"compare", dir, dir, dir},
 		"unknown flag":                         {"compare", dir, dir, "--sugar"},
-		`format "pdf"`:                         {"compare", dir, dir, "--format", "pdf"},
-		"top 0":                                {"compare", dir, dir, "--top", "0"},
+		`--format "pdf"`:                       {"compare", dir, dir, "--format", "pdf"},
+		"--top 0":                              {"compare", dir, dir, "--top", "0"},
 		`rule "cpu"`:                           {"compare", dir, dir, "--fail-on", "cpu"},
 		`type "cake"`:                          {"compare", dir, dir, "--type", "cake"},
-		"want name=value":                      {"compare", dir, dir, "--before", "x"},
-		`time "teatime"`:                       {"compare", dir, dir, "--from", "teatime"},
+		`--from: time "teatime"`:               {"compare", dir, dir, "--from", "teatime"},
 		`label service_version="3": there are`: {"compare", dir, dir, "--label", "service_version=3"},
 		`normalization "miles"`:                {"compare", dir, dir, "--normalize", "miles"},
 		"no such file":                         {"compare", dir, filepath.Join(dir, "nowhere")},
 		"want one with [$window]":              {"compare", dir, dir, "--work", "requests"},
 		"say both":                             {"compare", dir, dir, "--work-before", "1"},
-		"accepts 1 arg":                        {"leaks"},
-		"save heap or goroutine":               {"leaks", dir, "--type", "cpu"},
-		"nowhere: no such file":                {"leaks", filepath.Join(dir, "nowhere")},
-		"--min-growth: \"-1\"":                 {"leaks", dir, "--min-growth=-1"},
-		"--limit GOMEMLIMIT: the":              {"leaks", dir, "--limit", "GOMEMLIMIT"},
+		"leaks: want the profiles of one service: DIR, FILES or ADDRESS, got 0; see spanflame leaks --help": {"leaks"},
+		`--before "x": want name=value`:    {"compare", dir, dir, "--before", "x"},
+		`--after "=x": want name=value`:    {"compare", dir, dir, "--after", "=x"},
+		`--label "x": want name=value`:     {"leaks", dir, "--label", "x"},
+		`--after from: time "teatime"`:     {"compare", dir, dir, "--after", "from=teatime"},
+		`--until: time "teatime"`:          {"leaks", dir, "--until", "teatime"},
+		`--limit: "512QB": want bytes`:     {"leaks", dir, "--limit", "512QB"},
+		"--alpha 0":                        {"compare", dir, dir, "--alpha", "0"},
+		"--alpha 0: want a number above 0": {"leaks", dir, "--alpha", "0"},
+		"before has cpu, after has cpu":    {"compare", dir, dir, "--metric", "alloc_space"},
+		"save heap or goroutine":           {"leaks", dir, "--type", "cpu"},
+		"nowhere: no such file":            {"leaks", filepath.Join(dir, "nowhere")},
+		"--min-growth: \"-1\"":             {"leaks", dir, "--min-growth=-1"},
+		"--limit GOMEMLIMIT: the":          {"leaks", dir, "--limit", "GOMEMLIMIT"},
 	} {
 		t.Setenv("GOMEMLIMIT", "")
 		if _, _, err := execute(t, args...); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), want) {
 			t.Errorf("spanflame %s: %v, want exit code 2 and an error with %q", strings.Join(args, " "), err, want)
+		}
+	}
+}
+
+// What is broken is said even where another rule cannot be decided.
+func TestCompareReportsBrokenAndUndecidedRules(t *testing.T) {
+	dir := saveVersions(t)
+	_, _, err := execute(t, "compare", dir, dir, "--before", "service_version=1", "--after", "service_version=2",
+		"--fail-on", "cpu:+10%@p<0.01", "--fail-on", "cpu(nosuch):+1%", "--fail-on", "cake:+1%")
+	if err == nil || exitCode(err) != codeUse {
+		t.Fatalf("%v, want exit code %d", err, codeUse)
+	}
+	for _, want := range []string{"the gate failed: cpu:+10%@p<0.01: total changed by +", "rule cpu(nosuch):+1% cannot be decided", "rule cake:+1% cannot be decided"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("no %q in: %v", want, err)
+		}
+	}
+}
+
+func TestCompareSaysThatSidesAreTheSame(t *testing.T) {
+	dir := saveVersions(t)
+	stdout, stderr, err := execute(t, "compare", dir, dir)
+	if err != nil || !strings.Contains(stdout, "40 windows before, 40 after") || !strings.Contains(stderr, "40 of 40 before and 40 after; --before and --after tell") {
+		t.Errorf("without a rule: %v\n%s\n%s", err, stderr, stdout)
+	}
+	if _, _, err := execute(t, "compare", dir, dir, "--fail-on", "cpu:+10%"); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), "both sides are the same windows (40)") {
+		t.Errorf("with a rule: %v", err)
+	}
+	_, stderr, err = execute(t, "compare", dir, dir, "--after", "service_version=2", "--fail-on", "cpu:+50%")
+	if err != nil || !strings.Contains(stderr, "20 of 40 before and 20 after") {
+		t.Errorf("sides of which one is a part of the other: %v\n%s", err, stderr)
+	}
+	_, stderr, err = execute(t, "compare", dir, dir, "--before", "service_version=1", "--after", "service_version=2")
+	if err != nil || strings.Contains(stderr, "the same") {
+		t.Errorf("sides that are told apart: %v\n%s", err, stderr)
+	}
+}
+
+// main.rare has half of the smallest share that is tested.
+func TestCompareTestsAllFunctionsIfAsked(t *testing.T) {
+	before, after := t.TempDir(), t.TempDir()
+	for dir, rare := range map[string]int64{before: 1 << 10, after: 8 << 10} {
+		saveWindows(t, dir, record.Meta{Service: "shop", Type: record.CPU}, "cpu", "nanoseconds", 4, func(int) int64 { return rare })
+	}
+	args := []string{"compare", before, after, "--fail-on", "cpu(main.hold):+100%"}
+	if _, stderr, err := execute(t, args...); err != nil || !strings.Contains(stderr, "not judged: rule cpu(main.hold):+100%: the function has too small a share of cpu to be tested") {
+		t.Errorf("%v\n%s", err, stderr)
+	}
+	if _, stderr, err := execute(t, append(args, "--min-share", "0")...); err == nil || exitCode(err) != codeFound || strings.Contains(stderr, "not judged") {
+		t.Errorf("of all functions: %v\n%s", err, stderr)
+	}
+}
+
+func TestCompareWritesTheDifferenceOfOneType(t *testing.T) {
+	dir, diff := t.TempDir(), filepath.Join(t.TempDir(), "diff.pb.gz")
+	for _, typ := range []record.Type{record.CPU, record.Wall} {
+		saveWindows(t, dir, record.Meta{Service: "shop", Type: typ}, string(typ), "nanoseconds", 2, func(int) int64 { return 1 << 20 })
+	}
+	want := "--output " + diff + " holds profiles of one type, choose it with --type: there are process_cpu, wall"
+	if _, _, err := execute(t, "compare", dir, dir, "--output", diff); err == nil || exitCode(err) != codeUse || err.Error() != want {
+		t.Errorf("%v, want %q", err, want)
+	}
+	if _, _, err := execute(t, "compare", dir, dir, "--output", diff, "--type", "wall"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestJudgeNamesTheFirstOfMany(t *testing.T) {
+	many := make([]compare.Violation, 34)
+	for i := range many {
+		many[i] = compare.Violation{Rule: "cpu(*):+10%", Name: fmt.Sprintf("f%d", i+1)}
+	}
+	var stderr bytes.Buffer
+	err := judge(compare.Verdict{Broken: many}, &stderr)
+	if err == nil || exitCode(err) != codeFound {
+		t.Fatalf("%v, want exit code %d", err, codeFound)
+	}
+	lines := strings.Split(err.Error(), "\n")
+	if len(lines) != 12 || lines[0] != "the gate failed: 34 changes break its rules" || !strings.Contains(lines[10], ": f10 ") || lines[11] != "  and 24 more" {
+		t.Errorf("%v", err)
+	}
+	if err := judge(compare.Verdict{}, &stderr); err != nil || stderr.Len() > 0 {
+		t.Errorf("of nothing: %v, %s", err, &stderr)
+	}
+}
+
+// A name or a pattern that there is nothing of, and a file that is no profile.
+func TestCommandsSayWhichFilesTheyWant(t *testing.T) {
+	dir := t.TempDir()
+	text, none := filepath.Join(dir, "notes.txt"), filepath.Join(dir, "none")
+	if err := os.WriteFile(text, []byte("not a profile\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range [][]string{{"compare", text}, {"leaks"}, {"merge"}} {
+		for argument, want := range map[string]string{
+			none:                         none + ": no such file or directory: want a profile, a directory",
+			filepath.Join(dir, "*.none"): "no file matches " + filepath.Join(dir, "*.none"),
+			text:                         "want a profile in pprof's format",
+		} {
+			args := append([]string{command[0], argument}, command[1:]...)
+			if _, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%q: %v, want an error with %q", args, err, want)
+			}
 		}
 	}
 }

@@ -18,7 +18,7 @@ func newHealthCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "health URL",
 		Short: "Exit with 0 if URL answers with status 200, else with 1",
-		Args:  cobra.ExactArgs(1),
+		Args:  takes("one URL, such as http://127.0.0.1:8080/readyz", 1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), healthTimeout)
 			defer cancel()

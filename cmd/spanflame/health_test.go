@@ -7,6 +7,13 @@ import (
 	"testing"
 )
 
+func TestHealthSaysWhatItWants(t *testing.T) {
+	want := "health: want one URL, such as http://127.0.0.1:8080/readyz, got 0; see spanflame health --help"
+	if _, _, err := execute(t, "health"); err == nil || err.Error() != want || exitCode(err) != 1 {
+		t.Errorf("%v, want %q", err, want)
+	}
+}
+
 func TestHealth(t *testing.T) {
 	status := http.StatusOK
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "why", status) }))

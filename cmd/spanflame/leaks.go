@@ -50,7 +50,7 @@ which includes too few profiles to tell.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
-	}, cobra.ExactArgs(1))
+	}, takes("the profiles of one service: DIR, FILES or ADDRESS", 1, 1))
 	flags := cmd.Flags()
 	o.register(flags)
 	flags.Lookup("type").Usage = "types of profiles to read: heap, goroutine (default both)"
@@ -65,6 +65,9 @@ which includes too few profiles to tell.`,
 
 func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr io.Writer) error {
 	options := o.leaks
+	if options.Alpha == 0 { // which is the default of Options
+		return unusable(errors.New("--alpha 0: want a number above 0 and below 1"))
+	}
 	var err error
 	if options.Limit, err = memoryLimit(o.limit, os.Getenv("GOMEMLIMIT"), cgroupLimit); err != nil {
 		return unusable(err)
@@ -80,7 +83,7 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 	if len(o.kinds) == 0 {
 		o.kinds = []string{"heap", "goroutine"}
 	}
-	windows, err := o.open(ctx, argument, nil, stderr)
+	windows, err := o.open(ctx, argument, pairs{}, stderr)
 	if err != nil {
 		return unusable(err)
 	}
@@ -110,12 +113,12 @@ func memoryLimit(flag, goMemLimit, cgroup string) (int64, error) {
 		if goMemLimit == "" || goMemLimit == "off" {
 			return 0, nil
 		}
-		return parseBytes(goMemLimit)
+		return limitBytes("GOMEMLIMIT", goMemLimit)
 	case "GOMEMLIMIT":
 		if goMemLimit == "" || goMemLimit == "off" {
 			return 0, errors.New("--limit GOMEMLIMIT: the variable has no limit")
 		}
-		return parseBytes(goMemLimit)
+		return limitBytes("--limit GOMEMLIMIT", goMemLimit)
 	case "cgroup":
 		b, err := os.ReadFile(cgroup)
 		if err != nil {
@@ -125,9 +128,18 @@ func memoryLimit(flag, goMemLimit, cgroup string) (int64, error) {
 		if text == "max" {
 			return 0, fmt.Errorf("--limit cgroup: %s has no limit", cgroup)
 		}
-		return parseBytes(text)
+		return limitBytes("--limit cgroup: "+cgroup, text)
 	}
-	return parseBytes(flag)
+	return limitBytes("--limit", flag)
+}
+
+// limitBytes reads a limit, and says where it is from if it cannot.
+func limitBytes(from, text string) (int64, error) {
+	n, err := parseBytes(text)
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", from, err)
+	}
+	return n, nil
 }
 
 // parseBytes reads a number of bytes in the way of GOMEMLIMIT: with B, KiB, MiB, GiB, TiB or nothing behind it.

@@ -17,6 +17,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/profiles"
+	"spanflame/profiles/input"
 )
 
 // mergeProgress is how often a long merge says how far it is.
@@ -34,12 +35,12 @@ func newMergeCommand() *cobra.Command {
 		Use:   "merge FILE|DIR…",
 		Short: "Merge saved profiles into one file",
 		Long: `Merge saved profiles of one service and one type into one compressed pprof file. A directory is one that an
-agent saves to, or any other that has .pb.gz files. Times are like 2026-01-02T15:04:05Z, or like 15m for that long
-ago. A file that cannot be used is reported and left out.
+agent saves to, or any other that has .pb.gz files; a pattern such as 'saved/*.pb.gz' may name them. Times are like
+2026-01-02T15:04:05Z, or like 15m for that long ago. A file that cannot be used is reported and left out.
 
 With --pgo the result is a CPU profile for "go build -pgo=FILE", which takes default.pgo beside the main package
 by itself: CPU samples alone, without labels.`,
-		Args: cobra.MinimumNArgs(1),
+		Args: takes("the profiles to merge: FILE or DIR, one or more", 1, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.paths = args
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
@@ -60,17 +61,17 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err != nil {
 		return err
 	}
-	entries, damaged, err := profiles.Find(ctx, query, o.paths...)
+	left := 0
+	entries, err := input.List(ctx, query, func(d profiles.Damaged, _ bool) {
+		fmt.Fprintf(stderr, "left out: %v\n", d)
+		left++
+	}, o.paths...)
 	if err != nil {
-		return err
+		return fmt.Errorf("merge: %w", err)
 	}
 	if err := errors.Join(oneService(entries), oneType(entries)); err != nil {
 		return err
 	}
-	for _, d := range damaged {
-		fmt.Fprintf(stderr, "left out: %v\n", d)
-	}
-	left := len(damaged)
 	merger := profiles.Merger{DropLabels: o.pgo}
 	merged := 0
 	for next, i := time.Now().Add(mergeProgress), 0; i < len(entries); i++ {
@@ -117,7 +118,7 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 	if o.kind != "" {
 		t, err := profiles.ParseType(o.kind)
 		if err != nil {
-			return q, err
+			return q, fmt.Errorf("--type: %w", err)
 		}
 		if o.pgo && t != record.CPU {
 			return q, fmt.Errorf("type %s: --pgo takes CPU profiles alone", o.kind)

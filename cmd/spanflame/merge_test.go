@@ -92,6 +92,7 @@ func TestMergeCommand(t *testing.T) {
 		"a time":             {[]string{"--type", "cpu", "--service", "shop", "--from", "2026-01-02T12:01:00Z", "--until", "2026-01-02T12:02:00Z", dir}, 1},
 		"a file":             {[]string{first}, 1},
 		"any directory":      {[]string{filepath.Dir(first), "--type=process_cpu"}, 3},
+		"a pattern":          {[]string{filepath.Join(filepath.Dir(first), "*.pb.gz"), "--type=cpu"}, 3},
 		"a type and service": {[]string{"--type", "wall", dir}, 1},
 	} {
 		_, stderr, err := merge(t, append(tt.args, "--output", output)...)
@@ -165,8 +166,9 @@ func TestMergeCommandSaysWhatIsWrong(t *testing.T) {
 		"--from 2026-01-02T12:00:00Z is not before --until 2026-01-02T12:00:00Z": {"--from", "2026-01-02T12:00:00Z", "--until", "2026-01-02T12:00:00Z", dir},
 		"no profile matches":           {"--type", "cpu", "--service", "nobody", dir},
 		empty + ": no profile matches": {empty},
-		"requires at least 1 arg":      {},
-		"no such file":                 {filepath.Join(empty, "none")},
+		"merge: want the profiles to merge: FILE or DIR, one or more, got 0; see merge --help":                                                                               {},
+		"no profile matches type memory, from 2026-01-02 12:00:00: there are 2 from 2026-01-02 12:00:00 to 2026-01-02 12:01:00 UTC, of shop, of the types process_cpu, wall": {"--type", "heap", "--from", "2026-01-02T12:00:00Z", dir},
+		"no such file": {filepath.Join(empty, "none")},
 		"write " + filepath.Join(empty, "none", "x") + ": open": {"--type", "cpu", "--output", filepath.Join(empty, "none", "x"), dir},
 	} {
 		if _, _, err := merge(t, args...); err == nil || !strings.Contains(err.Error(), want) {

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/maphash"
 	"iter"
 	"maps"
 	"math"
@@ -128,6 +129,7 @@ func (n Number) MarshalJSON() ([]byte, error) {
 type Report struct {
 	Before        Side          `json:"before"`
 	After         Side          `json:"after"`
+	Shared        int           `json:"shared_windows,omitempty"` // windows that are the same on both sides
 	Normalization Normalization `json:"normalization"`
 	Alpha         float64       `json:"alpha"`
 	Metrics       []Metric      `json:"metrics"`
@@ -255,11 +257,11 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 			o.Normalization = ByWork
 		}
 	}
-	table := stacks.NewTable()
+	table, seed := stacks.NewTable(), maphash.MakeSeed()
 	var sides [2]*side
 	var merged [2]*profile.Profile
 	for i, windows := range []iter.Seq2[profiles.Window, error]{before, after} {
-		s := &side{name: []string{"before", "after"}[i], table: table, only: o.Metrics, childSpans: o.ChildSpans, progress: o.Progress}
+		s := &side{name: []string{"before", "after"}[i], table: table, seed: seed, seen: map[uint64]int{}, only: o.Metrics, childSpans: o.ChildSpans, progress: o.Progress}
 		if o.Normalization == ByWork {
 			s.work = o.Work
 		}
@@ -271,13 +273,15 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	}
 	r := &Report{
 		Normalization: o.Normalization, Alpha: o.Alpha,
-		Before: sides[0].summary(), After: sides[1].summary(), table: table,
+		Before: sides[0].summary(), After: sides[1].summary(), Shared: sides[0].shared(sides[1]),
+		table: table,
 	}
 	r.explainSpans(sides[0], sides[1])
 	pairs, err := r.pair(sides[0], sides[1], o.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
 	}
+	slices.SortStableFunc(pairs, func(a, b [2]*measure) int { return cmp.Compare(position(a[0].name), position(b[0].name)) })
 	r.Renamed = match(table, pairs)
 	scales := map[string]float64{} // from before to after, by sample type
 	for _, p := range pairs {
@@ -378,13 +382,18 @@ func (r *Report) pair(before, after *side, wanted []string) ([][2]*measure, erro
 	return pairs, nil
 }
 
-func (s *side) names() string {
-	names := make([]string, len(s.measures))
-	for i, m := range s.measures {
-		names[i] = m.name
+// metricOrder is that of the metrics in a report, what most users look for first. Others follow.
+var metricOrder = []string{"cpu", "wall", "alloc_space", "inuse_space", "mutex_delay", "block_delay", "delay", "goroutine"}
+
+func position(metric string) int {
+	if i := slices.Index(metricOrder, metric); i >= 0 {
+		return i
 	}
-	return cmp.Or(strings.Join(names, ", "), "none")
+	return len(metricOrder)
 }
+
+// names are those of all metrics that there are, also of those that are not compared.
+func (s *side) names() string { return cmp.Or(strings.Join(s.metrics, ", "), "none") }
 
 // comparison is that of one metric.
 type comparison struct {
@@ -779,7 +788,7 @@ func (r *Report) explainSpans(before, after *side) {
 // explainPower says where the number of windows forbids an answer. Families are the numbers of tests in each.
 func (r *Report) explainPower(families map[int]float64) {
 	for _, m := range r.Metrics {
-		n := fmt.Sprintf("%s: %d windows before and %d after", m.Name, m.WindowsBefore, m.WindowsAfter)
+		n := fmt.Sprintf("%s: %s before and %d after", m.Name, countWindows(m.WindowsBefore), m.WindowsAfter)
 		if !m.Tested {
 			r.Notes = append(r.Notes, fmt.Sprintf("%s: whether the differences are more than chance is unknown; it takes %d a side to tell", n, minWindows))
 			continue

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"math"
 	"math/rand/v2"
 	"os"
 	"os/exec"
@@ -16,6 +17,7 @@ import (
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -116,9 +118,9 @@ func TestGoneIsWhatNoWindowHas(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	violations, err := r.Check([]compare.Rule{rule})
-	if err != nil || len(violations) != 1 || !strings.Contains(violations[0].String(), ": came is new (p=") {
-		t.Errorf("the gate says %v (%v), want that came is new", violations, err)
+	v := r.Check([]compare.Rule{rule})
+	if len(v.Undecided) > 0 || len(v.Broken) != 1 || !strings.Contains(v.Broken[0].String(), ": came is new (p=") {
+		t.Errorf("the gate says %+v, want that came is new", v)
 	}
 	var text bytes.Buffer
 	if err := r.WriteText(&text, 20); err != nil || strings.Contains(text.String(), "[gone") {
@@ -414,13 +416,13 @@ func TestBadWindows(t *testing.T) {
 
 func TestWrongOptions(t *testing.T) {
 	for want, o := range map[string]compare.Options{
-		`normalization "miles"`:     {Normalization: "miles"},
-		"how much was done":         {Normalization: compare.ByWork},
-		"work -1":                   {WorkBefore: -1},
-		"say both":                  {WorkBefore: 1},
-		"alpha 1":                   {Alpha: 1},
-		"smallest share -1":         {MinShare: -1},
-		`metric "wings" is not on`:  {Metrics: []string{"wings"}},
+		`normalization "miles"`: {Normalization: "miles"},
+		"how much was done":     {Normalization: compare.ByWork},
+		"work -1":               {WorkBefore: -1},
+		"say both":              {WorkBefore: 1},
+		"alpha 1":               {Alpha: 1},
+		"smallest share -1":     {MinShare: -1},
+		`metric "wings" is not on both sides: before has cpu, after has cpu`: {Metrics: []string{"wings"}},
 		"the work of the window":    {Work: func(record.Meta) (float64, error) { return 0, nil }},
 		"no work was measured then": {Work: func(record.Meta) (float64, error) { return 0, errors.New("no work was measured then") }},
 	} {
@@ -704,9 +706,8 @@ func TestRules(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		broken, err := r.Check([]compare.Rule{rule})
-		if err != nil || len(broken) != tt.broken {
-			t.Errorf("%s: %v, %v; want %d", tt.rule, broken, err, tt.broken)
+		if v := r.Check([]compare.Rule{rule}); len(v.Undecided) > 0 || len(v.Broken) != tt.broken {
+			t.Errorf("%s: %+v; want %d", tt.rule, v, tt.broken)
 		}
 	}
 	few := mustCompare(t, sequence(cpu(map[string]float64{"f": 1})), sequence(cpu(map[string]float64{"f": 2})), compare.Options{})
@@ -716,15 +717,21 @@ func TestRules(t *testing.T) {
 	}{
 		{r, "heap:+5%", `metric "heap" was not compared: there are cpu`},
 		{r, "cpu(main.mistyped):+5%", "no window of either side has a function of that name"},
-		{few, "cpu:+5%@p<0.01", "1 windows before and 1 after tell nothing"},
+		{few, "cpu:+5%@p<0.01", "1 window before and 1 after tell nothing"},
 		{r, "cpu:+5%@p<1e-12", "take more"},
 	} {
 		rule, err := compare.ParseRule(tt.rule)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tt.report.Check([]compare.Rule{rule}); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v, want an error with %q: a rule that cannot be decided must not pass", tt.rule, err, tt.want)
+		sure, err := compare.ParseRule("cpu:+5%")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// A rule that cannot be decided hides none that is broken.
+		v := tt.report.Check([]compare.Rule{rule, sure})
+		if len(v.Undecided) != 1 || !strings.Contains(v.Undecided[0].Error(), tt.want) || len(v.Broken) != 1 {
+			t.Errorf("%s: %+v, want that it is undecided with %q, and one that is broken", tt.rule, v, tt.want)
 		}
 	}
 	for _, bad := range []string{"", "cpu", "cpu:10%", "cpu:+10", "cpu:+%", "cpu:+x%", "cpu:+10%@", "cpu:+10%@p<0", "cpu:+10%@p<1", "cpu:-0%", "cpu:-101%", "cpu():+1%", "c p:+1%", "cpu:+10%@p>0.1", "cpu:+1e400%"} {
@@ -732,6 +739,140 @@ func TestRules(t *testing.T) {
 			t.Errorf("%q is read as %+v", bad, rule)
 		}
 	}
+}
+
+// A fall breaks a rule that is about a fall.
+func TestAFallBreaksItsRule(t *testing.T) {
+	few := mustCompare(t, sequence(cpu(map[string]float64{"f": 2})), sequence(cpu(map[string]float64{"f": 1})), compare.Options{})
+	for text, broken := range map[string]int{"cpu:-10%": 1, "cpu:-60%": 0, "cpu:+10%": 0} {
+		rule, err := compare.ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if v := few.Check([]compare.Rule{rule}); len(v.Broken) != broken {
+			t.Errorf("%s: %+v, want %d broken", text, v, broken)
+		}
+	}
+	if _, err := compare.ParseRule("cpu:10%"); err == nil || !strings.Contains(err.Error(), "-N%") {
+		t.Errorf("%v does not tell how a fall is written", err)
+	}
+}
+
+// A rule about a function that is too small to be tested holds, and is said to be unjudged.
+func TestASmallFunctionIsNotJudged(t *testing.T) {
+	before, after := cpu(map[string]float64{"f": 1000, "small": 0.1}), cpu(map[string]float64{"f": 1000, "small": 0.9})
+	rule, err := compare.ParseRule("cpu(small):+10%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := mustCompare(t, sequence(before), sequence(after), compare.Options{}).Check([]compare.Rule{rule})
+	if want := "rule cpu(small):+10%: the function has too small a share of cpu to be tested"; len(v.Broken)+len(v.Undecided) > 0 || len(v.Small) != 1 || v.Small[0] != want {
+		t.Errorf("%+v, want %q", v, want)
+	}
+	v = mustCompare(t, sequence(before), sequence(after), compare.Options{MinShare: math.SmallestNonzeroFloat64}).Check([]compare.Rule{rule})
+	if len(v.Broken) != 1 || len(v.Small) > 0 {
+		t.Errorf("of all functions: %+v", v)
+	}
+}
+
+func TestSharedWindowsAreCounted(t *testing.T) {
+	var windows []profiles.Window
+	for i := range 5 {
+		windows = append(windows, cpu(map[string]float64{"f": 1 + float64(i)/10}))
+	}
+	for _, tt := range []struct {
+		before, after []profiles.Window
+		want          int
+	}{
+		{windows, windows, 5},
+		{windows[:3], windows[2:], 1},
+		{windows[:2], windows[2:], 0},
+		{[]profiles.Window{windows[0], windows[0]}, windows[:1], 1},
+	} {
+		if r := mustCompare(t, sequence(tt.before...), sequence(tt.after...), compare.Options{}); r.Shared != tt.want {
+			t.Errorf("%d windows before and %d after: %d are shared, want %d", len(tt.before), len(tt.after), r.Shared, tt.want)
+		}
+	}
+	other := cpu(map[string]float64{"f": 1})
+	other.Labels = map[string]string{"service_instance_id": "2"}
+	if r := mustCompare(t, sequence(windows[0]), sequence(other), compare.Options{}); r.Shared != 0 {
+		t.Error("windows of two instances are taken for one")
+	}
+}
+
+// What most users look for comes first, whatever the order of the files.
+func TestMetricsHaveAnOrder(t *testing.T) {
+	var windows []profiles.Window
+	for _, m := range []struct {
+		typ    record.Type
+		sample string
+	}{
+		{record.Block, "delay"}, {record.Goroutine, "goroutine"}, {record.Mutex, "delay"}, {record.Memory, "inuse_space"},
+		{"tea", "tea"}, {record.Memory, "alloc_space"}, {record.Wall, "wall"}, {record.CPU, "cpu"},
+	} {
+		w := cpu(map[string]float64{"f": 1})
+		w.Type, w.Labels = m.typ, map[string]string{"span_scope": "root"}
+		w.Profile.SampleType[0].Type = m.sample
+		windows = append(windows, w)
+	}
+	var got []string
+	for _, m := range mustCompare(t, sequence(windows...), sequence(windows...), compare.Options{}).Metrics {
+		got = append(got, m.Name)
+	}
+	if want := "cpu wall alloc_space inuse_space mutex_delay block_delay goroutine tea"; strings.Join(got, " ") != want {
+		t.Errorf("%v, want %s", got, want)
+	}
+}
+
+// Text on frames must be read, whatever their colour, in both of the page's colour schemes.
+func TestFramesHaveContrast(t *testing.T) {
+	colours := map[string]bool{}
+	for _, f := range []float64{0, 0.5, 0.7, 0.9, 1, 1.2, 1.6, 3} {
+		before, after := cpu(map[string]float64{"f": 1}), cpu(map[string]float64{"f": f})
+		var page strings.Builder
+		if err := mustCompare(t, sequence(before), sequence(after), compare.Options{}).WriteHTML(&page, 1); err != nil {
+			t.Fatal(err)
+		}
+		text := regexp.MustCompile(`svg text \{[^}]*fill: (#[0-9a-f]+)`).FindAllStringSubmatch(page.String(), -1)
+		if len(text) != 1 {
+			t.Fatalf("text on frames has the colours %q, want one for both schemes", text)
+		}
+		for _, m := range regexp.MustCompile(`<rect [^>]*fill="(#[0-9a-f]{6})"`).FindAllStringSubmatch(page.String(), -1) {
+			colours[m[1]] = true
+			if c := contrast(t, m[1], text[0][1]); c < 4.5 {
+				t.Errorf("after is %g times before: %s under %s has a contrast of %.1f:1, want 4.5:1", f, m[1], text[0][1], c)
+			}
+		}
+	}
+	if len(colours) < 5 {
+		t.Errorf("frames have the colours %v alone", colours)
+	}
+}
+
+// contrast is that of two colours as WCAG defines it.
+func contrast(t *testing.T, a, b string) float64 {
+	luminance := func(colour string) float64 {
+		if len(colour) == 4 {
+			colour = "#" + strings.Repeat(colour[1:2], 2) + strings.Repeat(colour[2:3], 2) + strings.Repeat(colour[3:], 2)
+		}
+		n, err := strconv.ParseUint(colour[1:], 16, 24)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum := 0.0
+		for i, weight := range []float64{0.0722, 0.7152, 0.2126} {
+			c := float64(n>>(8*i)&255) / 255
+			if c <= 0.04045 {
+				c /= 12.92
+			} else {
+				c = math.Pow((c+0.055)/1.055, 2.4)
+			}
+			sum += weight * c
+		}
+		return sum
+	}
+	x, y := luminance(a), luminance(b)
+	return (max(x, y) + 0.05) / (min(x, y) + 0.05)
 }
 
 func FuzzParseRule(f *testing.F) {

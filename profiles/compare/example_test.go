@@ -25,7 +25,7 @@ func ExampleCompare() {
 	// Output:
 	// parse 200ms/s 300ms/s +50.0 %
 	// main 800ms/s 900ms/s +12.5 %
-	// cpu: 1 windows before and 1 after: whether the differences are more than chance is unknown; it takes 4 a side to tell
+	// cpu: 1 window before and 1 after: whether the differences are more than chance is unknown; it takes 4 a side to tell
 }
 
 // A saved directory is read a window at a time, whatever its size.
@@ -47,7 +47,7 @@ func ExampleCompare_saved() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	violations, err := report.Check([]compare.Rule{rule})
-	fmt.Println(violations, err)
+	verdict := report.Check([]compare.Rule{rule})
+	fmt.Println(verdict.Broken, verdict.Undecided)
 	// Output: no profiles are saved
 }

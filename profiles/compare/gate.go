@@ -1,9 +1,11 @@
 package compare
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -16,9 +18,9 @@ import (
 //
 // such as "cpu:+10%@p<0.01", "alloc_space:+5%" or "cpu(example.com/shop.(*Cart).Price):+20%@p<0.05". The rule
 // "cpu:+10%@p<0.01" fails if the total of cpu rose by more than 10 % and a difference like that has a probability
-// below 0.01 by chance. A rule about a function looks at the function with what it called; the function "*" is
-// every function, and p is then the one that is corrected for their number. A rule without p looks at the size
-// alone.
+// below 0.01 by chance, and "cpu:-10%@p<0.01" if it fell so. A rule about a function looks at the function with
+// what it called; the function "*" is every function, and p is then the one that is corrected for their number. A
+// rule without p looks at the size alone.
 type Rule struct {
 	Metric   string
 	Function string  // empty for the total, "*" for every function
@@ -36,7 +38,7 @@ func ParseRule(text string) (Rule, error) {
 	}
 	parts := rulePattern.FindStringSubmatch(text)
 	if parts == nil {
-		return bad("it is not metric[(function)]:+N%[@p<P]")
+		return bad("it is not metric[(function)]:+N%[@p<P], or with -N% for a fall")
 	}
 	r := Rule{Metric: parts[1], Function: parts[2]}
 	var err error
@@ -96,35 +98,48 @@ func (v Violation) String() string {
 	return text
 }
 
-// Check returns what breaks the rules. The error says that a rule cannot be decided from these windows, which
-// is not the same as that it holds.
-func (r *Report) Check(rules []Rule) ([]Violation, error) {
-	var broken []Violation
+// Verdict is what rules say of a comparison.
+type Verdict struct {
+	// Broken is what breaks the rules.
+	Broken []Violation
+	// Undecided says which rules cannot be decided from these windows, which is not the same as that they hold.
+	Undecided []error
+	// Small says which rules are about a function that is too small to be tested, and so hold unjudged.
+	Small []string
+}
+
+// Check judges the comparison by all of the rules.
+func (r *Report) Check(rules []Rule) (v Verdict) {
+	undecided := func(rule Rule, err error) {
+		v.Undecided = append(v.Undecided, fmt.Errorf("rule %s cannot be decided: %w", rule, err))
+	}
 	for _, rule := range rules {
 		m, err := r.metric(rule)
 		if err != nil {
-			return nil, fmt.Errorf("rule %s: %w", rule, err)
+			undecided(rule, err)
+			continue
 		}
 		switch rule.Function {
 		case "":
-			broken = rule.check(broken, "total", m.Total.Cum, m.Total.Cum.P)
+			v.Broken = rule.check(v.Broken, "total", m.Total.Cum, m.Total.Cum.P)
 		case "*":
 			for _, c := range m.Functions {
-				broken = rule.check(broken, c.Name, c.Cum, c.Cum.Q)
+				v.Broken = rule.check(v.Broken, c.Name, c.Cum, c.Cum.Q)
 			}
 		default:
 			name := stacks.Identity(rule.Function)
-			if !r.table.Has(name) {
-				return nil, fmt.Errorf("rule %s: no window of either side has a function of that name", rule)
-			}
-			for _, c := range m.Functions { // one that is too small to be reported breaks no rule
-				if c.Name == name {
-					broken = rule.check(broken, c.Name, c.Cum, c.Cum.P)
-				}
+			i := slices.IndexFunc(m.Functions, func(c Change) bool { return c.Name == name })
+			switch {
+			case i >= 0:
+				v.Broken = rule.check(v.Broken, name, m.Functions[i].Cum, m.Functions[i].Cum.P)
+			case r.table.Has(name):
+				v.Small = append(v.Small, fmt.Sprintf("rule %s: the function has too small a share of %s to be tested", rule, m.Name))
+			default:
+				undecided(rule, errors.New("no window of either side has a function of that name"))
 			}
 		}
 	}
-	return broken, nil
+	return v
 }
 
 // metric finds the rule's metric and tells whether its windows suffice to decide the rule.
@@ -140,10 +155,10 @@ func (r *Report) metric(rule Rule) (Metric, error) {
 		}
 		n1, n2 := m.WindowsBefore, m.WindowsAfter
 		if !m.Tested {
-			return m, fmt.Errorf("%d windows before and %d after tell nothing about p: take at least %d a side, or leave @p away", n1, n2, minWindows)
+			return m, fmt.Errorf("%s before and %d after tell nothing about p: take at least %d a side, or leave @p away", countWindows(n1), n2, minWindows)
 		}
 		if m.SmallestP >= rule.P {
-			return m, fmt.Errorf("%d windows before and %d after give no p below %.2g: take more", n1, n2, m.SmallestP)
+			return m, fmt.Errorf("%s before and %d after give no p below %.2g: take more", countWindows(n1), n2, m.SmallestP)
 		}
 		return m, nil
 	}

@@ -27,7 +27,7 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{"side": Sid
 // String describes a side in one line.
 func (s Side) String() string {
 	name := cmp.Or(strings.Join(s.Services, ", "), "profiles")
-	return fmt.Sprintf("%s, %d windows from %s to %s", name, s.Windows, s.Start.UTC().Format(time.DateTime), s.End.UTC().Format(time.DateTime+" MST"))
+	return fmt.Sprintf("%s, %s from %s to %s", name, countWindows(s.Windows), s.Start.UTC().Format(time.DateTime), s.End.UTC().Format(time.DateTime+" MST"))
 }
 
 // rect is a frame as it is drawn.
@@ -115,18 +115,27 @@ func (m Metric) draw() []rect {
 
 func decimal(v float64) string { return strconv.FormatFloat(v, 'f', 3, 64) }
 
+// Colours of frames, red, green and blue. The text on them, which is nearly black, has a contrast of more than 6:1.
+var (
+	unchanged = [3]float64{200, 200, 200}
+	grown     = [3]float64{245, 110, 100}
+	shrunk    = [3]float64{110, 165, 250}
+)
+
 // colour is red for growth and blue for shrinkage, the stronger the larger the change of the frame is.
 func (f *Frame) colour() string {
 	change := (f.After - f.Before) / math.Max(f.After, f.Before)
 	if math.IsNaN(change) {
 		change = 0
 	}
-	const grey = 200
 	change = math.Max(-1, math.Min(1, 2*change))
-	fade := int(math.Round(grey * (1 - math.Abs(change)*0.7)))
-	strong := grey + int(math.Round(40*math.Abs(change)))
+	end := grown
 	if change < 0 {
-		return fmt.Sprintf("#%02x%02x%02x", fade, fade, strong)
+		end = shrunk
 	}
-	return fmt.Sprintf("#%02x%02x%02x", strong, fade, fade)
+	var c [3]int
+	for i := range c {
+		c[i] = int(math.Round(unchanged[i] + math.Abs(change)*(end[i]-unchanged[i])))
+	}
+	return fmt.Sprintf("#%02x%02x%02x", c[0], c[1], c[2])
 }

@@ -1,7 +1,10 @@
 package compare
 
 import (
+	"encoding/binary"
 	"fmt"
+	"hash/maphash"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -55,8 +58,11 @@ type side struct {
 	table    *stacks.Table // shared by both sides
 	only     []string      // metrics, none for all
 	work     func(record.Meta) (float64, error)
+	metrics  []string // names of all that the windows have
 	measures []*measure
 	services []string
+	seed     maphash.Seed   // shared by both sides
+	seen     map[uint64]int // windows, by their fingerprints
 	windows  int
 	// childSpans wants wall-clock profiles of child spans, of which children were left out otherwise. Of
 	// unscoped ones it is not known what they are of.
@@ -116,6 +122,7 @@ func (s *side) add(w profiles.Window) error {
 		}
 	}
 	s.windows++
+	s.seen[s.fingerprint(w)]++
 	if s.start.IsZero() || w.Start.Before(s.start) {
 		s.start = w.Start
 	}
@@ -133,6 +140,34 @@ func (s *side) add(w profiles.Window) error {
 	return nil
 }
 
+// fingerprint is equal for windows that are the same profile.
+func (s *side) fingerprint(w profiles.Window) uint64 {
+	var h maphash.Hash
+	h.SetSeed(s.seed)
+	maphash.WriteComparable(&h, [2]string{w.Service, string(w.Type)})
+	maphash.WriteComparable(&h, [3]int64{w.Start.UnixNano(), w.Profile.TimeNanos, w.Profile.DurationNanos})
+	for _, name := range slices.Sorted(maps.Keys(w.Labels)) {
+		maphash.WriteComparable(&h, [2]string{name, w.Labels[name]})
+	}
+	var values []byte
+	for _, sample := range w.Profile.Sample {
+		values = binary.LittleEndian.AppendUint64(values[:0], uint64(len(sample.Location)))
+		for _, v := range sample.Value {
+			values = binary.LittleEndian.AppendUint64(values, uint64(v))
+		}
+		_, _ = h.Write(values) // it never fails
+	}
+	return h.Sum64()
+}
+
+// shared counts the windows that another side has, too.
+func (s *side) shared(other *side) (n int) {
+	for window, count := range s.seen {
+		n += min(count, other.seen[window])
+	}
+	return n
+}
+
 // wanted returns the measures of the profile's sample types, nil for one that is left out.
 func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 	types := w.Profile.SampleType
@@ -143,6 +178,9 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 	wanted, any := make([]*measure, len(types)), false
 	for i, t := range types {
 		name := metricName(w.Meta, t.Type)
+		if !slices.Contains(s.metrics, name) {
+			s.metrics = append(s.metrics, name)
+		}
 		if len(s.only) > 0 && !slices.Contains(s.only, name) || len(s.only) == 0 && counts && t.Unit == "count" {
 			continue
 		}

@@ -85,7 +85,14 @@ func (m Metric) heading() string {
 	if m.Per != "" {
 		per = ", per " + m.Per
 	}
-	return fmt.Sprintf("%s%s: %d windows before, %d after", m.Name, per, m.WindowsBefore, m.WindowsAfter)
+	return fmt.Sprintf("%s%s: %s before, %d after", m.Name, per, countWindows(m.WindowsBefore), m.WindowsAfter)
+}
+
+func countWindows(n int) string {
+	if n == 1 {
+		return "1 window"
+	}
+	return fmt.Sprintf("%d windows", n)
 }
 
 // Top are the functions to show first: those whose change is more than chance, then the others, each as they are in

@@ -1,7 +1,7 @@
 // Package input turns what a user names on a command line into a series of windows: a file, a directory or a
 // pattern of files, a running service's /debug/pprof, or a query of a Pyroscope server. The commands
-// "spanflame compare" and "spanflame leaks" use it. It is not for programs that know where their profiles are:
-// those read package profiles itself, which has no network.
+// "spanflame compare" and "spanflame leaks" use it, and "spanflame merge" of saved profiles alone. It is not for
+// programs that know where their profiles are: those read package profiles itself, which has no network.
 package input
 
 import (
@@ -9,9 +9,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"iter"
 	"maps"
 	"net/url"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -34,6 +36,8 @@ type Options struct {
 	Step time.Duration
 	// Damaged, if it is not nil, is called for each file of a directory that cannot be used, which is left out.
 	Damaged func(profiles.Damaged)
+	// Listed, if it is not nil, is called with the saved profiles that were found, before any of them is read.
+	Listed func([]profiles.Entry)
 }
 
 const (
@@ -87,28 +91,28 @@ func isWeb(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
 
 // files reads saved profiles. A file that is named by itself must be usable.
 func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.Window, error], error) {
-	paths, err := filepath.Glob(argument)
-	if err != nil {
-		return nil, fmt.Errorf("pattern %q: %w", argument, err)
+	var unusable error
+	entries, err := List(ctx, o.Query, func(d profiles.Damaged, named bool) {
+		switch {
+		case o.Damaged == nil || named:
+			if unusable == nil {
+				unusable = d
+			}
+		default:
+			o.Damaged(d)
+		}
+	}, argument)
+	if unusable != nil {
+		return nil, fmt.Errorf("%w; %s", unusable, wantFile)
 	}
-	if len(paths) == 0 { // a name with characters of a pattern, or none
-		paths = []string{argument}
-	}
-	entries, damaged, err := profiles.Find(ctx, o.Query, paths...)
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range damaged {
-		if o.Damaged == nil || slices.Contains(paths, d.Path) {
-			return nil, d
-		}
-		o.Damaged(d)
-	}
-	if len(entries) == 0 {
-		return nil, none(ctx, argument, o.Query, paths)
-	}
 	if services := profiles.ServiceNames(entries); len(services) > 1 {
 		return nil, fmt.Errorf("%s has profiles of several services, choose one with --service: %s", argument, strings.Join(services, ", "))
+	}
+	if o.Listed != nil {
+		o.Listed(entries)
 	}
 	windows := profiles.Read(ctx, entries)
 	if o.Damaged != nil {
@@ -117,13 +121,59 @@ func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.
 	return windows, nil
 }
 
-// none says what was asked for in vain, and what there is instead.
-func none(ctx context.Context, argument string, q profiles.Query, paths []string) error {
-	entries, _, err := profiles.Find(ctx, profiles.Query{}, paths...)
+// wantFile says what a file must be.
+const wantFile = "want a profile in pprof's format, as agents, /debug/pprof and go test -cpuprofile write it"
+
+// List finds the saved profiles that a query chooses among files, directories, and patterns of both, by their start.
+// It calls damaged for each file that cannot be used, and says whether that one is named by itself. Where nothing
+// is left, the error says what was asked for and what there is.
+func List(ctx context.Context, q profiles.Query, damaged func(d profiles.Damaged, named bool), arguments ...string) ([]profiles.Entry, error) {
+	var paths []string
+	for _, argument := range arguments {
+		_, missing := os.Stat(argument)
+		if !errors.Is(missing, fs.ErrNotExist) { // a name may have characters of a pattern
+			paths = append(paths, argument)
+			continue
+		}
+		found, err := filepath.Glob(argument)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("pattern %q: %w", argument, err)
+		case len(found) == 0 && strings.ContainsAny(argument, patternCharacters):
+			return nil, fmt.Errorf("no file matches %s", argument)
+		case len(found) == 0:
+			return nil, fmt.Errorf("%s: %w: want a profile, a directory that has some, or a pattern such as 'saved/*.pb.gz'", argument, errors.Unwrap(missing))
+		}
+		paths = append(paths, found...)
+	}
+	entries, unusable, err := profiles.Find(ctx, q, paths...)
 	if err != nil {
-		return err
+		return nil, err
+	}
+	for i := range paths {
+		paths[i] = filepath.Clean(paths[i]) // as Find names them
+	}
+	for _, d := range unusable {
+		damaged(d, slices.Contains(paths, d.Path))
 	}
 	if len(entries) == 0 {
+		return nil, none(ctx, strings.Join(arguments, ", "), q, paths, len(unusable))
+	}
+	return entries, nil
+}
+
+// patternCharacters are those that make a name a pattern.
+const patternCharacters = `*?[`
+
+// none says what was asked for in vain, and what there is instead. Some files cannot be used.
+func none(ctx context.Context, argument string, q profiles.Query, paths []string, unusable int) error {
+	entries, _, err := profiles.Find(ctx, profiles.Query{}, paths...)
+	switch {
+	case err != nil:
+		return err
+	case len(entries) == 0 && unusable > 0:
+		return fmt.Errorf("%s: %w: all files that there are (%d) cannot be used; %s", argument, profiles.ErrNone, unusable, wantFile)
+	case len(entries) == 0:
 		return fmt.Errorf("%s: %w: there is none at all", argument, profiles.ErrNone)
 	}
 	var asked, types []string

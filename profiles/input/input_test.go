@@ -116,6 +116,7 @@ func TestFiles(t *testing.T) {
 	}
 	save(t, filepath.Join(dir, "two"), "cart", 7)
 	write(t, filepath.Join(dir, "one[1].pprof"), encoded(t, "inuse_space", 5))
+	write(t, filepath.Join(dir, "one1.pprof"), encoded(t, "inuse_space", 6)) // which one[1].pprof would be a pattern for
 	for _, tt := range []struct {
 		argument string
 		query    profiles.Query
@@ -139,7 +140,8 @@ func TestFiles(t *testing.T) {
 		"two":         "choose one with --service: cart, shop",
 		"nowhere":     "no such file",
 		"[":           "pattern",
-		"none/*.pb":   "no such file",
+		"none/*.pb":   "no file matches " + filepath.Join(dir, "none/*.pb"),
+		"saved/[x]":   "no file matches",
 		"saved/../[]": "pattern",
 	} {
 		if got, err := read(t, filepath.Join(dir, argument), input.Options{}); err == nil || !strings.Contains(err.Error(), want) {
@@ -158,8 +160,8 @@ func TestDamagedFiles(t *testing.T) {
 	for name, data := range bad {
 		path := filepath.Join(dir, name+".pb.gz")
 		write(t, path, data)
-		if got, err := read(t, path, input.Options{Damaged: func(profiles.Damaged) {}}); err == nil || !strings.Contains(err.Error(), name) {
-			t.Errorf("%s: %v, %v; want an error that names the file", name, got, err)
+		if got, err := read(t, path, input.Options{Damaged: func(profiles.Damaged) {}}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "want a profile in pprof's format") {
+			t.Errorf("%s: %v, %v; want an error that names the file, and what one is wanted", name, got, err)
 		}
 	}
 	write(t, filepath.Join(dir, "whole.pb.gz"), whole)
