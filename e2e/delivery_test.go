@@ -248,7 +248,7 @@ type harmed struct {
 	scenario string // value of the label that tells its series from the others'
 	dir      string
 	env      []string
-	crashed  bool // the services have predecessors that were killed
+	later    bool // the services have predecessors
 }
 
 // startHarmed starts a shop that sends to the server at the base URL.
@@ -267,6 +267,7 @@ func startHarmed(t *testing.T, scenario, server string) *harmed {
 // start starts the shop, on the spools that an earlier one has left.
 func (h *harmed) start(t *testing.T) {
 	t.Helper()
+	h.later = h.Shop != nil
 	var err error
 	if h.Shop, err = shop.Start(t.Context(), shop.Options{Binary: w.binary, Dir: h.dir, Env: h.env}); err != nil {
 		t.Fatal(err)
@@ -418,7 +419,6 @@ func (h *harmed) crash(t *testing.T) []scenarioWindow {
 		before[s.Name] = scrape(t, s)
 	}
 	h.kill(t)
-	h.crashed = true
 	var spooled []scenarioWindow
 	kept := map[string]int{}
 	for _, s := range h.services() {
@@ -496,7 +496,7 @@ func (h *harmed) settle(t *testing.T) {
 			if uneven != nil {
 				return uneven
 			}
-			if h.crashed {
+			if h.later {
 				return nil // the server has what their predecessors delivered, too
 			}
 			if n := len(h.accepted(t, s.Name)); n != delivered {
