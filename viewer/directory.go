@@ -138,12 +138,20 @@ func (d *Directory) Search(ctx context.Context, f Filter) (Found, error) {
 		return Found{}, err
 	}
 	found := d.index.search(f)
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if len(d.damaged) > 0 {
-		found.Notes = append(found.Notes, fmt.Sprintf("Profiles that cannot be used and are left out: %d, such as %v.", len(d.damaged), one(d.damaged)))
+	if note := d.LeftOut(); note != "" {
+		found.Notes = append(found.Notes, note)
 	}
 	return found, nil
+}
+
+// LeftOut is of [ProfileSource].
+func (d *Directory) LeftOut() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.damaged) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("Profiles that cannot be used and are left out: %d, such as %v.", len(d.damaged), one(d.damaged))
 }
 
 // Trace is of [TraceSource].
@@ -282,6 +290,8 @@ func (d *Directory) Contents(ctx context.Context, service string, from, to time.
 		if c == nil {
 			c = &Content{Type: e.Type, Version: k.version, From: e.Start, To: e.End}
 			found[k] = c
+		} else {
+			c.Several = true
 		}
 		if e.End.After(c.To) {
 			c.To = e.End

@@ -3,7 +3,6 @@ package viewer
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -87,13 +86,14 @@ func chance(p float64) string {
 
 // leakVerdict is what package leaks says of a service's memory, as the page Memory shows it.
 type leakVerdict struct {
-	Suspects []suspect
-	Notes    []string
+	Suspects  []suspect
+	Undecided []suspect // too few profiles tell them from chance
+	Notes     []string
 }
 
 // suspect is a stack that grows as a leak does.
 type suspect struct {
-	Undecided          bool // too few profiles tell it from chance
+	Undecided          bool
 	Site, Instance     string
 	Rate, Low, High, Q string // bytes a minute, and the interval
 	InUse, Grown       string
@@ -107,17 +107,17 @@ func findLeaks(ctx context.Context, source Source, sel Selection) (leakVerdict, 
 		return leakVerdict{}, err
 	}
 	v := leakVerdict{Notes: notes(report.Notes)}
-	for i, s := range slices.Concat(report.Suspects, report.Undecided) {
-		if i == judgedRows {
-			break
+	rows := func(of []leaks.Suspect, undecided bool) (rows []suspect) {
+		for _, s := range of[:min(len(of), judgedRows)] {
+			rows = append(rows, suspect{
+				Undecided: undecided, Site: clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
+				Rate: bytesOf(int64(s.BytesPerMinute)), Low: bytesOf(int64(s.Low)), High: bytesOf(int64(s.High)), Q: chance(s.Q),
+				InUse: bytesOf(s.InUse), Grown: bytesOf(s.Grown), Began: s.Began.UTC(),
+			})
 		}
-		v.Suspects = append(v.Suspects, suspect{
-			Undecided: i >= len(report.Suspects),
-			Site:      clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
-			Rate: bytesOf(int64(s.BytesPerMinute)), Low: bytesOf(int64(s.Low)), High: bytesOf(int64(s.High)), Q: chance(s.Q),
-			InUse: bytesOf(s.InUse), Grown: bytesOf(s.Grown), Began: s.Began.UTC(),
-		})
+		return rows
 	}
+	v.Suspects, v.Undecided = rows(report.Suspects, false), rows(report.Undecided, true)
 	if grew := len(report.Dismissed); grew > 0 {
 		v.Notes = append(v.Notes, fmt.Sprintf("%d more stacks grew, but not as a leak does.", grew))
 	}

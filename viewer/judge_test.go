@@ -35,7 +35,7 @@ func TestCompareTellsAChangeFromChance(t *testing.T) {
 	}
 
 	q.Set("ato", began.Add(15*time.Second).Format(time.RFC3339))
-	shows(t, page(t, h, "/compare?"+q.Encode()), "1 windows before, 8 after", "is unknown: that takes four windows a side", "main.slow")
+	shows(t, page(t, h, "/compare?"+q.Encode()), "1 window before, 8 after", "is unknown: that takes four windows a side", "main.slow")
 }
 
 // rowOf is the first line of a table that has a function.
@@ -79,8 +79,9 @@ func TestMemorySaysWhatMayBeChance(t *testing.T) {
 		d.profile(record.Meta{Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second)}, "inuse_space", "bytes",
 			sample{"main.main;main.hold", held, ""})
 	}
-	got := rowOf(page(t, pages(t, d.open(), Options{}), "/memory?service=storefront"), "main.hold")
-	if !strings.Contains(got, "perhaps by chance: more profiles will tell") || strings.Contains(got, "num more") {
-		t.Errorf("the row of what may be chance is %s", got)
+	memory := page(t, pages(t, d.open(), Options{}), "/memory?service=storefront")
+	shows(t, memory, "No stack grows as a leak does.", "Perhaps by chance: more profiles will tell")
+	if _, after, _ := strings.Cut(memory, "Perhaps by chance"); !strings.Contains(after, "main.hold") || strings.Contains(rowOf(after, "main.hold"), "num more") {
+		t.Errorf("what may be chance is not where it is said:\n%s", memory)
 	}
 }

@@ -279,7 +279,8 @@ func TestLooseHostileNames(t *testing.T) {
 			t.Errorf("%s: status %d, want 400", path, w.Code)
 		}
 	}
-	shows(t, page(t, h, "/profiles?service=none"), "no such profile")
+	shows(t, page(t, h, "/profiles?service=none"), "There are no profiles of a service")
+	shows(t, page(t, h, "/profiles?"+url.Values{"service": {"<img src=x>"}}.Encode()), "There are no profiles of a service &#34;&lt;img src=x&gt;&#34;")
 	shows(t, page(t, h, "/compare?what=versions&service=x&aversion=1"), "Say which two versions.")
 	if w := get(h, "/compare?a="+traceID("none")+"/"+spanID("none")); w.Code != 404 {
 		t.Errorf("a span that is not there: status %d, want 404", w.Code)

@@ -62,7 +62,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(points) < 2 {
-		page.Why = "There are fewer than two memory profiles of this service and time: choose another service or a longer time. An agent captures memory once a window."
+		page.Why = page.known("There are fewer than two memory profiles of this service and time: choose another service or a longer time. An agent captures memory once a window.")
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	first, last := points[0], points[len(points)-1]

@@ -66,7 +66,7 @@ func (s *server) offers(ctx context.Context, c comparison, services []string) (*
 		if err != nil {
 			return nil, err
 		}
-		o.Types = offeredTypes(o.Service, contents, time.Now())
+		o.Types = offeredTypes(o.Service, contents, s.options.Base != nil, time.Now())
 	}
 	return o, nil
 }
@@ -154,13 +154,14 @@ var recentTimes = []struct {
 	{"the last hour against that of a day ago", 25 * time.Hour, url.Values{"afrom": {"25h"}, "ato": {"24h"}, "bfrom": {"1h"}}},
 }
 
-// offeredTypes are the comparisons of a service's versions, one after another, and of its times.
-func offeredTypes(service string, contents []Content, now time.Time) []offeredType {
+// offeredTypes are the comparisons of a service with the base directory, of its versions, one after another, and of its
+// times.
+func offeredTypes(service string, contents []Content, hasBase bool, now time.Time) []offeredType {
 	var all []offeredType
 	for _, t := range profileTypes {
 		var versions []string
 		var from, to time.Time
-		has := false
+		has, several := false, 0
 		for _, c := range contents {
 			if c.Type != t.Type {
 				continue
@@ -172,6 +173,9 @@ func offeredTypes(service string, contents []Content, now time.Time) []offeredTy
 				to = c.To
 			}
 			has = true
+			if several++; c.Several {
+				several++
+			}
 			if c.Version != "" {
 				versions = append(versions, c.Version)
 			}
@@ -187,6 +191,9 @@ func offeredTypes(service string, contents []Content, now time.Time) []offeredTy
 			}
 			offered.Links = append(offered.Links, link{words, "/compare?" + q.Encode()})
 		}
+		if hasBase {
+			offer("directories", "against the base directory", nil)
+		}
 		for i := max(1, len(versions)-offeredVersions); i < len(versions); i++ {
 			before, after := versions[i-1], versions[i]
 			offer("versions", fmt.Sprintf("version %s against %s", clean(after, 80), clean(before, 80)), url.Values{"aversion": {before}, "bversion": {after}})
@@ -197,7 +204,7 @@ func offeredTypes(service string, contents []Content, now time.Time) []offeredTy
 				offer("times", r.words, r.of)
 			}
 		}
-		if !unknown && to.After(from) {
+		if !unknown && several > 1 && to.After(from) {
 			middle := from.Add(to.Sub(from) / 2)
 			offer("times", fmt.Sprintf("the half from %s against the half before", clock(middle)), url.Values{
 				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)}, "bto": {stamp(to.Add(time.Millisecond))}, // a profile of a moment is in it, too

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/url"
 	"slices"
@@ -213,11 +214,24 @@ type ofService struct {
 	Service  string // empty where there is none
 	Services []string
 	Period   period // that was asked for
+	source   Source
 }
 
-// chooseService takes service, last, from and to out of q. Where no service is named it is the first that there is.
+// LeftOut says which profiles the page is without.
+func (of ofService) LeftOut() string { return of.source.LeftOut() }
+
+// known is why a page is empty: because there is no such service, or else.
+func (of ofService) known(otherwise string) string {
+	if slices.Contains(of.Services, of.Service) || len(of.Services) == 0 {
+		return otherwise
+	}
+	return fmt.Sprintf("There are no profiles of a service %q. There are of: %s.", clean(of.Service, 160), clean(strings.Join(of.Services, ", "), 400))
+}
+
+// chooseService takes service, last, from and to out of q. Where no service is named it is the one whose request was the
+// slowest, or the first that there is.
 func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time) (of ofService, err error) {
-	of.Service = q.Get("service")
+	of.Service, of.source = q.Get("service"), s.source
 	if of.Period, err = parsePeriod(q, "", now); err != nil {
 		return of, err
 	}
@@ -226,6 +240,10 @@ func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time)
 	}
 	if of.Service == "" && len(of.Services) > 0 {
 		of.Service = of.Services[0]
+		// Without traces the first is as good as any.
+		if found, err := s.source.Search(ctx, Filter{From: of.Period.from, To: of.Period.to, Limit: 1}); err == nil && len(found.Traces) > 0 && slices.Contains(of.Services, found.Traces[0].Service) {
+			of.Service = found.Traces[0].Service
+		}
 	}
 	return of, nil
 }

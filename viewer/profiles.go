@@ -83,14 +83,14 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		q.Set("from", shown.From)
 		q.Set("to", shown.To)
 	}
-	for _, offered := range offeredTypes(page.Service, contents, now) {
+	for _, offered := range offeredTypes(page.Service, contents, s.options.Base != nil, now) {
 		if offered.Words == page.Type.Words {
 			page.Compare = offered.Links
 		}
 	}
 	err = s.mergeProfiles(r, &page, shown, q, zoom)
 	if errors.Is(err, profiles.ErrNone) {
-		page.Why = "There is no such profile of this service and time. Choose another type above, or a longer time."
+		page.Why = page.known("There is no such profile of this service and time. Choose another type above, or a longer time.")
 	} else if err != nil {
 		return err
 	}

@@ -390,6 +390,9 @@ func (s *Servers) request(ctx context.Context, sel Selection, w serverWindow) (*
 	return p, nil
 }
 
+// LeftOut is of [ProfileSource]: what a server has can be used.
+func (s *Servers) LeftOut() string { return "" }
+
 // Windows is of [ProfileSource].
 func (s *Servers) Windows(ctx context.Context, sel Selection) ([]Window, error) {
 	points, err := s.windows(ctx, sel)
@@ -415,7 +418,7 @@ func (s *Servers) Contents(ctx context.Context, service string, from, to time.Ti
 	for _, labels := range series {
 		for t, name := range pyroscopeTypes {
 			if labels["__profile_type__"] == name {
-				found[Content{Type: t, Version: labels[versionLabel]}] = true
+				found[Content{Type: t, Version: labels[versionLabel], Several: true}] = true
 			}
 		}
 	}

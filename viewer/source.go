@@ -50,6 +50,8 @@ type ProfileSource interface {
 	Contents(ctx context.Context, service string, from, to time.Time) ([]Content, error)
 	// Services are the names of those that have profiles between two times.
 	Services(ctx context.Context, from, to time.Time) ([]string, error)
+	// LeftOut says which profiles cannot be used, as far as that was found; it is empty where there is none.
+	LeftOut() string
 	// Memory is how much was in use at the end of each window, in the order of time: at most most points. Where
 	// the service has several instances it is of the one that has most, at the beginning or the end.
 	Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error)
@@ -117,6 +119,7 @@ type Content struct {
 	Type     record.Type
 	Version  string    // of the service; empty where it is not known
 	From, To time.Time // of the first and the last of them; zero where it is not known
+	Several  bool      // windows, or it is not known
 }
 
 // sortContents sorts by the versions' times and, within a version, by type, in the order in which they are offered.

@@ -350,7 +350,18 @@ func TestCompare(t *testing.T) {
 	d.profile(record.Meta{Service: "storefront", Type: record.Wall, Start: began, End: began.Add(time.Second), Labels: map[string]string{"span_scope": "child"}},
 		"wall", "nanoseconds", sample{"span: POST /checkout;span: pricing;main.discount", 500e6, "pricing"})
 	h := pages(t, d.open(), Options{Base: base.open()})
-	shows(t, page(t, h, "/compare"), "Two spans", "the base directory")
+	offer := page(t, h, "/compare")
+	shows(t, offer, "Two spans", "the base directory")
+	against := regexp.MustCompile(`href="([^"]*)"><bdi>against the base directory`).FindAllStringSubmatch(offer, -1)
+	if len(against) == 0 {
+		t.Fatalf("the base directory is not offered:\n%s", offer)
+	}
+	for _, link := range against {
+		if !strings.Contains(link[1], "type=cpu") {
+			continue
+		}
+		shows(t, page(t, h, html.UnescapeString(link[1])), "main.before")
+	}
 	for _, tt := range []struct {
 		query url.Values
 		parts []string
@@ -423,7 +434,7 @@ func TestParseTime(t *testing.T) {
 func TestOfferedTimes(t *testing.T) {
 	now := began.Add(30 * time.Hour)
 	offered := func(from, to time.Time) (words string) {
-		for _, o := range offeredTypes("shop", []Content{{Type: record.CPU, From: from, To: to}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}}, now) {
+		for _, o := range offeredTypes("shop", []Content{{Type: record.CPU, From: from, To: to, Several: true}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}}, false, now) {
 			for _, l := range o.Links {
 				if o.Words == "CPU" {
 					words += l.Text + "; "
@@ -490,7 +501,8 @@ func TestMemory(t *testing.T) {
 		t.Errorf("%d different plots, want one on a light and one on a dark background", len(drawn))
 	}
 	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.leak", "back to memory")
-	shows(t, page(t, h, "/memory?service=inventory"), "There are fewer than two memory profiles")
+	shows(t, page(t, h, "/memory?service=inventory"), "There are no profiles of a service &#34;inventory&#34;. There are of: storefront.")
+	shows(t, page(t, h, "/memory?service=storefront&last=15m"), "There are fewer than two memory profiles")
 }
 
 // Two instances with windows at the same times: what the one holds is no growth of the other's.
@@ -807,6 +819,37 @@ func FuzzAddress(f *testing.F) {
 	})
 }
 
+// Without a word of which, a page is of the service whose request was the slowest, not of the first of the alphabet; where
+// there are no traces of any, of that.
+func TestTheServiceToLookAt(t *testing.T) {
+	d := shop(t)
+	d.profile(record.Meta{Service: "aviary", Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.sing", 1e7, ""})
+	h := pages(t, d.open(), Options{})
+	for _, path := range []string{"/profiles", "/memory"} {
+		shows(t, page(t, h, path), `of <bdi class="service">storefront</bdi>`)
+	}
+	quiet := newSaved(t)
+	for _, service := range []string{"zoo", "aviary"} {
+		quiet.profile(record.Meta{Service: service, Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.sing", 1e7, ""})
+	}
+	shows(t, page(t, pages(t, quiet.open(), Options{}), "/profiles"), `of <bdi class="service">aviary</bdi>`)
+}
+
+// One window cannot be halved.
+func TestASingleWindowIsNotHalved(t *testing.T) {
+	d := newSaved(t)
+	for i, service := range []string{"once", "twice", "twice"} {
+		start := began.Add(time.Duration(i) * 15 * time.Second)
+		d.profile(record.Meta{Service: service, Type: record.CPU, Start: start, End: start.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.sing", 1e7, ""})
+	}
+	h := pages(t, d.open(), Options{})
+	for service, want := range map[string]bool{"once": false, "twice": true} {
+		if got := page(t, h, "/compare?what=times&service="+service); strings.Contains(got, "the half from") != want {
+			t.Errorf("halves of %s are offered: %v, want %v", service, !want, want)
+		}
+	}
+}
+
 func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
 	d := shop(t)
 	m := record.Meta{Service: "storefront", Type: record.Memory, Start: began.Add(20 * time.Second), End: began.Add(35 * time.Second)}
@@ -818,7 +861,8 @@ func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
 		t.Fatal(err)
 	}
 	h := pages(t, d.open(), Options{})
-	shows(t, page(t, h, "/memory?service=storefront"), "13 MiB", "main.leak")
+	shows(t, page(t, h, "/memory?service=storefront"), "13 MiB", "main.leak", "left out: 1, such as "+path)
+	shows(t, page(t, h, "/profiles?service=storefront&type=memory"), "left out: 1, such as "+path)
 	shows(t, page(t, h, "/"), "Profiles that cannot be used and are left out: 1, such as "+path)
 }
 
