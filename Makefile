@@ -26,7 +26,7 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long,stack ./e2e/... ./profiles/examples && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -69,16 +69,16 @@ test-compose: ## Run docker-compose.yml on a Docker engine, follow its links, re
 .PHONY: test-long
 test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, equal windows, the CI job
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
-	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./profiles/examples # a gate needs the machine for itself
+	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: pictures
 pictures: servers ## Draw the pictures of the README anew, by the browser test
 	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run Browser ./e2e
 
 .PHONY: examples
-examples: ## Record profiles/examples anew, and its page with them
-	go run ./profiles/examples/record
-	go test -count=1 ./profiles/examples -update
+examples: ## Record the profiles in examples again, and update its page
+	go run ./examples/record
+	go test -count=1 ./examples -update
 
 .PHONY: bench
 bench: ## Measure the agent beside its peers, as ratios of one run

@@ -88,7 +88,7 @@ func TestViewServesUntilItIsInterrupted(t *testing.T) {
 
 // Profiles by themselves begin with their flame graph: those of any directory, and a single file.
 func TestViewOfProfilesAlone(t *testing.T) {
-	dir := filepath.Join("..", "..", "profiles", "examples", "slow-pricing")
+	dir := filepath.Join("..", "..", "examples", "slow-pricing")
 	for path, want := range map[string]string{dir: "24 windows", filepath.Join(dir, "before", "cpu-01.pb.gz"): "1 window from"} {
 		said, body, _ := serveView(t, path, "--base", filepath.Join(dir, "before"))
 		for _, part := range []string{want, "workload.compileTariff"} {

@@ -45,7 +45,7 @@ var rules = []rule{
 	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"}, "traces, metrics and logs do not depend on profiles"},
 	{"agent/internal/admin", nil, "it shows what it is given"},
 	{"profiles", []string{"internal/record", "internal/wallframe"}, "saved profiles are files: neither a server nor the agent that wrote them"},
-	{"profiles/examples", []string{"internal/record", "internal/shop", "profiles", "workload/load"}, "it records what the shop does, as its user runs it"},
+	{"examples", []string{"internal/record", "internal/shop", "profiles", "workload/load"}, "it records what the shop does, as its user runs it"},
 	{"profiles/input", []string{"internal/query", "internal/record", "profiles"}, "it is where saved profiles meet the network, so that the others need not"},
 	{"viewer", []string{"internal/query", "internal/record", "internal/traces", "internal/wallframe", "profiles", "profiles/compare", "profiles/leaks"}, "it reads what is there, from a directory or from servers"},
 	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},

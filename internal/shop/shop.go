@@ -1,5 +1,5 @@
 // Package shop runs the demo shop as its user does, each service a process of its own. The demo, the
-// end-to-end tests and profiles/examples/record use it.
+// end-to-end tests and examples/record use it.
 package shop
 
 import (

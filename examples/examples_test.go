@@ -105,7 +105,7 @@ func TestThePageIsTrue(t *testing.T) {
 		}
 		printed := trimLines(string(out))
 		if printed != shown && !*update {
-			t.Errorf("$ %s\nprints\n%s\nand the page shows\n%s\nwrite it anew with: go test ./profiles/examples -update", command, printed, shown)
+			t.Errorf("$ %s\nprints\n%s\nand the page shows\n%s\nwrite it anew with: go test ./examples -update", command, printed, shown)
 		}
 		found := false
 		for part, patterns := range claims {

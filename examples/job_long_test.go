@@ -119,7 +119,7 @@ func cloneModule(t *testing.T) (dir, commit string) {
 		return strings.TrimSpace(string(out))
 	}
 	git("init", "-q", dir)
-	git("--git-dir="+filepath.Join(dir, ".git"), "--work-tree=../..", "add", "-A") // what .gitignore names stays behind
+	git("--git-dir="+filepath.Join(dir, ".git"), "--work-tree=..", "add", "-A") // what .gitignore names stays behind
 	git("-C", dir, "commit", "-q", "-m", "as it is")
 	git("-C", dir, "reset", "-q", "--hard")
 	return dir, git("-C", dir, "rev-parse", "HEAD")

@@ -24,7 +24,7 @@ type job struct {
 // readJob takes the job out of the page.
 func readJob(t *testing.T) job {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/ci.md")
+	page, err := os.ReadFile("../docs/ci.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,4 +1,4 @@
-// Command record makes profiles/examples anew: it runs the shop with each of its mistakes and with the repair, and
+// Command record records the profiles in examples again: it runs the shop with each of its mistakes and with the repair, and
 // with its leak, and keeps a few windows of the profiles that the agent saved. `make examples` runs it. It keeps
 // windows by rule and never by what is in them, so that the examples are what anyone would have got.
 package main
@@ -85,7 +85,7 @@ var names = map[record.Type]string{
 }
 
 func main() {
-	dir := flag.String("dir", "profiles/examples", "directory of the examples")
+	dir := flag.String("dir", "examples", "directory of the examples")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
