@@ -23,6 +23,7 @@ import (
 
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
+	"spanflame/agent/internal/deliver"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/spanlink"
@@ -45,10 +46,10 @@ const lastWindows = 5 * time.Second
 type Agent struct {
 	telemetry *telemetry.Telemetry
 	capture   *capture.Capturer
-	wall      *wall.Recorder // nil where profiles go nowhere, and where slow spans are not captured
-	busy      error          // why slow spans are not captured although they should be
-	delivery  *delivery      // nil without a Pyroscope address
-	saved     *saved         // nil where nothing is saved
+	wall      *wall.Recorder    // nil where profiles go nowhere, and where slow spans are not captured
+	busy      error             // why slow spans are not captured although they should be
+	delivery  *deliver.Delivery // nil without a Pyroscope address
+	saved     *saved            // nil where nothing is saved
 	self      self
 	admin     *admin.Server // nil when off
 	restore   func()        // puts the process's globals back
@@ -218,7 +219,7 @@ func (a *Agent) startProfiles(cfg Config) error {
 			return err
 		}
 		// After the other: this one waits for the disk.
-		emit, emitWall = append(emit, a.delivery.put), append(emitWall, a.delivery.put)
+		emit, emitWall = append(emit, a.delivery.Put), append(emitWall, a.delivery.Put)
 	}
 	var types []record.Type
 	if len(emit) > 0 {
@@ -271,14 +272,8 @@ func (a *Agent) startDelivery(cfg Config) error {
 		client.Close()
 		return err
 	}
-	took, err := a.meter().Float64Histogram("spanflame.push.duration", metric.WithUnit("s"),
-		metric.WithDescription("Time from sending a profile to the server's answer, by outcome."))
-	if err != nil {
-		client.Close()
-		return errors.Join(err, queue.Close())
-	}
-	a.delivery = startDelivery(queue, client, took, a.telemetry.Logger)
-	return a.delivery.changes.observe(a.meter())
+	a.delivery, err = deliver.Start(deliver.Options{Spool: queue, Client: client, Meter: a.meter(), Logger: a.telemetry.Logger})
+	return err
 }
 
 // meter is for the agent's own metrics.
@@ -372,7 +367,7 @@ func (a *Agent) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) er
 func (a *Agent) degraded() []string {
 	var words []string
 	if a.delivery != nil {
-		words = a.delivery.degraded()
+		words = a.delivery.Degraded()
 	}
 	if a.saved != nil {
 		words = append(words, a.saved.degraded()...)
@@ -425,7 +420,7 @@ func (a *Agent) shutdown(ctx context.Context) error {
 	wg.Wait()
 	// Profiles and the other signals go to different places: none waits for another.
 	if a.delivery != nil {
-		wg.Go(func() { delivered = a.delivery.stop(ctx) })
+		wg.Go(func() { delivered = a.delivery.Stop(ctx) })
 	}
 	if a.saved != nil {
 		wg.Go(func() { saved = a.saved.closeProfiles(last) })

@@ -57,7 +57,7 @@ func TestGlobalsAreTheServicesOwnAgainAfterShutdown(t *testing.T) {
 	if got := runtime.SetMutexProfileFraction(-1); got != defaultMutexFraction {
 		t.Errorf("mutex profile fraction %d, want %d", got, defaultMutexFraction)
 	}
-	if err := a.Shutdown(context.Background()); err == nil || !strings.Contains(err.Error(), "wait in "+cfg.SpoolDir) {
+	if err := a.Shutdown(context.Background()); err == nil || !strings.Contains(err.Error(), "stay in "+cfg.SpoolDir) {
 		t.Errorf("Shutdown without a server: %v, want how many profiles are left and where", err)
 	}
 	if otel.GetTracerProvider() != tracing || otel.GetMeterProvider() != metering || otel.GetTextMapPropagator() != propagation || slog.Default() != logger {

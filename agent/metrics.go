@@ -64,7 +64,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
 		if a.delivery != nil {
-			s := a.delivery.spool.Stats()
+			s := a.delivery.Stats()
 			for k, n := range s.Counts {
 				attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
 				o.ObserveInt64(spooled, int64(n.Items), attrs)

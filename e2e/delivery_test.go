@@ -59,7 +59,7 @@ func TestNoWindowIsLost(t *testing.T) {
 	spooled = append(spooled, bothKilled.crash(t)...)
 	loadAll(t, all, outage/2)
 	status, _, said := request(t, http.MethodGet, serverKilled.Storefront.Admin+"/readyz")
-	if status != http.StatusServiceUnavailable || !strings.Contains(string(said), "profiles are not delivered since") {
+	if status != http.StatusServiceUnavailable || !strings.Contains(string(said), "profile delivery failing since") {
 		t.Errorf("/readyz in the outage: status %d: %s", status, said)
 	}
 	if err := server.Restart(t.Context()); err != nil {
@@ -219,8 +219,8 @@ func (m metrics) spooled(t *testing.T, event string, labels ...string) int {
 
 // What the log says of an outage, and of its end.
 const (
-	saidDown = "profiles cannot be delivered"
-	saidUp   = "profiles are delivered again"
+	saidDown = "profile delivery failing; profiles are spooled"
+	saidUp   = "profile delivery recovered"
 )
 
 // logged are the lines of a service's log whose message begins so.

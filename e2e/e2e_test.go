@@ -334,21 +334,21 @@ func TestUnreachableServers(t *testing.T) {
 		return n
 	}
 	eventually(t, "the log about profiles", func() error {
-		if said("profiles cannot be delivered") == 0 {
+		if said("profile delivery failing; profiles are spooled") == 0 {
 			return fmt.Errorf("not said")
 		}
 		return nil
 	})
 	eventually(t, "/readyz", func() error {
 		status, _, body := request(t, http.MethodGet, s.Storefront.Admin+"/readyz")
-		if status != http.StatusServiceUnavailable || !strings.Contains(string(body), "profiles are not delivered since") {
+		if status != http.StatusServiceUnavailable || !strings.Contains(string(body), "profile delivery failing since") {
 			return fmt.Errorf("%d %s", status, body)
 		}
 		return nil
 	})
 	time.Sleep(3 * time.Second) // several more attempts
-	if n := said("profiles cannot be delivered"); n != 1 {
-		t.Errorf("said %d times that profiles cannot be delivered, want once", n)
+	if n := said("profile delivery failing; profiles are spooled"); n != 1 {
+		t.Errorf("logged the outage %d times, want once", n)
 	}
 	if err := s.Stop(t.Context()); err != nil {
 		t.Errorf("the services did not end in order: %v", err)
@@ -357,7 +357,7 @@ func TestUnreachableServers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(printed), "are not delivered yet and wait in ") {
+	if !strings.Contains(string(printed), "are not delivered; they stay in ") {
 		t.Errorf("the service did not say what is left and where: %s", printed)
 	}
 	if n := said("traces cannot be exported"); n != 1 {

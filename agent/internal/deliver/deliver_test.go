@@ -1,4 +1,4 @@
-package agent
+package deliver
 
 import (
 	"bytes"
@@ -23,11 +23,14 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.uber.org/goleak"
 
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/spool"
 	"spanflame/internal/record"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // syncBuffer is a log that can be read while it is written.
 type syncBuffer struct {
@@ -48,8 +51,8 @@ func (s *syncBuffer) count(text string) int {
 }
 
 const (
-	saidDown = "profiles cannot be delivered"
-	saidUp   = "profiles are delivered again"
+	saidDown = "profile delivery failing; profiles are spooled"
+	saidUp   = "profile delivery recovered"
 )
 
 // answers is a Pyroscope that answers as it is told.
@@ -108,7 +111,7 @@ func status(code int, text string, headers ...string) http.HandlerFunc {
 func hang(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 
 // delivering is a delivery from a spool in dir to the server. stop is called at the test's end if it was not.
-func delivering(t *testing.T, dir, url string) (*delivery, *syncBuffer) {
+func delivering(t *testing.T, dir, url string) (*Delivery, *syncBuffer) {
 	t.Helper()
 	out := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(out, nil))
@@ -123,16 +126,15 @@ func delivering(t *testing.T, dir, url string) (*delivery, *syncBuffer) {
 	return deliveringTo(t, client, queue, log), out
 }
 
-func deliveringTo(t *testing.T, c client, queue *spool.Spool, log *slog.Logger) *delivery {
+func deliveringTo(t *testing.T, c Client, queue *spool.Spool, log *slog.Logger) *Delivery {
 	t.Helper()
-	took, err := noop.Meter{}.Float64Histogram("took")
+	d, err := Start(Options{Spool: queue, Client: c, Meter: noop.Meter{}, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
-	d := startDelivery(queue, c, took, log)
 	t.Cleanup(func() {
 		d.cancel()
-		_ = d.stop(context.Background()) // of a delivery that has stopped it says nothing new
+		_ = d.Stop(context.Background()) // of a delivery that has stopped it says nothing new
 	})
 	return d
 }
@@ -144,7 +146,7 @@ func (f asked) Push(ctx context.Context, r record.Record) push.Result { return f
 func (f asked) Close()                                                {}
 
 // asking is a delivery from a spool in dir to f.
-func asking(t *testing.T, dir string, f asked) (*delivery, *syncBuffer) {
+func asking(t *testing.T, dir string, f asked) (*Delivery, *syncBuffer) {
 	t.Helper()
 	out := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(out, nil))
@@ -174,10 +176,10 @@ func aRecord(t *testing.T, i int) record.Record {
 	return record.Record{Meta: record.Meta{Service: "svc", Type: record.CPU, Start: start, End: start.Add(time.Second)}, Profile: b.Bytes()}
 }
 
-func put(t *testing.T, d *delivery, n int) {
+func put(t *testing.T, d *Delivery, n int) {
 	t.Helper()
 	for i := range n {
-		d.put(aRecord(t, i))
+		d.Put(aRecord(t, i))
 	}
 }
 
@@ -191,7 +193,7 @@ func until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-func events(d *delivery, e spool.Event) int { return d.spool.Stats().Sum(e).Items }
+func events(d *Delivery, e spool.Event) int { return d.spool.Stats().Sum(e).Items }
 
 func TestWhatBecomesOfARecord(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -214,7 +216,7 @@ func TestWhatBecomesOfARecord(t *testing.T) {
 			if n := d.spool.Stats().Counts[spool.Key{Event: spool.SetAside, Reason: tt.aside, Type: record.CPU}].Items; tt.aside != "" && n != 1 {
 				t.Errorf("%d set aside as %s, want 1", n, tt.aside)
 			}
-			if err := d.stop(t.Context()); err != nil {
+			if err := d.Stop(t.Context()); err != nil {
 				t.Error(err)
 			}
 			if files, _ := filepath.Glob(filepath.Join(dir, "set-aside", "*.pb.gz")); (len(files) == 1) != (tt.aside != "") {
@@ -258,7 +260,7 @@ func TestARecordIsSplitBelowTheServersLimits(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.Profile = b.Bytes()
-	d.put(r)
+	d.Put(r)
 	until(t, "the delivery", func() bool { return d.spool.Stats().Items == 0 })
 	if n := events(d, spool.Delivered); n < 2 {
 		t.Errorf("%d parts, want at least 2", n)
@@ -286,7 +288,7 @@ func TestSendersWorkAtOnce(t *testing.T) {
 
 func TestOneFailureHoldsUpNoOtherSender(t *testing.T) {
 	var n atomic.Int64
-	var sending atomic.Pointer[delivery]
+	var sending atomic.Pointer[Delivery]
 	var heldUp atomic.Bool
 	server := newAnswers(t, func(w http.ResponseWriter, r *http.Request) {
 		if d := sending.Load(); d != nil && d.down() != nil {
@@ -312,7 +314,7 @@ func TestAnOutageIsSaidOnceAndSoIsItsEnd(t *testing.T) {
 	d, log := delivering(t, t.TempDir(), server.URL)
 	put(t, d, 10)
 	until(t, "the outage", func() bool { return log.count(saidDown) > 0 })
-	if words := d.degraded(); len(words) != 1 || !strings.Contains(words[0], "503: no upstream") {
+	if words := d.Degraded(); len(words) != 1 || !strings.Contains(words[0], "503: no upstream") {
 		t.Errorf("degraded: %q", words)
 	}
 	server.set(accept)
@@ -326,7 +328,7 @@ func TestAnOutageIsSaidOnceAndSoIsItsEnd(t *testing.T) {
 	if log.count("profiles=10") != 1 {
 		t.Errorf("10 profiles were delivered since the outage began, the log says: %s", log.b.String())
 	}
-	if words := d.degraded(); words != nil {
+	if words := d.Degraded(); words != nil {
 		t.Errorf("degraded after the outage: %q", words)
 	}
 }
@@ -378,7 +380,7 @@ func TestStopSendsWhatIsSpooled(t *testing.T) {
 	})
 	d, _ := delivering(t, dir, server.URL)
 	put(t, d, 40)
-	if err := d.stop(t.Context()); err != nil {
+	if err := d.Stop(t.Context()); err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	if n := events(d, spool.Delivered); n != 40 {
@@ -391,8 +393,9 @@ func TestStopGivesUpAServerThatIsDown(t *testing.T) {
 	server := newAnswers(t, status(503, "no upstream"))
 	d, _ := delivering(t, dir, server.URL)
 	put(t, d, 5)
-	err := d.stop(t.Context()) // which has no deadline: it ends by itself
-	if want := fmt.Sprintf("5 profiles (%d bytes) are not delivered yet and wait in %s", d.spool.Stats().Bytes, filepath.Join(dir, "0")); err == nil || !strings.Contains(err.Error(), want) {
+	err := d.Stop(t.Context()) // which has no deadline: it ends by itself
+	want := fmt.Sprintf("5 profiles (%d bytes) are not delivered; they stay in %s", d.spool.Stats().Bytes, filepath.Join(dir, "0"))
+	if err == nil || !strings.Contains(err.Error(), want) {
 		t.Errorf("stop: %v, want %q", err, want)
 	}
 	server.set(accept)
@@ -409,7 +412,7 @@ func TestStopBreaksOffAServerThatNeverAnswers(t *testing.T) {
 	until(t, "sends under way", func() bool { return len(server.requests()) == senders })
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
-	err := d.stop(ctx)
+	err := d.Stop(ctx)
 	// A send ends with ctx or after 10 s: the time is generous and still tells one from the other.
 	if late := time.Since(deadline(t, ctx)); late > 5*time.Second {
 		t.Errorf("stop returned %v after its deadline", late)
@@ -444,7 +447,7 @@ func TestStopKeepsTryingWhatIsInMemoryAlone(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Second)
 	defer cancel()
-	err := d.stop(ctx)
+	err := d.Stop(ctx)
 	if ctx.Err() == nil {
 		t.Error("stop returned before its deadline")
 	}
@@ -512,13 +515,13 @@ func holdsUpNoOther(t *testing.T, answer push.Result) {
 			}
 			return taken
 		})
-		d.put(named(aRecord(t, 0), "big"))
+		d.Put(named(aRecord(t, 0), "big"))
 		const window = 15 * time.Second
 		sent := 0
 		for begun := time.Now(); time.Since(begun) < 30*time.Minute; time.Sleep(window) {
 			for range 5 {
 				sent++
-				d.put(aRecord(t, sent))
+				d.Put(aRecord(t, sent))
 			}
 			// The first refusals may be taken for a server that takes nothing; even then it is asked again.
 			time.Sleep(time.Second)
@@ -529,8 +532,8 @@ func holdsUpNoOther(t *testing.T, answer push.Result) {
 		if n := d.spool.Stats().Counts[spool.Key{Event: spool.SetAside, Reason: answer.Outcome.String(), Type: record.CPU}].Items; n != 1 || refused.Load() > 2*maxRefused {
 			t.Errorf("%d set aside after %d refusals, want one after %d or a few more", n, refused.Load(), maxRefused)
 		}
-		if log.count("20 times while others were taken, the last time with: "+answer.Reason) != 1 || log.count(saidDown) > 1 {
-			t.Errorf("the log has the server's words %d times, want once: %s", log.count("20 times while others were taken, the last time with: "+answer.Reason), log.b.String())
+		if n := log.count("20 times while others were accepted, the last time with: " + answer.Reason); n != 1 || log.count(saidDown) > 1 {
+			t.Errorf("the server's reason is logged %d times, want once: %s", n, log.b.String())
 		}
 	})
 }
@@ -545,7 +548,7 @@ func TestAServerThatRefusesEverythingIsWaitedFor(t *testing.T) {
 			return taken
 		})
 		for i := range 100 {
-			d.put(aRecord(t, i))
+			d.Put(aRecord(t, i))
 			time.Sleep(time.Minute)
 		}
 		open.Store(true)
@@ -557,51 +560,6 @@ func TestAServerThatRefusesEverythingIsWaitedFor(t *testing.T) {
 			t.Errorf("want the outage and its end once: %s", log.b.String())
 		}
 	})
-}
-
-func TestShutdownKeepsItsDeadline(t *testing.T) {
-	for name, answer := range map[string]asked{
-		"never answered": func(ctx context.Context, _ record.Record) push.Result {
-			<-ctx.Done()
-			return away
-		},
-		"cannot even be broken off": func(context.Context, record.Record) push.Result {
-			time.Sleep(time.Minute)
-			return away
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				dir := t.TempDir()
-				d, _ := asking(t, dir, answer)
-				const n = senders + 5
-				put(t, d, n)
-				a := &Agent{delivery: d, restore: func() {}, done: make(chan struct{})}
-				const patience, late = 5 * time.Second, 200 * time.Millisecond
-				ctx, cancel := context.WithTimeout(t.Context(), patience)
-				defer cancel()
-				begun := time.Now()
-				err := a.Shutdown(ctx)
-				if took := time.Since(begun); took < patience || took > patience+late {
-					t.Errorf("it took %v, want %v and at most %v more", took, patience, late)
-				}
-				if err == nil {
-					t.Error("no word of what is left")
-				}
-				<-a.done
-				queue, err := spool.Open(spool.Options{Dir: dir})
-				if err != nil {
-					t.Fatal(err)
-				}
-				if left := queue.Stats().Items; left != n {
-					t.Errorf("the next start finds %d profiles, want %d", left, n)
-				}
-				if err := queue.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-		})
-	}
 }
 
 func TestChangedLabelsAreSaidOnceAndCounted(t *testing.T) {
@@ -616,13 +574,13 @@ func TestChangedLabelsAreSaidOnceAndCounted(t *testing.T) {
 	d, log := asking(t, t.TempDir(), func(_ context.Context, r record.Record) push.Result {
 		return push.Result{Outcome: push.Accepted, Changes: changes[r.Labels["name"]]}
 	})
-	if err := d.changes.observe(provider.Meter("test")); err != nil {
+	if err := d.changes.observe(provider.Meter("test")); err != nil { // its other meter keeps nothing
 		t.Fatal(err)
 	}
 	n := 0
 	for name := range changes {
 		for range 3 {
-			d.put(named(aRecord(t, n), name))
+			d.Put(named(aRecord(t, n), name))
 			n++
 		}
 	}
@@ -643,7 +601,7 @@ func TestChangedLabelsAreSaidOnceAndCounted(t *testing.T) {
 		}
 		return maps.Equal(counts, want)
 	})
-	if all := log.count("this is said once"); all != len(labelChangeKinds) || log.count("span_name") != 1 {
+	if all := log.count("(logged once, counted in"); all != len(labelChangeKinds) || log.count("span_name") != 1 {
 		t.Errorf("said %d times, want %d: %s", all, len(labelChangeKinds), log.b.String())
 	}
 }
