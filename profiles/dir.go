@@ -234,7 +234,7 @@ func (d *Dir) hour(ctx context.Context, dir string, q Query, limit int) ([]Entry
 			damaged = append(damaged, Damaged{Path: file.entry.Path, Err: file.err})
 		default:
 			last = &file.entry
-			if q.match(file.entry.Meta) {
+			if q.Match(file.entry.Meta) {
 				entries = append(entries, file.entry)
 			}
 		}

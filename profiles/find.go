@@ -25,7 +25,7 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 		case errors.Is(err, fs.ErrNotExist): // it was removed since it was listed
 		case err != nil:
 			damaged = append(damaged, Damaged{Path: path, Err: err})
-		case q.match(e.Meta):
+		case q.Match(e.Meta):
 			entries = append(entries, e)
 		}
 	}

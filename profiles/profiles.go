@@ -58,12 +58,15 @@ type Query struct {
 	Labels   map[string]string // that a profile must have, with these values
 }
 
-// match tells whether the query chooses a profile.
-func (q Query) match(m record.Meta) bool {
-	if q.Service != "" && m.Service != q.Service || !q.mayMatch(m.Type, m.Start) {
+// Match reports whether the query chooses a profile.
+func (q Query) Match(m record.Meta) bool {
+	if q.Service != "" && m.Service != q.Service || len(q.Types) > 0 && !slices.Contains(q.Types, m.Type) {
 		return false
 	}
 	if !q.From.IsZero() && !m.End.After(q.From) && !m.Start.Equal(q.From) { // a window may be a moment
+		return false
+	}
+	if !q.To.IsZero() && !m.Start.Before(q.To) {
 		return false
 	}
 	for name, value := range q.Labels {
@@ -74,7 +77,8 @@ func (q Query) match(m record.Meta) bool {
 	return true
 }
 
-// mayMatch is the part of match that a file's name is enough for.
+// mayMatch reports whether the query can choose a saved profile with this in its name. A window that began more than an
+// hour before the query's time range is not found.
 func (q Query) mayMatch(t record.Type, start time.Time) bool {
 	if len(q.Types) > 0 && !slices.Contains(q.Types, t) {
 		return false

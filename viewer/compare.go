@@ -14,7 +14,6 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
-	"spanflame/internal/wallframe"
 	"spanflame/profiles"
 )
 
@@ -230,7 +229,7 @@ func meanRequest(ctx context.Context, from Source, sel Selection, p *profile.Pro
 	for _, sp := range requests {
 		took += float64(sp.Duration()) / float64(len(requests))
 	}
-	if value := sampleIndex(p); value >= 0 && took > 0 {
+	if value := profiles.DefaultSampleIndex(p); value >= 0 && took > 0 {
 		if all := sum(p, value); all > 0 {
 			p.Scale(took / float64(all))
 		}
@@ -338,7 +337,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 		if err != nil {
 			return nil, err
 		}
-		value, baseValue := sampleIndex(p), sampleIndex(base)
+		value, baseValue := profiles.DefaultSampleIndex(p), profiles.DefaultSampleIndex(base)
 		if value < 0 || baseValue < 0 {
 			return nil, missingProfile{"One of the profiles has no values."}
 		}
@@ -370,13 +369,5 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 	})
 }
 
-// sum is a profile's total, without what other goroutines did beside the time of a span.
-func sum(p *profile.Profile, value int) int64 {
-	var n int64
-	for _, s := range p.Sample {
-		if !hasFrame(s, wallframe.Others) {
-			n += s.Value[value]
-		}
-	}
-	return n
-}
+// sum is a profile's total, without the time of other goroutines that worked for a span.
+func sum(p *profile.Profile, value int) int64 { return profiles.Total(p, value, profiles.OwnTime) }

@@ -3,20 +3,19 @@ package viewer
 import (
 	"fmt"
 
-	"github.com/google/pprof/profile"
+	"spanflame/profiles"
 
-	"spanflame/internal/wallframe"
+	"github.com/google/pprof/profile"
 )
 
 // differenceTree is the stacks of two profiles, without what other goroutines did beside the time of a span. It is nil
 // where there are none.
 func differenceTree(p, base *profile.Profile, scale, baseScale float64) *node {
-	value, baseValue := sampleIndex(p), sampleIndex(base)
+	value, baseValue := profiles.DefaultSampleIndex(p), profiles.DefaultSampleIndex(base)
 	if value < 0 || baseValue < 0 {
 		return nil
 	}
-	own := func(s *profile.Sample) bool { return !hasFrame(s, wallframe.Others) }
-	after, before := newTree(p, value, own), newTree(base, baseValue, own)
+	after, before := newTree(p, value, profiles.OwnTime), newTree(base, baseValue, profiles.OwnTime)
 	root := join(after, before, scale, baseScale)
 	root.cut = after.cut || before.cut
 	if root.total == 0 {

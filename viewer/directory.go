@@ -342,7 +342,11 @@ func (d *Directory) inUse(e profiles.Entry) (int64, bool) {
 		}
 		return 0, false
 	}
-	return total(w.Profile, "inuse_space"), true
+	inUse := profiles.SampleIndex(w.Profile, "inuse_space")
+	if inUse < 0 {
+		return 0, true
+	}
+	return profiles.Total(w.Profile, inUse, nil), true
 }
 
 // one is the first of the files in order.
@@ -361,17 +365,4 @@ func spread[T any](all []T, n int) []T {
 		some = append(some, all[i*(len(all)-1)/(n-1)])
 	}
 	return some
-}
-
-// total is the sum of a profile's values of one type.
-func total(p *profile.Profile, valueType string) int64 {
-	i := slices.IndexFunc(p.SampleType, func(t *profile.ValueType) bool { return t.Type == valueType })
-	if i < 0 {
-		return 0
-	}
-	var sum int64
-	for _, s := range p.Sample {
-		sum += s.Value[i]
-	}
-	return sum
 }

@@ -13,6 +13,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/wallframe"
+	"spanflame/profiles"
 )
 
 // Bounds of a flame graph that is drawn: what is beyond them is left to pprof's own pages.
@@ -109,18 +110,6 @@ type node struct {
 
 	cut           bool  // of a root: stacks below it are not whole
 	before, after int64 // of both sides, in the tree of a difference, whose total is how wide it is
-}
-
-// hasFrame tells whether a stack has a frame of that name.
-func hasFrame(s *profile.Sample, name string) bool {
-	for _, l := range s.Location {
-		for _, line := range l.Line {
-			if functionName(line) == name {
-				return true
-			}
-		}
-	}
-	return false
 }
 
 // newTree merges the stacks of a profile that are kept. Stacks deeper than maxFlameDepth are cut, and so are those that
@@ -254,20 +243,20 @@ type topFunction struct {
 // frame is at zoomPath and its index.
 func newFlame(p *profile.Profile, zoomPath string, zoom int) flame {
 	f := flame{ID: "flame", Label: "Flame graph: each frame is a link that zooms to it"}
-	f.fill(p, zoomPath, zoom, func(s *profile.Sample) bool { return !hasFrame(s, wallframe.Others) })
+	f.fill(p, zoomPath, zoom, profiles.OwnTime)
 	return f
 }
 
 // newOthers lays out the time of other goroutines that worked for the span, which is beside its own.
 func newOthers(p *profile.Profile) flame {
 	f := flame{Label: "Flame graph of other goroutines"}
-	f.fill(p, "", 0, func(s *profile.Sample) bool { return hasFrame(s, wallframe.Others) })
+	f.fill(p, "", 0, func(s *profile.Sample) bool { return !profiles.OwnTime(s) })
 	return f
 }
 
 // fill takes in those samples of a profile that keep wants.
 func (f *flame) fill(p *profile.Profile, zoomPath string, zoom int, keep func(*profile.Sample) bool) {
-	value := sampleIndex(p)
+	value := profiles.DefaultSampleIndex(p)
 	if value < 0 {
 		return
 	}

@@ -149,7 +149,7 @@ func (l *looseFiles) List(ctx context.Context, q profiles.Query) ([]profiles.Ent
 	for path, f := range l.files {
 		if f.err != nil {
 			damaged = append(damaged, profiles.Damaged{Path: path, Err: f.err})
-		} else if chooses(q, f.entry.Meta) {
+		} else if withoutScope(q, f.entry.Meta).Match(f.entry.Meta) {
 			entries = append(entries, f.entry)
 		}
 	}
@@ -159,22 +159,14 @@ func (l *looseFiles) List(ctx context.Context, q profiles.Query) ([]profiles.Ent
 	return entries, damaged, nil
 }
 
-// chooses tells whether a query is for a profile. Only the wall-clock profiles of agents say of which spans they are:
-// those of others are of requests.
-func chooses(q profiles.Query, m record.Meta) bool {
-	if q.Service != "" && q.Service != m.Service || len(q.Types) > 0 && !slices.Contains(q.Types, m.Type) {
-		return false
+// withoutScope is the query for a profile. Only the wall-clock profiles of agents say of which spans they are: all others
+// are searched as those of requests.
+func withoutScope(q profiles.Query, m record.Meta) profiles.Query {
+	if _, ok := m.Labels[scopeLabel]; !ok {
+		q.Labels = maps.Clone(q.Labels)
+		delete(q.Labels, scopeLabel)
 	}
-	if !q.From.IsZero() && !m.End.After(q.From) && !m.Start.Equal(q.From) || !q.To.IsZero() && !m.Start.Before(q.To) {
-		return false
-	}
-	for name, value := range q.Labels {
-		have, ok := m.Labels[name]
-		if ok && have != value || !ok && name != scopeLabel {
-			return false
-		}
-	}
-	return true
+	return q
 }
 
 // Services is of lister.

@@ -233,7 +233,7 @@ func TestLooseFilesChange(t *testing.T) {
 	})
 }
 
-func TestChooses(t *testing.T) {
+func TestForeignScope(t *testing.T) {
 	m := record.Meta{Service: "s", Type: record.Wall, Start: began, End: began.Add(time.Minute), Labels: map[string]string{versionLabel: "1"}}
 	scoped := m
 	scoped.Labels = map[string]string{versionLabel: "1", scopeLabel: "child"}
@@ -255,7 +255,7 @@ func TestChooses(t *testing.T) {
 		"earlier":             {profiles.Query{To: began}, m, false},
 		"its time":            {profiles.Query{From: began.Add(time.Second), To: began.Add(2 * time.Second)}, m, true},
 	} {
-		if got := chooses(tt.q, tt.m); got != tt.want {
+		if got := withoutScope(tt.q, tt.m).Match(tt.m); got != tt.want {
 			t.Errorf("%s: %v, want %v", name, got, tt.want)
 		}
 	}

@@ -15,7 +15,6 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
-	"spanflame/internal/wallframe"
 	"spanflame/profiles"
 )
 
@@ -238,9 +237,10 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	if err == nil && err2 == nil {
 		one, oneMedian := 1/float64(len(b.slow)), 1/float64(len(b.median))
 		page.Changes = changes(slow, median, one, oneMedian)
-		value := sampleIndex(slow)
+		value := profiles.DefaultSampleIndex(slow)
 		unit := slow.SampleType[value].Unit
-		page.SlowMean, page.MedianMean = amount(scaled(sum(slow, value), one), unit), amount(scaled(sum(median, sampleIndex(median)), oneMedian), unit)
+		page.SlowMean = amount(scaled(sum(slow, value), one), unit)
+		page.MedianMean = amount(scaled(sum(median, profiles.DefaultSampleIndex(median)), oneMedian), unit)
 		page.Difference = newDifference(differenceTree(slow, median, one, oneMedian), unit, "/name?"+with(page.Part).Encode()+"&dframe=", differenceZoom)
 	} else {
 		page.DifferencePath = ""
@@ -311,10 +311,10 @@ type change struct {
 func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 	type place struct{ function, in, state string }
 	sums := func(p *profile.Profile, scale float64) map[place]float64 {
-		value := sampleIndex(p)
+		value := profiles.DefaultSampleIndex(p)
 		of := make(map[place]float64)
 		for _, s := range p.Sample {
-			if hasFrame(s, wallframe.Others) {
+			if !profiles.OwnTime(s) {
 				continue // beside the time of the spans
 			}
 			var at place
@@ -336,7 +336,7 @@ func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 	}
 	after, before := sums(p, scale), sums(base, baseScale)
 	var all []change
-	unit := p.SampleType[sampleIndex(p)].Unit
+	unit := p.SampleType[profiles.DefaultSampleIndex(p)].Unit
 	most := 0.0
 	seen := make(map[place]bool)
 	for _, m := range []map[place]float64{after, before} {

@@ -259,7 +259,7 @@ func (s *Servers) Profile(ctx context.Context, sel Selection) (*profile.Profile,
 	var parts []*profile.Profile
 	err := daily(from, to, func(from, to time.Time) error {
 		p, err := ask(from, to)
-		if err == nil && len(p.Sample) > 0 && sampleIndex(p) >= 0 {
+		if err == nil && len(p.Sample) > 0 && profiles.DefaultSampleIndex(p) >= 0 {
 			parts = append(parts, p)
 		}
 		return err
@@ -288,7 +288,7 @@ func (s *Servers) oneWindow(ctx context.Context, p *profile.Profile, sel Selecti
 	if err != nil {
 		return err
 	}
-	if whole, one := sum(p, sampleIndex(p)), meanOf(windows); whole > 0 && one > 0 {
+	if whole, one := sum(p, profiles.DefaultSampleIndex(p)), meanOf(windows); whole > 0 && one > 0 {
 		p.Scale(one / float64(whole))
 	}
 	return nil

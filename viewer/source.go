@@ -202,11 +202,3 @@ func spanSelection(s traces.Span, t record.Type) Selection {
 
 // gauge tells whether profiles of a type are of a moment: those of several moments are not to be added up.
 func gauge(t record.Type) bool { return t == record.Memory || t == record.Goroutine }
-
-// sampleIndex is which of a profile's values the pages show: its default, else the last, as in pprof.
-func sampleIndex(p *profile.Profile) int {
-	if i := slices.IndexFunc(p.SampleType, func(t *profile.ValueType) bool { return t.Type == p.DefaultSampleType }); i >= 0 {
-		return i
-	}
-	return len(p.SampleType) - 1
-}

@@ -313,7 +313,7 @@ func (s *server) load(ctx context.Context, from Source, sel Selection) (*profile
 		if err != nil {
 			return nil, err
 		}
-		if sampleIndex(p) < 0 || len(p.Sample) == 0 {
+		if profiles.DefaultSampleIndex(p) < 0 || len(p.Sample) == 0 {
 			return nil, profiles.ErrNone
 		}
 		if light(p) {

@@ -3,11 +3,8 @@ package demo
 import (
 	"context"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
-
-	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
 	"spanflame/profiles"
@@ -61,7 +58,7 @@ func (b *backend) held(ctx context.Context, at viewer.MemoryPoint) (map[string]i
 	if err != nil {
 		return nil, err
 	}
-	value := slices.IndexFunc(p.SampleType, func(t *profile.ValueType) bool { return t.Type == "inuse_space" })
+	value := profiles.SampleIndex(p, "inuse_space")
 	if value < 0 {
 		return nil, fmt.Errorf("a memory profile of the %s has no inuse_space", storefront)
 	}

@@ -106,29 +106,13 @@ func (b *backend) spent(ctx context.Context, m mistake, from, to time.Time) (tim
 	if err != nil {
 		return 0, err
 	}
-	value := slices.IndexFunc(p.SampleType, func(t *profile.ValueType) bool { return t.Type == m.sample })
+	value := profiles.SampleIndex(p, m.sample)
 	if value < 0 {
 		return 0, fmt.Errorf("a %s profile of the %s has no %s", m.profile, storefront, m.sample)
 	}
-	var ns int64
-	for _, s := range p.Sample {
-		if calls(s, m.function) && (m.within == "" || calls(s, m.within)) {
-			ns += s.Value[value]
-		}
-	}
-	return time.Duration(ns), nil
-}
-
-// calls tells whether a function is in a sample's stack.
-func calls(s *profile.Sample, function string) bool {
-	for _, l := range s.Location {
-		for _, line := range l.Line {
-			if line.Function != nil && line.Function.Name == function {
-				return true
-			}
-		}
-	}
-	return false
+	return time.Duration(profiles.Total(p, value, func(s *profile.Sample) bool {
+		return profiles.Calls(s, m.function) && (m.within == "" || profiles.Calls(s, m.within))
+	})), nil
 }
 
 // eventually asks until there is an answer other than ErrNone, for as long as what was sent last may take to

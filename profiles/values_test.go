@@ -1,0 +1,43 @@
+package profiles
+
+import (
+	"testing"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/wallframe"
+)
+
+func TestValues(t *testing.T) {
+	function := func(id uint64, name string) *profile.Location {
+		return &profile.Location{ID: id, Line: []profile.Line{{Function: &profile.Function{ID: id, Name: name}}}}
+	}
+	p := &profile.Profile{
+		SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}},
+		Sample: []*profile.Sample{
+			{Value: []int64{1, 10}, Location: []*profile.Location{function(1, "main.work"), {ID: 9}}},
+			{Value: []int64{2, -3}, Location: []*profile.Location{function(2, "main.wait"), function(3, wallframe.Others)}},
+		},
+	}
+	for name, want := range map[string]int{"samples": 0, "cpu": 1, "wall": -1, "": -1} {
+		if got := SampleIndex(p, name); got != want {
+			t.Errorf("index of %q: %d, want %d", name, got, want)
+		}
+	}
+	if got := DefaultSampleIndex(p); got != 1 {
+		t.Errorf("without a default the index is %d, want that of the last", got)
+	}
+	p.DefaultSampleType = "samples"
+	if got := DefaultSampleIndex(p); got != 0 {
+		t.Errorf("the default's index is %d, want 0", got)
+	}
+	if got := DefaultSampleIndex(&profile.Profile{}); got != -1 {
+		t.Errorf("of no values the index is %d, want -1", got)
+	}
+	if all, own := Total(p, 1, nil), Total(p, 1, OwnTime); all != 7 || own != 10 {
+		t.Errorf("totals %d and %d, want 7 and, without other goroutines, 10", all, own)
+	}
+	if s := p.Sample[0]; !Calls(s, "main.work") || Calls(s, "main.wait") || Calls(s, "") {
+		t.Error("functions of a stack were not told from others")
+	}
+}
