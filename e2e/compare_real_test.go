@@ -12,10 +12,10 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 
 	"spanflame/internal/record"
-	"spanflame/internal/shop"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
 	"spanflame/workload/load"
+	"spanflame/workload/processes"
 )
 
 const (
@@ -103,7 +103,7 @@ func recordShop(t *testing.T, length time.Duration) (saved string) {
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
 		t.Fatalf("build spanflame: %v\n%s", err, out)
 	}
-	s, err := shop.Start(t.Context(), shop.Options{Binary: binary, Dir: dir, Env: []string{
+	s, err := processes.Start(t.Context(), processes.Options{Binary: binary, Dir: dir, Env: []string{
 		"SPANFLAME_DIR=" + saved,
 		"PYROSCOPE_UPLOAD_INTERVAL=1s",
 		"SPANFLAME_MUTEX_PROFILE_FRACTION=1",

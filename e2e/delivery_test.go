@@ -24,8 +24,8 @@ import (
 
 	"spanflame/e2e/faultproxy"
 	"spanflame/internal/query"
-	"spanflame/internal/shop"
 	"spanflame/stack/servers"
+	"spanflame/workload/processes"
 )
 
 // outageFor is how long the server is away, unless the variable SPANFLAME_OUTAGE says otherwise.
@@ -179,7 +179,7 @@ func durationFromEnv(t *testing.T, name string, otherwise time.Duration) time.Du
 type metrics []string
 
 // scrape reads a service's metrics.
-func scrape(t *testing.T, s *shop.Service) metrics {
+func scrape(t *testing.T, s *processes.Service) metrics {
 	t.Helper()
 	status, _, body := request(t, http.MethodGet, s.Admin+"/metrics")
 	if status != http.StatusOK {
@@ -224,7 +224,7 @@ const (
 )
 
 // logged are the lines of a service's log whose message begins so.
-func logged(t *testing.T, s *shop.Service, message string) (found []map[string]any) {
+func logged(t *testing.T, s *processes.Service, message string) (found []map[string]any) {
 	t.Helper()
 	lines, err := s.Log()
 	if err != nil {
@@ -243,7 +243,7 @@ var windowTypes = []string{"block", "goroutines", "memory", "mutex", "process_cp
 
 // harmed is a shop whose agents send through a fault proxy of their own, with windows of one second.
 type harmed struct {
-	*shop.Shop
+	*processes.Workload
 	proxy    *faultproxy.Proxy
 	scenario string // value of the label that tells its series from the others'
 	dir      string
@@ -267,9 +267,9 @@ func startHarmed(t *testing.T, scenario, server string) *harmed {
 // start starts the shop, on the spools that an earlier one has left.
 func (h *harmed) start(t *testing.T) {
 	t.Helper()
-	h.later = h.Shop != nil
+	h.later = h.Workload != nil
 	var err error
-	if h.Shop, err = shop.Start(t.Context(), shop.Options{Binary: w.binary, Dir: h.dir, Env: h.env}); err != nil {
+	if h.Workload, err = processes.Start(t.Context(), processes.Options{Binary: w.binary, Dir: h.dir, Env: h.env}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -282,7 +282,7 @@ func (h *harmed) kill(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if err := noRace(h.Shop); err != nil {
+	if err := noRace(h.Workload); err != nil {
 		t.Error(err)
 	}
 }
@@ -300,7 +300,9 @@ func (h *harmed) stop(t *testing.T) {
 	}
 }
 
-func (h *harmed) services() []*shop.Service { return []*shop.Service{h.Storefront, h.Inventory} }
+func (h *harmed) services() []*processes.Service {
+	return []*processes.Service{h.Storefront, h.Inventory}
+}
 
 // spool is the directory of a service's slot.
 func (h *harmed) spool(service string) string { return filepath.Join(h.dir, "spool-"+service, "0") }

@@ -14,7 +14,7 @@ import (
 	"time"
 
 	"spanflame/internal/query"
-	"spanflame/internal/shop"
+	"spanflame/workload/processes"
 )
 
 // TestSlowTraceOpensOntoItsFlameGraph is the main job: the slowest trace, found by a search as a user finds
@@ -127,7 +127,7 @@ func TestLogLineCarriesTheTrace(t *testing.T) {
 	}
 }
 
-func requestLines(t *testing.T, s *shop.Service, traceID string) []map[string]any {
+func requestLines(t *testing.T, s *processes.Service, traceID string) []map[string]any {
 	t.Helper()
 	var lines []map[string]any
 	eventually(t, "the log line of "+s.Name, func() error {

@@ -14,8 +14,8 @@ import (
 	"time"
 
 	"spanflame/internal/query"
-	"spanflame/internal/shop"
 	"spanflame/stack/servers"
+	"spanflame/workload/processes"
 )
 
 // window is the length of the services' profiles here.
@@ -29,7 +29,7 @@ type world struct {
 	dir       string
 	binary    string // spanflame, built with the race detector
 	stack     *servers.Stack
-	shop      *shop.Shop
+	shop      *processes.Workload
 	tempo     *query.Tempo
 	pyroscope *query.Pyroscope
 }
@@ -76,12 +76,12 @@ func run(m *testing.M) (code int, err error) {
 }
 
 // startShop starts both services, with a directory of their own and agents that send to the servers.
-func startShop(ctx context.Context, name string, env ...string) (*shop.Shop, error) {
+func startShop(ctx context.Context, name string, env ...string) (*processes.Workload, error) {
 	dir := filepath.Join(w.dir, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
 	}
-	return shop.Start(ctx, shop.Options{Binary: w.binary, Dir: dir, Env: append([]string{
+	return processes.Start(ctx, processes.Options{Binary: w.binary, Dir: dir, Env: append([]string{
 		"PYROSCOPE_SERVER_ADDRESS=" + w.stack.Pyroscope().URL,
 		"PYROSCOPE_UPLOAD_INTERVAL=" + window.String(),
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces",
@@ -92,8 +92,8 @@ func startShop(ctx context.Context, name string, env ...string) (*shop.Shop, err
 }
 
 // noRace fails if a service's race detector had something to say.
-func noRace(s *shop.Shop) error {
-	for _, service := range []*shop.Service{s.Storefront, s.Inventory} {
+func noRace(s *processes.Workload) error {
+	for _, service := range []*processes.Service{s.Storefront, s.Inventory} {
 		b, err := os.ReadFile(service.LogFile)
 		if err != nil {
 			return err

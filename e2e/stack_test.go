@@ -14,8 +14,8 @@ import (
 	"testing"
 	"time"
 
-	"spanflame/internal/shop"
 	"spanflame/stack/servers"
+	"spanflame/workload/processes"
 )
 
 // loadFor is how long the shop is under load before anything is asked for.
@@ -25,7 +25,7 @@ const loadFor = time.Minute
 type native struct {
 	*pipeline
 	stack *servers.Stack
-	shop  *shop.Shop
+	shop  *processes.Workload
 }
 
 // TestStack puts a shop under load on the whole pipeline, all servers by the configuration that

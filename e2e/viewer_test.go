@@ -29,14 +29,14 @@ import (
 
 	"spanflame/internal/query"
 	"spanflame/internal/record"
-	"spanflame/internal/shop"
 	"spanflame/viewer"
+	"spanflame/workload/processes"
 )
 
 // viewed is a shop that saves what it sends: its pages can be had from the directory and from the servers.
 type viewed struct {
 	dir               string
-	shop              *shop.Shop
+	shop              *processes.Workload
 	directory         string // URL of the pages over the directory
 	servers           string // URL of the pages over Tempo and Pyroscope
 	local, remote     viewer.Source

@@ -8,7 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"spanflame/internal/demo"
+	"spanflame/cmd/spanflame/demo"
 )
 
 // interruptedCode is the exit code of a program that Ctrl-C ended, as shells have it: 128 and SIGINT's number.

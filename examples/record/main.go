@@ -23,9 +23,9 @@ import (
 	"time"
 
 	"spanflame/internal/record"
-	"spanflame/internal/shop"
 	"spanflame/profiles"
 	"spanflame/workload/load"
+	"spanflame/workload/processes"
 )
 
 const (
@@ -147,7 +147,7 @@ func (s side) record(ctx context.Context, binary, temp, set string, notes io.Wri
 		return err
 	}
 	saved := filepath.Join(dir, "saved")
-	running, err := shop.Start(ctx, shop.Options{Binary: binary, Dir: dir, Env: append(slices.Clip(settings),
+	running, err := processes.Start(ctx, processes.Options{Binary: binary, Dir: dir, Env: append(slices.Clip(settings),
 		"SPANFLAME_DIR="+saved, "OTEL_METRICS_EXPORTER=none", "OTEL_LOGS_EXPORTER=none",
 		"OTEL_RESOURCE_ATTRIBUTES=service.version="+s.version+",service.instance.id=1")})
 	if err != nil {
@@ -166,7 +166,7 @@ func (s side) record(ctx context.Context, binary, temp, set string, notes io.Wri
 }
 
 // drive sends the load, and returns from when on windows are kept.
-func (s side) drive(ctx context.Context, running *shop.Shop, mix load.Mix) (from time.Time, report load.Report, err error) {
+func (s side) drive(ctx context.Context, running *processes.Workload, mix load.Mix) (from time.Time, report load.Report, err error) {
 	if s.fault != "" {
 		if err := switchOn(ctx, running.Storefront.URL+"/faults/"+s.fault); err != nil {
 			return from, report, err

@@ -31,8 +31,6 @@ var rules = []rule{
 	{"internal/wallframe", nil, "it is the leaf that writers and readers of wall-clock profiles share"},
 	{"internal/traces", nil, "it is the leaf that writers and readers of spans share"},
 	{"internal/query", []string{"internal/traces"}, "it reads servers, whoever filled them"},
-	{"internal/shop", []string{"internal/child"}, "it runs the program as its user does"},
-	{"internal/demo", []string{"internal/record", "internal/shop", "internal/traces", "profiles", "stack/servers", "viewer", "workload/load"}, "it shows what a user sees: programs, servers and pages, not the agent"},
 	{"agent", []string{"internal/record"}, "a host service pays only for the agent, not for readers of profiles, pages or the demo"},
 	{"agent/internal/capture", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
 	{"agent/internal/wall", []string{"internal/record", "internal/wallframe"}, "capturing knows no disk and no network, so that neither can hold it up"},
@@ -47,14 +45,17 @@ var rules = []rule{
 	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"}, "traces, metrics and logs do not depend on profiles"},
 	{"agent/internal/admin", nil, "it shows what it is given"},
 	{"profiles", []string{"internal/record", "internal/wallframe"}, "saved profiles are files: neither a server nor the agent that wrote them"},
-	{"examples", []string{"internal/record", "internal/shop", "profiles", "workload/load"}, "it records what the shop does, as its user runs it"},
+	{"examples", []string{"internal/record", "profiles", "workload/load", "workload/processes"}, "it records what the workload does, as its user runs it"},
 	{"profiles/input", []string{"internal/query", "internal/record", "profiles"}, "it is where saved profiles meet the network, so that the others need not"},
 	{"viewer", []string{"internal/query", "internal/record", "internal/traces", "internal/wallframe", "profiles", "profiles/compare", "profiles/leaks"}, "it reads what is there, from a directory or from servers"},
 	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},
+	{"workload/processes", []string{"internal/child"}, "it runs the program as its user does"},
 	{"stack", []string{"internal/child"}, "the servers know nothing of their clients"},
 	{"deploy", nil, "it is configuration, and the check of it"},
-	{"cmd", []string{"agent", "internal/demo", "internal/record", "profiles", "profiles/compare", "profiles/input", "profiles/leaks", "viewer", "workload", "workload/load"}, "the command wires packages and decides nothing"},
-	{"e2e", []string{"internal/shop", "stack/servers"}, "it sees what a user sees: programs and servers, not packages"},
+	{"cmd", []string{"agent", "internal/record", "profiles", "profiles/compare", "profiles/input", "profiles/leaks", "viewer", "workload", "workload/load"}, "the command wires packages and decides nothing"},
+	{"cmd/spanflame/demo", []string{"internal/record", "internal/traces", "profiles", "stack/servers", "viewer", "workload/load", "workload/processes"},
+		"it shows what a user sees: programs, servers and pages, not the agent"},
+	{"e2e", []string{"stack/servers", "workload/processes"}, "it sees what a user sees: programs and servers, not packages"},
 }
 
 // banned are imports from outside this module, by their prefix.
@@ -80,7 +81,7 @@ var tested = []rule{
 	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
 	{"agent", []string{"internal/traces"}, "what the agent saves is read back"},
 	{"profiles/input", []string{"profiles/internal/bomb"}, "a bomb comes over the network as well"},
-	{"e2e", []string{"agent", "internal/child", "internal/query", "internal/record", "internal/traces", "profiles", "viewer", "profiles/compare", "profiles/input", "workload/load"}, "an engine is a child process, spans of every kind are made in the test's own process, and what the shop saved and sent is compared"},
+	{"e2e", []string{"agent", "internal/child", "internal/query", "internal/record", "internal/traces", "profiles", "viewer", "profiles/compare", "profiles/input", "workload/load"}, "an engine is a child process, spans of every kind are made in the test's own process, and what the workload saved and sent is compared"},
 }
 
 // pkg is what `go list -json` says of a package.
@@ -191,6 +192,18 @@ func TestRulesNameTheirPackages(t *testing.T) {
 	}
 }
 
+// TestInternalHoldsLeavesOnly checks the rules themselves, so that no row can allow what the plan forbids: packages
+// below internal/ import nothing above internal/, in their tests either.
+func TestInternalHoldsLeavesOnly(t *testing.T) {
+	for _, r := range slices.Concat(rules, tested) {
+		for _, imported := range r.may {
+			if within(r.pkg, "internal") && !within(imported, "internal") {
+				t.Errorf("the rule for %s allows %s, which is above internal/: move the package to its user instead", r.pkg, imported)
+			}
+		}
+	}
+}
+
 func TestViolations(t *testing.T) {
 	for _, tt := range []struct {
 		pkg, imports string
@@ -202,6 +215,9 @@ func TestViolations(t *testing.T) {
 		{"agent/internal/capture", "spanflame/agent/internal/spool", false},
 		{"agent/internal/spool", "net/http/httptrace", false},
 		{"workload/load", "spanflame/agent", false},
+		{"internal/query", "spanflame/internal/traces", true},
+		{"internal/query", "spanflame/profiles", false},
+		{"cmd/spanflame/demo", "spanflame/agent", false},
 		{"workload", "go.opentelemetry.io/otel/sdk/trace", false},
 		{"workload", "go.opentelemetry.io/otel/trace", true},
 		{"cmd/spanflame", "spanflame/agent", true},

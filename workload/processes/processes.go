@@ -1,6 +1,7 @@
-// Package shop runs the demo shop as its user does, each service a process of its own. The demo, the
-// end-to-end tests and examples/record use it.
-package shop
+// Package processes runs the two services of the workload as a user does, each in its own process. The demo, the
+// end-to-end tests and the recorder of the example profiles use it. It is not for running other programs: see
+// internal/child.
+package processes
 
 import (
 	"bufio"
@@ -17,14 +18,14 @@ import (
 	"spanflame/internal/child"
 )
 
-// Options say how the shop runs.
+// Options configure Start.
 type Options struct {
-	Binary string   // the spanflame program
-	Dir    string   // of the services' logs, database and spools
-	Env    []string // NAME=value, for both services, beside PATH and HOME
+	Binary string   // path of the spanflame program
+	Dir    string   // holds the logs, the database and the spools of the services
+	Env    []string // NAME=value, for both services, in addition to PATH and HOME
 }
 
-// Service is a running service of the shop.
+// Service is a running service of the workload.
 type Service struct {
 	Name    string
 	URL     string // of its HTTP API
@@ -34,15 +35,15 @@ type Service struct {
 	process *child.Process
 }
 
-// Shop is both services. Stop ends it.
-type Shop struct {
+// Workload is both services. Stop ends it.
+type Workload struct {
 	Storefront, Inventory *Service
 }
 
 // Start starts both services on free ports and waits until they listen. When it fails nothing is left
 // running, and the error carries the last lines of the service that failed.
-func Start(ctx context.Context, o Options) (*Shop, error) {
-	s := &Shop{}
+func Start(ctx context.Context, o Options) (*Workload, error) {
+	s := &Workload{}
 	var err error
 	if s.Inventory, err = startService(ctx, o, "inventory"); err != nil {
 		return nil, err
@@ -56,7 +57,7 @@ func Start(ctx context.Context, o Options) (*Shop, error) {
 }
 
 // Stop ends both services as an orchestrator would, the one that calls first.
-func (s *Shop) Stop(ctx context.Context) error {
+func (s *Workload) Stop(ctx context.Context) error {
 	return errors.Join(s.Storefront.Stop(ctx), s.Inventory.Stop(ctx))
 }
 

@@ -1,4 +1,4 @@
-package shop
+package processes
 
 import (
 	"context"
@@ -19,7 +19,7 @@ import (
 var binary string
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "spanflame-shop-")
+	dir, err := os.MkdirTemp("", "spanflame-processes-")
 	if err == nil {
 		binary = filepath.Join(dir, "spanflame")
 		var out []byte
@@ -40,7 +40,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// options are of a shop that keeps everything below one directory.
+// options returns options for a workload that keeps everything below one directory.
 func options(dir string, env ...string) Options {
 	return Options{Binary: binary, Dir: dir, Env: append(env, "SPANFLAME_DIR="+filepath.Join(dir, "saved"))}
 }

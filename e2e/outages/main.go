@@ -1,9 +1,9 @@
-// Command compare runs spanflame and plain pyroscope-go side by side through the same outages and prints, as
+// Command outages runs spanflame and plain pyroscope-go side by side through the same outages and prints, as
 // a table, how many profiles each took and how many of them the server has. The figures of docs/delivery.md
 // are its. It starts a real Pyroscope and needs nothing else:
 //
-//	go run ./e2e/compare
-//	go run ./e2e/compare -outage 2m -only killed
+//	go run ./e2e/outages
+//	go run ./e2e/outages -outage 2m -only killed
 //
 // It measures; the tests beside it are what fails when a profile is lost.
 package main
@@ -25,8 +25,8 @@ import (
 	"time"
 
 	"spanflame/e2e/faultproxy"
-	"spanflame/internal/shop"
 	"spanflame/stack/servers"
+	"spanflame/workload/processes"
 )
 
 func main() {
@@ -39,10 +39,10 @@ func main() {
 	if flag.Arg(0) == "plain" {
 		err = plain(ctx, flag.Arg(1))
 	} else {
-		err = compare(ctx, *outage, *only)
+		err = measure(ctx, *outage, *only)
 	}
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "compare:", err)
+		fmt.Fprintln(os.Stderr, "outages:", err)
 		os.Exit(1)
 	}
 }
@@ -74,8 +74,8 @@ var rows = []row{
 // calm is how long nothing is wrong before a fault, and afterwards.
 const calm = 5 * time.Second
 
-func compare(ctx context.Context, outage time.Duration, only string) (err error) {
-	dir, err := os.MkdirTemp("", "spanflame-compare-")
+func measure(ctx context.Context, outage time.Duration, only string) (err error) {
+	dir, err := os.MkdirTemp("", "spanflame-outages-")
 	if err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func load(clients []client, d time.Duration) {
 // spanflameClient is the demo shop.
 type spanflameClient struct {
 	binary, dir string
-	shop        *shop.Shop
+	shop        *processes.Workload
 	proxy       *faultproxy.Proxy
 	taken       int
 }
@@ -195,7 +195,7 @@ type spanflameClient struct {
 func (c *spanflameClient) behind(p *faultproxy.Proxy) { c.proxy = p }
 
 func (c *spanflameClient) start(ctx context.Context, url string) (err error) {
-	c.shop, err = shop.Start(ctx, shop.Options{Binary: c.binary, Dir: c.dir, Env: []string{
+	c.shop, err = processes.Start(ctx, processes.Options{Binary: c.binary, Dir: c.dir, Env: []string{
 		"PYROSCOPE_SERVER_ADDRESS=" + url, "PYROSCOPE_UPLOAD_INTERVAL=1s", "SPANFLAME_SLOW_SPAN=off",
 	}})
 	return err
@@ -211,8 +211,8 @@ func (c *spanflameClient) load() {
 }
 
 // each ends one service after the other, and adds what each has taken by its own counters.
-func (c *spanflameClient) each(end func(*shop.Service) error) error {
-	for _, s := range []*shop.Service{c.shop.Storefront, c.shop.Inventory} {
+func (c *spanflameClient) each(end func(*processes.Service) error) error {
+	for _, s := range []*processes.Service{c.shop.Storefront, c.shop.Inventory} {
 		// Windows end with the second: in the middle of one nothing is being counted.
 		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1500 * time.Millisecond)))
 		n, err := captured(s)
@@ -228,7 +228,7 @@ func (c *spanflameClient) each(end func(*shop.Service) error) error {
 }
 
 // captured is how many profiles a service has taken.
-func captured(s *shop.Service) (sum int, err error) {
+func captured(s *processes.Service) (sum int, err error) {
 	resp, err := http.Get(s.Admin + "/metrics")
 	if err != nil {
 		return 0, err
@@ -250,13 +250,13 @@ func captured(s *shop.Service) (sum int, err error) {
 	return sum, nil
 }
 
-func (c *spanflameClient) kill() error { return c.each((*shop.Service).Kill) }
+func (c *spanflameClient) kill() error { return c.each((*processes.Service).Kill) }
 
 // stop ends the services, and starts them again as long as they have something left.
 func (c *spanflameClient) stop(ctx context.Context) error {
 	const types = 5 // the stop takes one more profile of each
 	for {
-		err := c.each(func(s *shop.Service) error {
+		err := c.each(func(s *processes.Service) error {
 			c.taken += types
 			return s.Stop(ctx)
 		})

@@ -15,8 +15,8 @@ import (
 	"sync"
 	"time"
 
-	"spanflame/internal/shop"
 	"spanflame/workload/load"
+	"spanflame/workload/processes"
 )
 
 // Options say how the demo runs.
@@ -73,7 +73,7 @@ type demo struct {
 	console console
 	backend *backend
 	pages   string // URL
-	shop    *shop.Shop
+	shop    *processes.Workload
 
 	ends []func(context.Context) error // what undoes the run, in the order in which it was begun
 }
@@ -148,7 +148,7 @@ func (d *demo) startShop(ctx context.Context) error {
 		"OTEL_BSP_SCHEDULE_DELAY=500", // milliseconds
 		"SPANFLAME_WALL_CPU_SHARE=1",  // the trace that the demo shows must not be one that the budget left out
 		"OTEL_RESOURCE_ATTRIBUTES=service.version=demo,deployment.environment.name=demo")
-	s, err := shop.Start(ctx, shop.Options{Binary: d.Binary, Dir: filepath.Join(d.Dir, "shop"), Env: env})
+	s, err := processes.Start(ctx, processes.Options{Binary: d.Binary, Dir: filepath.Join(d.Dir, "shop"), Env: env})
 	if err != nil {
 		return err
 	}
@@ -188,7 +188,7 @@ func (d *demo) load(ctx context.Context) (p phases, err error) {
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel(nil)
-	for _, service := range []*shop.Service{d.shop.Storefront, d.shop.Inventory} {
+	for _, service := range []*processes.Service{d.shop.Storefront, d.shop.Inventory} {
 		watching.Go(func() {
 			select {
 			case <-service.Done():
