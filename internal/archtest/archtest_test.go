@@ -15,8 +15,7 @@ import (
 	"testing"
 )
 
-// rule says which packages of this module a package may import, besides those below itself, and why no
-// others.
+// rule says which packages of this module a package may import, in addition to those below itself, and why no others.
 type rule struct {
 	pkg string // path below the module
 	may []string
@@ -25,66 +24,86 @@ type rule struct {
 
 // rules has one row a package; a row covers the packages below it that have no row of their own.
 var rules = []rule{
-	{"internal/record", nil, "it is the leaf that all of the data path shares"},
-	{"internal/archtest", nil, "it only looks at the others"},
-	{"internal/child", nil, "it runs any program"},
-	{"internal/wallframe", nil, "it is the leaf that writers and readers of wall-clock profiles share"},
-	{"internal/traces", nil, "it is the leaf that writers and readers of spans share"},
-	{"internal/query", []string{"internal/traces"}, "it reads servers, whoever filled them"},
-	{"agent", []string{"internal/record"}, "a host service pays only for the agent, not for readers of profiles, pages or the demo"},
-	{"agent/internal/capture", []string{"internal/record"}, "capturing knows no disk and no network, so that neither can hold it up"},
-	{"agent/internal/wall", []string{"internal/record", "internal/wallframe"}, "capturing knows no disk and no network, so that neither can hold it up"},
-	{"agent/internal/spool", []string{"internal/record"}, "what lies on disk is delivered by others, so that it survives them"},
+	{"internal/record", nil, "all stages of the data path share this leaf"},
+	{"internal/archtest", nil, "it only inspects the other packages"},
+	{"internal/child", nil, "it runs any program and knows none"},
+	{"internal/wallframe", nil, "writers and readers of wall-clock profiles share this leaf"},
+	{"internal/traces", nil, "writers and readers of spans share this leaf"},
+	{"internal/query", []string{"internal/traces"}, "it reads servers, whatever filled them"},
+	{"agent", []string{"internal/record"},
+		"a host service pays only for the agent, not for readers of profiles, pages or the demo"},
+	{"agent/internal/capture", []string{"internal/record"},
+		"capturing knows no disk and no network, so neither can delay it"},
+	{"agent/internal/wall", []string{"internal/record", "internal/wallframe"},
+		"capturing knows no disk and no network, so neither can delay it"},
+	{"agent/internal/spool", []string{"internal/record"},
+		"delivery is another package's job, so the queue survives its failures"},
 	{"agent/internal/deliver", []string{"agent/internal/push", "agent/internal/spool", "internal/record"},
 		"it decides when a record is sent and captures none"},
-	{"agent/internal/push", []string{"agent/internal/redact", "internal/record"}, "it sends one record once; what waits, and how long, is not its business"},
-	{"agent/internal/save", []string{"internal/record", "internal/traces"}, "what is saved is read by others, who need not run"},
-	{"agent/internal/fleet", []string{"agent/internal/push", "internal/record"}, "it sends what an agent saved as an agent sends it"},
-	{"agent/internal/spanlink", nil, "it marks spans for whoever records, by an interface of its own"},
-	{"agent/internal/redact", nil, "it is about text"},
-	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"}, "traces, metrics and logs do not depend on profiles"},
-	{"agent/internal/admin", nil, "it shows what it is given"},
-	{"profiles", []string{"internal/record", "internal/wallframe"}, "saved profiles are files: neither a server nor the agent that wrote them"},
-	{"examples", []string{"internal/record", "profiles", "workload/load", "workload/processes"}, "it records what the workload does, as its user runs it"},
-	{"profiles/input", []string{"internal/query", "internal/record", "profiles"}, "it is where saved profiles meet the network, so that the others need not"},
-	{"viewer", []string{"internal/query", "internal/record", "internal/traces", "internal/wallframe", "profiles", "profiles/compare", "profiles/leaks"}, "it reads what is there, from a directory or from servers"},
+	{"agent/internal/push", []string{"agent/internal/redact", "internal/record"},
+		"it sends one record once; queueing and retrying are done elsewhere"},
+	{"agent/internal/save", []string{"internal/record", "internal/traces"},
+		"other programs read the saved files; none of them needs to run"},
+	{"agent/internal/fleet", []string{"agent/internal/push", "internal/record"},
+		"it sends saved profiles the way an agent does"},
+	{"agent/internal/spanlink", nil, "it marks spans through an interface of its own, whatever records them"},
+	{"agent/internal/redact", nil, "it handles text only"},
+	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"},
+		"traces, metrics and logs do not depend on profiles"},
+	{"agent/internal/admin", nil, "it shows the data it is given"},
+	{"profiles", []string{"internal/record", "internal/wallframe"},
+		"saved profiles are files: reading them needs neither a server nor the agent"},
+	{"examples", []string{"internal/record", "profiles", "workload/load", "workload/processes"},
+		"it records what the workload does, as its user runs it"},
+	{"profiles/input", []string{"internal/query", "internal/record", "profiles"},
+		"it reads profiles from servers, so that the packages for saved profiles need no network"},
+	{"viewer", []string{"internal/query", "internal/record", "internal/traces", "internal/wallframe", "profiles",
+		"profiles/compare", "profiles/leaks"},
+		"it reads a directory or servers, never an agent"},
 	{"workload", nil, "the sample service is like any service: it knows the OpenTelemetry API and no agent"},
 	{"workload/processes", []string{"internal/child"}, "it runs the program as its user does"},
-	{"stack", []string{"internal/child"}, "the servers know nothing of their clients"},
-	{"deploy", nil, "it is configuration, and the check of it"},
-	{"cmd", []string{"agent", "internal/record", "profiles", "profiles/compare", "profiles/input", "profiles/leaks", "viewer", "workload", "workload/load"}, "the command wires packages and decides nothing"},
+	{"stack", []string{"internal/child"}, "the servers do not depend on their clients"},
+	{"deploy", nil, "it holds configuration and its check"},
+	{"cmd", []string{"agent", "internal/record", "profiles", "profiles/compare", "profiles/input",
+		"profiles/leaks", "viewer", "workload", "workload/load"},
+		"the command wires packages and has no logic of its own"},
 	{"cmd/spanflame/demo", []string{"internal/record", "internal/traces", "profiles", "stack/servers", "viewer", "workload/load", "workload/processes"},
-		"it shows what a user sees: programs, servers and pages, not the agent"},
-	{"e2e", []string{"stack/servers", "workload/processes"}, "it sees what a user sees: programs and servers, not packages"},
+		"it shows what a user has: programs, servers and pages, not the agent"},
+	{"e2e", []string{"stack/servers", "workload/processes"},
+		"it uses what a user has: programs and servers, not packages"},
 }
 
-// banned are imports from outside this module, by their prefix.
+// banned are imports from outside this module, by prefix, which a package and those below it must not have.
 var banned = []struct{ pkg, imports, why string }{
 	{"", "net/http/pprof", "its import alone puts profiles on http.DefaultServeMux"},
 	{"agent/internal/capture", "net/http", "capturing knows no network"},
 	{"agent/internal/wall", "net/http", "capturing knows no network"},
 	{"agent/internal/deliver", "net/http", "the network is that of package push"},
 	{"agent/internal/spool", "net/http", "the spool knows no network"},
-	{"agent/internal/save", "net/http", "what is saved stays on this machine"},
-	{"profiles/compare", "net/http", "a comparison is of what was read"},
-	{"profiles/leaks", "net/http", "leaks are found in what was read"},
+	{"agent/internal/save", "net/http", "saved files stay on this machine"},
+	{"profiles/compare", "net/http", "a comparison works on profiles that were already read"},
+	{"profiles/leaks", "net/http", "leaks are found in profiles that were already read"},
 	{"workload", "go.opentelemetry.io/otel/sdk", "the sample service is instrumented with the OpenTelemetry API alone"},
-	{"workload", "go.opentelemetry.io/otel/exporters", "the sample service is instrumented with the OpenTelemetry API alone"},
-	{"workload", "github.com/grafana/pyroscope-go", "profiling is the agent's business"},
-	{"workload", "github.com/grafana/otel-profiling-go", "profiling is the agent's business"},
+	{"workload", "go.opentelemetry.io/otel/exporters",
+		"the sample service is instrumented with the OpenTelemetry API alone"},
+	{"workload", "github.com/grafana/pyroscope-go", "profiling is the agent's job"},
+	{"workload", "github.com/grafana/otel-profiling-go", "profiling is the agent's job"},
 }
 
 const module = "spanflame"
 
-// tested are packages whose tests may import more, and why.
+// tested has a row for each package whose tests may import more, with the reason.
 var tested = []rule{
-	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"}, "its marks are tested with their receiver"},
-	{"agent", []string{"internal/traces"}, "what the agent saves is read back"},
-	{"profiles/input", []string{"profiles/internal/bomb"}, "a bomb comes over the network as well"},
-	{"e2e", []string{"agent", "internal/child", "internal/query", "internal/record", "internal/traces", "profiles", "viewer", "profiles/compare", "profiles/input", "workload/load"}, "an engine is a child process, spans of every kind are made in the test's own process, and what the workload saved and sent is compared"},
+	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"},
+		"its marks are tested together with their receiver"},
+	{"agent", []string{"internal/traces"}, "saved traces are read back"},
+	{"profiles/input", []string{"profiles/internal/bomb"}, "decompression bombs are tested over the network too"},
+	{"e2e", []string{"agent", "internal/child", "internal/query", "internal/record", "internal/traces",
+		"profiles", "viewer", "profiles/compare", "profiles/input", "workload/load"},
+		"a Docker engine is a child process, spans of every kind are made in the test's own process, and saved data is compared with sent data"},
 }
 
-// pkg is what `go list -json` says of a package.
+// pkg is the part of `go list -json` that the test reads.
 type pkg struct {
 	ImportPath, Dir string
 	GoFiles         []string
@@ -94,12 +113,12 @@ type pkg struct {
 	XTestImports    []string
 }
 
-// within tells whether path is the package at prefix or one below it.
+// within reports whether path is the package at prefix or one below it.
 func within(path, prefix string) bool {
 	return prefix == "" || path == prefix || strings.HasPrefix(path, prefix+"/")
 }
 
-// violations are the imports of p that the rules forbid, each with the reason.
+// violations returns the imports of p that the rules forbid, each with the reason.
 func violations(p pkg) []error {
 	var errs []error
 	path := strings.TrimPrefix(p.ImportPath, module+"/")
@@ -115,7 +134,7 @@ func violations(p pkg) []error {
 	may := slices.Clone(r.may)
 	for _, imported := range p.Imports {
 		if target, own := strings.CutPrefix(imported, module+"/"); own && !within(target, r.pkg) && !slices.Contains(may, target) {
-			errs = append(errs, fmt.Errorf("%s imports %s, which it may not: %s", path, target, r.why))
+			errs = append(errs, fmt.Errorf("%s imports %s, which it must not: %s", path, target, r.why))
 		}
 	}
 	for _, t := range tested {
@@ -125,20 +144,20 @@ func violations(p pkg) []error {
 	}
 	for _, imported := range slices.Concat(p.TestImports, p.XTestImports) {
 		if target, own := strings.CutPrefix(imported, module+"/"); own && !within(target, r.pkg) && !slices.Contains(may, target) {
-			errs = append(errs, fmt.Errorf("the tests of %s import %s, which they may not: %s", path, target, r.why))
+			errs = append(errs, fmt.Errorf("the tests of %s import %s, which they must not: %s", path, target, r.why))
 		}
 	}
 	for _, imported := range p.Imports {
 		for _, b := range banned {
 			if within(path, b.pkg) && within(imported, b.imports) {
-				errs = append(errs, fmt.Errorf("%s imports %s, which it may not: %s", path, imported, b.why))
+				errs = append(errs, fmt.Errorf("%s imports %s, which it must not: %s", path, imported, b.why))
 			}
 		}
 	}
 	return errs
 }
 
-// comment checks that exactly one file of p says what the package is.
+// comment checks that exactly one file of p has a package comment.
 func comment(p pkg) error {
 	files := p.GoFiles
 	if len(files) == 0 {
@@ -155,7 +174,8 @@ func comment(p pkg) error {
 		}
 	}
 	if len(files) > 0 && len(with) != 1 {
-		return fmt.Errorf("%s has %d package comments (%s), want one: what it does, who uses it, what it is not for", p.ImportPath, len(with), strings.Join(with, ", "))
+		return fmt.Errorf("%s has %d package comments (%s), want one: what it does, who uses it, what it is not for",
+			p.ImportPath, len(with), strings.Join(with, ", "))
 	}
 	return nil
 }
