@@ -65,8 +65,7 @@ type Agent struct {
 //
 // ctx bounds the start alone, not the agent's life, which [Agent.Shutdown] ends.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
-	var variables envReader
-	env, err := variables.config()
+	env, err := ConfigFromEnv()
 	if err != nil {
 		return nil, fmt.Errorf("agent: environment: %w", err)
 	}
@@ -115,7 +114,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, err
 	}
-	if names := variables.unknown(); len(names) > 0 {
+	if names := unknownVariables(); len(names) > 0 {
 		a.telemetry.Logger.Warn("variables that nothing reads, most likely misspelt", "names", names)
 	}
 	if lost := cfg.lost(tracesChosen); lost != "" {

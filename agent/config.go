@@ -1,16 +1,12 @@
 package agent
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net"
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -26,128 +22,165 @@ import (
 	"spanflame/internal/record"
 )
 
-// Config says how a service is profiled and observed. A field that has its zero value is read from the
-// environment variable named beside it, and where that is not set either, has the default named there.
+// Config says how a service is profiled and observed. A field that has its zero value is read from its environment
+// variable, and has its default where that is not set either. A field's comment ends with the variable, the default
+// and what is allowed; docs/configuration.md has them as a table.
 type Config struct {
-	// ServiceName is the service's name on every signal: OTEL_SERVICE_NAME, else service.name in
-	// OTEL_RESOURCE_ATTRIBUTES, else the program's file name.
+	// ServiceName is the service's name on every signal. The second choice is service.name in ResourceAttributes.
+	// OTEL_SERVICE_NAME; default: the program's file name; allowed: 1 to 2048 bytes.
 	ServiceName string
 
-	// ServiceVersion and Environment are service.version and deployment.environment.name: from
-	// OTEL_RESOURCE_ATTRIBUTES, else left out.
+	// ServiceVersion is service.version on every signal. Default: that of ResourceAttributes.
 	ServiceVersion string
-	Environment    string
 
-	// ResourceAttributes describe the service on traces, metrics and logs: OTEL_RESOURCE_ATTRIBUTES
-	// (k=v,k=v). Those of this field are added to those of the variable. service.instance.id, by default the
-	// host's name, tells instances of a service apart: Pyroscope keeps one profile per series and
-	// millisecond, so instances with the same labels would lose some of theirs. Set it where several
-	// instances share a host.
+	// Environment is deployment.environment.name on every signal. Default: that of ResourceAttributes.
+	Environment string
+
+	// ResourceAttributes are attributes that describe the service on traces, metrics and logs. Those of this field are
+	// added to those of the variable. service.instance.id, by default the host's name, distinguishes the instances of a service: Pyroscope
+	// keeps one profile per series and millisecond, so instances with the same labels would lose some of theirs. Set
+	// it where several instances share a host.
+	// OTEL_RESOURCE_ATTRIBUTES; allowed: name=value pairs separated by commas, values percent-encoded.
 	ResourceAttributes map[string]string
 
-	// PyroscopeAddress is the base URL of the Pyroscope server: PYROSCOPE_SERVER_ADDRESS. Without one,
-	// profiles are saved in Dir alone; where that is off too, none are captured.
+	// PyroscopeAddress is the base URL of the Pyroscope server. Without one, profiles are only saved in Dir; where that
+	// is off too, none are captured.
+	// PYROSCOPE_SERVER_ADDRESS; allowed: a URL like http://127.0.0.1:4040.
 	PyroscopeAddress string
 
-	// Credentials of the Pyroscope server: PYROSCOPE_BASIC_AUTH_USER, PYROSCOPE_BASIC_AUTH_PASSWORD,
-	// PYROSCOPE_AUTH_TOKEN (a bearer token) and PYROSCOPE_TENANT_ID. For the password and the token, the
-	// same variable with _FILE appended names a file that holds it.
-	PyroscopeBasicAuthUser     string
-	PyroscopeBasicAuthPassword string
-	PyroscopeAuthToken         string
-	PyroscopeTenantID          string
+	// PyroscopeBasicAuthUser is the user name for the Pyroscope server.
+	// PYROSCOPE_BASIC_AUTH_USER.
+	PyroscopeBasicAuthUser string
 
-	// PyroscopeHeaders are sent with every request to Pyroscope: PYROSCOPE_HTTP_HEADERS (a JSON object of
-	// strings).
+	// PyroscopeBasicAuthPassword is that user's password.
+	// PYROSCOPE_BASIC_AUTH_PASSWORD or PYROSCOPE_BASIC_AUTH_PASSWORD_FILE.
+	PyroscopeBasicAuthPassword string
+
+	// PyroscopeAuthToken is a bearer token for the Pyroscope server, instead of user and password.
+	// PYROSCOPE_AUTH_TOKEN or PYROSCOPE_AUTH_TOKEN_FILE.
+	PyroscopeAuthToken string
+
+	// PyroscopeTenantID is the tenant of a Pyroscope server that has several.
+	// PYROSCOPE_TENANT_ID.
+	PyroscopeTenantID string
+
+	// PyroscopeHeaders are headers to send with every request to Pyroscope.
+	// PYROSCOPE_HTTP_HEADERS; allowed: a JSON object of strings.
 	PyroscopeHeaders map[string]string
 
-	// PEM files for the connection to Pyroscope: SPANFLAME_PYROSCOPE_CA_FILE (which authorities are
-	// trusted; default: the system's), SPANFLAME_PYROSCOPE_CERT_FILE and SPANFLAME_PYROSCOPE_KEY_FILE (how
-	// this client proves who it is).
-	PyroscopeCAFile   string
-	PyroscopeCertFile string
-	PyroscopeKeyFile  string
+	// PyroscopeCAFile is a PEM file with the authorities to trust for the connection to Pyroscope.
+	// SPANFLAME_PYROSCOPE_CA_FILE; default: the system's authorities.
+	PyroscopeCAFile string
 
-	// ProfileLabels are added to every profile as series labels: PYROSCOPE_LABELS (k=v,k=v). Names are
-	// those of Prometheus labels. Keep the number of different values small: each makes a series.
+	// PyroscopeCertFile is a PEM file with the client's certificate for Pyroscope.
+	// SPANFLAME_PYROSCOPE_CERT_FILE.
+	PyroscopeCertFile string
+
+	// PyroscopeKeyFile is a PEM file with the key of that certificate.
+	// SPANFLAME_PYROSCOPE_KEY_FILE.
+	PyroscopeKeyFile string
+
+	// ProfileLabels are series labels to add to every profile. Keep the number of different values small: each makes
+	// a series.
+	// PYROSCOPE_LABELS; allowed: name=value pairs separated by commas; names of letters, digits and underscores that
+	// begin with a letter or one underscore, and are not service_name.
 	ProfileLabels map[string]string
 
-	// ProfileTypes are the profiles to capture: SPANFLAME_PROFILE_TYPES (comma-separated, as pyroscope-go
-	// names them: cpu, alloc_objects, alloc_space, inuse_objects, inuse_space, goroutines, mutex_count,
-	// mutex_duration, block_count, block_duration, goroutine_leak). One of a family (the four of memory,
-	// the two of mutex and of block) brings the whole family. Nothing forces a garbage collection but the
-	// profile of leaked goroutines. Default: all that this build supports.
+	// ProfileTypes are the profiles to capture. Naming one type of a family (the four of memory, the two of mutex and of
+	// block) captures the whole family. Only the profile of leaked goroutines forces a garbage collection.
+	// SPANFLAME_PROFILE_TYPES; default: all that this build supports; allowed: one or more of alloc_objects, alloc_space,
+	// block_count, block_duration, cpu, goroutine_leak, goroutines, inuse_objects, inuse_space, mutex_count, mutex_duration.
 	ProfileTypes []pyroscope.ProfileType
 
-	// Window is the length of a profile: PYROSCOPE_UPLOAD_INTERVAL, default 15 s, from 1 s to 10 min.
+	// Window is the length of a profile.
+	// PYROSCOPE_UPLOAD_INTERVAL; default: 15s; allowed: 1s to 10m.
 	Window time.Duration
 
-	// MutexProfileFraction has one of so many mutex contentions recorded, on average:
-	// SPANFLAME_MUTEX_PROFILE_FRACTION, default 100. 1 records each one, at about a microsecond.
+	// MutexProfileFraction records one of this many mutex contentions, on average. 1 records each one, which costs about
+	// a microsecond.
+	// SPANFLAME_MUTEX_PROFILE_FRACTION; default: 100; allowed: a number above zero.
 	MutexProfileFraction int
 
-	// BlockProfileRate has one blocking event recorded per so much blocked time, on average, and every
-	// longer one: SPANFLAME_BLOCK_PROFILE_RATE, default 100 µs. 1 ns records each one, at about a
-	// microsecond. The runtime does not tell what rate was set before: the shutdown sets none.
+	// BlockProfileRate records one blocking event per this much blocked time, on average, and every longer one. 1 ns
+	// records each one, which costs about a microsecond. The runtime does not tell which rate was set before, so
+	// Shutdown switches the recording off.
+	// SPANFLAME_BLOCK_PROFILE_RATE; default: 100µs; allowed: a duration above zero.
 	BlockProfileRate time.Duration
 
-	// SlowSpan is how long a request must take for its wall-clock profile to be captured, where it spent its
-	// time on the CPU and off it: SPANFLAME_SLOW_SPAN, default 100 ms. A request is a local root span: one
-	// whose parent is in another process, or nowhere. Below zero ("off" in the variable) nothing is.
+	// SlowSpan is how long a request must take to get a wall-clock profile, which shows where it spent its time, on the
+	// CPU and waiting. A request is a local root span: one whose parent is in another process, or that has none. A
+	// negative duration switches wall-clock profiles off.
+	// SPANFLAME_SLOW_SPAN; default: 100ms; allowed: a duration above zero, or off.
 	SlowSpan time.Duration
 
-	// WallRingBytes bounds the memory that the execution trace is kept in for those profiles:
-	// SPANFLAME_WALL_RING_BYTES, default 16777216.
+	// WallRingBytes limits the memory that holds the execution trace for wall-clock profiles.
+	// SPANFLAME_WALL_RING_BYTES; default: 16777216; allowed: a number of bytes above zero.
 	WallRingBytes int
 
-	// WallCPUShare is the share of one core that recording and making them may take, averaged over a minute:
-	// SPANFLAME_WALL_CPU_SHARE, default 0.01. Slow requests beyond it are counted, not captured.
+	// WallCPUShare limits the share of one core that wall-clock profiles may cost, averaged over a minute. Slow requests
+	// beyond it are counted and not captured.
+	// SPANFLAME_WALL_CPU_SHARE; default: 0.01; allowed: a share above 0 and up to 1.
 	WallCPUShare float64
 
-	// Dir is where profiles and traces are saved, as files that "spanflame view" and "go tool pprof" read:
-	// SPANFLAME_DIR. Services share it, so that a trace across them is in one place. Default: without a
-	// PyroscopeAddress spanflame/saved in the user's cache directory; with one nothing is saved. "off" saves
-	// nothing either way.
+	// Dir is the directory in which profiles and traces are saved, as files that "spanflame view" and "go tool pprof"
+	// read. Services share it, so that a trace across them is in one place. "off" saves nothing.
+	// SPANFLAME_DIR; default: spanflame/saved in the user's cache directory, or off with a Pyroscope server.
 	Dir string
 
-	// DirMaxBytes and DirMaxAge bound what this service has there, profiles and traces together; beyond them
-	// the oldest go: SPANFLAME_DIR_MAX_BYTES, default 1073741824, and SPANFLAME_DIR_MAX_AGE, default 168h.
+	// DirMaxBytes limits this service's files in Dir, profiles and traces together. The oldest are removed first.
+	// SPANFLAME_DIR_MAX_BYTES; default: 1073741824; allowed: at least 1048576 bytes.
 	DirMaxBytes int64
-	DirMaxAge   time.Duration
 
-	// SpoolDir is where captured profiles wait for delivery: SPANFLAME_SPOOL_DIR, default
-	// spanflame/spool/SERVICE in the user's cache directory.
+	// DirMaxAge is the age at which files in Dir are removed.
+	// SPANFLAME_DIR_MAX_AGE; default: 168h; allowed: a duration above zero.
+	DirMaxAge time.Duration
+
+	// SpoolDir is the directory in which captured profiles wait for delivery.
+	// SPANFLAME_SPOOL_DIR; default: spanflame/spool/SERVICE in the user's cache directory.
 	SpoolDir string
 
-	// SpoolMaxBytes and SpoolMaxAge bound what waits there; beyond them the oldest go, and are counted:
-	// SPANFLAME_SPOOL_MAX_BYTES, default 268435456, and SPANFLAME_SPOOL_MAX_AGE, default 24h.
+	// SpoolMaxBytes limits the profiles that wait. The oldest are removed first, and counted.
+	// SPANFLAME_SPOOL_MAX_BYTES; default: 268435456; allowed: a number of bytes above zero.
 	SpoolMaxBytes int64
-	SpoolMaxAge   time.Duration
 
-	// OTLPEndpoint is the base URL that traces, metrics and logs are sent to:
-	// OTEL_EXPORTER_OTLP_ENDPOINT. Without one they stay in the process.
+	// SpoolMaxAge is the age at which waiting profiles are removed, and counted.
+	// SPANFLAME_SPOOL_MAX_AGE; default: 24h; allowed: a duration above zero.
+	SpoolMaxAge time.Duration
+
+	// OTLPEndpoint is the base URL that traces, metrics and logs are sent to. Without one they stay in the process.
+	// OTEL_EXPORTER_OTLP_ENDPOINT; allowed: a URL like http://127.0.0.1:4318.
 	OTLPEndpoint string
 
-	// OTLPProtocol is "grpc" or "http/protobuf": OTEL_EXPORTER_OTLP_PROTOCOL, default http/protobuf.
+	// OTLPProtocol is the protocol for traces, metrics and logs.
+	// OTEL_EXPORTER_OTLP_PROTOCOL; default: http/protobuf; allowed: grpc or http/protobuf.
 	OTLPProtocol string
 
-	// OTLPHeaders are sent with every OTLP request: OTEL_EXPORTER_OTLP_HEADERS.
+	// OTLPHeaders are headers to send with every OTLP request.
+	// OTEL_EXPORTER_OTLP_HEADERS; allowed: name=value pairs separated by commas, values percent-encoded.
 	OTLPHeaders map[string]string
 
-	// Traces, Metrics and Logs say how each signal leaves the process, where that differs from the above.
-	// Traces are saved in Dir besides.
-	Traces, Metrics, Logs Signal
+	// Traces says how traces leave the process, where that differs from the above. Dir has them in any case.
+	Traces Signal
 
-	// TracesSampler and TracesSamplerArg choose the traces that are recorded: OTEL_TRACES_SAMPLER
-	// (always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off,
-	// parentbased_traceidratio), default parentbased_always_on, and OTEL_TRACES_SAMPLER_ARG (the ratio,
-	// from 0 to 1, default 1).
-	TracesSampler    string
+	// Metrics says how metrics leave the process, where that differs from the above. The listener has them in any case.
+	Metrics Signal
+
+	// Logs says how logs leave the process, where that differs from the above. Stdout has them in any case.
+	Logs Signal
+
+	// TracesSampler chooses the traces that are recorded.
+	// OTEL_TRACES_SAMPLER; default: parentbased_always_on; allowed: always_on, always_off, traceidratio,
+	// parentbased_always_on, parentbased_always_off or parentbased_traceidratio.
+	TracesSampler string
+
+	// TracesSamplerArg is the share of traces that a sampler by ratio records.
+	// OTEL_TRACES_SAMPLER_ARG; default: 1; allowed: a ratio from 0 to 1.
 	TracesSamplerArg string
 
-	// AdminAddress is the operator's listener, host:port: SPANFLAME_ADMIN_ADDRESS, default 127.0.0.1:6060, or a
-	// free port where another service has that one; "off" has none. Whoever can reach it can read the process's
-	// profiles.
+	// AdminAddress is the address of the operator's listener, with profiles, metrics and health. Anybody who can reach
+	// it can read the process's profiles.
+	// SPANFLAME_ADMIN_ADDRESS; default: 127.0.0.1:6060, or a free port if that is taken; allowed: host:port with a
+	// numeric port, or off.
 	AdminAddress string
 
 	// Stdout receives the JSON log and what console exporters print. Default: standard output.
@@ -156,35 +189,20 @@ type Config struct {
 
 // Signal says how traces, metrics or logs leave the process. SIGNAL is TRACES, METRICS or LOGS.
 type Signal struct {
-	// Exporter is "otlp", "console" or "none", for metrics "prometheus" too, which means the same as none,
-	// since the listener always has them: OTEL_SIGNAL_EXPORTER. Default: otlp where there is an endpoint,
-	// else none.
+	// Exporter is what sends the signal. For metrics, prometheus is allowed too and is the same as none,
+	// since the listener always has them.
+	// OTEL_SIGNAL_EXPORTER; default: otlp if there is an endpoint, else none; allowed: otlp, console or none.
 	Exporter string
 
-	// Endpoint is the full URL for this signal: OTEL_EXPORTER_OTLP_SIGNAL_ENDPOINT. Default: OTLPEndpoint,
-	// for http/protobuf with /v1/traces, /v1/metrics or /v1/logs.
+	// Endpoint is the full URL for this signal.
+	// OTEL_EXPORTER_OTLP_SIGNAL_ENDPOINT; default: OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by /v1/signal;
+	// allowed: a URL like http://127.0.0.1:4318/v1/signal.
 	Endpoint string
 
-	// Protocol is that of this signal: OTEL_EXPORTER_OTLP_SIGNAL_PROTOCOL. Default: OTLPProtocol.
+	// Protocol is the protocol of this signal.
+	// OTEL_EXPORTER_OTLP_SIGNAL_PROTOCOL; default: OTEL_EXPORTER_OTLP_PROTOCOL; allowed: grpc or http/protobuf.
 	Protocol string
 }
-
-const (
-	defaultWindow        = 15 * time.Second
-	defaultMutexFraction = 100
-	defaultBlockRate     = 100 * time.Microsecond
-	defaultSlowSpan      = 100 * time.Millisecond
-	defaultDirMaxBytes   = 1 << 30
-	defaultDirMaxAge     = 7 * 24 * time.Hour
-	defaultAdminAddress  = "127.0.0.1:6060"
-	off                  = "off"
-)
-
-// minDirBytes is the least that DirMaxBytes can be: room for a few profiles and traces.
-const minDirBytes = 1 << 20
-
-// maxSecretFile bounds what is read of a file that holds a secret.
-const maxSecretFile = 64 << 10
 
 // Keys of resource attributes that identify a service on all signals: they are labels of its profiles,
 // metrics and log lines under the same names with underscores.
@@ -199,81 +217,29 @@ var identityKeys = []string{
 	keyServiceName, keyServiceVersion, "service.namespace", keyServiceInstance, keyEnvironment, "deployment.environment",
 }
 
-// labelName is the label that an attribute becomes.
+// labelName returns the label for an attribute.
 func labelName(attribute string) string { return strings.ReplaceAll(attribute, ".", "_") }
 
-// ConfigFromEnv returns what the environment says. The error names every variable that cannot be read, its
-// value, and what is allowed.
+// ConfigFromEnv returns the configuration that the environment sets. The error names every variable that cannot be
+// read, its value, and what is allowed.
 func ConfigFromEnv() (Config, error) {
-	var e envReader
-	return e.config()
+	var c Config
+	return c, errors.Join(settings.Read(&c)...)
 }
 
-func (e *envReader) config() (Config, error) {
-	c := Config{
-		ServiceName:                e.text("OTEL_SERVICE_NAME"),
-		ResourceAttributes:         e.attributes("OTEL_RESOURCE_ATTRIBUTES"),
-		PyroscopeAddress:           e.text("PYROSCOPE_SERVER_ADDRESS"),
-		PyroscopeBasicAuthUser:     e.text("PYROSCOPE_BASIC_AUTH_USER"),
-		PyroscopeBasicAuthPassword: e.secret("PYROSCOPE_BASIC_AUTH_PASSWORD"),
-		PyroscopeAuthToken:         e.secret("PYROSCOPE_AUTH_TOKEN"),
-		PyroscopeTenantID:          e.text("PYROSCOPE_TENANT_ID"),
-		PyroscopeHeaders:           e.jsonObject("PYROSCOPE_HTTP_HEADERS"),
-		PyroscopeCAFile:            e.text("SPANFLAME_PYROSCOPE_CA_FILE"),
-		PyroscopeCertFile:          e.text("SPANFLAME_PYROSCOPE_CERT_FILE"),
-		PyroscopeKeyFile:           e.text("SPANFLAME_PYROSCOPE_KEY_FILE"),
-		ProfileLabels:              e.pairs("PYROSCOPE_LABELS"),
-		Window:                     e.duration("PYROSCOPE_UPLOAD_INTERVAL"),
-		MutexProfileFraction:       int(e.integer("SPANFLAME_MUTEX_PROFILE_FRACTION", "number")),
-		BlockProfileRate:           e.duration("SPANFLAME_BLOCK_PROFILE_RATE"),
-		SlowSpan:                   e.slowSpan("SPANFLAME_SLOW_SPAN"),
-		WallRingBytes:              int(e.integer("SPANFLAME_WALL_RING_BYTES", "number of bytes")),
-		WallCPUShare:               e.share("SPANFLAME_WALL_CPU_SHARE"),
-		Dir:                        e.text("SPANFLAME_DIR"),
-		DirMaxBytes:                e.integer("SPANFLAME_DIR_MAX_BYTES", "number of bytes"),
-		DirMaxAge:                  e.duration("SPANFLAME_DIR_MAX_AGE"),
-		SpoolDir:                   e.text("SPANFLAME_SPOOL_DIR"),
-		SpoolMaxBytes:              e.integer("SPANFLAME_SPOOL_MAX_BYTES", "number of bytes"),
-		SpoolMaxAge:                e.duration("SPANFLAME_SPOOL_MAX_AGE"),
-		OTLPEndpoint:               e.text("OTEL_EXPORTER_OTLP_ENDPOINT"),
-		OTLPProtocol:               e.text("OTEL_EXPORTER_OTLP_PROTOCOL"),
-		Traces:                     e.signal("TRACES"),
-		Metrics:                    e.signal("METRICS"),
-		Logs:                       e.signal("LOGS"),
-		TracesSampler:              e.text("OTEL_TRACES_SAMPLER"),
-		TracesSamplerArg:           e.text("OTEL_TRACES_SAMPLER_ARG"),
-		AdminAddress:               e.text("SPANFLAME_ADMIN_ADDRESS"),
-	}
-	for _, name := range e.list("SPANFLAME_PROFILE_TYPES") {
-		c.ProfileTypes = append(c.ProfileTypes, pyroscope.ProfileType(name))
-	}
-	return c, errors.Join(e.errs...)
-}
-
-// envReader reads variables and keeps what is wrong with them. A variable that is set to nothing counts as
-// not set, as the OpenTelemetry specification has it.
-type envReader struct {
-	errs  []error
-	names []string // that were looked for
-}
-
-func (e *envReader) text(name string) string {
-	e.names = append(e.names, name)
-	return strings.TrimSpace(os.Getenv(name))
-}
-
-// ownPrefix begins the names of variables that are of spanflame alone.
+// ownPrefix begins the names of the variables that are only spanflame's.
 const ownPrefix = "SPANFLAME_"
 
-// commandVariable is one that the commands read, whose environment services have too.
+// commandVariable is one that the commands read, whose environment services may share.
 const commandVariable = ownPrefix + "TEMPO_ADDRESS"
 
-// unknown are the names of variables that are set and read by nobody: most likely misspelt.
-func (e *envReader) unknown() []string {
+// unknownVariables returns the names of variables that are set and that nothing reads: they are probably misspelt.
+func unknownVariables() []string {
+	known := append(settings.Names(), commandVariable)
 	var names []string
 	for _, v := range os.Environ() {
 		name, value, _ := strings.Cut(v, "=")
-		if strings.HasPrefix(name, ownPrefix) && value != "" && name != commandVariable && !slices.Contains(e.names, name) {
+		if strings.HasPrefix(name, ownPrefix) && value != "" && !slices.Contains(known, name) {
 			names = append(names, name)
 		}
 	}
@@ -281,197 +247,14 @@ func (e *envReader) unknown() []string {
 	return names
 }
 
-func (e *envReader) fail(name, value, allowed string) {
-	e.errs = append(e.errs, fmt.Errorf("%s=%q: want %s", name, value, allowed))
-}
-
-func (e *envReader) list(name string) []string {
-	var items []string
-	for item := range strings.SplitSeq(e.text(name), ",") {
-		if item = strings.TrimSpace(item); item != "" {
-			items = append(items, item)
-		}
-	}
-	return items
-}
-
-func (e *envReader) pairs(name string) map[string]string {
-	m := map[string]string{}
-	for _, item := range e.list(name) {
-		k, v, ok := strings.Cut(item, "=")
-		if k = strings.TrimSpace(k); !ok || k == "" {
-			e.fail(name, e.text(name), "name=value pairs separated by commas")
-			return nil
-		}
-		m[k] = strings.TrimSpace(v)
-	}
-	return m
-}
-
-// attributes are pairs whose values may be percent-encoded, as W3C Baggage has it.
-func (e *envReader) attributes(name string) map[string]string {
-	m := e.pairs(name)
-	for k, v := range m {
-		u, err := url.PathUnescape(v)
-		if err != nil {
-			e.fail(name, e.text(name), fmt.Sprintf("a percent-encoded value for %s", k))
-			return nil
-		}
-		m[k] = u
-	}
-	return m
-}
-
-func (e *envReader) jsonObject(name string) map[string]string {
-	s := e.text(name)
-	if s == "" {
-		return nil
-	}
-	var m map[string]string
-	if err := json.Unmarshal([]byte(s), &m); err != nil {
-		// The value is not shown: headers hold secrets.
-		e.errs = append(e.errs, fmt.Errorf(`%s: want a JSON object of strings, like {"X-Name":"value"}`, name))
-	}
-	return m
-}
-
-func (e *envReader) duration(name string) time.Duration {
-	s := e.text(name)
-	if s == "" {
-		return 0
-	}
-	d, err := time.ParseDuration(s)
-	if err != nil || d <= 0 {
-		e.fail(name, s, `a duration above zero with its unit, like "15s" or "168h"`)
-	}
-	return d
-}
-
-// slowSpan is a duration; to have none is written as 0 or off.
-func (e *envReader) slowSpan(name string) time.Duration {
-	if s := e.text(name); s == off || s == "0" {
-		return -1
-	}
-	return e.duration(name)
-}
-
-func (e *envReader) share(name string) float64 {
-	s := e.text(name)
-	if s == "" {
-		return 0
-	}
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || !(f > 0 && f <= 1) {
-		e.fail(name, s, "a share above 0 and up to 1")
-	}
-	return f
-}
-
-func (e *envReader) integer(name, what string) int64 {
-	s := e.text(name)
-	if s == "" {
-		return 0
-	}
-	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n <= 0 {
-		e.fail(name, s, "a whole "+what+" above zero, like 1000000")
-	}
-	return n
-}
-
-// secret is the variable itself, or the content of the file that the variable with _FILE names.
-func (e *envReader) secret(name string) string {
-	v, file := os.Getenv(name), e.text(name+"_FILE")
-	if file == "" {
-		return v
-	}
-	if v != "" {
-		e.errs = append(e.errs, fmt.Errorf("%s and %[1]s_FILE are both set: want one of them", name))
-		return ""
-	}
-	f, err := os.Open(file)
-	if err != nil {
-		e.errs = append(e.errs, fmt.Errorf("%s_FILE: %w", name, err))
-		return ""
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-	switch {
-	case err != nil:
-		e.errs = append(e.errs, fmt.Errorf("%s_FILE: %w", name, err))
-	case len(b) > maxSecretFile:
-		e.fail(name+"_FILE", file, fmt.Sprintf("a file of at most %d bytes", maxSecretFile))
-	}
-	return strings.TrimRight(string(b), "\r\n")
-}
-
-func (e *envReader) signal(name string) Signal {
-	return Signal{
-		Exporter: e.text("OTEL_" + name + "_EXPORTER"),
-		Endpoint: e.text("OTEL_EXPORTER_OTLP_" + name + "_ENDPOINT"),
-		Protocol: e.text("OTEL_EXPORTER_OTLP_" + name + "_PROTOCOL"),
-	}
-}
-
-// over returns c with what it leaves out taken from d, and maps of its own.
+// over returns c with the fields that are not set taken from d, and maps of its own.
 func (c Config) over(d Config) Config {
-	// A name among the caller's attributes stands above one in the environment, too.
-	for field, key := range map[*string]string{&c.ServiceName: keyServiceName, &c.ServiceVersion: keyServiceVersion, &c.Environment: keyEnvironment} {
-		set(field, c.ResourceAttributes[key])
-	}
-	set(&c.ServiceName, d.ServiceName)
-	attributes := maps.Clone(d.ResourceAttributes)
-	if attributes == nil {
-		attributes = map[string]string{}
-	}
-	maps.Copy(attributes, c.ResourceAttributes)
-	c.ResourceAttributes = attributes
-	set(&c.ServiceVersion, d.ServiceVersion)
-	set(&c.Environment, d.Environment)
-	set(&c.PyroscopeAddress, d.PyroscopeAddress)
-	set(&c.PyroscopeBasicAuthUser, d.PyroscopeBasicAuthUser)
-	set(&c.PyroscopeBasicAuthPassword, d.PyroscopeBasicAuthPassword)
-	set(&c.PyroscopeAuthToken, d.PyroscopeAuthToken)
-	set(&c.PyroscopeTenantID, d.PyroscopeTenantID)
-	setMap(&c.PyroscopeHeaders, d.PyroscopeHeaders)
-	set(&c.PyroscopeCAFile, d.PyroscopeCAFile)
-	set(&c.PyroscopeCertFile, d.PyroscopeCertFile)
-	set(&c.PyroscopeKeyFile, d.PyroscopeKeyFile)
-	setMap(&c.ProfileLabels, d.ProfileLabels)
-	if len(c.ProfileTypes) == 0 {
-		c.ProfileTypes = d.ProfileTypes
-	}
-	c.ProfileTypes = slices.Clone(c.ProfileTypes)
-	set(&c.Window, d.Window)
-	set(&c.MutexProfileFraction, d.MutexProfileFraction)
-	set(&c.BlockProfileRate, d.BlockProfileRate)
-	set(&c.SlowSpan, d.SlowSpan)
-	set(&c.WallRingBytes, d.WallRingBytes)
-	set(&c.WallCPUShare, d.WallCPUShare)
-	set(&c.Dir, d.Dir)
-	set(&c.DirMaxBytes, d.DirMaxBytes)
-	set(&c.DirMaxAge, d.DirMaxAge)
-	set(&c.SpoolDir, d.SpoolDir)
-	set(&c.SpoolMaxBytes, d.SpoolMaxBytes)
-	set(&c.SpoolMaxAge, d.SpoolMaxAge)
-	set(&c.OTLPEndpoint, d.OTLPEndpoint)
-	set(&c.OTLPProtocol, d.OTLPProtocol)
-	setMap(&c.OTLPHeaders, d.OTLPHeaders)
-	c.Traces = c.Traces.over(d.Traces)
-	c.Metrics = c.Metrics.over(d.Metrics)
-	c.Logs = c.Logs.over(d.Logs)
-	set(&c.TracesSampler, d.TracesSampler)
-	set(&c.TracesSamplerArg, d.TracesSamplerArg)
-	set(&c.AdminAddress, d.AdminAddress)
-	set(&c.Stdout, d.Stdout)
+	// The caller's attributes take precedence over names from the environment.
+	set(&c.ServiceName, c.ResourceAttributes[keyServiceName])
+	set(&c.ServiceVersion, c.ResourceAttributes[keyServiceVersion])
+	set(&c.Environment, c.ResourceAttributes[keyEnvironment])
+	settings.Merge(&c, &d)
 	return c
-}
-
-func (s Signal) over(d Signal) Signal {
-	set(&s.Exporter, d.Exporter)
-	set(&s.Endpoint, d.Endpoint)
-	set(&s.Protocol, d.Protocol)
-	return s
 }
 
 func set[T comparable](field *T, value T) {
@@ -481,15 +264,11 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
-func setMap(field *map[string]string, value map[string]string) {
-	if len(*field) == 0 {
-		*field = value
-	}
-	*field = maps.Clone(*field)
-}
-
-// withDefaults fills in what neither the caller nor the environment said.
+// withDefaults fills in what neither the caller nor the environment sets.
 func (c Config) withDefaults() Config {
+	if c.ResourceAttributes == nil {
+		c.ResourceAttributes = map[string]string{}
+	}
 	set(&c.ServiceName, c.ResourceAttributes[keyServiceName])
 	if c.ServiceName == "" {
 		c.ServiceName = "unknown_service:go"
@@ -516,16 +295,10 @@ func (c Config) withDefaults() Config {
 			}
 		}
 	}
-	set(&c.Window, defaultWindow)
-	set(&c.MutexProfileFraction, defaultMutexFraction)
-	set(&c.BlockProfileRate, defaultBlockRate)
-	set(&c.SlowSpan, defaultSlowSpan)
 	if c.Dir == "" && c.PyroscopeAddress == "" {
-		// Where there is no such directory either, nothing is saved, and Start says so.
+		// Where there is no such directory either, nothing is saved, and Start logs that.
 		c.Dir, _ = record.DefaultDir()
 	}
-	set(&c.DirMaxBytes, defaultDirMaxBytes)
-	set(&c.DirMaxAge, defaultDirMaxAge)
 	if c.SpoolDir == "" {
 		cache, err := os.UserCacheDir()
 		if err != nil {
@@ -533,17 +306,14 @@ func (c Config) withDefaults() Config {
 		}
 		c.SpoolDir = filepath.Join(cache, "spanflame", "spool", record.DirName(c.ServiceName))
 	}
-	set(&c.OTLPProtocol, telemetry.ProtocolHTTP)
+	settings.SetDefaults(&c)
+	set[io.Writer](&c.Stdout, os.Stdout)
 	c.Traces = c.Traces.withDefaults(c, "/v1/traces")
 	c.Metrics = c.Metrics.withDefaults(c, "/v1/metrics")
-	if c.Metrics.Exporter == "prometheus" {
+	if c.Metrics.Exporter == exporterPrometheus {
 		c.Metrics.Exporter = telemetry.ExporterNone
 	}
 	c.Logs = c.Logs.withDefaults(c, "/v1/logs")
-	set(&c.TracesSampler, "parentbased_always_on")
-	set(&c.TracesSamplerArg, "1")
-	set(&c.AdminAddress, defaultAdminAddress)
-	set[io.Writer](&c.Stdout, os.Stdout)
 	return c
 }
 
@@ -579,28 +349,32 @@ var profileTypes = map[pyroscope.ProfileType]record.Type{
 	pyroscope.ProfileGoroutineLeak: record.GoroutineLeak,
 }
 
-// saves is whether profiles and traces are saved in Dir.
+// saves reports whether profiles and traces are saved in Dir.
 func (c Config) saves() bool { return c.Dir != "" && c.Dir != off }
 
-// lost says which signals have nowhere to go although nobody chose that; it is empty if none is lost. The caller
-// tells whether there was a word about where traces go, before the defaults.
+// lost describes which signals are discarded although nobody chose that; it is empty if none is. The caller says
+// whether an exporter of traces was set, before the defaults.
 func (c Config) lost(tracesChosen bool) string {
 	profiles := !c.saves() && c.PyroscopeAddress == ""
 	traces := !c.saves() && !tracesChosen && c.Traces.Exporter == telemetry.ExporterNone
 	switch {
 	case profiles && c.Dir == "":
-		return "no profiles are captured: there is no server for them, and the user has no cache directory to save them in; set SPANFLAME_DIR to a directory, or to off"
+		return "no profiles are captured: there is no server for them, and the user has no cache directory to save them in; " +
+			"set SPANFLAME_DIR to a directory, or to off"
 	case profiles && traces:
-		return "nothing is captured: profiles and traces have nowhere to go; set SPANFLAME_DIR to a directory, or PYROSCOPE_SERVER_ADDRESS and OTEL_EXPORTER_OTLP_ENDPOINT"
+		return "nothing is captured: there is no destination for profiles and traces; " +
+			"set SPANFLAME_DIR to a directory, or PYROSCOPE_SERVER_ADDRESS and OTEL_EXPORTER_OTLP_ENDPOINT"
 	case profiles:
-		return "no profiles are captured: they have nowhere to go; set PYROSCOPE_SERVER_ADDRESS, or SPANFLAME_DIR to a directory"
+		return "no profiles are captured: there is no destination for them; " +
+			"set PYROSCOPE_SERVER_ADDRESS, or SPANFLAME_DIR to a directory"
 	case traces:
-		return "traces go nowhere; set OTEL_EXPORTER_OTLP_ENDPOINT, or SPANFLAME_DIR to a directory, or OTEL_TRACES_EXPORTER to none if none are wanted"
+		return "traces are discarded: there is no destination for them; " +
+			"set OTEL_EXPORTER_OTLP_ENDPOINT, or SPANFLAME_DIR to a directory, or OTEL_TRACES_EXPORTER to none if none are wanted"
 	}
 	return ""
 }
 
-// recordTypes are the records that the configured profile types come to, each once and in a fixed order.
+// recordTypes returns the records that hold the configured profile types, each once and in a fixed order.
 func (c Config) recordTypes() []record.Type {
 	var types []record.Type
 	for _, name := range c.ProfileTypes {
@@ -610,68 +384,42 @@ func (c Config) recordTypes() []record.Type {
 	return slices.Compact(types)
 }
 
-var labelPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
-
 // Validate checks the configuration, with the defaults for what it leaves out. The error names each field
 // that is wrong, its variable, its value, and what is allowed.
 func (c Config) Validate() error {
 	c = c.over(Config{}).withDefaults()
-	var errs []error
-	check := func(ok bool, field string, value any, allowed string) {
+	errs := settings.Check(&c)
+	check := func(ok bool, field string, value any) {
 		if !ok {
-			errs = append(errs, fmt.Errorf("%s %q: want %s", field, fmt.Sprint(value), allowed))
+			errs = append(errs, settings.Row(field).Wrong(value))
 		}
 	}
-	check(c.ServiceName != "" && len(c.ServiceName) <= 2048, "ServiceName (OTEL_SERVICE_NAME)", c.ServiceName, "1 to 2048 bytes")
-	check(c.PyroscopeAddress == "" || isURL(c.PyroscopeAddress), "PyroscopeAddress (PYROSCOPE_SERVER_ADDRESS)", redact.URL(c.PyroscopeAddress), "a URL like http://127.0.0.1:4040")
 	for name := range c.ProfileLabels {
-		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != labelName(keyServiceName), "ProfileLabels (PYROSCOPE_LABELS)", name,
-			"label names of letters, digits and underscores that begin with a letter or one underscore, and are not service_name")
+		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != labelName(keyServiceName), "ProfileLabels", name)
 	}
 	for _, t := range c.ProfileTypes {
 		typ, ok := profileTypes[t]
-		check(ok, "ProfileTypes (SPANFLAME_PROFILE_TYPES)", t, "one of "+strings.Join(profileTypeNames(), ", "))
-		check(!ok || capture.Supported(typ), "ProfileTypes (SPANFLAME_PROFILE_TYPES)", t, "a build with GOEXPERIMENT=goroutineleakprofile, or to be left out")
+		check(ok, "ProfileTypes", t)
+		if ok && !capture.Supported(typ) {
+			errs = append(errs, fmt.Errorf("ProfileTypes (SPANFLAME_PROFILE_TYPES) %q: want a build with GOEXPERIMENT=goroutineleakprofile; "+
+				"leave it out otherwise", t))
+		}
 	}
-	check(c.Window >= time.Second && c.Window <= 10*time.Minute, "Window (PYROSCOPE_UPLOAD_INTERVAL)", c.Window, "1s to 10m")
-	check(c.MutexProfileFraction > 0, "MutexProfileFraction (SPANFLAME_MUTEX_PROFILE_FRACTION)", c.MutexProfileFraction, "a number above zero")
-	check(c.BlockProfileRate > 0, "BlockProfileRate (SPANFLAME_BLOCK_PROFILE_RATE)", c.BlockProfileRate, "a duration above zero")
-	check(c.WallRingBytes >= 0, "WallRingBytes (SPANFLAME_WALL_RING_BYTES)", c.WallRingBytes, "a number of bytes above zero")
-	check(c.WallCPUShare >= 0 && c.WallCPUShare <= 1, "WallCPUShare (SPANFLAME_WALL_CPU_SHARE)", c.WallCPUShare, "a share above 0 and up to 1")
-	check(c.DirMaxBytes >= minDirBytes, "DirMaxBytes (SPANFLAME_DIR_MAX_BYTES)", c.DirMaxBytes, fmt.Sprintf("at least %d bytes", minDirBytes))
-	check(c.DirMaxAge > 0, "DirMaxAge (SPANFLAME_DIR_MAX_AGE)", c.DirMaxAge, "a duration above zero")
-	check(c.SpoolMaxBytes >= 0, "SpoolMaxBytes (SPANFLAME_SPOOL_MAX_BYTES)", c.SpoolMaxBytes, "a number of bytes above zero")
-	check(c.SpoolMaxAge >= 0, "SpoolMaxAge (SPANFLAME_SPOOL_MAX_AGE)", c.SpoolMaxAge, "a duration above zero")
-	check(c.OTLPEndpoint == "" || isURL(c.OTLPEndpoint), "OTLPEndpoint (OTEL_EXPORTER_OTLP_ENDPOINT)", redact.URL(c.OTLPEndpoint), "a URL like http://127.0.0.1:4318")
-	check(isProtocol(c.OTLPProtocol), "OTLPProtocol (OTEL_EXPORTER_OTLP_PROTOCOL)", c.OTLPProtocol, "grpc or http/protobuf")
 	for name, s := range map[string]Signal{"Traces": c.Traces, "Metrics": c.Metrics, "Logs": c.Logs} {
-		signal := strings.ToUpper(name)
-		check(s.Exporter == telemetry.ExporterOTLP || s.Exporter == telemetry.ExporterConsole || s.Exporter == telemetry.ExporterNone,
-			name+".Exporter (OTEL_"+signal+"_EXPORTER)", s.Exporter, "otlp, console or none (for metrics also prometheus)")
-		// What is wrong with the base is said once.
-		check(isProtocol(s.Protocol) || s.Protocol == c.OTLPProtocol, name+".Protocol (OTEL_EXPORTER_OTLP_"+signal+"_PROTOCOL)", s.Protocol, "grpc or http/protobuf")
+		// An error in the base is reported once.
+		check(isProtocol(s.Protocol) || s.Protocol == c.OTLPProtocol, name+".Protocol", s.Protocol)
 		ofBase := c.OTLPEndpoint != "" && strings.HasPrefix(s.Endpoint, strings.TrimRight(c.OTLPEndpoint, "/"))
-		check(s.Endpoint == "" || ofBase || isURL(s.Endpoint), name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", redact.URL(s.Endpoint), "a URL like http://127.0.0.1:4318/v1/traces")
-		check(s.Exporter != telemetry.ExporterOTLP || s.Endpoint != "", name+".Endpoint (OTEL_EXPORTER_OTLP_"+signal+"_ENDPOINT)", s.Endpoint, "an endpoint, since the exporter is otlp")
+		check(s.Endpoint == "" || ofBase || isURL(s.Endpoint), name+".Endpoint", redact.URL(s.Endpoint))
+		if s.Exporter == telemetry.ExporterOTLP && s.Endpoint == "" {
+			r := settings.Row(name + ".Endpoint")
+			r.Allowed = "an endpoint, since the exporter is otlp"
+			errs = append(errs, r.Wrong(""))
+		}
 	}
 	if _, err := c.sampler(); err != nil {
 		errs = append(errs, err)
 	}
-	if c.AdminAddress != off {
-		_, port, err := net.SplitHostPort(c.AdminAddress)
-		n, portErr := strconv.ParseUint(port, 10, 16)
-		check(err == nil && portErr == nil && n <= 65535, "AdminAddress (SPANFLAME_ADMIN_ADDRESS)", c.AdminAddress, "host:port with a numeric port, or off")
-	}
 	return errors.Join(errs...)
-}
-
-func profileTypeNames() []string {
-	var names []string
-	for name := range profileTypes {
-		names = append(names, string(name))
-	}
-	slices.Sort(names)
-	return names
 }
 
 func isProtocol(s string) bool { return s == telemetry.ProtocolGRPC || s == telemetry.ProtocolHTTP }
@@ -681,38 +429,32 @@ func isURL(s string) bool {
 	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
 }
 
-// sampler is what TracesSampler names, with the words of the OpenTelemetry specification.
-func (c Config) sampler() (sdktrace.Sampler, error) {
-	ratio := func() (sdktrace.Sampler, error) {
-		r, err := strconv.ParseFloat(c.TracesSamplerArg, 64)
-		if err != nil || !(r >= 0 && r <= 1) {
-			return nil, fmt.Errorf("TracesSamplerArg (OTEL_TRACES_SAMPLER_ARG) %q: want a ratio from 0 to 1", c.TracesSamplerArg)
-		}
-		return sdktrace.TraceIDRatioBased(r), nil
-	}
-	switch name := c.TracesSampler; name {
-	case "always_on":
-		return sdktrace.AlwaysSample(), nil
-	case "always_off":
-		return sdktrace.NeverSample(), nil
-	case "parentbased_always_on":
-		return sdktrace.ParentBased(sdktrace.AlwaysSample()), nil
-	case "parentbased_always_off":
-		return sdktrace.ParentBased(sdktrace.NeverSample()), nil
-	case "traceidratio":
-		return ratio()
-	case "parentbased_traceidratio":
-		s, err := ratio()
-		if err != nil {
-			return nil, err
-		}
-		return sdktrace.ParentBased(s), nil
-	default:
-		return nil, fmt.Errorf("TracesSampler (OTEL_TRACES_SAMPLER) %q: want always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or parentbased_traceidratio", name)
-	}
+// samplers are those of the OpenTelemetry specification, by name. They are made of the ratio, which some ignore.
+var samplers = map[string]func(ratio float64) sdktrace.Sampler{
+	"always_on":                   func(float64) sdktrace.Sampler { return sdktrace.AlwaysSample() },
+	"always_off":                  func(float64) sdktrace.Sampler { return sdktrace.NeverSample() },
+	samplerRatio:                  sdktrace.TraceIDRatioBased,
+	"parentbased_always_on":       func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.AlwaysSample()) },
+	"parentbased_always_off":      func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.NeverSample()) },
+	"parentbased_" + samplerRatio: func(r float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(r)) },
 }
 
-// propagator carries trace context and baggage between processes, as the W3C has them.
+const samplerRatio = "traceidratio"
+
+// sampler returns what TracesSampler names. Its argument matters only to a sampler by ratio.
+func (c Config) sampler() (sdktrace.Sampler, error) {
+	create, ok := samplers[c.TracesSampler]
+	if !ok {
+		return nil, settings.Row("TracesSampler").Wrong(c.TracesSampler)
+	}
+	ratio, err := strconv.ParseFloat(c.TracesSamplerArg, 64)
+	if strings.HasSuffix(c.TracesSampler, samplerRatio) && (err != nil || !(ratio >= 0 && ratio <= 1)) {
+		return nil, settings.Row("TracesSamplerArg").Wrong(c.TracesSamplerArg)
+	}
+	return create(ratio), nil
+}
+
+// propagator carries W3C trace context and baggage between processes.
 func propagator() propagation.TextMapPropagator {
 	return propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 }

@@ -48,6 +48,7 @@ var rules = []rule{
 		"it sends saved profiles the way an agent does"},
 	{"agent/internal/spanlink", nil, "it marks spans through an interface of its own, whatever records them"},
 	{"agent/internal/redact", nil, "it handles text only"},
+	{"agent/internal/setting", nil, "it describes the settings of any configuration"},
 	{"agent/internal/telemetry", []string{"agent/internal/redact", "internal/traces"},
 		"traces, metrics and logs do not depend on profiles"},
 	{"agent/internal/admin", nil, "it shows the data it is given"},

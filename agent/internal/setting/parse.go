@@ -1,0 +1,88 @@
+package setting
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Text is any text.
+func Text(text string) (string, error) { return text, nil }
+
+// Duration is a duration above zero.
+func Duration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil || d <= 0 {
+		return 0, errors.New(`a duration above zero with its unit, like "15s" or "168h"`)
+	}
+	return d, nil
+}
+
+// Whole is a whole number above zero; what is counted completes "a whole".
+func Whole[T int | int64](what string) func(string) (T, error) {
+	return func(text string) (T, error) {
+		n, err := strconv.ParseInt(text, 10, 64)
+		if err != nil || n <= 0 || int64(T(n)) != n {
+			return 0, fmt.Errorf("a whole %s above zero, like 1000000", what)
+		}
+		return T(n), nil
+	}
+}
+
+// Share is a number above 0 and up to 1.
+func Share(text string) (float64, error) {
+	f, err := strconv.ParseFloat(text, 64)
+	if err != nil || !(f > 0 && f <= 1) {
+		return 0, errors.New("a share above 0 and up to 1")
+	}
+	return f, nil
+}
+
+// List is items separated by commas; empty ones are left out.
+func List[T ~string](text string) ([]T, error) {
+	var items []T
+	for item := range strings.SplitSeq(text, ",") {
+		if item = strings.TrimSpace(item); item != "" {
+			items = append(items, T(item))
+		}
+	}
+	return items, nil
+}
+
+// Pairs are name=value pairs separated by commas.
+func Pairs(text string) (map[string]string, error) {
+	items, _ := List[string](text)
+	m := make(map[string]string, len(items))
+	for _, item := range items {
+		k, v, ok := strings.Cut(item, "=")
+		if k = strings.TrimSpace(k); !ok || k == "" {
+			return nil, errors.New("name=value pairs separated by commas")
+		}
+		m[k] = strings.TrimSpace(v)
+	}
+	return m, nil
+}
+
+// Attributes are pairs whose values may be percent-encoded, as in W3C Baggage.
+func Attributes(text string) (map[string]string, error) {
+	m, err := Pairs(text)
+	for k, v := range m {
+		if m[k], err = url.PathUnescape(v); err != nil {
+			return nil, fmt.Errorf("a percent-encoded value for %s", k)
+		}
+	}
+	return m, err
+}
+
+// JSONObject is a JSON object of strings.
+func JSONObject(text string) (map[string]string, error) {
+	var m map[string]string
+	if err := json.Unmarshal([]byte(text), &m); err != nil {
+		return nil, errors.New(`a JSON object of strings, like {"X-Name":"value"}`)
+	}
+	return m, nil
+}

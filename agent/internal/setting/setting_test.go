@@ -1,0 +1,79 @@
+package setting
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+type config struct {
+	Name   string
+	Token  string
+	Window time.Duration
+	Labels map[string]string
+	Extra  map[string]string
+	Nested struct{ Count int }
+}
+
+var table = Table{
+	Of[string]{Field: "Name", Variable: "SETTING_NAME", Parse: Text, Default: "a name"},
+	Of[string]{Field: "Token", Variable: "SETTING_TOKEN", Parse: Text, Secret: true, File: true, Valid: func(s string) bool { return s != "wrong" },
+		Show: func(string) string { return "hidden" }, Allowed: "another token"},
+	Of[time.Duration]{Field: "Window", Variable: "SETTING_WINDOW", Parse: Duration, Default: time.Minute},
+	Of[map[string]string]{Field: "Labels", Variable: "SETTING_LABELS", Parse: Pairs},
+	Of[map[string]string]{Field: "Extra", Variable: "SETTING_EXTRA", Parse: Attributes, Union: true},
+	Of[int]{Field: "Nested.Count", Variable: "SETTING_COUNT", Parse: Whole[int]("number"), Valid: func(n int) bool { return n < 10 }, Allowed: "at most 9"},
+}
+
+func TestReadMergeAndDefaults(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "token")
+	if err := os.WriteFile(file, []byte(" a token \n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("SETTING_NAME", "  ") // counts as not set
+	t.Setenv("SETTING_TOKEN_FILE", file)
+	t.Setenv("SETTING_LABELS", "a=1, b=2,")
+	t.Setenv("SETTING_EXTRA", "a=1,b=x%3Dy")
+	t.Setenv("SETTING_COUNT", "7")
+	var env config
+	if errs := table.Read(&env); errs != nil {
+		t.Fatal(errs)
+	}
+	mine := map[string]string{"a": "mine"}
+	c := config{Labels: mine, Extra: mine}
+	table.Merge(&c, &env)
+	table.SetDefaults(&c)
+	if c.Name != "a name" || c.Token != " a token " || c.Window != time.Minute || c.Nested.Count != 7 {
+		t.Errorf("got %+v", c)
+	}
+	if want := map[string]string{"a": "mine"}; !maps.Equal(c.Labels, want) {
+		t.Errorf("labels %v, want the caller's: %v", c.Labels, want)
+	}
+	if want := map[string]string{"a": "mine", "b": "x=y"}; !maps.Equal(c.Extra, want) {
+		t.Errorf("extra %v, want the union: %v", c.Extra, want)
+	}
+	c.Labels["a"], c.Extra["a"] = "changed", "changed"
+	if mine["a"] != "mine" {
+		t.Error("the configuration shares a map with its caller")
+	}
+}
+
+func TestErrors(t *testing.T) {
+	t.Setenv("SETTING_WINDOW", "-1s")
+	t.Setenv("SETTING_COUNT", "99999999999999999999")
+	var c config
+	errs := table.Read(&c)
+	if len(errs) != 2 || !strings.Contains(errs[0].Error(), `SETTING_WINDOW="-1s": want a duration`) ||
+		!strings.Contains(errs[1].Error(), `SETTING_COUNT="99999999999999999999": want a whole number`) {
+		t.Errorf("errors %v", errs)
+	}
+	c.Token, c.Nested.Count = "wrong", 10
+	errs = table.Check(&c)
+	if len(errs) != 2 || errs[0].Error() != `Token (SETTING_TOKEN) "hidden": want another token` ||
+		errs[1].Error() != `Nested.Count (SETTING_COUNT) "10": want at most 9` {
+		t.Errorf("errors %v", errs)
+	}
+}
