@@ -130,18 +130,34 @@ func ServiceNames(entries []Entry) []string {
 	return names
 }
 
-// ParseTime is the time that a user means: one like 2026-01-02T15:04:05Z, one like "2026-01-02 15:04:05", which
-// is in UTC as reports and pages have it, or a duration such as 15m, which is that long before now.
-func ParseTime(s string, now time.Time) (time.Time, error) {
-	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 {
-		return now.Add(-ago), nil
+// Limits of a time that is asked for: how long ago it may be, and its years, which fit into nanoseconds since 1970.
+const (
+	longestAgo          = 10 * 365 * 24 * time.Hour
+	firstYear, lastYear = 1970, 2261
+)
+
+// timeLayouts are the forms of a time, in UTC unless it has an offset. Browsers send the second, reports and pages show
+// the last.
+var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", time.DateTime}
+
+// ParseTime parses a time that a person wrote: one like 2026-01-02T15:04:05Z, one like "2026-01-02 15:04:05", which is
+// in UTC as in reports and pages, or a duration such as 15m, which is that long before now.
+func ParseTime(text string, now time.Time) (time.Time, error) {
+	s := strings.TrimSuffix(strings.TrimSpace(text), " UTC")
+	var t time.Time
+	if ago, err := time.ParseDuration(s); err == nil && ago >= 0 && ago <= longestAgo {
+		t = now.Add(-ago)
 	}
-	if t, err := time.Parse(time.RFC3339, s); err == nil {
-		return t, nil
+	for _, layout := range timeLayouts {
+		if parsed, err := time.Parse(layout, s); err == nil {
+			t = parsed
+		}
 	}
-	t, err := time.Parse(time.DateTime, strings.TrimSuffix(s, " UTC"))
-	if err != nil {
-		return time.Time{}, fmt.Errorf(`time %q: want one like 2026-01-02T15:04:05Z, like "2026-01-02 15:04:05" in UTC, or like 15m for that long ago`, s)
+	if t.Year() < firstYear || t.Year() > lastYear {
+		return time.Time{}, fmt.Errorf(
+			"time %q: want one like 2026-01-02T15:04:05Z, one like %q in UTC, from %d to %d, or how long ago it was, such as 15m",
+			text, "2026-01-02 15:04:05", firstYear, lastYear,
+		)
 	}
 	return t, nil
 }

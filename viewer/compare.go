@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
@@ -48,7 +49,10 @@ func spanOf(id string) string { return "span " + id[strings.LastIndexByte(id, '/
 var comparisonParameters = []string{"what", "type", "a", "b", "service", "afrom", "ato", "alast", "bfrom", "bto", "blast", "aversion", "bversion"}
 
 func (s *server) parseComparison(q url.Values) (comparison, error) {
-	c := comparison{What: cmp.Or(q.Get("what"), "spans"), spanA: q.Get("a"), spanB: q.Get("b"), service: q.Get("service"), versionA: q.Get("aversion"), versionB: q.Get("bversion")}
+	c := comparison{
+		What: cmp.Or(q.Get("what"), "spans"), spanA: q.Get("a"), spanB: q.Get("b"), service: q.Get("service"),
+		versionA: q.Get("aversion"), versionB: q.Get("bversion"),
+	}
 	if err := allow(q, comparisonParameters...); err != nil {
 		return c, err
 	}
@@ -221,7 +225,10 @@ func meanRequest(ctx context.Context, from Source, sel Selection, p *profile.Pro
 		p.Scale(1 / float64(n))
 		return nil
 	}
-	requests, err := from.Captured(ctx, Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans})
+	requests, err := from.Captured(
+		ctx,
+		Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans},
+	)
 	if err != nil {
 		return err
 	}
@@ -279,7 +286,10 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := comparePage{head: head{Title: "Compare", Current: "compare"}, Query: make(map[string]string), Types: profileTypes, SpanTypes: profileTypes[:2], HasBase: s.options.Base != nil}
+	page := comparePage{
+		head: head{Title: "Compare", Current: "compare"}, Query: make(map[string]string), Types: profileTypes,
+		SpanTypes: profileTypes[:2], HasBase: s.options.Base != nil,
+	}
 	zoom, err := parseFrame(q, "frame")
 	if err != nil {
 		return err
@@ -303,7 +313,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		page.Result, err = s.comparison(r.Context(), q, page.C)
 		switch {
 		case errors.Is(err, profiles.ErrNone):
-			page.Why = clean(err.Error(), 400)
+			page.Why = format.Clean(err.Error(), 400)
 		case err != nil:
 			return err
 		}
@@ -316,9 +326,9 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.render(w, http.StatusOK, "compare.html", page)
 	}
-	page.Title = clean(page.C.title(), 300)
+	page.Title = format.Clean(page.C.title(), 300)
 	if of := page.Result.Spans; of != nil {
-		page.Title = fmt.Sprintf("%s of %s against %s", page.C.Type.Words, clean(of[1].Text, 120), clean(of[0].Text, 120))
+		page.Title = fmt.Sprintf("%s of %s against %s", page.C.Type.Words, format.Clean(of[1].Text, 120), format.Clean(of[0].Text, 120))
 	}
 	page.Difference = newDifference(page.Result.tree, page.Result.unit, "/compare?"+q.Encode()+"&frame=", zoom)
 	q.Set("kind", "compare")
@@ -343,7 +353,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 		}
 		unit := p.SampleType[value].Unit
 		found := &comparisonResult{
-			Changes: changes(p, base, 1, 1), Before: amount(sum(base, baseValue), unit), After: amount(sum(p, value), unit),
+			Changes: changes(p, base, 1, 1), Before: format.Value(sum(base, baseValue), unit), After: format.Value(sum(p, value), unit),
 			tree: differenceTree(p, base, 1, 1), unit: unit,
 		}
 		if c.What == "spans" {
@@ -358,7 +368,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 			before, a, b := s.sides(c)
 			v, err := judge(ctx, before, s.source, a, b)
 			if err != nil {
-				v.Notes = append(v.Notes, clean(err.Error(), 400)) // the difference is good without it
+				v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is good without it
 			}
 			found.Verdict = &v
 		}

@@ -3,6 +3,7 @@ package viewer
 import (
 	"fmt"
 
+	"spanflame/internal/format"
 	"spanflame/profiles"
 
 	"github.com/google/pprof/profile"
@@ -82,15 +83,10 @@ func newDifference(root *node, unit, zoomPath string, zoom int) *flame {
 		case -by > n.total/50:
 			st = less
 		}
-		return fmt.Sprintf("%s: before %s, after %s, %s", clean(n.name, 300), amount(n.before, unit), amount(n.after, unit), signed(by, unit)), st
+		return fmt.Sprintf(
+			"%s: before %s, after %s, %s", format.Clean(n.name, 300), format.Value(n.before, unit),
+			format.Value(n.after, unit), format.Difference(by, unit),
+		), st
 	})
 	return f
-}
-
-// signed is a difference with its sign.
-func signed(v int64, unit string) string {
-	if v < 0 {
-		return "−" + amount(-v, unit)
-	}
-	return "+" + amount(v, unit)
 }

@@ -3,14 +3,13 @@ package viewer
 import (
 	"cmp"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/wallframe"
 	"spanflame/profiles"
@@ -263,7 +262,7 @@ func (f *flame) fill(p *profile.Profile, zoomPath string, zoom int, keep func(*p
 	unit := p.SampleType[value].Unit
 	root := newTree(p, value, keep)
 	root.name = "all"
-	f.Total = amount(root.total, unit)
+	f.Total = format.Value(root.total, unit)
 	if root.total == 0 {
 		return
 	}
@@ -305,7 +304,7 @@ func (f *flame) draw(root *node, zoomPath string, zoom int, describe func(*node)
 	}
 	from, above := found[0], found[1:]
 	if from.index > 0 {
-		f.Zoomed = clean(from.name, 200)
+		f.Zoomed = format.Clean(from.name, 200)
 	}
 	slices.Reverse(above)
 	path := func(index int) string {
@@ -321,8 +320,8 @@ func (f *flame) draw(root *node, zoomPath string, zoom int, describe func(*node)
 		rows = max(rows, depth+1)
 		title, st := describe(n)
 		f.Frames = append(f.Frames, flameFrame{
-			Path: path(index), X: percent(x), W: percent(w), Y: depth * rowHeight,
-			Name: clean(short(n.name), 120), Title: title, State: st,
+			Path: path(index), X: format.Percent(x), W: format.Percent(w), Y: depth * rowHeight,
+			Name: format.Clean(short(n.name), 120), Title: title, State: st,
 			Marker: isMarker(n.name),
 		})
 	}
@@ -352,12 +351,12 @@ func (f *flame) draw(root *node, zoomPath string, zoom int, describe func(*node)
 // frameTitle says a frame in words: its name, how much, what share, and in which states where the profile has them.
 func frameTitle(n *node, whole int64, unit string, stated bool) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s: %s, %s", clean(n.name, 300), amount(n.total, unit), ratio(n.total, whole))
+	fmt.Fprintf(&b, "%s: %s, %s", format.Clean(n.name, 300), format.Value(n.total, unit), format.Share(n.total, whole))
 	if stated && !isState(n.name) {
 		sep := " ("
 		for _, s := range states {
 			if v := n.byState[s]; v > 0 {
-				fmt.Fprintf(&b, "%s%s %s", sep, s.Words(), ratio(v, n.total))
+				fmt.Fprintf(&b, "%s%s %s", sep, s.Words(), format.Share(v, n.total))
 				sep = ", "
 			}
 		}
@@ -375,7 +374,7 @@ func shares(root *node, unit string) []share {
 			continue
 		}
 		w := float64(v) / float64(root.total)
-		all = append(all, share{s, s.Words(), amount(v, unit), ratio(v, root.total), percent(at), percent(w)})
+		all = append(all, share{s, s.Words(), format.Value(v, unit), format.Share(v, root.total), format.Percent(at), format.Percent(w)})
 		at += w
 	}
 	return all
@@ -422,7 +421,13 @@ func top(root *node, unit string, stated bool) []topFunction {
 		if st == "" && stated {
 			st = string(running)
 		}
-		all = append(all, topFunction{clean(p.function, 200), clean(p.in, 200), clean(strings.Trim(st, "[]"), 60), amount(sums[p], unit), ratio(sums[p], root.total), stateOf(p.state)})
+		all = append(
+			all,
+			topFunction{
+				format.Clean(p.function, 200), format.Clean(p.in, 200), format.Clean(strings.Trim(st, "[]"), 60),
+				format.Value(sums[p], unit), format.Share(sums[p], root.total), stateOf(p.state),
+			},
+		)
 	}
 	return all
 }
@@ -438,57 +443,4 @@ func short(name string) string {
 		path = name[:i]
 	}
 	return name[strings.LastIndexByte(path, '/')+1:]
-}
-
-// percent is a share as a percentage for an attribute.
-func percent(share float64) string {
-	return fmt.Sprintf("%.4g%%", math.Round(share*1e6)/1e4)
-}
-
-// ratio is a part of a whole for a reader.
-func ratio(part, whole int64) string {
-	switch share := float64(part) / float64(whole); {
-	case whole == 0 || part == 0:
-		return "0 %"
-	case share > 0 && share < 0.001:
-		return "< 0.1 %"
-	}
-	return fmt.Sprintf("%.3g %%", 100*float64(part)/float64(whole))
-}
-
-// amount is a value with its unit for a reader.
-func amount(v int64, unit string) string {
-	switch unit {
-	case "nanoseconds":
-		return duration(time.Duration(v))
-	case "bytes":
-		return bytesOf(v)
-	}
-	return fmt.Sprintf("%d %s", v, unit)
-}
-
-// duration rounds to three digits.
-func duration(d time.Duration) string {
-	switch {
-	case d >= 100*time.Second || d <= -100*time.Second:
-		return d.Round(time.Second).String()
-	case d >= time.Second:
-		return fmt.Sprintf("%.3g s", d.Seconds())
-	case d >= time.Millisecond:
-		return fmt.Sprintf("%.3g ms", float64(d)/1e6)
-	case d >= time.Microsecond:
-		return fmt.Sprintf("%.3g µs", float64(d)/1e3)
-	}
-	return fmt.Sprintf("%d ns", d.Nanoseconds())
-}
-
-func bytesOf(v int64) string {
-	f := float64(v)
-	for _, unit := range []string{"B", "KiB", "MiB", "GiB"} {
-		if math.Abs(f) < 1000 {
-			return fmt.Sprintf("%.3g %s", f, unit)
-		}
-		f /= 1024
-	}
-	return fmt.Sprintf("%.4g TiB", f)
 }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/internal/traces"
 )
 
@@ -375,7 +376,7 @@ func (x *traceIndex) search(f Filter) Found {
 	})
 	found.Traces = found.Traces[:min(len(found.Traces), f.Limit)]
 	if x.unread > 0 {
-		found.Notes = append(found.Notes, fmt.Sprintf("Older traces are still being read (%s to go): load the page again.", bytesOf(x.unread)))
+		found.Notes = append(found.Notes, fmt.Sprintf("Older traces are still being read (%s to go): load the page again.", format.Bytes(x.unread)))
 	}
 	if x.damaged > 0 {
 		found.Notes = append(found.Notes, fmt.Sprintf("Lines of the trace files that cannot be read and are left out: %d.", x.damaged))

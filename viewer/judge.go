@@ -3,9 +3,9 @@ package viewer
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles/compare"
 	"spanflame/profiles/leaks"
@@ -56,11 +56,11 @@ func judge(ctx context.Context, before, after Source, a, b Selection) (verdict, 
 			values = c.Flat
 		}
 		row := verdictRow{
-			Name: clean(c.Name, 200), Before: m.Format(float64(values.Before)), After: m.Format(float64(values.After)),
+			Name: format.Clean(c.Name, 200), Before: m.Format(float64(values.Before)), After: m.Format(float64(values.After)),
 			Change: m.Change(values), Significant: values.Significant, More: values.After > values.Before,
 		}
 		if m.Tested {
-			row.Q = chance(values.Q)
+			row.Q = format.Probability(values.Q)
 		}
 		v.Rows = append(v.Rows, row)
 	}
@@ -71,17 +71,9 @@ func judge(ctx context.Context, before, after Source, a, b Selection) (verdict, 
 func notes(all []string) []string {
 	shown := make([]string, len(all))
 	for i, n := range all {
-		shown[i] = clean(n, 400)
+		shown[i] = format.Clean(n, 400)
 	}
 	return shown
-}
-
-// chance is a probability for a reader.
-func chance(p float64) string {
-	if p < 0.0005 {
-		return "< 0.001"
-	}
-	return strconv.FormatFloat(p, 'f', 3, 64)
 }
 
 // leakVerdict is what package leaks says of a service's memory, as the page Memory shows it.
@@ -110,9 +102,9 @@ func findLeaks(ctx context.Context, source Source, sel Selection) (leakVerdict, 
 	rows := func(of []leaks.Suspect, undecided bool) (rows []suspect) {
 		for _, s := range of[:min(len(of), judgedRows)] {
 			rows = append(rows, suspect{
-				Undecided: undecided, Site: clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
-				Rate: bytesOf(int64(s.BytesPerMinute)), Low: bytesOf(int64(s.Low)), High: bytesOf(int64(s.High)), Q: chance(s.Q),
-				InUse: bytesOf(s.InUse), Grown: bytesOf(s.Grown), Began: s.Began.UTC(),
+				Undecided: undecided, Site: format.Clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
+				Rate: format.Bytes(int64(s.BytesPerMinute)), Low: format.Bytes(int64(s.Low)), High: format.Bytes(int64(s.High)), Q: format.Probability(s.Q),
+				InUse: format.Bytes(s.InUse), Grown: format.Bytes(s.Grown), Began: s.Began.UTC(),
 			})
 		}
 		return rows

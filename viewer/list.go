@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
@@ -80,13 +81,13 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	for i, t := range found.Traces {
 		l := &page.Traces[i]
 		*l = listedTrace{
-			Path: TracePath(t.TraceID), Service: t.Service, Name: t.Name, Started: t.Start.UTC(), Duration: duration(t.Duration), Errors: t.Errors,
+			Path: TracePath(t.TraceID), Service: t.Service, Name: t.Name, Started: t.Start.UTC(), Duration: format.Duration(t.Duration), Errors: t.Errors,
 		}
 		if t.Spans > 0 {
-			l.Spans = count(t.Spans, "span")
+			l.Spans = format.Count(t.Spans, "span")
 		}
 		if longest := found.Traces[0].Duration; longest > 0 {
-			l.Width = percent(float64(t.Duration) / float64(longest))
+			l.Width = format.Percent(float64(t.Duration) / float64(longest))
 		}
 		some.Go(func() error {
 			var d diagnosis
@@ -155,10 +156,10 @@ func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis,
 	if sentence == "" {
 		return diagnosis{}, profiles.ErrNone
 	}
-	d := diagnosis{name: span.Name, took: span.Duration(), sentence: clean(sentence, 400)}
+	d := diagnosis{name: span.Name, took: span.Duration(), sentence: format.Clean(sentence, 400)}
 	d.rest = d.sentence
 	if _, rest, ok := strings.Cut(sentence, " "+span.Name+": "); ok {
-		d.rest = clean(rest, 400)
+		d.rest = format.Clean(rest, 400)
 	}
 	return d, nil
 }

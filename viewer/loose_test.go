@@ -48,7 +48,10 @@ func twoVersions(t testing.TB) string {
 	for i := range 6 {
 		at := began.Add(time.Duration(i) * 15 * time.Second)
 		name := fmt.Sprintf("cpu-%d.pb.gz", i)
-		foreign(t, filepath.Join(dir, "before", name), at, "cpu", "nanoseconds", sample{"main.main;main.slow", 9e8 + jitter(i), ""}, sample{"main.main;main.same", 1e8 + jitter(i+1), ""})
+		foreign(
+			t, filepath.Join(dir, "before", name), at, "cpu", "nanoseconds",
+			sample{"main.main;main.slow", 9e8 + jitter(i), ""}, sample{"main.main;main.same", 1e8 + jitter(i+1), ""},
+		)
 		foreign(t, filepath.Join(dir, "after", "deep", name), at.Add(15*time.Minute), "cpu", "nanoseconds", sample{"main.main;main.same", 1e8 + jitter(i), ""})
 	}
 	return dir
@@ -274,7 +277,10 @@ func TestLooseHostileNames(t *testing.T) {
 			}
 		}
 	}
-	for _, path := range []string{"/profiles?type=none", "/profiles.pb.gz", "/profiles?frame=x", "/profiles?sugar=1", "/compare?what=versions&aversion=1&aversion=2"} {
+	for _, path := range []string{
+		"/profiles?type=none", "/profiles.pb.gz", "/profiles?frame=x", "/profiles?sugar=1",
+		"/compare?what=versions&aversion=1&aversion=2",
+	} {
 		if w := get(h, path); w.Code != 400 {
 			t.Errorf("%s: status %d, want 400", path, w.Code)
 		}
@@ -325,7 +331,10 @@ func (l leakSelection) Series(ctx context.Context, s Selection) iter.Seq2[profil
 func TestLooseLeaksHaveTheLastMoment(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 3 {
-		foreignOf(t, filepath.Join(dir, fmt.Sprintf("heap-%d.pb.gz", i)), pprofOf(began.Add(time.Duration(i)*time.Minute), 0, "inuse_space", "bytes", nil, sample{"main.main", 1 << 20, ""}))
+		foreignOf(
+			t, filepath.Join(dir, fmt.Sprintf("heap-%d.pb.gz", i)),
+			pprofOf(began.Add(time.Duration(i)*time.Minute), 0, "inuse_space", "bytes", nil, sample{"main.main", 1 << 20, ""}),
+		)
 	}
 	d := open(t, dir)
 	var sel Selection

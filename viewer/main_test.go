@@ -81,7 +81,9 @@ func asLine(t testing.TB, spans ...span) []byte {
 		}
 		if s.failed {
 			p.Status = &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: s.name + " failed"}
-			p.Events = []*tracepb.Span_Event{{Name: s.name + " event", TimeUnixNano: p.StartTimeUnixNano, Attributes: []*commonpb.KeyValue{{Key: s.name, Value: text(s.name)}}}}
+			p.Events = []*tracepb.Span_Event{
+				{Name: s.name + " event", TimeUnixNano: p.StartTimeUnixNano, Attributes: []*commonpb.KeyValue{{Key: s.name, Value: text(s.name)}}},
+			}
 		}
 		if s.profiled {
 			p.Attributes = append(p.Attributes, &commonpb.KeyValue{Key: profileIDAttribute, Value: text(spanID(s.id))})
@@ -274,11 +276,19 @@ func regexpOf(t testing.TB, page, expression string) string {
 func shop(t testing.TB) saved {
 	d := newSaved(t)
 	d.spans(
-		span{id: "root", service: "storefront", name: "POST /checkout", took: 600 * time.Millisecond, profiled: true, attributes: map[string]string{"http.route": "/checkout"}},
+		span{
+			id: "root", service: "storefront", name: "POST /checkout", took: 600 * time.Millisecond, profiled: true,
+			attributes: map[string]string{"http.route": "/checkout"},
+		},
 		span{id: "pricing", parent: "root", service: "storefront", name: "pricing", start: 10 * time.Millisecond, took: 500 * time.Millisecond, profiled: true},
 		span{id: "short", parent: "root", service: "storefront", name: "save", start: 580 * time.Millisecond, took: time.Millisecond},
 	)
-	d.spans(span{id: "inventory", parent: "root", service: "inventory", name: "POST /reserve", start: 520 * time.Millisecond, took: 50 * time.Millisecond, profiled: true, failed: true})
+	d.spans(
+		span{
+			id: "inventory", parent: "root", service: "inventory", name: "POST /reserve", start: 520 * time.Millisecond,
+			took: 50 * time.Millisecond, profiled: true, failed: true,
+		},
+	)
 	d.wall("storefront", 0, 600*time.Millisecond,
 		sample{"span: POST /checkout;span: pricing;main.(*Cart).Price;sync.(*Mutex).Lock;[waiting: mutex]", 450e6, "root"},
 		sample{"span: POST /checkout;span: pricing;main.(*Cart).Price;main.discount", 80e6, "root"},

@@ -11,6 +11,7 @@ import (
 	"github.com/go-analyze/charts"
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles"
 )
@@ -62,17 +63,19 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if len(points) < 2 {
-		page.Why = page.known("There are fewer than two memory profiles of this service and time: choose another service or a longer time. An agent captures memory once a window.")
+		page.Why = page.known(
+			"There are fewer than two memory profiles of this service and time: choose another service or a longer time. An agent captures memory once a window.",
+		)
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	first, last := points[0], points[len(points)-1]
 	page.Instance = first.Instance
-	page.First, page.Last, page.From, page.To = bytesOf(first.Bytes), bytesOf(last.Bytes), first.To.UTC(), last.To.UTC()
+	page.First, page.Last, page.From, page.To = format.Bytes(first.Bytes), format.Bytes(last.Bytes), first.To.UTC(), last.To.UTC()
 	if hours := last.To.Sub(first.To).Hours(); hours > 0 {
-		page.Growth = bytesOf(int64(float64(last.Bytes-first.Bytes) / hours))
+		page.Growth = format.Bytes(int64(float64(last.Bytes-first.Bytes) / hours))
 	}
 	for _, p := range spread(points, 24) {
-		page.Points = append(page.Points, point{p.To.UTC(), bytesOf(p.Bytes)})
+		page.Points = append(page.Points, point{p.To.UTC(), format.Bytes(p.Bytes)})
 	}
 	of := url.Values{"service": {page.Service}}
 	for _, name := range []string{"last", "from", "to"} {
@@ -104,7 +107,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return findLeaks(ctx, s.source, sel)
 	})
 	if err != nil {
-		page.Leaks.Notes = append(page.Leaks.Notes, clean(err.Error(), 400)) // the page is good without it
+		page.Leaks.Notes = append(page.Leaks.Notes, format.Clean(err.Error(), 400)) // the page is good without it
 	}
 	return s.render(w, http.StatusOK, "memory.html", page)
 }

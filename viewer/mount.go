@@ -16,6 +16,8 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/internal/format"
+
 	"github.com/google/pprof/driver"
 	"github.com/google/pprof/profile"
 )
@@ -76,7 +78,7 @@ func harmless(p *profile.Profile) *profile.Profile {
 		m.File, m.BuildID = "", ""
 	}
 	for _, f := range p.Function {
-		f.Name, f.SystemName, f.Filename = clean(f.Name, maxName), clean(f.SystemName, maxName), clean(f.Filename, maxName)
+		f.Name, f.SystemName, f.Filename = format.Clean(f.Name, maxName), format.Clean(f.SystemName, maxName), format.Clean(f.Filename, maxName)
 	}
 	p.DocURL = ""
 	return p

@@ -13,6 +13,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
@@ -48,7 +49,7 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := namesPage{head: head{Title: "By span name", Current: "names"}, Slow: duration(s.options.SlowSpan)}
+	page := namesPage{head: head{Title: "By span name", Current: "names"}, Slow: format.Duration(s.options.SlowSpan)}
 	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
 		return err
 	}
@@ -78,7 +79,7 @@ func byName(spans []traces.Span, q url.Values) []listedName {
 		}
 		names = append(names, listedName{
 			Path: "/name?" + of.Encode(), Service: k.service, Name: k.name, Count: len(all),
-			Median: duration(quantile(all, 0.5)), P99: duration(quantile(all, 0.99)), Slowest: duration(all[len(all)-1]), slowest: all[len(all)-1],
+			Median: format.Duration(quantile(all, 0.5)), P99: format.Duration(quantile(all, 0.99)), Slowest: format.Duration(all[len(all)-1]), slowest: all[len(all)-1],
 		})
 	}
 	slices.SortFunc(names, func(a, b listedName) int {
@@ -191,9 +192,9 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	for i, sp := range b.sorted {
 		took[len(took)-1-i] = sp.Duration()
 	}
-	page.Median, page.P90, page.P99 = duration(quantile(took, 0.5)), duration(quantile(took, 0.9)), duration(quantile(took, 0.99))
+	page.Median, page.P90, page.P99 = format.Duration(quantile(took, 0.5)), format.Duration(quantile(took, 0.9)), format.Duration(quantile(took, 0.99))
 	for _, sp := range b.sorted[:min(len(b.sorted), listedSlowest)] {
-		page.Slowest = append(page.Slowest, listedTrace{Path: SpanPath(sp.TraceID, sp.ID), Started: sp.Start.UTC(), Duration: duration(sp.Duration())})
+		page.Slowest = append(page.Slowest, listedTrace{Path: SpanPath(sp.TraceID, sp.ID), Started: sp.Start.UTC(), Duration: format.Duration(sp.Duration())})
 	}
 	parts := map[string][]traces.Span{"all": b.all, "slow": b.slow, "median": b.median}
 	if parts[page.Part] == nil {
@@ -239,8 +240,8 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 		page.Changes = changes(slow, median, one, oneMedian)
 		value := profiles.DefaultSampleIndex(slow)
 		unit := slow.SampleType[value].Unit
-		page.SlowMean = amount(scaled(sum(slow, value), one), unit)
-		page.MedianMean = amount(scaled(sum(median, profiles.DefaultSampleIndex(median)), oneMedian), unit)
+		page.SlowMean = format.Value(scaled(sum(slow, value), one), unit)
+		page.MedianMean = format.Value(scaled(sum(median, profiles.DefaultSampleIndex(median)), oneMedian), unit)
 		page.Difference = newDifference(differenceTree(slow, median, one, oneMedian), unit, "/name?"+with(page.Part).Encode()+"&dframe=", differenceZoom)
 	} else {
 		page.DifferencePath = ""
@@ -257,7 +258,10 @@ func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 	if err != nil {
 		return bucket{}, err
 	}
-	spans, err := s.source.Captured(ctx, Filter{Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Slow: s.options.SlowSpan, Limit: capturedSpans})
+	spans, err := s.source.Captured(
+		ctx,
+		Filter{Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Slow: s.options.SlowSpan, Limit: capturedSpans},
+	)
 	if err != nil {
 		return bucket{}, err
 	}
@@ -348,8 +352,9 @@ func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 			seen[at] = true
 			most = max(most, math.Abs(by))
 			all = append(all, change{
-				Name: clean(at.function, 200), In: clean(at.in, 200), State: clean(at.state, 100), Before: amount(int64(before[at]), unit), After: amount(int64(after[at]), unit),
-				Now: signed(int64(by), unit), More: by > 0, by: by,
+				Name: format.Clean(at.function, 200), In: format.Clean(at.in, 200), State: format.Clean(at.state, 100),
+				Before: format.Value(int64(before[at]), unit), After: format.Value(int64(after[at]), unit),
+				Now: format.Difference(int64(by), unit), More: by > 0, by: by,
 			})
 		}
 	}
@@ -358,7 +363,7 @@ func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 	})
 	all = all[:min(len(all), 20)]
 	for i := range all {
-		all[i].W = percent(math.Abs(all[i].by) / most)
+		all[i].W = format.Percent(math.Abs(all[i].by) / most)
 	}
 	return all
 }
@@ -404,12 +409,15 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		if err := allow(q, "service", "instance", "afrom", "ato", "bfrom", "bto"); err != nil {
 			return err
 		}
-		b = barData{Back: "/memory?" + url.Values{"service": {q.Get("service")}}.Encode(), BackText: "back to memory", Title: "growth of the memory of " + q.Get("service")}
+		b = barData{
+			Back: "/memory?" + url.Values{"service": {q.Get("service")}}.Encode(), BackText: "back to memory",
+			Title: "growth of the memory of " + q.Get("service"),
+		}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.memoryPair(ctx, q) }
 	default:
 		return badRequest("The address of this flame graph is not whole.")
 	}
-	b.Title = clean(b.Title, 200)
+	b.Title = format.Clean(b.Title, 200)
 	m, err := s.mount(r.Context(), "spec "+spec, read)
 	if err != nil {
 		return err

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/internal/traces"
 )
 
@@ -121,7 +122,10 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 		spans = spread(spans, offeredSpans)
 	}
 	for _, sp := range spans[:min(len(spans), offeredSpans)] {
-		offered := offeredSpan{Path: SpanPath(sp.TraceID, sp.ID), Service: sp.Service, Name: sp.Name, Duration: duration(sp.Duration()), Started: sp.Start.UTC()}
+		offered := offeredSpan{
+			Path: SpanPath(sp.TraceID, sp.ID), Service: sp.Service, Name: sp.Name, Duration: format.Duration(sp.Duration()),
+			Started: sp.Start.UTC(),
+		}
 		with := func(side string) string {
 			q := url.Values{"type": {c.Type.Name}, side: {sp.TraceID + "/" + sp.ID}}
 			for name, v := range map[string]string{"a": c.spanA, "b": c.spanB} {
@@ -196,7 +200,10 @@ func offeredTypes(service string, contents []Content, hasBase bool, now time.Tim
 		}
 		for i := max(1, len(versions)-offeredVersions); i < len(versions); i++ {
 			before, after := versions[i-1], versions[i]
-			offer("versions", fmt.Sprintf("version %s against %s", clean(after, 80), clean(before, 80)), url.Values{"aversion": {before}, "bversion": {after}})
+			offer(
+				"versions", fmt.Sprintf("version %s against %s", format.Clean(after, 80), format.Clean(before, 80)),
+				url.Values{"aversion": {before}, "bversion": {after}},
+			)
 		}
 		unknown := to.IsZero()
 		for _, r := range recentTimes {
@@ -206,7 +213,7 @@ func offeredTypes(service string, contents []Content, hasBase bool, now time.Tim
 		}
 		if !unknown && several > 1 && to.After(from) {
 			middle := from.Add(to.Sub(from) / 2)
-			offer("times", fmt.Sprintf("the half from %s against the half before", clock(middle)), url.Values{
+			offer("times", fmt.Sprintf("the half from %s against the half before", format.Clock(middle)), url.Values{
 				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)}, "bto": {stamp(to.Add(time.Millisecond))}, // a profile of a moment is in it, too
 			})
 		}

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/base64"
-	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -13,7 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
+	"spanflame/profiles"
 )
 
 // Names of the flame graphs' types in addresses.
@@ -71,14 +72,14 @@ func (p period) words() string {
 	case p.from.IsZero() && p.to.IsZero():
 		return "at any time"
 	case p.to.IsZero():
-		return "since " + clock(p.from)
+		return "since " + format.Clock(p.from)
 	case p.from.IsZero():
-		return "until " + clock(p.to)
+		return "until " + format.Clock(p.to)
 	}
-	return "from " + clock(p.from) + " to " + clock(p.to)
+	return "from " + format.Clock(p.from) + " to " + format.Clock(p.to)
 }
 
-// longestAgo bounds how far back from now a time can be asked for.
+// longestAgo limits the time range that is asked for by its length.
 const longestAgo = 10 * 365 * 24 * time.Hour
 
 // parsePeriod reads last, or from and to.
@@ -94,10 +95,10 @@ func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
 	}
 	var err error
 	if p.from, err = parseTime(p.From, now); err != nil {
-		return p, badRequest("%sfrom=%q: %v", prefix, p.From, err)
+		return p, badRequest("%sfrom: %v", prefix, err)
 	}
 	if p.to, err = parseTime(p.To, now); err != nil {
-		return p, badRequest("%sto=%q: %v", prefix, p.To, err)
+		return p, badRequest("%sto: %v", prefix, err)
 	}
 	if !p.from.IsZero() && !p.to.IsZero() && p.to.Before(p.from) {
 		return p, badRequest("The time ends at %s, before it begins at %s.", p.To, p.From)
@@ -105,26 +106,12 @@ func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
 	return p, nil
 }
 
-// timeLayouts are how a time can be given, in UTC where it does not say. The second is what a browser sends, the
-// last what the pages show.
-var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", "2006-01-02 15:04:05"}
-
-// parseTime reads a time, or how long before now it was.
+// parseTime parses a time, or how long before now it was. Empty is the zero time.
 func parseTime(v string, now time.Time) (time.Time, error) {
-	v = strings.TrimSpace(v)
-	if v == "" {
+	if strings.TrimSpace(v) == "" {
 		return time.Time{}, nil
 	}
-	if d, err := time.ParseDuration(v); err == nil && d >= 0 && d <= longestAgo && !now.IsZero() {
-		return now.Add(-d), nil
-	}
-	v = strings.TrimSuffix(v, " UTC")
-	for _, layout := range timeLayouts {
-		if t, err := time.Parse(layout, v); err == nil && t.Year() >= 1970 && t.Year() <= 2261 {
-			return t, nil
-		}
-	}
-	return time.Time{}, errors.New("want a time such as 2006-01-02 15:04:05 (UTC) or 2006-01-02T15:04:05+01:00, from 1970 to 2261, or how long ago, such as 15m")
+	return profiles.ParseTime(v, now)
 }
 
 // parseMin reads a duration; a number without a unit is in milliseconds.
@@ -225,7 +212,10 @@ func (of ofService) known(otherwise string) string {
 	if slices.Contains(of.Services, of.Service) || len(of.Services) == 0 {
 		return otherwise
 	}
-	return fmt.Sprintf("There are no profiles of a service %q. There are of: %s.", clean(of.Service, 160), clean(strings.Join(of.Services, ", "), 400))
+	return fmt.Sprintf(
+		"There are no profiles of a service %q. There are of: %s.", format.Clean(of.Service, 160),
+		format.Clean(strings.Join(of.Services, ", "), 400),
+	)
 }
 
 // chooseService takes service, last, from and to out of q. Where no service is named it is the one whose request was the
@@ -241,7 +231,9 @@ func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time)
 	if of.Service == "" && len(of.Services) > 0 {
 		of.Service = of.Services[0]
 		// Without traces the first is as good as any.
-		if found, err := s.source.Search(ctx, Filter{From: of.Period.from, To: of.Period.to, Limit: 1}); err == nil && len(found.Traces) > 0 && slices.Contains(of.Services, found.Traces[0].Service) {
+		if found, err := s.source.Search(
+			ctx, Filter{From: of.Period.from, To: of.Period.to, Limit: 1},
+		); err == nil && len(found.Traces) > 0 && slices.Contains(of.Services, found.Traces[0].Service) {
 			of.Service = found.Traces[0].Service
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/profiles"
 )
 
@@ -163,7 +164,7 @@ func (page *profilesPage) offerParts(q url.Values, contents []Content) {
 	}
 	page.Versions = append(page.Versions, offer("all versions", "version", "", page.Version == ""))
 	for _, v := range versions[max(0, len(versions)-offeredVersions):] {
-		page.Versions = append(page.Versions, offer(clean(v, 80), "version", v, v == page.Version))
+		page.Versions = append(page.Versions, offer(format.Clean(v, 80), "version", v, v == page.Version))
 	}
 }
 
@@ -209,7 +210,7 @@ func (page *profilesPage) list(q url.Values, windows []Window) {
 		of.Set("from", stamp(win.From))
 		of.Set("to", stamp(win.end()))
 		page.Windows = append(page.Windows, listedWindow{
-			Path: "/profiles?" + of.Encode(), Length: duration(win.To.Sub(win.From)), Instance: win.Instance, Started: win.From.UTC(),
+			Path: "/profiles?" + of.Encode(), Length: format.Duration(win.To.Sub(win.From)), Instance: win.Instance, Started: win.From.UTC(),
 		})
 	}
 }

@@ -172,7 +172,10 @@ func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
 		return Found{}, s.ofTempo(err)
 	}
 	if len(summaries) == searched {
-		found.Notes = append(found.Notes, fmt.Sprintf("These are the slowest of %d traces that match; there are more. Ask for a shorter time or a longer duration.", searched))
+		found.Notes = append(
+			found.Notes,
+			fmt.Sprintf("These are the slowest of %d traces that match; there are more. Ask for a shorter time or a longer duration.", searched),
+		)
 	}
 	for _, t := range summaries[:min(len(summaries), f.Limit)] {
 		found.Traces = append(found.Traces, Summary{TraceID: t.TraceID, Service: t.RootService, Name: t.RootName, Start: t.Start, Duration: t.Duration})

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
@@ -108,7 +109,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 		Service: root.Service, Name: root.Name, Count: len(spans), More: max(0, len(spans)-shownSpans),
 	}
 	start, end := bounds(spans)
-	page.Started, page.Duration = start.UTC(), duration(end.Sub(start))
+	page.Started, page.Duration = start.UTC(), format.Duration(end.Sub(start))
 
 	selected, ok := mainSpan(spans)
 	if ok {
@@ -205,7 +206,10 @@ func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool 
 }
 
 // rows lays out the waterfall: children below their parents, by start.
-func rows(spans []traces.Span, byID map[string]traces.Span, start, end time.Time, selected string, have map[string]bool, slow time.Duration) (all []row, errs, services int) {
+func rows(
+	spans []traces.Span, byID map[string]traces.Span, start, end time.Time, selected string, have map[string]bool,
+	slow time.Duration,
+) (all []row, errs, services int) {
 	children := make(map[string][]traces.Span)
 	hues := make(map[string]int)
 	var tops []traces.Span
@@ -232,13 +236,13 @@ func rows(spans []traces.Span, byID map[string]traces.Span, start, end time.Time
 		}
 		shown[s.ID] = true
 		r := row{
-			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: duration(s.Duration()), After: duration(s.Start.Sub(start)),
-			X: percent(float64(s.Start.Sub(start)) / whole), W: percent(float64(s.Duration()) / whole),
-			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error, StatusMessage: clean(s.StatusMessage, shownText),
+			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: format.Duration(s.Duration()), After: format.Duration(s.Start.Sub(start)),
+			X: format.Percent(float64(s.Start.Sub(start)) / whole), W: format.Percent(float64(s.Duration()) / whole),
+			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error, StatusMessage: format.Clean(s.StatusMessage, shownText),
 			Attributes: pairs(s.Attributes), Resource: pairs(s.Resource),
 		}
 		for _, e := range s.Events[:min(len(s.Events), shownEvents)] {
-			r.Events = append(r.Events, event{duration(e.Time.Sub(start)), clean(e.Name, shownText), pairs(e.Attributes)})
+			r.Events = append(r.Events, event{format.Duration(e.Time.Sub(start)), format.Clean(e.Name, shownText), pairs(e.Attributes)})
 		}
 		there, known := have[s.ID]
 		if captured(s) && (there || !known) {
@@ -270,7 +274,7 @@ func pairs(m map[string]string) []pair {
 			all = append(all, pair{"…", fmt.Sprintf("and %d more", len(m)-shownAttributes)})
 			break
 		}
-		all = append(all, pair{clean(name, 200), clean(m[name], shownText)})
+		all = append(all, pair{format.Clean(name, 200), format.Clean(m[name], shownText)})
 	}
 	return all
 }
@@ -282,7 +286,7 @@ func spanQuery(s traces.Span, typ string) string {
 // whyNot is the reason why a span has no flame graph, as far as it can be known from here. Requests are recorded
 // that take as long as slow.
 func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Time, slow time.Duration) string {
-	recorded := fmt.Sprintf("recorded (%s, unless the service sets it).", duration(slow))
+	recorded := fmt.Sprintf("recorded (%s, unless the service sets it).", format.Duration(slow))
 	inside := around(s, byID)
 	isEntry := entry(s, byID)
 	switch {
@@ -301,7 +305,8 @@ func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Tim
 	case !isEntry && request(s, byID).Duration() < slow:
 		return "The request that it belongs to was not slow enough to be " + recorded
 	}
-	return "Unknown. The recording may have been over its budget, the trace lost, or the profile removed because of its age; the service counts these in spanflame_wall_slow_spans_total." + inside
+	return "Unknown. The recording may have been over its budget, the trace lost, or the profile removed because of its age; " +
+		"the service counts these in spanflame_wall_slow_spans_total." + inside
 }
 
 // around says which flame graph has the time of a span that has none: that of the nearest span around it in
@@ -314,7 +319,7 @@ func around(s traces.Span, byID map[string]traces.Span) string {
 			return ""
 		}
 		if captured(up) && up.ID != s.ID {
-			return " Its time is in the flame graph of the span around it, " + clean(up.Name, 100) + "."
+			return " Its time is in the flame graph of the span around it, " + format.Clean(up.Name, 100) + "."
 		}
 		at = up
 	}
@@ -339,7 +344,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	if err != nil || typ != typeWall && typ != typeCPU {
 		return nil, badRequest("type=%q: want wall or cpu.", typ)
 	}
-	v := &spanView{ID: sp.ID, Service: sp.Service, Name: sp.Name, Duration: duration(sp.Duration()), Type: typ}
+	v := &spanView{ID: sp.ID, Service: sp.Service, Name: sp.Name, Duration: format.Duration(sp.Duration()), Type: typ}
 	for _, other := range []string{typeWall, typeCPU} {
 		v.Types = append(v.Types, link{other, spanQuery(sp, other)})
 	}
@@ -377,7 +382,9 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 func (s *server) explore(sp traces.Span) string {
 	panes, err := json.Marshal(map[string]any{"trace": map[string]any{
 		"datasource": "tempo",
-		"queries":    []any{map[string]any{"refId": "A", "datasource": map[string]string{"type": "tempo", "uid": "tempo"}, "queryType": "traceql", "query": sp.TraceID}},
+		"queries": []any{
+			map[string]any{"refId": "A", "datasource": map[string]string{"type": "tempo", "uid": "tempo"}, "queryType": "traceql", "query": sp.TraceID},
+		},
 		"range": map[string]string{
 			"from": strconv.FormatInt(sp.Start.Add(-time.Hour).UnixMilli(), 10),
 			"to":   strconv.FormatInt(sp.End.Add(time.Hour).UnixMilli(), 10),
@@ -471,7 +478,7 @@ func (s *server) spanPprof(w http.ResponseWriter, r *http.Request) error {
 	}
 	return s.servePprof(w, r, m, barData{
 		Back: SpanPath(sp.TraceID, sp.ID), BackText: "back to the trace",
-		Title: clean(fmt.Sprintf("%s of %s %s, %s", t.Words, sp.Service, sp.Name, duration(sp.Duration())), 200),
+		Title: format.Clean(fmt.Sprintf("%s of %s %s, %s", t.Words, sp.Service, sp.Name, format.Duration(sp.Duration())), 200),
 	})
 }
 

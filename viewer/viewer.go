@@ -26,6 +26,7 @@ import (
 	"github.com/google/pprof/profile"
 	"golang.org/x/sync/singleflight"
 
+	"spanflame/internal/format"
 	"spanflame/profiles"
 )
 
@@ -34,10 +35,10 @@ var assets embed.FS
 
 // functions are what the templates call.
 var functions = template.FuncMap{
-	"clean": func(s string) string { return clean(s, 160) },
-	"count": count,
+	"clean": func(s string) string { return format.Clean(s, 160) },
+	"count": format.Count,
 	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"clock": clock,
+	"clock": format.Clock,
 }
 
 // Bounds of one request and of all.
@@ -258,7 +259,7 @@ func (s *server) makePage(w *buffer, r *http.Request, show func(http.ResponseWri
 		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
 		refused = refusal{http.StatusInternalServerError, err.Error()}
 	}
-	data := errorPage{head{Title: http.StatusText(refused.status)}, clean(refused.says, 1000)}
+	data := errorPage{head{Title: http.StatusText(refused.status)}, format.Clean(refused.says, 1000)}
 	if err := s.render(w, refused.status, "error.html", data); err != nil {
 		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
 	}

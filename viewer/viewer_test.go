@@ -23,6 +23,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/internal/wallframe"
@@ -66,7 +67,10 @@ func TestDiagnosisIsTheAgents(t *testing.T) {
 		span{trace: "b", id: "b", service: "front", name: "GET /front", took: 900 * time.Millisecond},
 		span{trace: "b", id: "inside b", parent: "b", service: "svc", name: "GET /back", took: 700 * time.Millisecond, profiled: true},
 	)
-	d.comments = []string{"span_id=" + spanID("a") + " 601 ms GET /: x: 450 ms (75 %) waiting for a mutex in main.a, held by main.audit", "span_id=" + spanID("other") + " 5 ms x"}
+	d.comments = []string{
+		"span_id=" + spanID("a") + " 601 ms GET /: x: 450 ms (75 %) waiting for a mutex in main.a, held by main.audit",
+		"span_id=" + spanID("other") + " 5 ms x",
+	}
 	d.wall("svc", 0, time.Second,
 		sample{"main.a;sync.(*Mutex).Lock;[waiting: mutex]", 600e6, "a"}, sample{"main.b;time.Sleep;[waiting: sleep]", 700e6, "inside b"})
 	h := pages(t, d.open(), Options{})
@@ -223,10 +227,17 @@ func TestHostileNames(t *testing.T) {
 		d.spans(span{
 			id: "root", service: service, name: name, took: 600 * time.Millisecond, profiled: true, failed: true, attributes: map[string]string{name: name},
 		})
-		d.wall(strings.ReplaceAll(service, "\x00", ""), 0, 600*time.Millisecond, sample{"span: " + name + ";" + strings.ReplaceAll(name, ";", ",") + ";[waiting: " + name + "]", 600e6, "root"})
+		d.wall(
+			strings.ReplaceAll(service, "\x00", ""), 0, 600*time.Millisecond,
+			sample{"span: " + name + ";" + strings.ReplaceAll(name, ";", ",") + ";[waiting: " + name + "]", 600e6, "root"},
+		)
 		h := pages(t, d.open(), Options{GrafanaURL: "http://grafana.example"})
 		of := url.Values{"service": {service}, "name": {name}}.Encode()
-		paths := []string{"/", "/?" + url.Values{"name": {name[:min(len(name), 2_000)]}}.Encode(), rootPath(), "/names", "/compare?" + url.Values{"service": {service}, "what": {"times"}}.Encode(), "/memory?" + url.Values{"service": {service}}.Encode()}
+		paths := []string{
+			"/", "/?" + url.Values{"name": {name[:min(len(name), 2_000)]}}.Encode(), rootPath(), "/names",
+			"/compare?" + url.Values{"service": {service}, "what": {"times"}}.Encode(),
+			"/memory?" + url.Values{"service": {service}}.Encode(),
+		}
 		if len(of) < maxURL-10 {
 			paths = append(paths, "/name?"+of)
 		}
@@ -324,7 +335,8 @@ func TestBuckets(t *testing.T) {
 		n, slow, median int
 		words           string
 	}{
-		{0, 0, 0, "the slowest"}, {1, 1, 1, "the slowest"}, {9, 1, 2, "the slowest"}, {10, 1, 2, "the slowest 10 %"}, {299, 29, 60, "the slowest 10 %"}, {1000, 10, 200, "the slowest 1 %"},
+		{0, 0, 0, "the slowest"}, {1, 1, 1, "the slowest"}, {9, 1, 2, "the slowest"}, {10, 1, 2, "the slowest 10 %"},
+		{299, 29, 60, "the slowest 10 %"}, {1000, 10, 200, "the slowest 1 %"},
 	} {
 		var spans []traces.Span
 		for i := range tt.n {
@@ -345,7 +357,10 @@ func TestCompare(t *testing.T) {
 	d.spans(span{trace: "u", id: "fast", service: "storefront", name: "POST /checkout", start: time.Minute, took: 150 * time.Millisecond, profiled: true})
 	d.wall("storefront", time.Minute, 150*time.Millisecond, sample{"span: POST /checkout;main.(*Cart).Price;main.discount", 150e6, "fast"})
 	base := newSaved(t)
-	base.profile(record.Meta{Service: "storefront", Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.before", 10e6, ""})
+	base.profile(
+		record.Meta{Service: "storefront", Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu",
+		"nanoseconds", sample{"main.before", 10e6, ""},
+	)
 	// What a root's profile has is not counted once more for its child's own.
 	d.profile(record.Meta{Service: "storefront", Type: record.Wall, Start: began, End: began.Add(time.Second), Labels: map[string]string{"span_scope": "child"}},
 		"wall", "nanoseconds", sample{"span: POST /checkout;span: pricing;main.discount", 500e6, "pricing"})
@@ -367,7 +382,13 @@ func TestCompare(t *testing.T) {
 		parts []string
 	}{
 		{url.Values{"a": {traceID("t") + "/" + spanID("root")}, "b": {traceID("u") + "/" + spanID("fast")}},
-			[]string{"storefront POST /checkout against storefront POST /checkout</h1>", "before <b>600 ms</b> <a href=\"" + html.EscapeString(SpanPath(traceID("t"), spanID("root"))), "after <b>150 ms</b> <a href", "−450 ms", `sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`, "[waiting: mutex]", "&#43;70 ms"}},
+			[]string{
+				"storefront POST /checkout against storefront POST /checkout</h1>",
+				"before <b>600 ms</b> <a href=\"" + html.EscapeString(SpanPath(traceID("t"), spanID("root"))),
+				"after <b>150 ms</b> <a href", "−450 ms",
+				`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`, "[waiting: mutex]",
+				"&#43;70 ms",
+			}},
 		{url.Values{"what": {"times"}, "service": {"storefront"}, "type": {"memory"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
 			[]string{"&#43;3 MiB", "main.leak"}},
 		{url.Values{"what": {"times"}, "service": {"storefront"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
@@ -434,7 +455,11 @@ func TestParseTime(t *testing.T) {
 func TestOfferedTimes(t *testing.T) {
 	now := began.Add(30 * time.Hour)
 	offered := func(from, to time.Time) (words string) {
-		for _, o := range offeredTypes("shop", []Content{{Type: record.CPU, From: from, To: to, Several: true}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}}, false, now) {
+		for _, o := range offeredTypes(
+			"shop",
+			[]Content{{Type: record.CPU, From: from, To: to, Several: true}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}},
+			false, now,
+		) {
 			for _, l := range o.Links {
 				if o.Words == "CPU" {
 					words += l.Text + "; "
@@ -612,7 +637,13 @@ func TestManyAtOnce(t *testing.T) {
 	// A trace so large that 64 copies of it would be above the bound.
 	var large []span
 	for i := range 2_000 {
-		large = append(large, span{trace: "large", id: fmt.Sprint("large", i), service: "storefront", name: "GET /large", took: time.Millisecond, attributes: map[string]string{"text": strings.Repeat("x", 2_000)}})
+		large = append(
+			large,
+			span{
+				trace: "large", id: fmt.Sprint("large", i), service: "storefront", name: "GET /large", took: time.Millisecond,
+				attributes: map[string]string{"text": strings.Repeat("x", 2_000)},
+			},
+		)
 	}
 	d.spans(large...)
 	h := pages(t, d.open(), Options{})
@@ -641,7 +672,8 @@ func TestManyAtOnce(t *testing.T) {
 		}
 	})
 	paths := []string{
-		"/", rootPath(), wallPath() + "/flamegraph", wallPath() + "/top", wallPath() + ".pb.gz", "/names", "/name?service=storefront&name=GET+%2F", "/memory", "/memory/plot.svg?service=storefront",
+		"/", rootPath(), wallPath() + "/flamegraph", wallPath() + "/top", wallPath() + ".pb.gz", "/names",
+		"/name?service=storefront&name=GET+%2F", "/memory", "/memory/plot.svg?service=storefront",
 		"/compare?what=times&type=cpu&service=storefront&ato=2026-01-02T15:05:00Z", "/profiles?service=storefront&type=wall", "/compare", TracePath(traceID("large")),
 	}
 	for i := range 64 {
@@ -668,10 +700,10 @@ func TestManyAtOnce(t *testing.T) {
 		t.Error("every page was refused")
 	}
 	if grown := int64(alive - before); alive > before && grown > 128<<20 {
-		t.Errorf("%s more were alive at the same time, want 128 MiB at most", bytesOf(grown))
+		t.Errorf("%s more were alive at the same time, want 128 MiB at most", format.Bytes(grown))
 	}
 	if kept := int64(liveHeap()) - int64(before); kept > 32<<20 {
-		t.Errorf("%s more are kept when all is answered, want 32 MiB at most", bytesOf(kept))
+		t.Errorf("%s more are kept when all is answered, want 32 MiB at most", format.Bytes(kept))
 	}
 }
 
@@ -759,9 +791,10 @@ func TestLargeProfilesAreNotKept(t *testing.T) {
 
 func TestClean(t *testing.T) {
 	for in, want := range map[string]string{
-		"plain text": "plain text", "שלום": "שלום", "a\nb\x00": `a\x0ab\x00`, "\u202eabc": `\u202eabc`, "\u2028": `\u2028`, "123456789012": "1234567890…", "\xff": "\ufffd",
+		"plain text": "plain text", "שלום": "שלום", "a\nb\x00": `a\x0ab\x00`, "\u202eabc": `\u202eabc`, "\u2028": `\u2028`,
+		"123456789012": "1234567890…", "\xff": "\ufffd",
 	} {
-		if got := clean(in, 10); got != want {
+		if got := format.Clean(in, 10); got != want {
 			t.Errorf("clean(%q) = %q, want %q", in, got, want)
 		}
 	}
@@ -795,12 +828,22 @@ func FuzzAddress(f *testing.F) {
 	d := shop(f)
 	h := pages(f, d.open(), Options{Base: d.open()})
 	for _, seed := range []string{
-		"/?service=storefront&name=pricing&min=10ms&last=15m", "/?from=2026-01-02T15:04&to=2026-01-02T15:04:05Z", rootPath() + "?span=" + spanID("root") + "&type=cpu&frame=3",
-		wallPath() + "/flamegraph?f=main&si=wall", wallPath() + "/top?n=1", wallPath() + "/peek?f=(", wallPath() + ".pb.gz", "/names?last=1h", "/name?service=storefront&name=pricing&part=slow&frame=9",
-		"/compare?what=times&service=storefront&type=cpu&afrom=2026-01-02T15:04:05Z&blast=1h", "/compare?a=" + traceID("t") + "/" + spanID("root"), "/memory?service=storefront&last=1h", "/memory/plot.svg?service=storefront",
-		"/flame/" + encodeSpec(url.Values{"kind": {"memory"}, "service": {"storefront"}, "afrom": {"2026-01-02T15:04:05Z"}}) + "/top", "/flame/" + encodeSpec(url.Values{"kind": {"name"}}) + "/flamegraph", "/trace/%2e%2e/x",
-		"/profiles?service=storefront&type=memory&version=1&last=24h&frame=2", "/profiles.pb.gz?service=storefront&from=2026-01-02T15:04:05Z", "/compare?what=versions&service=storefront&aversion=1&bversion=2&frame=1",
-		"/flame/" + encodeSpec(url.Values{"kind": {"profiles"}, "service": {"storefront"}, "type": {"cpu"}}) + "/top", "/name?service=storefront&name=pricing&dframe=2", "/memory?service=storefront&frame=1",
+		"/?service=storefront&name=pricing&min=10ms&last=15m", "/?from=2026-01-02T15:04&to=2026-01-02T15:04:05Z",
+		rootPath() + "?span=" + spanID("root") + "&type=cpu&frame=3",
+		wallPath() + "/flamegraph?f=main&si=wall", wallPath() + "/top?n=1", wallPath() + "/peek?f=(",
+		wallPath() + ".pb.gz", "/names?last=1h", "/name?service=storefront&name=pricing&part=slow&frame=9",
+		"/compare?what=times&service=storefront&type=cpu&afrom=2026-01-02T15:04:05Z&blast=1h",
+		"/compare?a=" + traceID("t") + "/" + spanID("root"), "/memory?service=storefront&last=1h",
+		"/memory/plot.svg?service=storefront",
+		"/flame/" + encodeSpec(
+			url.Values{"kind": {"memory"}, "service": {"storefront"}, "afrom": {"2026-01-02T15:04:05Z"}},
+		) + "/top", "/flame/" + encodeSpec(url.Values{"kind": {"name"}}) + "/flamegraph", "/trace/%2e%2e/x",
+		"/profiles?service=storefront&type=memory&version=1&last=24h&frame=2",
+		"/profiles.pb.gz?service=storefront&from=2026-01-02T15:04:05Z",
+		"/compare?what=versions&service=storefront&aversion=1&bversion=2&frame=1",
+		"/flame/" + encodeSpec(
+			url.Values{"kind": {"profiles"}, "service": {"storefront"}, "type": {"cpu"}},
+		) + "/top", "/name?service=storefront&name=pricing&dframe=2", "/memory?service=storefront&frame=1",
 	} {
 		f.Add(seed)
 	}
@@ -830,7 +873,10 @@ func TestTheServiceToLookAt(t *testing.T) {
 	}
 	quiet := newSaved(t)
 	for _, service := range []string{"zoo", "aviary"} {
-		quiet.profile(record.Meta{Service: service, Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu", "nanoseconds", sample{"main.sing", 1e7, ""})
+		quiet.profile(
+			record.Meta{Service: service, Type: record.CPU, Start: began, End: began.Add(15 * time.Second)}, "cpu",
+			"nanoseconds", sample{"main.sing", 1e7, ""},
+		)
 	}
 	shows(t, page(t, pages(t, quiet.open(), Options{}), "/profiles"), `of <bdi class="service">aviary</bdi>`)
 }

@@ -12,6 +12,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/profiles/internal/stacks"
 )
 
@@ -123,7 +124,7 @@ func (m Metric) leftOut(rows int) string {
 func (m Metric) row(c Change) []string {
 	q := "?"
 	if m.Tested {
-		q = formatP(min(c.Flat.Q, c.Cum.Q))
+		q = format.Probability(min(c.Flat.Q, c.Cum.Q))
 	}
 	return []string{
 		stacks.Printable(c.Name),
@@ -169,13 +170,6 @@ func percent(ratio float64) string {
 		return "∞"
 	}
 	return fmt.Sprintf("%+.1f %%", 100*(ratio-1))
-}
-
-func formatP(p float64) string {
-	if p < 0.0005 {
-		return "<0.001"
-	}
-	return strconv.FormatFloat(p, 'f', 3, 64)
 }
 
 // Format writes a normalised value in the metric's unit.
