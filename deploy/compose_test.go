@@ -18,7 +18,7 @@ import (
 	"github.com/compose-spec/compose-go/v2/types"
 )
 
-// root stands for the directory of the compose file, so that resolved paths are the same on every machine.
+// root replaces the directory of the compose file, so that resolved paths are the same on every machine.
 const root = "/repository"
 
 // The compose file's profiles.
@@ -27,7 +27,7 @@ const (
 	minimal = "minimal"
 )
 
-// services is what each profile must run, with the services that each has to wait for.
+// services lists the services of each profile, with the services that each must wait for.
 var services = map[string]map[string][]string{
 	full: {
 		"storefront": {"inventory", "postgres", "pyroscope", "collector"},
@@ -51,28 +51,28 @@ var services = map[string]map[string][]string{
 	},
 }
 
-// published is the only traffic that is let in from the host.
+// published lists the only ports that are published on the host.
 var published = map[string]string{
 	"storefront":         "127.0.0.1:8080:8080",
 	"storefront-minimal": "127.0.0.1:8080:8080",
 	"grafana":            "127.0.0.1:3000:3000",
 }
 
-// profiled are the services of each profile that run the agent, with the names they go by.
+// profiled lists the services of each profile that run the agent, with their service names.
 var profiled = map[string]map[string]string{
 	full:    {"storefront": "storefront", "inventory": "inventory"},
 	minimal: {"storefront-minimal": "storefront", "inventory-minimal": "inventory"},
 }
 
 var (
-	// Three numbers, or two and the distribution, as PostgreSQL's images have it.
+	// Three numbers, or two and the distribution, as in PostgreSQL's image tags.
 	version = regexp.MustCompile(`^(v?\d+\.\d+\.\d+|\d+\.\d+-[a-z]+$)`)
 	numeric = regexp.MustCompile(`^[1-9]\d*(:\d+)?$`)
 	secret  = regexp.MustCompile(`(?i)passw|secret_|_secret|token|api_?key|private_?key|credential`)
 	ours    = regexp.MustCompile(`\$\{SPANFLAME_VERSION[^}]*\}`)
 )
 
-// loadProject parses the compose file as Compose does, with an empty environment and the given profiles; none means
+// loadProject parses the compose file as Compose does, with an empty environment and the given profiles, by default
 // the profile full.
 func loadProject(fsys fs.FS, profiles ...string) (*types.Project, error) {
 	if len(profiles) == 0 {
@@ -113,7 +113,7 @@ func checkCompose(fsys fs.FS) (errs []error) {
 		return append(errs, err)
 	}
 	if want := "COMPOSE_PROFILES=" + full + "\n"; !strings.HasSuffix(string(content), want) {
-		errs = append(errs, fmt.Errorf("%s: must end with %q: without it docker compose up starts a part", dotEnv, want))
+		errs = append(errs, fmt.Errorf("%s: must end with %q: without it docker compose up starts only a part", dotEnv, want))
 	}
 	return append(errs, checkTagsOnce(fsys)...)
 }
@@ -156,7 +156,7 @@ func checkProfile(fsys fs.FS, project *types.Project, profile string) (errs []er
 	return errs
 }
 
-// checkTagsOnce holds each image reference to one place of the file, so that an upgrade is one line.
+// checkTagsOnce checks that each image reference occurs once in the file, so that an upgrade changes one line.
 func checkTagsOnce(fsys fs.FS) (errs []error) {
 	content, err := fs.ReadFile(fsys, compose)
 	if err != nil {
@@ -173,7 +173,7 @@ func checkTagsOnce(fsys fs.FS) (errs []error) {
 			errs = append(errs, fmt.Errorf("%s: image %s is named %d times, must be once", compose, ref, n))
 		}
 	}
-	// Our own version is the image's tag and a label of the telemetry: both must come from one variable.
+	// Our own version is the image's tag and a label of the telemetry: both must use the same variable.
 	versions := slices.Compact(slices.Sorted(slices.Values(ours.FindAllString(string(content), -1))))
 	if len(versions) != 1 {
 		errs = append(errs, fmt.Errorf("%s: SPANFLAME_VERSION has the defaults %q, must have one", compose, versions))
@@ -208,7 +208,7 @@ func checkHealth(service types.ServiceConfig, report reporter) {
 		report("health check %q must be CMD: the images have no shell", h.Test)
 	}
 	if h.Interval == nil || h.Timeout == nil || h.Retries == nil || h.StartPeriod == nil {
-		report("health check must say interval, timeout, retries and start_period")
+		report("health check must set interval, timeout, retries and start_period")
 	}
 	if h.StartInterval != nil {
 		report("health check has start_interval, which Docker before release 25 refuses")
@@ -236,8 +236,8 @@ func checkHardening(service types.ServiceConfig, report reporter) {
 	}
 }
 
-// checkMemory wants a limit, and the Go collector's own limit below it: the other way round the kernel would
-// kill the process before the collector tried harder.
+// checkMemory checks that there is a memory limit, and that the Go garbage collector's limit is below it: otherwise
+// the kernel would kill the process before the garbage collector works harder.
 func checkMemory(service types.ServiceConfig, report reporter) {
 	if service.MemLimit <= 0 {
 		report("no memory limit")
@@ -262,7 +262,7 @@ func checkMounts(fsys fs.FS, service types.ServiceConfig, report reporter) {
 		if !inside {
 			report("mounts %s, which is outside the repository", v.Source)
 		} else if _, err := fs.Stat(fsys, name); err != nil {
-			report("mounts what is not there: %w", err)
+			report("mounts a missing file: %w", err)
 		}
 		if !v.ReadOnly {
 			report("%s is mounted writable, must be read-only", v.Source)
@@ -276,17 +276,17 @@ func checkSecrets(service types.ServiceConfig, report reporter) {
 			continue
 		}
 		if secret.MatchString(name) {
-			report("%s looks like a secret: it does not belong into this file", name)
+			report("%s looks like a secret: it must not be in this file", name)
 		}
 		if u, err := url.Parse(*value); err == nil && u.User != nil {
 			if _, password := u.User.Password(); password {
-				report("%s has credentials in its URL: they do not belong into this file", name)
+				report("%s has credentials in its URL: they must not be in this file", name)
 			}
 		}
 	}
 }
 
-// environment returns a service's variables; a missing service has none.
+// environment returns a service's variables, none if the service is missing.
 func environment(project *types.Project, service string) map[string]string {
 	vars := map[string]string{}
 	for name, value := range project.Services[service].Environment {
@@ -297,34 +297,34 @@ func environment(project *types.Project, service string) map[string]string {
 	return vars
 }
 
-// checkAgentEnvironment holds the profiled services to settings under which the four signals join.
+// checkAgentEnvironment checks that the settings of the profiled services let the four signals refer to each other.
 func checkAgentEnvironment(fsys fs.FS) (errs []error) {
 	project, err := loadProject(fsys, full, minimal)
 	if err != nil {
 		return []error{err}
 	}
-	// In the profile minimal there is only Tempo, which takes traces alone.
+	// The profile minimal has only Tempo, which accepts only traces.
 	for profile, signals := range map[string]map[string]string{
 		full:    {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317", "OTEL_LOGS_EXPORTER": "", "OTEL_METRICS_EXPORTER": ""},
 		minimal: {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://tempo:4317", "OTEL_LOGS_EXPORTER": "none", "OTEL_METRICS_EXPORTER": "prometheus"},
 	} {
-		for name, goesBy := range profiled[profile] {
-			errs = append(errs, checkAgent(project, name, goesBy, signals)...)
+		for name, serviceName := range profiled[profile] {
+			errs = append(errs, checkAgent(project, name, serviceName, signals)...)
 		}
 	}
 	return errs
 }
 
-// checkAgent holds one profiled service, and where its signals go, to what the others expect.
-func checkAgent(project *types.Project, name, goesBy string, signals map[string]string) (errs []error) {
+// checkAgent checks the settings of one profiled service and the destinations of its signals.
+func checkAgent(project *types.Project, name, serviceName string, signals map[string]string) (errs []error) {
 	// The service drains for up to 12 s, then the agent delivers for up to 10 s.
 	if grace := project.Services[name].StopGracePeriod; grace == nil || time.Duration(*grace) < 25*time.Second {
-		errs = append(errs, fmt.Errorf("%s: %s: stop_grace_period %v must be at least 25s: the last profiles would be cut off", compose, name, grace))
+		errs = append(errs, fmt.Errorf("%s: %s: stop_grace_period %v must be at least 25s: otherwise the last profiles are lost", compose, name, grace))
 	}
 	vars := environment(project, name)
 	_, tag, _ := strings.Cut(project.Services[name].Image, ":")
 	expected := map[string]string{
-		"OTEL_SERVICE_NAME":           goesBy,
+		"OTEL_SERVICE_NAME":           serviceName,
 		"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
 		"OTEL_RESOURCE_ATTRIBUTES":    "service.version=" + tag + ",deployment.environment.name=demo",
 		"PYROSCOPE_SERVER_ADDRESS":    "http://pyroscope:4040",
@@ -349,7 +349,7 @@ func onVolume(service types.ServiceConfig, dir string) bool {
 	})
 }
 
-// checkGrafanaEnvironment holds Grafana to starting offline, without accounts, on a dashboard that exists.
+// checkGrafanaEnvironment checks that Grafana starts offline, without accounts, on a dashboard that exists.
 func checkGrafanaEnvironment(fsys fs.FS) (errs []error) {
 	project, err := loadProject(fsys)
 	if err != nil {
@@ -376,7 +376,7 @@ func checkGrafanaEnvironment(fsys fs.FS) (errs []error) {
 	return errs
 }
 
-// onHost turns a path inside a container into the repository's file that is mounted there, or "".
+// onHost returns the repository's file that is mounted at a path of a container, or "".
 func onHost(project *types.Project, service, name string) string {
 	for _, v := range project.Services[service].Volumes {
 		if rest, ok := strings.CutPrefix(name, v.Target); ok && v.Type == types.VolumeTypeBind {

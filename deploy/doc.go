@@ -1,7 +1,6 @@
-// Package deploy is the configuration of the servers that spanflame runs beside: the Collector, Pyroscope,
-// Tempo, Prometheus with its alert rules, Loki, and Grafana with its data sources and dashboards, as
-// docker-compose.yml mounts them and package stack/servers runs them. It has no code: it is a package so that
-// its tests can hold the compose file, the Dockerfile and these files against each other (what one names,
-// another must have) wherever the tests run, without Docker. Nothing imports it, and it is not a production
-// set-up: every server here is one process on a local disk.
+// Package deploy has the configuration of the servers of the pipeline: the Collector, Pyroscope, Tempo, Prometheus
+// with its alert rules, Loki, and Grafana with its data sources and dashboards. docker-compose.yml mounts these
+// files, and package stack/servers uses them too. The package has no code: its tests check, without Docker, that
+// the compose file, the Dockerfile and these files agree. Nothing imports it. It is not a production set-up: every
+// server is one process on a local disk.
 package deploy

@@ -13,7 +13,7 @@ var (
 	fullTag   = regexp.MustCompile(`^golang:\d+\.\d+\.\d+-[a-z]+`)
 )
 
-// checkDockerfile holds the image to one static binary, run by a numeric user that is not root.
+// checkDockerfile checks that the image is one static binary, run by a numeric user that is not root.
 func checkDockerfile(fsys fs.FS) (errs []error) {
 	content, err := fs.ReadFile(fsys, dockerfile)
 	if err != nil {
@@ -70,13 +70,13 @@ func checkDockerfile(fsys fs.FS) (errs []error) {
 		report("USER %q, but %s runs it as %q", user, compose, got)
 	}
 	if !slices.Contains(final, "COPY --from=build --chown="+user+" /out/data /data") {
-		report("/data must be copied with --chown=%s: a new volume takes its owner", user)
+		report("/data must be copied with --chown=%s: a new volume gets its owner from there", user)
 	}
 	if got := argument(final, "ENTRYPOINT "); got != `["/spanflame"]` {
 		report(`ENTRYPOINT %s must be ["/spanflame"]: there is no shell`, got)
 	}
 	if !slices.ContainsFunc(final, func(l string) bool { return strings.HasSuffix(l, " /etc/ssl/certs/ca-certificates.crt") }) {
-		report("no CA certificates: servers could not be reached over TLS")
+		report("no CA certificates: TLS connections to servers would fail")
 	}
 	if !strings.Contains(argument(final, "LABEL "), "org.opencontainers.image.version=") {
 		report("no label org.opencontainers.image.version")
@@ -84,7 +84,7 @@ func checkDockerfile(fsys fs.FS) (errs []error) {
 	return errs
 }
 
-// argument returns what follows the last of an instruction, which is the one that counts, or "".
+// argument returns the argument of the last instruction of that name, which is the effective one, or "".
 func argument(instructions []string, name string) (last string) {
 	for _, line := range instructions {
 		if args, ok := strings.CutPrefix(line, name); ok {

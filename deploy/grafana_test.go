@@ -48,7 +48,7 @@ type dataSource struct {
 	} `yaml:"jsonData"`
 }
 
-// link is where a link leads, and the labels that it takes along.
+// link is the target of a link, and the labels it passes on.
 type link struct {
 	DatasourceUID string `yaml:"datasourceUid"`
 	Name          string `yaml:"name"`
@@ -67,7 +67,7 @@ type tag struct {
 	Value string `yaml:"value"`
 }
 
-// profileTypes is what the agent sends, as Pyroscope names it.
+// profileTypes lists the agent's profile types by their names in Pyroscope.
 var profileTypes = []string{
 	"process_cpu:cpu:nanoseconds:cpu:nanoseconds",
 	"wall:wall:nanoseconds:wall:nanoseconds",
@@ -82,7 +82,7 @@ var profileTypes = []string{
 	"block:delay:nanoseconds:contentions:count",
 }
 
-// endpoints is what a data source of each type may call; checkServers holds the servers to these ports.
+// endpoints has the address for data sources of each type. checkServers checks the servers' ports.
 var endpoints = map[string]string{
 	tempoType:      "http://tempo:3200",
 	pyroscopeType:  "http://pyroscope:4040",
@@ -104,8 +104,8 @@ func readDataSources(fsys fs.FS) ([]dataSource, error) {
 	return file.DataSources, nil
 }
 
-// checkDataSources holds the data sources to fixed uids, the servers' addresses, and links between the signals in
-// all directions. That each of them opens the right thing is tested with the real servers.
+// checkDataSources checks that the data sources have fixed uids, the servers' addresses, and links between the
+// signals in all directions. The test on the real servers follows the links.
 func checkDataSources(fsys fs.FS) (errs []error) {
 	sources, err := readDataSources(fsys)
 	if err != nil {
@@ -150,7 +150,7 @@ func checkDataSources(fsys fs.FS) (errs []error) {
 	return errs
 }
 
-// checkLinks holds the links between traces, logs and metrics to data sources that exist.
+// checkLinks checks that the links between traces, logs and metrics lead to data sources that exist.
 func checkLinks(byUID map[string]dataSource) (errs []error) {
 	report := func(format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: %w", datasources, fmt.Errorf(format, args...)))
@@ -172,14 +172,14 @@ func checkLinks(byUID map[string]dataSource) (errs []error) {
 		}
 	}
 	if !from.TracesToLogs.FilterByTraceID {
-		report("tracesToLogsV2.filterByTraceID must be true: the lines are to be those of the trace")
+		report("tracesToLogsV2.filterByTraceID must be true: the link must show the lines of the trace")
 	}
 	if len(from.TracesToMetrics.Queries) == 0 {
 		report("tracesToMetrics has no query")
 	}
 	for _, q := range from.TracesToMetrics.Queries {
 		if !strings.Contains(q.Query, "{$$__tags") {
-			report("tracesToMetrics: %s: %s must have {$$__tags: it would ask for every service", q.Name, q.Query)
+			report("tracesToMetrics: %s: %s must have {$$__tags: otherwise it queries every service", q.Name, q.Query)
 		}
 	}
 	if back := byUID["prometheus"].JSONData.Exemplars; len(back) != 1 || back[0].Name != "trace_id" || byUID[back[0].DatasourceUID].Type != tempoType {
@@ -245,7 +245,7 @@ type target struct {
 	LabelSelector string    `json:"labelSelector"`
 }
 
-// queryTypes is what each kind of panel can show of each data source. Prometheus's queries have no type.
+// queryTypes has the type of query that each kind of panel can show, by data source. Prometheus's queries have no type.
 var queryTypes = map[string]map[string]string{
 	"flamegraph": {pyroscopeType: "profile"},
 	"timeseries": {pyroscopeType: "metrics", prometheusType: ""},
@@ -253,7 +253,7 @@ var queryTypes = map[string]map[string]string{
 	"logs":       {lokiType: "range"},
 }
 
-// dashboards is what must be provisioned: each title, and the kinds of panels without which it is not that one.
+// dashboards lists the titles of the required dashboards, with the kinds of panels that each must have.
 var dashboards = map[string][]string{
 	"Service":      {"timeseries", "table", "flamegraph", "logs"},
 	"Memory leak":  {"timeseries", "flamegraph"},
@@ -263,8 +263,8 @@ var dashboards = map[string][]string{
 
 var variable = regexp.MustCompile(`\$\{?([A-Za-z_]\w*)`)
 
-// checkDashboards holds every dashboard that Grafana finds to data sources, variables and profile types that
-// exist, and to a layout that Grafana draws as it was meant.
+// checkDashboards checks that every provisioned dashboard uses data sources, variables and profile types that
+// exist, and that its panels do not overlap.
 func checkDashboards(fsys fs.FS) (errs []error) {
 	project, err := loadProject(fsys)
 	if err != nil {
@@ -382,7 +382,7 @@ func checkDashboard(name string, d dashboardFile, sources []dataSource) (errs []
 			} else if known && t.QueryType != want {
 				report("%s: queryType is %q, must be %q for this panel", p.Title, t.QueryType, want)
 			}
-			// Pyroscope adds up what is in use over all windows of a range: it must hold one.
+			// Pyroscope adds up the values in use of all windows of a time range, so the range must be one window.
 			if p.Type == "flamegraph" && slices.Contains(instant, t.ProfileTypeID) && p.TimeFrom != agentWindow {
 				report("%s: timeFrom is %q, must be %q, one window of the agent", p.Title, p.TimeFrom, agentWindow)
 			}
@@ -406,12 +406,12 @@ func provisioned(sources []dataSource, r reference) bool {
 // agentWindow is the agent's default window.
 const agentWindow = "15s"
 
-// instant are the profile types that tell what is there at one moment, not what happened in a window.
+// instant lists the profile types that describe one moment, not the whole window.
 var instant = []string{
 	"memory:inuse_space:bytes:space:bytes", "memory:inuse_objects:count:space:bytes", "goroutines:goroutine:count:goroutine:count",
 }
 
-// checkTarget holds one query to what its server can answer.
+// checkTarget checks that a query is one that its server can answer.
 func checkTarget(t target) (errs []error) {
 	switch t.DataSource.Type {
 	case tempoType:
@@ -424,14 +424,15 @@ func checkTarget(t target) (errs []error) {
 		}
 	case pyroscopeType:
 		if !slices.Contains(profileTypes, t.ProfileTypeID) {
-			errs = append(errs, fmt.Errorf("profile type %q is none that the agent sends", t.ProfileTypeID))
+			errs = append(errs, fmt.Errorf("the agent does not send profile type %q", t.ProfileTypeID))
 		}
-		// Without it, Pyroscope's second storage does not look among its newest data.
+		// Without it, Pyroscope's second storage does not search its newest data.
 		if !strings.Contains(t.LabelSelector, `service_name="`) {
 			errs = append(errs, fmt.Errorf("label selector %s must name a service_name", t.LabelSelector))
 		}
 		if strings.HasPrefix(t.ProfileTypeID, "wall:") && !strings.Contains(t.LabelSelector, `span_scope="root"`) {
-			errs = append(errs, fmt.Errorf("label selector %s must have span_scope=\"root\": the time of child spans is in that of their root already", t.LabelSelector))
+			errs = append(errs, fmt.Errorf(
+				"label selector %s must have span_scope=\"root\": the time of child spans is included in that of their root", t.LabelSelector))
 		}
 	}
 	return errs

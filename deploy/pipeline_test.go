@@ -59,7 +59,7 @@ type collectorConfig struct {
 	} `yaml:"service"`
 }
 
-// sendsTo is where the Collector sends each signal, and to which address.
+// sendsTo maps each pipeline of the Collector to its exporter and that exporter's endpoint.
 var sendsTo = map[string]struct{ exporter, endpoint string }{
 	"traces":         {"otlp_grpc/tempo", "tempo:4317"},
 	"traces/metrics": {"span_metrics", ""},
@@ -67,10 +67,10 @@ var sendsTo = map[string]struct{ exporter, endpoint string }{
 	"logs":           {"otlp_http/loki", "http://loki:3100/otlp"},
 }
 
-// slowSpan is the agent's default for what is slow: the traces that have wall-clock profiles.
+// slowSpan is the agent's default threshold: slower spans have wall-clock profiles.
 const slowSpan = 100 * time.Millisecond
 
-// checkPipeline holds the Collector, Prometheus and Loki to each other and to the compose file.
+// checkPipeline checks that the Collector, Prometheus, Loki and the compose file agree.
 func checkPipeline(fsys fs.FS) (errs []error) {
 	errs = append(errs, checkCollector(fsys)...)
 	errs = append(errs, checkPrometheus(fsys)...)
@@ -78,8 +78,8 @@ func checkPipeline(fsys fs.FS) (errs []error) {
 	return append(errs, checkReleases(fsys)...)
 }
 
-// checkReleases holds the images to the releases that package stack/servers builds: what is tested is what is
-// shipped. Pyroscope's and Tempo's newer releases cannot be built from their modules.
+// checkReleases checks that the images have the releases that package stack/servers builds and tests.
+// Pyroscope's and Tempo's newer releases cannot be built from their modules.
 func checkReleases(fsys fs.FS) (errs []error) {
 	project, err := loadProject(fsys)
 	if err != nil {
@@ -157,10 +157,10 @@ func checkCollector(fsys fs.FS) (errs []error) {
 		}
 	}
 	if slices.Contains(c.Service.Pipelines["traces/metrics"].Processors, "tail_sampling") {
-		report("pipeline traces/metrics: must count before any trace is left out")
+		report("pipeline traces/metrics: must count spans before sampling")
 	}
 	if !slices.Contains(c.Service.Pipelines["metrics"].Receivers, "span_metrics") {
-		report("pipeline metrics: must take those of span_metrics")
+		report("pipeline metrics: must receive span_metrics")
 	}
 	if !c.Connectors.SpanMetrics.Exemplars.Enabled {
 		report("span_metrics.exemplars.enabled must be true: without it no metric leads to a trace")
@@ -185,7 +185,9 @@ func checkPrometheus(fsys fs.FS) (errs []error) {
 		errs = append(errs, fmt.Errorf("%s: %w", file, fmt.Errorf(format, args...)))
 	}
 	command := project.Services["prometheus"].Command
-	for _, want := range []string{"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage", "--storage.tsdb.path=/prometheus", "--storage.tsdb.retention.size=2GB"} {
+	for _, want := range []string{
+		"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage", "--storage.tsdb.path=/prometheus", "--storage.tsdb.retention.size=2GB",
+	} {
 		if !slices.Contains(command, want) {
 			report(compose, "prometheus: command lacks %s", want)
 		}
@@ -216,13 +218,13 @@ func checkPrometheus(fsys fs.FS) (errs []error) {
 		report(prometheus, "rule_files are %v, must be %s", p.Rules, path.Base(alerts))
 	}
 	if got := onHost(project, "prometheus", "/etc/prometheus/"+path.Base(alerts)); got != alerts {
-		report(compose, "prometheus: %s is not mounted beside its configuration", alerts)
+		report(compose, "prometheus: %s is not mounted next to its configuration", alerts)
 	}
 	return append(errs, checkAlerts(fsys)...)
 }
 
-// checkAlerts holds the rules to what whoever is called needs. That their expressions are right is tested with a
-// real Prometheus.
+// checkAlerts checks that each rule has what a person on call needs. The expressions are tested with a real
+// Prometheus.
 func checkAlerts(fsys fs.FS) (errs []error) {
 	var file struct {
 		Groups []struct {
@@ -295,7 +297,7 @@ func checkLoki(fsys fs.FS) (errs []error) {
 		report("analytics.reporting_enabled must be false: the demo works offline")
 	}
 	if !l.Compactor.Retention || l.Limits.Retention == "" {
-		report("must delete old logs: retention_enabled and retention_period bound the volume")
+		report("must delete old logs: retention_enabled and retention_period limit the volume")
 	}
 	dirs := []string{l.Common.Path, l.Compactor.Dir}
 	for _, dir := range l.Common.Storage.Filesystem {

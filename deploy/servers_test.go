@@ -7,7 +7,7 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// readYAML reads the fields of one file that a check is about.
+// readYAML reads those fields of a file that the type of into has.
 func readYAML(fsys fs.FS, name string, into any) error {
 	content, err := fs.ReadFile(fsys, name)
 	if err != nil {
@@ -71,8 +71,8 @@ type tempoConfig struct {
 	} `yaml:"usage_report"`
 }
 
-// checkServers holds Pyroscope's and Tempo's own configuration to what the compose file expects of them: the
-// ports that others call, and all data on the volume.
+// checkServers checks that Pyroscope's and Tempo's configuration matches the compose file: the ports that other
+// services use, and all data on the volume.
 func checkServers(fsys fs.FS) (errs []error) {
 	project, err := loadProject(fsys)
 	if err != nil {

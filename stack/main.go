@@ -1,6 +1,6 @@
 // Command stack runs the real servers without Docker: it builds Pyroscope, Tempo, Prometheus, Loki and the
-// Collector from their Go modules where they are not built yet, and runs them, or some of them, on loopback
-// until Ctrl-C. It is for demos and for work on this project; production runs the servers' images.
+// Collector from their Go modules unless they are cached, and runs all or some of them on loopback until Ctrl-C.
+// It is for demos and for development of this project. It is not for production, which uses the servers' images.
 package main
 
 import (
@@ -30,7 +30,7 @@ func main() {
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // A second Ctrl-C ends this process at once, and the servers with it.
+	context.AfterFunc(ctx, stop) // a second Ctrl-C kills this process and with it the servers
 
 	root := &cobra.Command{
 		Use:           "stack",
@@ -50,7 +50,7 @@ func upCommand(stdout, stderr io.Writer) *cobra.Command {
 	opts := servers.Options{Progress: stderr, Ports: make(map[string]int)}
 	cmd := &cobra.Command{
 		Use:   "up",
-		Short: "Build what is missing, start the servers and run until Ctrl-C",
+		Short: "Build missing servers, start them and run until Ctrl-C",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			return up(cmd.Context(), opts, stdout)
@@ -60,7 +60,7 @@ func upCommand(stdout, stderr io.Writer) *cobra.Command {
 	cmd.Flags().StringVar(&opts.DataDir, "data", "", "directory of the servers' data and logs (default data/stack)")
 	ports := make(map[string]*int)
 	for _, p := range servers.Ports() {
-		ports[p.Name] = cmd.Flags().Int(p.Name+"-port", p.Default, "port on 127.0.0.1, 0 for any free one")
+		ports[p.Name] = cmd.Flags().Int(p.Name+"-port", p.Default, "port on 127.0.0.1, 0 for any free port")
 	}
 	cmd.PreRun = func(*cobra.Command, []string) {
 		for name, n := range ports {
@@ -70,10 +70,10 @@ func upCommand(stdout, stderr io.Writer) *cobra.Command {
 	return cmd
 }
 
-// stopLimit bounds the orderly end of all servers, which takes about 5 s.
+// stopLimit limits the graceful shutdown of all servers, which takes about 5 s.
 const stopLimit = 30 * time.Second
 
-// up runs the servers until ctx ends or one of them does.
+// up runs the servers until ctx is done or one of them ends.
 func up(ctx context.Context, opts servers.Options, stdout io.Writer) (err error) {
 	stack, err := servers.Start(ctx, opts)
 	if err != nil {
@@ -101,7 +101,7 @@ func buildCommand(stdout, stderr io.Writer) *cobra.Command {
 	opts := servers.BuildOptions{Progress: stderr}
 	cmd := &cobra.Command{
 		Use:   "build",
-		Short: "Build the servers into the cache and print where they are",
+		Short: "Build the servers into the cache and print their paths",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, name := range names {
@@ -119,6 +119,6 @@ func buildCommand(stdout, stderr io.Writer) *cobra.Command {
 }
 
 func addSharedFlags(cmd *cobra.Command, names *[]string, cacheDir *string) {
-	cmd.Flags().StringSliceVar(names, "servers", servers.All(), "servers, of "+strings.Join(servers.Names(), ", "))
+	cmd.Flags().StringSliceVar(names, "servers", servers.All(), "servers to use: "+strings.Join(servers.Names(), ", "))
 	cmd.Flags().StringVar(cacheDir, "cache", "", "directory of built servers (default .cache/servers)")
 }

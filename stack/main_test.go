@@ -14,7 +14,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop")) // The runtime's own, once per process.
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("os/signal.loop")) // one goroutine of the standard library per process
 }
 
 func TestWrongArguments(t *testing.T) {
@@ -38,7 +38,7 @@ func TestWrongArguments(t *testing.T) {
 	}
 }
 
-func TestTakenPortNamesItsFlag(t *testing.T) {
+func TestPortInUseErrorNamesItsFlag(t *testing.T) {
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -68,7 +68,7 @@ func TestUpRunsUntilItsContextEnds(t *testing.T) {
 	}
 }
 
-// watcher calls seen when want was written.
+// watcher calls seen once want has been written.
 type watcher struct {
 	want string
 	seen func()

@@ -19,15 +19,15 @@ import (
 	"spanflame/internal/child"
 )
 
-// BuildOptions say where binaries are kept and who is told about the progress.
+// BuildOptions configure Build.
 type BuildOptions struct {
 	CacheDir string    // of finished binaries; empty means .cache/servers below the module's root
-	Progress io.Writer // gets lines for people; nil means silence
+	Progress io.Writer // receives progress lines for people; nil means none
 }
 
-// Build returns the binary of the named server or tool, and builds it first unless the cache has one of the same
-// files and Go version. Processes that want the same binary at once build it once. A build with cold caches
-// downloads several hundred megabytes and takes minutes.
+// Build returns the path of the binary of the named server or tool. It builds the binary unless the cache has one
+// for the same files and Go version. Concurrent calls, also of other processes, build it once. A build with cold
+// caches downloads several hundred megabytes and takes minutes.
 func Build(ctx context.Context, name string, opts BuildOptions) (binary string, err error) {
 	src, isTool := tools[name]
 	if !isTool {
@@ -45,13 +45,13 @@ func Build(ctx context.Context, name string, opts BuildOptions) (binary string, 
 	return src.build(ctx, opts)
 }
 
-// Names of the tools, programs that Build builds as it does the servers and that no Stack runs.
+// Names of the tools: programs that Build can build and that are not servers of a Stack.
 const (
-	Compose  = "docker-compose" // Docker Compose, for an engine that came without
-	Promtool = "promtool"       // checks a Prometheus, and is in its image
+	Compose  = "docker-compose" // Docker Compose, for Docker engines without it
+	Promtool = "promtool"       // the health check of Prometheus, in its image
 )
 
-// tools by name, with their directories below modulesDir.
+// tools has the tools by name, with their directories below modulesDir.
 var tools = map[string]source{
 	Compose:  {name: Compose, dir: "compose", main: "github.com/docker/compose/v2/cmd", typical: 4 * time.Minute},
 	Promtool: {name: Promtool, dir: "prometheus", main: "github.com/prometheus/prometheus/cmd/promtool", typical: 3 * time.Minute},
@@ -60,8 +60,8 @@ var tools = map[string]source{
 // modulesDir holds one directory with a go.mod for each server or tool, relative to the module's root.
 var modulesDir = filepath.Join("stack", "servers")
 
-// moduleRoot finds the checkout that the working directory lies in: commands run at its root, tests in
-// the directory of their package.
+// moduleRoot returns the root of the checkout that contains the working directory: commands run at its root, tests
+// in the directory of their package.
 func moduleRoot() (string, error) {
 	wd, err := os.Getwd()
 	if err != nil {
@@ -72,7 +72,7 @@ func moduleRoot() (string, error) {
 			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("%s is not inside a checkout of spanflame: the servers are built from %s there", wd, modulesDir)
+			return "", fmt.Errorf("%s is not inside a checkout of spanflame, which is needed to build the servers from %s", wd, modulesDir)
 		}
 	}
 }
@@ -85,8 +85,8 @@ type source struct {
 	typical time.Duration // of a build with cold caches
 }
 
-// buildFlags make builds short and binaries small, for servers that only demos and tests use: without inlining
-// a build takes a fifth less, and without symbol table and debug information Pyroscope has 88 MB, not 138.
+// buildFlags make builds faster and binaries smaller, for servers that only demos and tests use: without inlining
+// a build takes a fifth less time, and without symbol table and debug information Pyroscope has 88 MB, not 138.
 var buildFlags = []string{"-gcflags=all=-l", "-ldflags=-s -w"}
 
 func (s source) build(ctx context.Context, opts BuildOptions) (binary string, err error) {
@@ -118,13 +118,13 @@ func (s source) build(ctx context.Context, opts BuildOptions) (binary string, er
 		return binary, nil
 	}
 
-	// One fixed name: whoever holds the lock may overwrite what a killed build has left.
+	// A fixed name: the holder of the lock may overwrite the remains of a killed build.
 	partial := filepath.Join(opts.CacheDir, s.name+".partial")
 	output, err := os.Create(filepath.Join(opts.CacheDir, s.name+".build.log"))
 	if err != nil {
 		return "", fmt.Errorf("build %s: %w", s.name, advise(err, ""))
 	}
-	defer output.Close() // Only the compiler's own words, which are read back below.
+	defer output.Close() // only the compiler's output, which is read below
 
 	stop := say.during(s.typical)
 	start := time.Now()
@@ -137,23 +137,23 @@ func (s source) build(ctx context.Context, opts BuildOptions) (binary string, er
 		if ctx.Err() != nil {
 			return "", fmt.Errorf("build %s: %w", s.name, context.Cause(ctx))
 		}
-		words, _ := child.Tail(output.Name(), 0) // Without them the error still says what failed.
+		words, _ := child.Tail(output.Name(), 0) // the error says what failed even without them
 		return "", fmt.Errorf("build %s in %s: %w", s.name, s.dir, advise(err, words))
 	}
 	say.line("built in %s", time.Since(start).Round(time.Second))
 	return binary, nil
 }
 
-// built tells whether the cache has the binary; it appears there by a rename, so it is whole.
+// built reports whether the cache has the binary. It is complete, because it is put there by a rename.
 func built(binary string) bool {
 	info, err := os.Stat(binary)
 	return err == nil && info.Mode().IsRegular()
 }
 
-// key names what the binary is made of: the module's files, the package, the flags and the toolchain.
+// key returns a hash of the binary's inputs: the module's files, the package, the flags and the toolchain.
 func (s source) key(ctx context.Context) (string, error) {
 	h := sha256.New()
-	program, err := filepath.Glob(filepath.Join(s.dir, "*.go")) // Of the Collector, whose parts are chosen there.
+	program, err := filepath.Glob(filepath.Join(s.dir, "*.go")) // of the Collector, which lists its components there
 	if err != nil {
 		return "", err
 	}
@@ -176,12 +176,12 @@ func (s source) key(ctx context.Context) (string, error) {
 	return fmt.Sprintf("%x", h.Sum(nil)[:8]), nil
 }
 
-// compile writes the binary to target and the compiler's words to output.
+// compile writes the binary to target and the compiler's output to output.
 func (s source) compile(ctx context.Context, target string, output *os.File) error {
 	args := append([]string{"build", "-mod=readonly"}, buildFlags...)
 	cmd := s.command(ctx, append(args, "-o", target, s.main)...)
 	cmd.Stdout, cmd.Stderr = output, output
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // With its compilers.
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // with its compilers
 	p, err := child.Start(cmd)
 	if err != nil {
 		return err
@@ -190,7 +190,7 @@ func (s source) compile(ctx context.Context, target string, output *os.File) err
 	return p.Err()
 }
 
-// command is the go command in the module, out of any workspace that the checkout may be part of.
+// command returns a go command in the module, independent of any workspace that contains the checkout.
 func (s source) command(ctx context.Context, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(ctx, "go", args...)
 	cmd.Dir = s.dir
@@ -198,19 +198,19 @@ func (s source) command(ctx context.Context, args ...string) *exec.Cmd {
 	return cmd
 }
 
-// remedies are what to do about the failures that are no fault of the module, by a sign in the error or
-// in the compiler's output.
+// remedies has advice for failures that the module does not cause, by a text in the error or in the compiler's
+// output.
 var remedies = []struct{ sign, remedy string }{
 	{exec.ErrNotFound.Error(), "install Go 1.26 or newer (https://go.dev/dl) and put it on PATH"},
-	{syscall.ENOSPC.Error(), "the disk is full: free about 6 GB for the module cache (go env GOMODCACHE), the build cache (go env GOCACHE) and the binaries"},
-	{"signal: killed", "the machine ran out of memory: close something, or build one package at a time with GOFLAGS=-p=1"},
-	{"dial tcp", "the modules could not be downloaded: check the network and go env GOPROXY"},
-	{"checksum mismatch", "a module is not the one that go.sum names: check go env GOPROXY, then go clean -modcache"},
+	{syscall.ENOSPC.Error(), "disk full: free about 6 GB for the module cache (go env GOMODCACHE), the build cache (go env GOCACHE) and the binaries"},
+	{"signal: killed", "out of memory: close other programs, or build one package at a time with GOFLAGS=-p=1"},
+	{"dial tcp", "cannot download modules: check the network and go env GOPROXY"},
+	{"checksum mismatch", "a module differs from go.sum: check go env GOPROXY, then run go clean -modcache"},
 	{"updates to go.mod needed", "run go mod tidy in the directory named above"},
 	{"missing go.sum entry", "run go mod tidy in the directory named above"},
 }
 
-// advise adds the compiler's last words and what to do to err.
+// advise adds the end of the compiler's output and advice to err.
 func advise(err error, words string) error {
 	if words != "" {
 		err = fmt.Errorf("%w; the last lines of its output:\n%s", err, words)
@@ -223,8 +223,8 @@ func advise(err error, words string) error {
 	return err
 }
 
-// progress tells people what is being built: on a terminal one line that is redrawn every second, elsewhere
-// a plain line every quarter of a minute.
+// progress shows people the progress of a build: on a terminal one line that is redrawn every second, elsewhere a
+// line every 15 s.
 type progress struct {
 	w    io.Writer
 	name string
@@ -239,7 +239,7 @@ func newProgress(w io.Writer, name string) progress {
 	return progress{w: w, name: name, tty: ok && term.IsTerminal(int(f.Fd()))}
 }
 
-// line writes one line that stays. An error in writing is not worth failing a build for.
+// line writes a permanent line. A build does not fail because of a write error.
 func (p progress) line(format string, args ...any) {
 	p.print("\n", format, args...)
 }
@@ -247,12 +247,12 @@ func (p progress) line(format string, args ...any) {
 func (p progress) print(end, format string, args ...any) {
 	begin := ""
 	if p.tty {
-		begin = "\r\x1b[K" // Back to the first column and clear what was drawn.
+		begin = "\r\x1b[K" // go to the first column and clear the line
 	}
 	fmt.Fprintf(p.w, "%s%s: %s%s", begin, p.name, fmt.Sprintf(format, args...), end)
 }
 
-// during reports the time that passes until the returned function is called.
+// during reports the elapsed time until the returned function is called.
 func (p progress) during(typical time.Duration) (stop func()) {
 	every, end := 15*time.Second, "\n"
 	if p.tty {

@@ -178,7 +178,7 @@ func TestBuildWithoutGo(t *testing.T) {
 func TestAdvise(t *testing.T) {
 	failed := errors.New("exit status 1")
 	for _, test := range []struct{ words, want string }{
-		{"write /x/_pkg_.a: no space left on device", "the disk is full"},
+		{"write /x/_pkg_.a: no space left on device", "disk full"},
 		{"compile: signal: killed", "GOFLAGS=-p=1"},
 		{"Get \"https://x/y.zip\": dial tcp: lookup x: no such host", "go env GOPROXY"},
 		{"verifying a@v1: checksum mismatch", "go clean -modcache"},

@@ -16,29 +16,29 @@ import (
 	"go.yaml.in/yaml/v4"
 )
 
-// Names of the servers, as Options.Servers and the command line know them.
+// Names of the servers for Options.Servers and the command line.
 const (
-	Pyroscope   = "pyroscope"    // profiles, on the storage that survives a kill
-	PyroscopeV1 = "pyroscope-v1" // the same server on its first storage, which older installations run
+	Pyroscope   = "pyroscope"    // profiles, on the second storage, which survives a kill
+	PyroscopeV1 = "pyroscope-v1" // the same server on its first storage, which older installations use
 	Tempo       = "tempo"        // traces
 	Prometheus  = "prometheus"   // metrics, and the alerts on them
 	Loki        = "loki"         // logs
-	Collector   = "collector"    // takes traces, metrics and logs, and passes each on to its server
+	Collector   = "collector"    // receives traces, metrics and logs and sends them to the other servers
 )
 
-// Names of the ports that a user may choose, as Options.Ports knows them.
+// Names of the ports that a user may choose, for Options.Ports.
 const (
 	PortPyroscope  = "pyroscope"  // Pyroscope's HTTP interface
 	PortTempo      = "tempo"      // Tempo's HTTP interface
 	PortPrometheus = "prometheus" // Prometheus's HTTP interface
 	PortLoki       = "loki"       // Loki's HTTP interface
-	PortCollector  = "collector"  // where the Collector says that it is well
-	PortOTLPGRPC   = "otlp-grpc"  // where the stack takes OTLP over gRPC: the Collector's, else Tempo's
-	PortOTLPHTTP   = "otlp-http"  // likewise over HTTP
+	PortCollector  = "collector"  // the Collector's health check
+	PortOTLPGRPC   = "otlp-grpc"  // OTLP over gRPC: of the Collector if the stack has one, else of Tempo
+	PortOTLPHTTP   = "otlp-http"  // OTLP over HTTP: likewise
 )
 
-// catalog is everything that is known about each server: a further one is a further entry, an overlay in
-// config and a directory with a go.mod. Those that others send to come before them.
+// catalog describes all servers. To add a server, add an entry here, an overlay in config and a directory with a
+// go.mod. Servers that send to others come after them.
 var catalog = []definition{
 	{
 		name:    Pyroscope,
@@ -70,8 +70,8 @@ var catalog = []definition{
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		ports:   []Port{{PortTempo, 3200}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}, {"tempo-grpc", 0}},
-		// It takes 2 s, unless it was queried less than a minute before: then its query frontend waits for
-		// a queue to be removed by the very timer that it has stopped. Its ingester has ended by then.
+		// Shutdown takes 2 s, unless it was queried in the last minute: then its query frontend waits
+		// forever for a queue to be removed by a timer that it has stopped. By then its data is on disk.
 		endsWithin: 5 * time.Second,
 	},
 	{
@@ -110,14 +110,14 @@ var catalog = []definition{
 	},
 }
 
-// Default names the servers that are started when none is named: those that a slow trace and its flame graph
-// take. They are built in half the time of all.
+// Default returns the servers that are started by default: those that a slow trace and its flame graph need.
+// Building them takes half the time of building all.
 func Default() []string { return []string{Pyroscope, Tempo} }
 
-// All names the servers of the whole pipeline.
+// All returns the names of the servers of the whole pipeline.
 func All() []string { return []string{Pyroscope, Tempo, Prometheus, Loki, Collector} }
 
-// Names are the names of all servers.
+// Names returns the names of all servers.
 func Names() []string {
 	var names []string
 	for _, d := range catalog {
@@ -132,25 +132,25 @@ type definition struct {
 	module  string        // directory below stack/servers that holds the go.mod
 	main    string        // package to build
 	typical time.Duration // of a build with cold caches on two cores, for the progress line
-	base    string        // configuration that docker-compose.yml mounts, below deploy
-	ready   string        // path on the first port that answers 200 when the server can work
-	args    []string      // command line, a template each; the working directory has the config.yaml
-	env     []string      // beside the parent's environment
+	base    string        // configuration file in deploy that docker-compose.yml mounts
+	ready   string        // path on the first port that answers 200 when the server is ready
+	args    []string      // command line, each argument a template; the working directory has the config.yaml
+	env     []string      // added to the parent's environment
 	ports   []Port        // the first is the HTTP interface
-	sendsTo []string      // servers whose addresses its overlay names; it starts after them
+	sendsTo []string      // servers whose addresses are in its overlay; it starts after them
 
-	// endsWithin, if not 0, is for a server that may never end although its data are safe on disk: Stop
-	// kills it after this time, and that is no error.
+	// endsWithin, if not 0, is for a server that may not end by itself although its data is safe on disk: Stop
+	// kills it after this time, which is not an error.
 	endsWithin time.Duration
 }
 
 // Port is a port a server listens on.
 type Port struct {
 	Name    string // key in Options.Ports; the command line's flag is --NAME-port
-	Default int    // the number users expect, 0 if nobody but the server itself uses the port
+	Default int    // the usual number; 0 if only the server itself uses the port
 }
 
-// Ports lists the ports a user may choose, each once.
+// Ports returns the ports that a user may choose, each once.
 func Ports() []Port {
 	var all []Port
 	for _, d := range catalog {
@@ -163,13 +163,12 @@ func Ports() []Port {
 	return all
 }
 
-// has tells whether the server listens on the named port.
+// has reports whether the server has the named port.
 func (d definition) has(port string) bool {
 	return slices.ContainsFunc(d.ports, func(p Port) bool { return p.Name == port })
 }
 
-// lookup finds the entries of the given names, in the order in which they can be started; no name means the
-// default ones.
+// lookup returns the entries with the given names, by default the default servers, in the order of their start.
 func lookup(names []string) ([]definition, error) {
 	if len(names) == 0 {
 		names = Default()
@@ -179,7 +178,7 @@ func lookup(names []string) ([]definition, error) {
 			return nil, fmt.Errorf("unknown server %q: known are %s", name, strings.Join(Names(), ", "))
 		}
 		if slices.Contains(names[:i], name) {
-			return nil, fmt.Errorf("server %q is named twice", name)
+			return nil, fmt.Errorf("server %q is given twice", name)
 		}
 	}
 	var defs []definition
@@ -191,12 +190,12 @@ func lookup(names []string) ([]definition, error) {
 	return defs, nil
 }
 
-// checkPeers refuses a set in which a server would send to one that is not there.
+// checkPeers returns an error if a server sends to one that is not in the set.
 func checkPeers(defs []definition) error {
 	for _, d := range defs {
 		for _, peer := range d.sendsTo {
 			if !slices.ContainsFunc(defs, func(o definition) bool { return o.name == peer }) {
-				return fmt.Errorf("server %q sends to %q: name both, or neither", d.name, peer)
+				return fmt.Errorf("server %q sends to %q: give both or neither", d.name, peer)
 			}
 		}
 	}
@@ -209,7 +208,7 @@ var overlays embed.FS
 // addresses are the ports of one server by name.
 type addresses map[string]int
 
-// Port gives the number of the named port.
+// Port returns the number of the named port.
 func (a addresses) Port(name string) (int, error) {
 	n, ok := a[name]
 	if !ok {
@@ -218,7 +217,7 @@ func (a addresses) Port(name string) (int, error) {
 	return n, nil
 }
 
-// Addr gives the named port as host:port.
+// Addr returns the address of the named port as host:port.
 func (a addresses) Addr(name string) (string, error) {
 	n, err := a.Port(name)
 	return net.JoinHostPort(loopback, strconv.Itoa(n)), err
@@ -227,8 +226,8 @@ func (a addresses) Addr(name string) (string, error) {
 // configFile is the name of the configuration in a server's working directory.
 const configFile = "config.yaml"
 
-// configure makes the server's configuration and command line: what docker-compose.yml mounts, changed by the
-// overlay, whose templates are filled in first.
+// configure returns the server's configuration and command line: the file that docker-compose.yml mounts, changed
+// by the expanded overlay.
 func (d definition) configure(o overlayData) (config []byte, args []string, err error) {
 	base, err := os.ReadFile(filepath.Join(o.Deploy, filepath.FromSlash(d.base)))
 	if err != nil {
@@ -255,17 +254,17 @@ func (d definition) configure(o overlayData) (config []byte, args []string, err 
 	return config, args, nil
 }
 
-// overlayData is what the templates of an overlay and of a command line are filled in with.
+// overlayData is the data for the templates of an overlay and of a command line.
 type overlayData struct {
 	addresses                      // of the server itself
 	peers     map[string]addresses // of the servers that it sends to, by their names
-	Deploy    string               // directory of the configuration that docker-compose.yml mounts
+	Deploy    string               // directory of the configuration files that docker-compose.yml mounts
 }
 
-// Peer gives the named port of a server that this one sends to as host:port.
+// Peer returns the address of the named port of a server that this one sends to, as host:port.
 func (o overlayData) Peer(server, port string) (string, error) { return o.peers[server].Addr(port) }
 
-// expand fills in one template.
+// expand executes a template.
 func expand(text string, data any) ([]byte, error) {
 	t, err := template.New("").Parse(text)
 	if err != nil {
@@ -276,8 +275,8 @@ func expand(text string, data any) ([]byte, error) {
 	return b.Bytes(), err
 }
 
-// MergeYAML changes a configuration by an overlay as RFC 7396 has it for JSON: a mapping is merged into a mapping, null
-// removes the key, and anything else takes the key's place.
+// MergeYAML applies an overlay to a configuration by the rules of RFC 7396 for JSON: mappings are merged, null
+// removes a key, and any other value replaces it.
 func MergeYAML(base, overlay []byte) ([]byte, error) {
 	var target, patch map[string]any
 	if err := yaml.Unmarshal(base, &target); err != nil {
@@ -298,7 +297,7 @@ func merge(target, patch map[string]any) map[string]any {
 		case nil:
 			delete(target, key)
 		case map[string]any:
-			below, _ := target[key].(map[string]any) // What is no mapping is replaced by one.
+			below, _ := target[key].(map[string]any) // any other value is replaced by a mapping
 			target[key] = merge(below, value)
 		default:
 			target[key] = value

@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// errLocked says that another process, or another part of this one, holds the lock.
+// errLocked reports that another process, or another part of this one, holds the lock.
 var errLocked = errors.New("locked")
 
-// tryLock takes the lock file at path, or returns errLocked. The kernel lets it go when the returned file
-// is closed or the process ends in whatever way; the file itself stays.
+// tryLock acquires the lock file at path, or returns errLocked. The kernel releases the lock when the returned file
+// is closed or the process ends in any way. The file itself stays.
 func tryLock(path string) (*os.File, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 		return nil, err
@@ -32,8 +32,8 @@ func tryLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// lock takes the lock file at path, waiting while another holds it. It asks again and again because a
-// blocking lock call could not be given up when ctx ends. waiting is called once if there is a wait.
+// lock acquires the lock file at path and waits while it is held elsewhere. It polls, because a blocking lock call
+// cannot be cancelled by ctx. It calls waiting once if it has to wait.
 func lock(ctx context.Context, path string, waiting func()) (*os.File, error) {
 	for first := true; ; first = false {
 		f, err := tryLock(path)

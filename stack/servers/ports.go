@@ -8,14 +8,13 @@ import (
 	"strconv"
 )
 
-// loopback is the only address that servers listen on.
+// loopback is the only address that the servers listen on.
 const loopback = "127.0.0.1"
 
-// reserve gives every port of the definitions a number that is free now: the wanted one, or any where 0
-// or nothing is wanted. Of several servers with a port of the same name the last one gets the wanted number:
-// where there is a Collector, OTLP is for it and not for Tempo. All are held until all are found, so that no
-// two get the same. They are let go on return, for the servers to take: another process may be faster, which
-// shows when the server starts.
+// reserve finds a free number for every port of the definitions: the wanted number, or any if the wanted number is 0
+// or missing. If several servers have a port of the same name, the last one gets the wanted number: with a
+// Collector, OTLP goes to the Collector and not to Tempo. All ports are held until all are found, so that they
+// differ, and released on return. Another process may then take one of them, which the start of the server detects.
 func reserve(defs []definition, want map[string]int) (map[string]addresses, error) {
 	found := make(map[string]addresses)
 	var problems []error
@@ -29,18 +28,18 @@ func reserve(defs []definition, want map[string]int) (map[string]addresses, erro
 			l, err := net.Listen("tcp4", net.JoinHostPort(loopback, strconv.Itoa(number)))
 			if err != nil {
 				problems = append(problems, fmt.Errorf(
-					"%s cannot listen on port %d of %s: %w; end what listens there, or choose another port with --%s-port (in code: Options.Ports[%q])",
+					"%s cannot listen on port %d of %s: %w; stop the process that listens there, or choose another port with --%s-port (in code: Options.Ports[%q])",
 					d.name, number, loopback, err, p.Name, p.Name))
 				continue
 			}
-			defer l.Close() // On return, not earlier: see above.
+			defer l.Close() // on return, not in the loop: see above
 			found[d.name][p.Name] = l.Addr().(*net.TCPAddr).Port
 		}
 	}
 	return found, errors.Join(problems...)
 }
 
-// validatePorts refuses names that no server knows and numbers that are no port.
+// validatePorts returns an error for unknown port names and invalid numbers.
 func validatePorts(want map[string]int) error {
 	known := make(map[string]bool)
 	for _, d := range catalog {
@@ -53,7 +52,7 @@ func validatePorts(want map[string]int) error {
 			return fmt.Errorf("unknown port %q", name)
 		}
 		if n < 0 || n > 65535 {
-			return fmt.Errorf("port %s is %d: allowed is 1 to 65535, or 0 for any free one", name, n)
+			return fmt.Errorf("port %s is %d: allowed is 1 to 65535, or 0 for any free port", name, n)
 		}
 	}
 	return nil

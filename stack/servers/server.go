@@ -16,33 +16,33 @@ import (
 	"spanflame/internal/child"
 )
 
-// Server is one server of a Stack. Its addresses stay the same over Restart.
+// Server is one server of a Stack. Restart does not change its addresses.
 type Server struct {
 	Name     string // as in Options.Servers
 	URL      string // http://host:port of its own interface
-	OTLPGRPC string // host:port that takes OTLP over gRPC; empty where the server takes none
-	OTLPHTTP string // host:port that takes OTLP over HTTP; empty where the server takes none
-	LogFile  string // what it writes to standard output and standard error
+	OTLPGRPC string // host:port for OTLP over gRPC; empty if the server does not accept it
+	OTLPHTTP string // host:port for OTLP over HTTP; empty if the server does not accept it
+	LogFile  string // its standard output and standard error
 	DataDir  string // its working directory, with its configuration and its data
 
 	def    definition
 	binary string
 	deploy string               // directory of the configuration that the overlay changes
-	want   map[string]int       // ports as the user asked for them
-	ports  addresses            // as they were found
+	want   map[string]int       // ports that the user asked for
+	ports  addresses            // ports in use
 	peers  map[string]addresses // ports of the servers that this one sends to
-	args   []string             // command line for the ports that were found
+	args   []string             // command line for the ports in use
 
 	mu     sync.Mutex
 	proc   *child.Process // the current or last run
-	closed bool           // no further run
+	closed bool           // must not be started again
 }
 
-// readyLimit bounds the wait for a server that neither ends nor gets ready, beside the caller's context.
-// A start takes about 2 s; the reserve is for machines that are busy building.
+// readyLimit limits the wait for a server that neither ends nor becomes ready, in addition to the caller's context.
+// A start takes about 2 s, or much longer on a machine that is busy building.
 const readyLimit = 2 * time.Minute
 
-// configure writes the configuration for the given ports and fills in the addresses that follow from them.
+// configure writes the configuration for the given ports and sets the addresses.
 func (s *Server) configure(a addresses) error {
 	config, args, err := s.def.configure(overlayData{a, s.peers, s.deploy})
 	if err != nil {
@@ -69,8 +69,8 @@ func (s *Server) configure(a addresses) error {
 	return nil
 }
 
-// start configures the server for the given ports and runs it. If another process was faster in taking a
-// port that nobody asked for by number, it tries once more with other ports.
+// start configures the server for the given ports and runs it. If another process has taken one of the ports
+// meanwhile, it tries once more with other numbers for the ports that the user did not choose.
 func (s *Server) start(ctx context.Context, a addresses) error {
 	if err := s.configure(a); err != nil {
 		return err
@@ -89,7 +89,7 @@ func (s *Server) start(ctx context.Context, a addresses) error {
 	return s.run(ctx)
 }
 
-// run starts the process and waits until it is ready. If it does not get there, nothing is left of it.
+// run starts the process and waits until it is ready. If it does not become ready, run kills it.
 func (s *Server) run(ctx context.Context) error {
 	p, err := s.launch()
 	if err != nil {
@@ -109,13 +109,13 @@ func (s *Server) launch() (*child.Process, error) {
 		return nil, errors.New("the stack was stopped")
 	}
 	if s.proc != nil && !s.proc.Ended() {
-		return nil, errors.New("it is running already")
+		return nil, errors.New("already running")
 	}
 	log, err := os.OpenFile(s.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		return nil, err
 	}
-	defer log.Close() // The child has its own descriptor.
+	defer log.Close() // the child has its own descriptor
 	cmd := exec.Command(s.binary, s.args...)
 	cmd.Dir = s.DataDir
 	cmd.Env = append(os.Environ(), s.def.env...)
@@ -127,11 +127,11 @@ func (s *Server) launch() (*child.Process, error) {
 	return p, nil
 }
 
-// waitReady asks the server until it says that it can work, it ends, or ctx does.
+// waitReady polls the server until it is ready, it ends, or ctx is done.
 func (s *Server) waitReady(ctx context.Context, p *child.Process) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, readyLimit, fmt.Errorf("not ready after %s", readyLimit))
 	defer cancel()
-	// No kept connection and no proxy: each question is one of its own, to loopback.
+	// No keep-alive and no proxy: each request uses a new connection to loopback.
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 2 * time.Second}
 	ticker := time.NewTicker(50 * time.Millisecond)
 	defer ticker.Stop()
@@ -143,9 +143,9 @@ func (s *Server) waitReady(ctx context.Context, p *child.Process) error {
 		case <-p.Done():
 			return s.Err()
 		case <-ctx.Done():
-			err := fmt.Errorf("%s did not get ready: %w", s.Name, context.Cause(ctx))
+			err := fmt.Errorf("%s did not become ready: %w", s.Name, context.Cause(ctx))
 			if ctx.Err() == context.Canceled {
-				return err // The user's wish, not the server's fault: its log explains nothing.
+				return err // cancelled by the user: the server's log does not matter
 			}
 			return p.WithLog(err)
 		case <-ticker.C:
@@ -162,24 +162,24 @@ func answersOK(ctx context.Context, client *http.Client, url string) bool {
 	if err != nil {
 		return false
 	}
-	resp.Body.Close() // Only the status counts.
+	resp.Body.Close() // only the status matters
 	return resp.StatusCode == http.StatusOK
 }
 
-// current is the current or last run.
+// current returns the current or last run.
 func (s *Server) current() *child.Process {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.proc
 }
 
-// PID is the process of the current or last run.
+// PID returns the process id of the current or last run.
 func (s *Server) PID() int { return s.current().PID() }
 
-// Done is closed when the current run has ended, for whatever reason.
+// Done returns a channel that is closed when the current run has ended.
 func (s *Server) Done() <-chan struct{} { return s.current().Done() }
 
-// Err is nil while the server runs, and afterwards says how it ended, with its last log lines.
+// Err returns nil while the server runs, and afterwards an error that says how it ended, with its last log lines.
 func (s *Server) Err() error {
 	p := s.current()
 	if !p.Ended() {
@@ -188,11 +188,11 @@ func (s *Server) Err() error {
 	return p.WithLog(fmt.Errorf("%s ended: %s", s.Name, p.Status()))
 }
 
-// errHangs is why a server that is known to hang is killed.
+// errHangs is the reason for killing a server that is known to hang.
 var errHangs = errors.New("it hangs")
 
-// Stop asks the server to end in order and waits until it has; when ctx ends first, the server is killed
-// and the error says so. A server that has ended already is no error.
+// Stop shuts the server down gracefully and waits until it has ended. If ctx is done first, it kills the server and
+// returns an error. Stopping a server that has ended is not an error.
 func (s *Server) Stop(ctx context.Context) error {
 	if s.def.endsWithin > 0 {
 		var cancel context.CancelFunc
@@ -200,14 +200,14 @@ func (s *Server) Stop(ctx context.Context) error {
 		defer cancel()
 	}
 	if err := s.current().Stop(ctx); errors.Is(err, errHangs) {
-		return s.Kill() // Which Stop did; this tells whether it could.
+		return s.Kill() // Stop has killed it; Kill reports whether that worked
 	} else if err != nil {
 		return fmt.Errorf("stop %s: %w", s.Name, err)
 	}
 	return nil
 }
 
-// Kill ends the server at once, as a power failure would, and waits until it is gone.
+// Kill kills the server, like a power failure, and waits until it has ended.
 func (s *Server) Kill() error {
 	if err := s.current().Kill(); err != nil {
 		return fmt.Errorf("kill %s: %w", s.Name, err)
@@ -215,8 +215,8 @@ func (s *Server) Kill() error {
 	return nil
 }
 
-// Pause freezes the server: it keeps its connections, and the kernel takes new ones for it, but nothing
-// is answered until Resume.
+// Pause freezes the server: it keeps its connections, and the kernel accepts new ones, but it answers nothing
+// until Resume.
 func (s *Server) Pause() error {
 	if err := s.current().Pause(); err != nil {
 		return fmt.Errorf("pause %s: %w", s.Name, err)
@@ -224,7 +224,7 @@ func (s *Server) Pause() error {
 	return nil
 }
 
-// Resume lets a paused server go on.
+// Resume lets a paused server continue.
 func (s *Server) Resume() error {
 	if err := s.current().Resume(); err != nil {
 		return fmt.Errorf("resume %s: %w", s.Name, err)
@@ -241,7 +241,7 @@ func (s *Server) Restart(ctx context.Context) error {
 	return s.run(ctx)
 }
 
-// close is Stop for good: no Restart starts the server again.
+// close stops the server permanently: Restart fails afterwards.
 func (s *Server) close(ctx context.Context) error {
 	s.mu.Lock()
 	s.closed = true

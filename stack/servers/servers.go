@@ -1,9 +1,8 @@
 // Package servers builds the real Pyroscope, Tempo, Prometheus, Loki and Collector from their Go modules and
-// runs them on loopback, without a container engine. Their configuration is that which docker-compose.yml
-// mounts, below deploy, with an overlay of what must differ here: addresses, paths, and what another release
-// names otherwise. The stack command, the end-to-end tests and the demo use it; tests can pause, kill and
-// restart each server. It works inside a checkout, on Unix, and needs the go command. It is not for
-// production, which runs the servers' images.
+// runs them on loopback, without a container engine. It uses the configuration in deploy, which docker-compose.yml
+// mounts, with an overlay for what must differ here: addresses, paths, and names that differ between releases. The
+// stack command and the end-to-end tests use it. Tests can pause, kill and restart each server. It works inside a
+// checkout, on Unix, and needs the go command. It is not for production, which uses the servers' images.
 package servers
 
 import (
@@ -18,14 +17,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
-// Options say what Start starts. The zero value is Pyroscope and Tempo on free ports, with their data in
-// data/stack below the module's root.
+// Options configure Start. The zero value means Pyroscope and Tempo on free ports, with their data in data/stack
+// below the module's root.
 type Options struct {
 	Servers  []string       // names; empty means Pyroscope and Tempo
 	DataDir  string         // of the servers' data, configuration and logs; empty means data/stack
 	CacheDir string         // of built binaries; empty means .cache/servers
-	Ports    map[string]int // numbers by port name; a port that is missing or 0 is any free one
-	Progress io.Writer      // gets lines about builds, for people; nil means silence
+	Ports    map[string]int // numbers by port name; missing or 0 means any free port
+	Progress io.Writer      // receives progress lines of builds, for people; nil means none
 }
 
 // Stack is a set of running servers. Stop ends it.
@@ -36,8 +35,8 @@ type Stack struct {
 	lock    *os.File // on the data directory
 }
 
-// Start builds what is not cached, starts the servers and waits until each is ready. When it fails,
-// nothing is left running, and the error carries the last log lines of the server that failed.
+// Start builds servers that are not cached, starts all and waits until each is ready. If it fails, no server
+// is left running, and the error has the last log lines of the server that failed.
 func Start(ctx context.Context, opts Options) (*Stack, error) {
 	defs, err := lookup(opts.Servers)
 	if err != nil {
@@ -60,7 +59,7 @@ func start(ctx context.Context, defs []definition, opts Options) (*Stack, error)
 	if opts.DataDir == "" {
 		opts.DataDir = filepath.Join(root, "data", "stack")
 	}
-	dataDir, err := filepath.Abs(opts.DataDir) // The servers run in directories of their own.
+	dataDir, err := filepath.Abs(opts.DataDir) // each server runs in its own working directory
 	if err != nil {
 		return nil, err
 	}
@@ -73,21 +72,21 @@ func start(ctx context.Context, defs []definition, opts Options) (*Stack, error)
 	}
 	s := &Stack{lock: held}
 	if err := s.start(ctx, defs, opts, dataDir, filepath.Join(root, "deploy")); err != nil {
-		// Data of a stack that never was complete need no orderly end.
+		// The data of an incomplete stack need no graceful shutdown.
 		canceled, cancel := context.WithCancel(context.Background())
 		cancel()
-		s.Stop(canceled) // Its only error would be that it had to kill.
+		s.Stop(canceled) // the only possible error is that servers were killed
 		return nil, err
 	}
 	return s, nil
 }
 
 func (s *Stack) start(ctx context.Context, defs []definition, opts Options, dataDir, deployDir string) error {
-	// Before the builds, which take minutes: a port that is taken shows at once.
+	// Check the ports before the builds, which take minutes.
 	if _, err := reserve(defs, opts.Ports); err != nil {
 		return err
 	}
-	// One after the other: a single build keeps all cores busy.
+	// Build one after the other: a single build uses all cores.
 	for _, d := range defs {
 		binary, err := Build(ctx, d.name, BuildOptions{CacheDir: opts.CacheDir, Progress: opts.Progress})
 		if err != nil {
@@ -115,7 +114,7 @@ func (s *Stack) start(ctx context.Context, defs []definition, opts Options, data
 	if err := startAll(ctx, receivers, found); err != nil {
 		return err
 	}
-	// Only now it is certain where the others listen.
+	// The receivers' ports are final only now.
 	for _, server := range senders {
 		server.peers = make(map[string]addresses)
 		for _, peer := range receivers {
@@ -125,7 +124,7 @@ func (s *Stack) start(ctx context.Context, defs []definition, opts Options, data
 	return startAll(ctx, senders, found)
 }
 
-// byRole parts the servers into those that send to no other and those that do.
+// byRole divides the servers into those that send to other servers and those that do not.
 func (s *Stack) byRole() (receivers, senders []*Server) {
 	for _, server := range s.servers {
 		if len(server.def.sendsTo) == 0 {
@@ -137,8 +136,7 @@ func (s *Stack) byRole() (receivers, senders []*Server) {
 	return receivers, senders
 }
 
-// startAll starts the servers at once and waits until each is ready. The first failure ends the wait for the
-// others.
+// startAll starts the servers concurrently and waits until each is ready. The first failure cancels the others.
 func startAll(ctx context.Context, servers []*Server, found map[string]addresses) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for _, server := range servers {
@@ -152,22 +150,22 @@ func startAll(ctx context.Context, servers []*Server, found map[string]addresses
 	return g.Wait()
 }
 
-// Servers are the stack's servers, those that send to others after these.
+// Servers returns the stack's servers. Servers that send to others come after them.
 func (s *Stack) Servers() []*Server { return append([]*Server(nil), s.servers...) }
 
-// Pyroscope is the stack's Pyroscope on either storage, nil if it has none.
+// Pyroscope returns the stack's Pyroscope on either storage, or nil.
 func (s *Stack) Pyroscope() *Server { return s.ofModule("pyroscope") }
 
-// Tempo is the stack's Tempo, nil if it has none.
+// Tempo returns the stack's Tempo, or nil.
 func (s *Stack) Tempo() *Server { return s.ofModule("tempo") }
 
-// Prometheus is the stack's Prometheus, nil if it has none.
+// Prometheus returns the stack's Prometheus, or nil.
 func (s *Stack) Prometheus() *Server { return s.ofModule("prometheus") }
 
-// Loki is the stack's Loki, nil if it has none.
+// Loki returns the stack's Loki, or nil.
 func (s *Stack) Loki() *Server { return s.ofModule("loki") }
 
-// Collector is the stack's Collector, nil if it has none.
+// Collector returns the stack's Collector, or nil.
 func (s *Stack) Collector() *Server { return s.ofModule("collector") }
 
 func (s *Stack) ofModule(module string) *Server {
@@ -179,8 +177,8 @@ func (s *Stack) ofModule(module string) *Server {
 	return nil
 }
 
-// Wait returns nil when ctx ends, or an error with the last log lines of a server that ended before.
-// It watches the runs that are current at the call.
+// Wait returns nil when ctx is done, or an error with the last log lines of a server that ended before.
+// It does not follow servers that are restarted after the call.
 func (s *Stack) Wait(ctx context.Context) error {
 	ended := make(chan *Server, len(s.servers))
 	ctx, cancel := context.WithCancel(ctx)
@@ -205,9 +203,9 @@ func (s *Stack) Wait(ctx context.Context) error {
 	}
 }
 
-// Stop asks every server to end in order and waits until all have, those that send to others first, so that what
-// they hold still arrives; those that still run when ctx ends are killed, which is an error. After Stop no
-// server runs and the data directory is free. It may be called again, and by several at once.
+// Stop shuts all servers down gracefully and waits until they have ended. Servers that send to others are stopped
+// first, so that their queued data is delivered. Servers that still run when ctx is done are killed, which is an
+// error. After Stop no server runs and the data directory is free. Stop may be called several times and concurrently.
 func (s *Stack) Stop(ctx context.Context) error {
 	receivers, senders := s.byRole()
 	err := errors.Join(closeAll(ctx, senders), closeAll(ctx, receivers))
@@ -215,7 +213,7 @@ func (s *Stack) Stop(ctx context.Context) error {
 	return err
 }
 
-// closeAll ends the servers at once.
+// closeAll stops the servers concurrently.
 func closeAll(ctx context.Context, servers []*Server) error {
 	errs := make([]error, len(servers))
 	var wg sync.WaitGroup

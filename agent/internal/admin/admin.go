@@ -1,9 +1,9 @@
 // Package admin is the operator's listener of a profiled service: the runtime's profiles, a process-wide
-// wall-clock profile, metrics and health. The agent is its only user. It reads; nothing can be changed
-// through it.
+// wall-clock profile, metrics and health. The agent is its only user. It is read-only: it is not for changing
+// settings at run time.
 //
-// It does not use net/http/pprof, whose import alone puts the profiles on http.DefaultServeMux, where a
-// service may well show them to the world.
+// It does not use net/http/pprof, because importing that package registers the profiles on
+// http.DefaultServeMux, which a service may expose to the public.
 package admin
 
 import (
@@ -23,14 +23,14 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
-// Options says what to show.
+// Options configures the contents of the pages.
 type Options struct {
 	Scrape prometheus.Gatherer // for /metrics
 
 	// CPUProfile takes a CPU profile of the given length and writes it, gzip-compressed.
 	CPUProfile func(context.Context, io.Writer, time.Duration) error
 
-	// Degraded returns a sentence for everything that does not work as it should; none: /readyz is 200.
+	// Degraded returns one line for each thing that does not work as it should.
 	Degraded func() []string
 
 	Logger *slog.Logger
@@ -47,13 +47,13 @@ type Server struct {
 	done     chan struct{}
 }
 
-// Listener is an address that is taken and not served yet.
+// Listener is an open listener that is not served yet.
 type Listener struct {
 	net.Listener
 	host string
 }
 
-// Listen takes an address, host:port; port 0 is a free one.
+// Listen listens on the address, host:port. Port 0 is any free port.
 func Listen(address string) (*Listener, error) {
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
@@ -66,7 +66,7 @@ func Listen(address string) (*Listener, error) {
 	return &Listener{l, host}, nil
 }
 
-// Serve serves the listener, which it takes over.
+// Serve serves and owns the listener.
 func Serve(l *Listener, o Options) *Server {
 	s := &Server{addr: l.Addr(), host: l.host, done: make(chan struct{})}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -89,7 +89,7 @@ func Serve(l *Listener, o Options) *Server {
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
-		// A profile may be asked to last maxSeconds; the rest is for writing it.
+		// A request may profile for maxSeconds; the rest is for writing the profile.
 		WriteTimeout:   (maxSeconds + 60) * time.Second,
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 16 << 10,
@@ -98,17 +98,17 @@ func Serve(l *Listener, o Options) *Server {
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			o.Logger.Error("the operator's listener ended", "address", s.Addr(), "error", err)
+			o.Logger.Error("operator's listener ended", "address", s.Addr(), "error", err)
 		}
 	}()
 	return s
 }
 
-// Addr is the address listened on, host:port.
+// Addr returns the address of the listener, host:port.
 func (s *Server) Addr() string { return s.addr.String() }
 
-// Shutdown ends the listener, and profiles that are being taken with what there is of them. It waits for the
-// requests until ctx is done, then breaks off their connections, and returns when none runs any more.
+// Shutdown closes the listener and ends running profiles early: their requests get what was collected. It waits
+// for the requests until ctx is done, then closes their connections, and returns when all handlers have returned.
 func (s *Server) Shutdown(ctx context.Context) error {
 	s.cancel()
 	err := s.http.Shutdown(ctx)
@@ -120,7 +120,7 @@ func (s *Server) Shutdown(ctx context.Context) error {
 	return err
 }
 
-// counted has Shutdown wait for the requests.
+// counted counts the running handlers, for Shutdown.
 func (s *Server) counted(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.requests.Add(1)
@@ -129,8 +129,8 @@ func (s *Server) counted(next http.Handler) http.Handler {
 	})
 }
 
-// checkHost refuses requests for a host name that is not the listener's own. A page in a browser can make a
-// name of its own point here (DNS rebinding); it cannot do that with an IP address.
+// checkHost refuses requests for a host name that is not the listener's own. A web page could otherwise make a
+// name of its own resolve to this listener (DNS rebinding), which is not possible with an IP address.
 func (s *Server) checkHost(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		host := r.Host
@@ -139,7 +139,7 @@ func (s *Server) checkHost(next http.Handler) http.Handler {
 		}
 		_, err := netip.ParseAddr(strings.Trim(host, "[]"))
 		if err != nil && host != "localhost" && host != s.host {
-			http.Error(w, fmt.Sprintf("host %q is not served here: ask for localhost or an IP address", host), http.StatusMisdirectedRequest)
+			http.Error(w, fmt.Sprintf("unknown host %q: use localhost or an IP address", host), http.StatusMisdirectedRequest)
 			return
 		}
 		next.ServeHTTP(w, r)

@@ -89,7 +89,7 @@ func TestNamedProfiles(t *testing.T) {
 		t.Errorf("goroutine?debug=2: %.80q", body)
 	}
 	if _, _, body := get(t, url+"/debug/pprof/"); !bytes.Contains(body, []byte(`href="heap?debug=1"`)) {
-		t.Errorf("the index does not name heap: %q", body)
+		t.Errorf("the index does not list heap: %q", body)
 	}
 }
 
@@ -98,31 +98,31 @@ func TestWrongRequests(t *testing.T) {
 	for _, tt := range []struct {
 		path, host string
 		status     int
-		says       string
+		want       string
 	}{
-		{path: "/debug/pprof/nonsense", status: 404, says: `"nonsense"`},
-		{path: "/debug/pprof/heap?debug=9", status: 400, says: `debug="9"`},
-		{path: "/debug/pprof/heap?debug=x", status: 400, says: "want 0, 1 or 2"},
-		{path: "/debug/pprof/heap?seconds=0", status: 400, says: "1 to 300"},
-		{path: "/debug/pprof/profile?seconds=-1", status: 400, says: `seconds="-1"`},
-		{path: "/debug/pprof/profile?seconds=301", status: 400, says: "1 to 300"},
-		{path: "/debug/pprof/profile?seconds=1", status: 409, says: "busy"},
-		{path: "/debug/pprof/trace?seconds=x", status: 400, says: `seconds="x"`},
-		{path: "/debug/fgprof?seconds=99999999999999999999", status: 400, says: "1 to 300"},
-		{path: "/elsewhere", status: 404, says: "not found"},
-		{path: "/healthz", host: "attacker.example", status: 421, says: `"attacker.example"`},
-		{path: "/healthz", host: "attacker.example:6060", status: 421, says: "localhost"},
-		{path: "/healthz", host: "localhost:6060", status: 200, says: "ok"},
-		{path: "/healthz", host: "[::1]:6060", status: 200, says: "ok"},
-		{path: "/healthz", host: "10.1.2.3", status: 200, says: "ok"},
+		{path: "/debug/pprof/nonsense", status: 404, want: `"nonsense"`},
+		{path: "/debug/pprof/heap?debug=9", status: 400, want: `debug="9"`},
+		{path: "/debug/pprof/heap?debug=x", status: 400, want: "want 0, 1 or 2"},
+		{path: "/debug/pprof/heap?seconds=0", status: 400, want: "1 to 300"},
+		{path: "/debug/pprof/profile?seconds=-1", status: 400, want: `seconds="-1"`},
+		{path: "/debug/pprof/profile?seconds=301", status: 400, want: "1 to 300"},
+		{path: "/debug/pprof/profile?seconds=1", status: 409, want: "busy"},
+		{path: "/debug/pprof/trace?seconds=x", status: 400, want: `seconds="x"`},
+		{path: "/debug/fgprof?seconds=99999999999999999999", status: 400, want: "1 to 300"},
+		{path: "/elsewhere", status: 404, want: "not found"},
+		{path: "/healthz", host: "attacker.example", status: 421, want: `"attacker.example"`},
+		{path: "/healthz", host: "attacker.example:6060", status: 421, want: "localhost"},
+		{path: "/healthz", host: "localhost:6060", status: 200, want: "ok"},
+		{path: "/healthz", host: "[::1]:6060", status: 200, want: "ok"},
+		{path: "/healthz", host: "10.1.2.3", status: 200, want: "ok"},
 	} {
 		var header []string
 		if tt.host != "" {
 			header = []string{"Host", tt.host}
 		}
 		status, _, body := get(t, url+tt.path, header...)
-		if status != tt.status || !strings.Contains(string(body), tt.says) {
-			t.Errorf("%s (host %q): %d %q, want %d and %q", tt.path, tt.host, status, body, tt.status, tt.says)
+		if status != tt.status || !strings.Contains(string(body), tt.want) {
+			t.Errorf("%s (host %q): %d %q, want %d and %q", tt.path, tt.host, status, body, tt.status, tt.want)
 		}
 	}
 	resp, err := http.Post(url+"/debug/pprof/heap", "", nil)
@@ -160,7 +160,7 @@ func TestDelta(t *testing.T) {
 	url := start(t, nil)
 	release, parked := make(chan struct{}), make(chan struct{})
 	go func() {
-		time.Sleep(2 * time.Second) // by which the first of the two profiles is taken
+		time.Sleep(2 * time.Second) // after the first of the two profiles
 		for range 50 {
 			go parkForTest(release)
 		}
@@ -208,7 +208,7 @@ func TestOneTimedProfileAtATime(t *testing.T) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		for ctx.Err() == nil { // until it, and not one of the others, is the one that is served
+		for ctx.Err() == nil { // until this request is the one that is served
 			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+"/debug/fgprof?seconds=300", nil)
 			if resp, err := http.DefaultClient.Do(req); err == nil {
 				resp.Body.Close()
@@ -218,16 +218,16 @@ func TestOneTimedProfileAtATime(t *testing.T) {
 	for {
 		status, _, body := get(t, url+"/debug/pprof/trace?seconds=1")
 		if status == http.StatusConflict {
-			if !strings.Contains(string(body), "being taken already") {
-				t.Errorf("409 says %q", body)
+			if !strings.Contains(string(body), "another trace or fgprof profile is running") {
+				t.Errorf("409: %q", body)
 			}
 			break
 		}
-		runtime.Gosched() // the other request has not begun yet
+		runtime.Gosched() // the other request has not started yet
 	}
 	cancel()
 	<-ended
-	for { // the client that went away gave its place back
+	for { // the client that disconnected makes room
 		if status, _, _ := get(t, url+"/debug/pprof/trace?seconds=1"); status == 200 {
 			break
 		}
@@ -259,7 +259,7 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// serveSlowly serves a CPU profile that is taken until take returns, and asks for it.
+// serveSlowly serves a CPU profile that lasts until take returns, and requests it.
 func serveSlowly(t *testing.T, take func(context.Context)) (s *Server, answered <-chan int) {
 	t.Helper()
 	begun, status := make(chan struct{}), make(chan int, 1)
@@ -268,7 +268,7 @@ func serveSlowly(t *testing.T, take func(context.Context)) (s *Server, answered 
 		CPUProfile: func(ctx context.Context, w io.Writer, _ time.Duration) error {
 			close(begun)
 			take(ctx)
-			_, err := io.WriteString(w, "what there is")
+			_, err := io.WriteString(w, "incomplete profile")
 			return err
 		},
 	})
@@ -286,17 +286,17 @@ func serveSlowly(t *testing.T, take func(context.Context)) (s *Server, answered 
 	return s, status
 }
 
-func TestShutdownEndsAProfileWithWhatThereIs(t *testing.T) {
+func TestShutdownEndsAProfileEarly(t *testing.T) {
 	s, answered := serveSlowly(t, func(ctx context.Context) { <-ctx.Done() })
 	if err := s.Shutdown(context.Background()); err != nil {
 		t.Error(err)
 	}
 	if status := <-answered; status != http.StatusOK {
-		t.Errorf("status %d, want the profile as far as it was taken", status)
+		t.Errorf("status %d, want 200 with the incomplete profile", status)
 	}
 }
 
-func TestShutdownBreaksOffARequestAtItsDeadline(t *testing.T) {
+func TestShutdownClosesConnectionsAtItsDeadline(t *testing.T) {
 	release := make(chan struct{})
 	s, answered := serveSlowly(t, func(context.Context) { <-release })
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
@@ -304,7 +304,7 @@ func TestShutdownBreaksOffARequestAtItsDeadline(t *testing.T) {
 	ended := make(chan error)
 	go func() { ended <- s.Shutdown(ctx) }()
 	if status := <-answered; status != 0 {
-		t.Errorf("status %d, want the connection broken off", status)
+		t.Errorf("status %d, want a closed connection", status)
 	}
 	select {
 	case <-ended:
@@ -326,7 +326,7 @@ func TestAddressInUse(t *testing.T) {
 }
 
 func TestStandardMuxIsEmpty(t *testing.T) {
-	// Nothing that the agent links in may register itself where a service might show it to the world.
+	// No linked package may register handlers that a service could expose to the public unknowingly.
 	req, _ := http.NewRequest(http.MethodGet, "/debug/pprof/", nil)
 	if _, pattern := http.DefaultServeMux.Handler(req); pattern != "" {
 		t.Errorf("http.DefaultServeMux has %q", pattern)

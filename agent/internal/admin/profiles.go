@@ -19,13 +19,13 @@ import (
 	"github.com/google/pprof/profile"
 )
 
-// maxSeconds bounds how long one request may profile.
+// maxSeconds limits how long one request may profile.
 const maxSeconds = 300
 
-// profiles serves what net/http/pprof serves, and fgprof.
+// profiles serves the same profiles as net/http/pprof, and fgprof.
 type profiles struct {
 	cpu       func(context.Context, io.Writer, time.Duration) error
-	exclusive chan struct{} // holds one token while a trace or an fgprof profile runs: each costs the whole process
+	exclusive chan struct{} // full while a trace or fgprof profile runs: each slows down the whole process
 }
 
 func (p profiles) index(w http.ResponseWriter, _ *http.Request) {
@@ -47,7 +47,7 @@ func (p profiles) cmdline(w http.ResponseWriter, _ *http.Request) {
 	_, _ = io.WriteString(w, strings.Join(os.Args, "\x00"))
 }
 
-// profile is the CPU profile.
+// profile serves a CPU profile.
 func (p profiles) profile(w http.ResponseWriter, r *http.Request) {
 	d, err := seconds(r, 30)
 	if err != nil {
@@ -62,7 +62,7 @@ func (p profiles) profile(w http.ResponseWriter, r *http.Request) {
 	send(w, "profile", buf.Bytes())
 }
 
-// trace is the execution trace.
+// trace serves an execution trace.
 func (p profiles) trace(w http.ResponseWriter, r *http.Request) {
 	p.timed(w, r, "trace", 1, func(out io.Writer) (func() error, error) {
 		if err := trace.Start(out); err != nil {
@@ -72,15 +72,15 @@ func (p profiles) trace(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-// fgprof is the wall-clock profile of all goroutines of the process. It stops the world 99 times a second,
-// for longer the more goroutines there are, so it runs only while somebody asks for it.
+// fgprof serves a wall-clock profile of all goroutines of the process. It stops the world 99 times a second,
+// longer with more goroutines, so it runs only on request.
 func (p profiles) fgprof(w http.ResponseWriter, r *http.Request) {
 	p.timed(w, r, "fgprof", 30, func(out io.Writer) (func() error, error) {
 		return fgprof.Start(out, fgprof.FormatPprof), nil
 	})
 }
 
-// timed profiles with what start begins, for as long as the request asks, one request at a time.
+// timed runs what start begins for as long as the request asks, one request at a time.
 func (p profiles) timed(w http.ResponseWriter, r *http.Request, name string, standard int, start func(io.Writer) (func() error, error)) {
 	d, err := seconds(r, standard)
 	if err != nil {
@@ -91,7 +91,7 @@ func (p profiles) timed(w http.ResponseWriter, r *http.Request, name string, sta
 	case p.exclusive <- struct{}{}:
 		defer func() { <-p.exclusive }()
 	default:
-		http.Error(w, name+": a trace or fgprof profile is being taken already: try again when it has ended", http.StatusConflict)
+		http.Error(w, name+": another trace or fgprof profile is running: try again when it has ended", http.StatusConflict)
 		return
 	}
 	stop, err := start(&download{w: w, name: name})
@@ -99,24 +99,24 @@ func (p profiles) timed(w http.ResponseWriter, r *http.Request, name string, sta
 		http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusConflict)
 		return
 	}
-	// A client that goes away ends the profile, but not before the first tick of fgprof, which divides by
+	// A client that disconnects ends the profile, but not before the first tick of fgprof, which divides by
 	// the number of ticks.
 	if gone := sleep(r.Context(), d); gone {
 		time.Sleep(20 * time.Millisecond)
 	}
 	if err := stop(); err != nil {
-		// The answer has begun: breaking it off is how the client learns that it is not whole.
+		// The response has begun: aborting it tells the client that it is incomplete.
 		panic(http.ErrAbortHandler)
 	}
 }
 
-// named is any other profile of the runtime, or of the service's own making: now, or with seconds its
-// change over that time.
+// named serves any other profile of the runtime or of the service: the current one, or with the parameter
+// seconds the difference over that time.
 func (p profiles) named(w http.ResponseWriter, r *http.Request) {
 	name := r.PathValue("name")
 	prof := pprof.Lookup(name)
 	if prof == nil {
-		http.Error(w, fmt.Sprintf("profile %q: unknown; /debug/pprof/ lists what there is", name), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("profile %q: unknown; /debug/pprof/ lists all profiles", name), http.StatusNotFound)
 		return
 	}
 	debug := 0
@@ -148,7 +148,7 @@ func (p profiles) named(w http.ResponseWriter, r *http.Request) {
 	send(w, name, buf.Bytes())
 }
 
-// delta sends how prof changed over the time that the request asks for.
+// delta sends the difference of prof over the requested time.
 func delta(w http.ResponseWriter, r *http.Request, prof *pprof.Profile) {
 	d, err := seconds(r, 1)
 	if err != nil {
@@ -192,7 +192,7 @@ func read(prof *pprof.Profile) (*profile.Profile, error) {
 	return profile.ParseData(buf.Bytes())
 }
 
-// seconds is how long the request wants to profile.
+// seconds returns how long the request asks to profile.
 func seconds(r *http.Request, standard int) (time.Duration, error) {
 	s := r.FormValue("seconds")
 	if s == "" {
@@ -205,7 +205,7 @@ func seconds(r *http.Request, standard int) (time.Duration, error) {
 	return time.Duration(n) * time.Second, nil
 }
 
-// sleep waits for d and tells whether ctx ended first.
+// sleep waits for d and reports whether ctx ended first.
 func sleep(ctx context.Context, d time.Duration) (gone bool) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -218,10 +218,10 @@ func sleep(ctx context.Context, d time.Duration) (gone bool) {
 }
 
 func send(w http.ResponseWriter, name string, b []byte) {
-	_, _ = (&download{w: w, name: name}).Write(b) // the client's connection is the client's business
+	_, _ = (&download{w: w, name: name}).Write(b) // a failed write to the client needs no action
 }
 
-// download writes an answer that is saved to a file, without keeping it in memory.
+// download writes a response that browsers save as a file. It does not buffer it.
 type download struct {
 	w    http.ResponseWriter
 	name string

@@ -1,10 +1,10 @@
-// Package redact takes secrets out of what the agent shows to people: logs, errors and health. It is for
-// addresses; a secret of any other kind is not to be shown at all.
+// Package redact removes secrets from addresses that the agent shows to people, in logs, errors and its status.
+// It is not for secrets of any other kind, which must not be shown at all.
 package redact
 
 import "strings"
 
-// URL is an address without the user and password that may stand in it. It need not be a valid URL.
+// URL returns an address without its user and password. The address need not be a valid URL.
 func URL(address string) string {
 	i := strings.LastIndexByte(address, '@')
 	if i < 0 {

@@ -43,8 +43,8 @@ type Signal struct {
 	Protocol string // ProtocolGRPC or ProtocolHTTP
 }
 
-// What the exporters are not told here (certificates, timeouts, compression) they read from the variables
-// of the OpenTelemetry specification themselves.
+// The exporters read what is not set here (certificates, timeouts, compression) from the environment variables
+// of the OpenTelemetry specification.
 
 func spanExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, error) {
 	switch s := o.Traces; {
@@ -85,8 +85,9 @@ func logExporter(ctx context.Context, o Options) (sdklog.Exporter, error) {
 	}
 }
 
-// otlp makes an OTLP exporter. Its headers are those of the environment where o has none.
-func otlp[Option, Exporter any](ctx context.Context, s Signal, o Options, endpoint func(string) Option, headers func(map[string]string) Option, create func(context.Context, ...Option) (Exporter, error)) (Exporter, error) {
+// otlp makes an OTLP exporter. It uses the headers of the environment if o has none.
+func otlp[Option, Exporter any](ctx context.Context, s Signal, o Options, endpoint func(string) Option,
+	headers func(map[string]string) Option, create func(context.Context, ...Option) (Exporter, error)) (Exporter, error) {
 	options := []Option{endpoint(s.Endpoint)}
 	if o.Headers != nil {
 		options = append(options, headers(o.Headers))
@@ -94,12 +95,12 @@ func otlp[Option, Exporter any](ctx context.Context, s Signal, o Options, endpoi
 	return create(ctx, options...)
 }
 
-// reported marks an export error that the log already has.
+// reported marks an export error that has been logged.
 type reported struct{ error }
 
 func (r reported) Unwrap() error { return r.error }
 
-// outage says once that exports of a signal fail and once that they succeed again.
+// outage logs once that the exports of a signal fail, and once that they succeed again.
 type outage struct {
 	signal, endpoint string
 	log              *slog.Logger
@@ -108,10 +109,10 @@ type outage struct {
 
 	mu     sync.Mutex
 	since  time.Time // of the first failure; zero while exports succeed
-	before int64     // lost until then
+	before int64     // value of lost at that time
 }
 
-// result takes the outcome of one export of n items.
+// result records the outcome of one export of n items.
 func (o *outage) result(err error, n int) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -119,27 +120,27 @@ func (o *outage) result(err error, n int) error {
 	case err != nil:
 		if o.since.IsZero() {
 			o.since, o.before = time.Now(), o.lost.Load()
-			o.log.Warn(fmt.Sprintf("%s cannot be exported: the service goes on, and this is not said again until they can", o.signal),
+			o.log.Warn(o.signal+" export failing; lost items are counted (logged once per outage)",
 				"endpoint", o.endpoint, "error", err.Error())
 		}
 		o.lost.Add(int64(n))
 		return reported{err}
 	case !o.since.IsZero():
-		o.log.Info(fmt.Sprintf("%s are exported again", o.signal),
+		o.log.Info(o.signal+" export recovered",
 			"endpoint", o.endpoint, "outage", time.Since(o.since).Round(time.Millisecond).String(), "lost", o.lost.Load()-o.before)
 		o.since = time.Time{}
 	}
 	return nil
 }
 
-// summary is what an outage that has not ended has cost; nil if there is none.
+// summary returns an error with the losses of the current outage, or nil if there is no outage.
 func (o *outage) summary() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.since.IsZero() {
 		return nil
 	}
-	return fmt.Errorf("%s could not be exported to %s since %s: %d lost", o.signal, o.endpoint, o.since.UTC().Format(time.RFC3339), o.lost.Load()-o.before)
+	return fmt.Errorf("%s export to %s failing since %s: %d lost", o.signal, o.endpoint, o.since.UTC().Format(time.RFC3339), o.lost.Load()-o.before)
 }
 
 type watchedSpans struct {

@@ -10,15 +10,15 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// logHandler adds the trace and span id of the context to each record, at the top, whatever groups are open:
-// that is where a log store looks for them.
+// logHandler adds the trace id and span id of the context to each record, at the top level even if groups are
+// open, because log stores look for them there.
 type logHandler struct {
 	slog.Handler                                   // with every group and attribute
 	base         slog.Handler                      // without them
-	open         []func(slog.Handler) slog.Handler // what makes Handler of base, from the first group on
+	open         []func(slog.Handler) slog.Handler // turn base into Handler, from the first group on
 }
 
-// newLogHandler writes JSON lines to w; labels stand on each.
+// newLogHandler returns a handler that writes JSON lines to w, each with the labels.
 func newLogHandler(w io.Writer, labels map[string]string) slog.Handler {
 	var attrs []slog.Attr
 	for _, name := range slices.Sorted(maps.Keys(labels)) {

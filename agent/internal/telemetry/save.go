@@ -14,22 +14,22 @@ import (
 )
 
 const (
-	// saveEvery is how long a span waits at most to be saved: people wait for it.
+	// saveEvery is the longest time before an ended span is saved. It is short because people wait for it.
 	saveEvery = time.Second
 
-	// saveSpans is how many spans share a line. The Collector reads lines up to 1 MiB, unless it is told to
-	// read longer ones: that leaves 10 KiB for a span.
+	// saveSpans is the maximum number of spans in one line. By default the Collector reads lines up to 1 MiB,
+	// which leaves 10 KiB for a span.
 	saveSpans = 100
 
-	// saveQueue is how many spans may wait to be saved; further ones are lost, and counted.
+	// saveQueue is the maximum number of spans that wait to be saved. Further spans are dropped and counted.
 	saveQueue = 8192
 
-	// saveLast bounds how long the last spans take at the shutdown: far more than they do, should a disk hang.
+	// saveLast limits the time to save the last spans at shutdown. It matters only if the disk hangs.
 	saveLast = 5 * time.Second
 )
 
-// saver is a span processor that writes lines to a file. The SDK's batch processor, which it is made of, does
-// not tell what it drops when its queue is full: here no more spans are let in than the queue holds.
+// saver is a span processor that writes lines to a file. It is built on the SDK's batch processor, which does
+// not report the spans it drops when its queue is full, so saver admits no more spans than the queue holds.
 type saver struct {
 	sdktrace.SpanProcessor
 	waiting atomic.Int64 // spans in the processor
@@ -59,18 +59,18 @@ func (s *saver) OnEnd(span sdktrace.ReadOnlySpan) {
 	s.SpanProcessor.OnEnd(span)
 }
 
-// Shutdown does nothing: the provider ends its processors one after the other, and neither the file nor a
-// server that is away is to wait for the other.
+// Shutdown does nothing: the provider shuts its processors down one after the other, and saving must not wait
+// for an unreachable server. See finish.
 func (s *saver) Shutdown(context.Context) error { return nil }
 
-// finish writes what waits and ends the processor, even when ctx is done: that takes no server.
+// finish saves the waiting spans and shuts the processor down, even if ctx is done: it needs no server.
 func (s *saver) finish(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveLast)
 	defer cancel()
 	return s.SpanProcessor.Shutdown(ctx)
 }
 
-// savedSpans tells the saver which spans have left the processor.
+// savedSpans counts down the saver's waiting spans as they leave the processor.
 type savedSpans struct {
 	watchedSpans
 	saver *saver
@@ -81,7 +81,7 @@ func (s savedSpans) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySp
 	return s.watchedSpans.ExportSpans(ctx, spans)
 }
 
-// lineClient is an OTLP client whose server is a file.
+// lineClient is an OTLP client that writes to a file.
 type lineClient struct{ w io.Writer }
 
 var _ otlptrace.Client = lineClient{}

@@ -17,12 +17,12 @@ import (
 	"spanflame/internal/traces"
 )
 
-// file is what a directory of traces is to the telemetry.
+// file stands for the directory of saved traces.
 type file struct {
 	mu    sync.Mutex
 	lines [][]byte
 	err   error         // of each Write
-	hang  chan struct{} // each Write waits until it is closed
+	hang  chan struct{} // if not nil, each Write waits until it is closed
 }
 
 func (f *file) Write(b []byte) (int, error) {
@@ -44,7 +44,7 @@ func (f *file) fail(err error) {
 	f.err = err
 }
 
-// spans are those written so far, by name; a line has at most saveSpans.
+// spans returns the spans written so far, by name, and checks that no line has more than saveSpans.
 func (f *file) spans(t *testing.T) map[string]traces.Span {
 	t.Helper()
 	f.mu.Lock()
@@ -80,7 +80,8 @@ func TestSpansAreSavedWithinASecond(t *testing.T) {
 		if s := spans["root"]; s.Kind != "server" || s.Service != "svc" || s.Resource["other"] != "x" || s.TraceID != root.SpanContext().TraceID().String() {
 			t.Errorf("the root is %+v", s)
 		}
-		if s := spans["child"]; !s.Error || s.StatusMessage != "went wrong" || len(s.Events) != 1 || s.ParentID != spans["root"].ID || s.ID != child.SpanContext().SpanID().String() {
+		if s := spans["child"]; !s.Error || s.StatusMessage != "went wrong" || len(s.Events) != 1 ||
+			s.ParentID != spans["root"].ID || s.ID != child.SpanContext().SpanID().String() {
 			t.Errorf("the child is %+v", s)
 		}
 
@@ -98,12 +99,12 @@ func TestSpansAreSavedWithinASecond(t *testing.T) {
 			n += bytes.Count(line, []byte(`"last"`))
 		}
 		if f.spans(t); n != 3*saveSpans+1 {
-			t.Errorf("%d of the last spans are saved by a shutdown that has no time, want %d", n, 3*saveSpans+1)
+			t.Errorf("a shutdown with an expired context saves %d of the last spans, want %d", n, 3*saveSpans+1)
 		}
 	})
 }
 
-func TestSpansAreSavedBesideOTLP(t *testing.T) {
+func TestSpansAreSavedAndExported(t *testing.T) {
 	f, out := &file{}, &output{}
 	o := options(out)
 	o.Saved, o.Traces = f, Signal{Exporter: ExporterConsole}
@@ -118,8 +119,8 @@ func TestSpansAreSavedBesideOTLP(t *testing.T) {
 	}
 }
 
-// TestSpansThatCannotBeSaved are counted and said once, until they can.
-func TestSpansThatCannotBeSaved(t *testing.T) {
+// TestSavingFails checks that lost spans are counted, and that an outage is logged once, with its end.
+func TestSavingFails(t *testing.T) {
 	f, out := &file{err: errors.New("no space left")}, &output{}
 	o := options(out)
 	o.Saved, o.SavedIn = f, "/saved"
@@ -136,21 +137,21 @@ func TestSpansThatCannotBeSaved(t *testing.T) {
 	if n := lost(t, tel); n != 5 {
 		t.Errorf("%v spans are counted as lost, want 5", n)
 	}
-	if said := out.said(t, "saved traces cannot be exported"); len(said) != 1 || said[0]["endpoint"] != "/saved" {
-		t.Errorf("the log says %v", said)
+	if lines := out.logged(t, "saved traces export failing"); len(lines) != 1 || lines[0]["endpoint"] != "/saved" {
+		t.Errorf("the log has %v", lines)
 	}
 	f.fail(nil)
 	end(1)
-	if said := out.said(t, "saved traces are exported again"); len(said) != 1 || said[0]["lost"] != 5.0 {
-		t.Errorf("the log says %v", said)
+	if lines := out.logged(t, "saved traces export recovered"); len(lines) != 1 || lines[0]["lost"] != 5.0 {
+		t.Errorf("the log has %v", lines)
 	}
 	if err := tel.Shutdown(context.Background()); err != nil {
 		t.Error(err)
 	}
 }
 
-// TestSpansWaitWithinABound: with a disk that hangs, the queue fills up, and every span above it is counted.
-func TestSpansWaitWithinABound(t *testing.T) {
+// TestQueueOfSavedSpansIsBounded fills the queue while the disk hangs: every further span is counted as lost.
+func TestQueueOfSavedSpansIsBounded(t *testing.T) {
 	f := &file{hang: make(chan struct{})}
 	o := options(io.Discard)
 	o.Saved = f
@@ -179,7 +180,7 @@ func TestSpansWaitWithinABound(t *testing.T) {
 	}
 }
 
-// lost is the metric of the saved spans that were lost.
+// lost returns the metric of lost saved spans.
 func lost(t *testing.T, tel *Telemetry) float64 {
 	t.Helper()
 	families, err := tel.Scrape.Gather()
@@ -198,6 +199,6 @@ func lost(t *testing.T, tel *Telemetry) float64 {
 			}
 		}
 	}
-	t.Error("there is no metric of saved spans that were lost")
+	t.Error("the metric of lost saved spans is missing")
 	return 0
 }

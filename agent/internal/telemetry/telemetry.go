@@ -1,6 +1,6 @@
 // Package telemetry sets up the OpenTelemetry SDK for a service: traces, metrics and logs, each to an OTLP
-// endpoint, to the console or nowhere, and besides that traces and logs as JSON lines and metrics for
-// Prometheus to scrape. The agent is its only user. It installs nothing globally.
+// endpoint, to the console or nowhere. It also saves traces and prints logs as JSON lines, and provides metrics
+// for Prometheus to scrape. The agent is its only user. It sets nothing global.
 package telemetry
 
 import (
@@ -26,26 +26,25 @@ import (
 	"spanflame/agent/internal/redact"
 )
 
-// Options says where the three signals go.
+// Options configures the destinations of the three signals.
 type Options struct {
 	Resource *resource.Resource
 
 	// Labels are the resource's attributes that identify the service on every signal, by their label names
-	// (service_name, service_version, …). They stand on each line of the JSON log.
+	// (service_name, service_version, …). They are added to each line of the JSON log.
 	Labels map[string]string
 
-	// LabelKeys are the keys of the same attributes in Resource. They become labels of every Prometheus
-	// series.
+	// LabelKeys are the keys of these attributes in Resource. They become labels of every Prometheus series.
 	LabelKeys []attribute.Key
 
 	Traces, Metrics, Logs Signal
-	Headers               map[string]string // sent with every OTLP request; nil: what the environment says
+	Headers               map[string]string // sent with every OTLP request; nil: those of the environment
 	Sampler               sdktrace.Sampler
 
-	Stdout io.Writer // receives the JSON log, and signals whose exporter is the console; one Write at a time
+	Stdout io.Writer // receives the JSON log and signals whose exporter is the console; one Write at a time
 
-	// Saved, where it is not nil, has every batch of spans in one Write, as a line of OTLP JSON, besides what
-	// Traces says. SavedIn is where that is, for the log. It stays the caller's to close, after Shutdown.
+	// Saved, if not nil, receives every batch of spans in one Write, as a line of OTLP JSON, in addition to
+	// the destination in Traces. SavedIn names its location in the log. The caller closes it after Shutdown.
 	Saved   io.Writer
 	SavedIn string
 }
@@ -57,14 +56,14 @@ type Telemetry struct {
 	Logger  *slog.Logger        // JSON on Options.Stdout with trace_id and span_id, and the log exporter
 	Scrape  prometheus.Gatherer // every metric, with exemplars
 
-	saver   *saver // nil where spans are not saved; one of the processors of Traces
+	saver   *saver // one of the processors of Traces; nil if spans are not saved
 	logs    *sdklog.LoggerProvider
-	local   *slog.Logger // JSON on Options.Stdout only: for what is said about the exporters themselves
-	outages []*outage    // one for each signal that is exported
+	local   *slog.Logger // JSON on Options.Stdout only, for messages about the exporters themselves
+	outages []*outage    // one for each exported signal
 }
 
-// Start sets the SDK up. It does not wait for any endpoint: one that cannot be reached is reported in the
-// log when the first export fails, once, and again when it is back.
+// Start sets up the SDK. It does not wait for any endpoint: an unreachable endpoint is logged once when the
+// first export fails, and once when exports succeed again.
 func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	o.Stdout = &oneAtATime{w: o.Stdout}
 	t := &Telemetry{local: slog.New(newLogHandler(o.Stdout, o.Labels))}
@@ -138,10 +137,10 @@ func (t *Telemetry) watch(signal string, s Signal) *outage {
 	return o
 }
 
-// countLosses has the metrics tell how much of each signal could not be exported.
+// countLosses adds the metric of items that could not be exported.
 func (t *Telemetry) countLosses() error {
 	_, err := t.Metrics.Meter("spanflame/agent").Int64ObservableCounter("spanflame.telemetry.lost", metric.WithUnit("{item}"),
-		metric.WithDescription("Spans, metrics and log records in exports that failed, by signal."),
+		metric.WithDescription("Spans, metrics and log records lost in failed exports, by signal."),
 		metric.WithInt64Callback(func(_ context.Context, m metric.Int64Observer) error {
 			for _, o := range t.outages {
 				m.Observe(o.lost.Load(), metric.WithAttributes(attribute.String("signal", o.signal)))
@@ -151,7 +150,7 @@ func (t *Telemetry) countLosses() error {
 	return err
 }
 
-// oneAtATime passes on one Write at a time: the log and the console exporters share a writer.
+// oneAtATime serializes writes: the log and the console exporters share a writer.
 type oneAtATime struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -163,17 +162,16 @@ func (o *oneAtATime) Write(b []byte) (int, error) {
 	return o.w.Write(b)
 }
 
-// HandleError is an OpenTelemetry error handler: what the SDK has to say goes to the JSON log, unless it was
-// said there already.
+// HandleError is an OpenTelemetry error handler. It writes the SDK's errors to the JSON log, except those that
+// are logged as part of an outage.
 func (t *Telemetry) HandleError(err error) {
 	if !errors.As(err, new(reported)) {
 		t.local.Warn("OpenTelemetry", "error", err.Error())
 	}
 }
 
-// Shutdown sends what is still to be sent, until ctx is done, and ends the providers. The signals go their own
-// ways: none waits for another. The error says what could not be sent, and how much that was since the
-// endpoint was last there.
+// Shutdown exports what is queued, until ctx is done, and shuts down the providers, all signals at the same time.
+// The error says which signals could not be exported and how much of them was lost since their outage began.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var saved, traces, metrics, logs error

@@ -23,7 +23,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// output collects what is printed.
+// output collects the printed lines.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -52,7 +52,7 @@ func (o *output) lines(t *testing.T) []map[string]any {
 	}
 }
 
-func (o *output) said(t *testing.T, message string) []map[string]any {
+func (o *output) logged(t *testing.T, message string) []map[string]any {
 	t.Helper()
 	var lines []map[string]any
 	for _, l := range o.lines(t) {
@@ -93,12 +93,12 @@ func TestLogLinesCarryTheSpan(t *testing.T) {
 	tel.Logger.Info("outside")
 	tel.Logger.With("k", "v").WithGroup("g").With("inner", 1).InfoContext(ctx, "grouped", "x", 2)
 
-	grouped := out.said(t, "grouped")[0]
+	grouped := out.logged(t, "grouped")[0]
 	if g, _ := grouped["g"].(map[string]any); g["inner"] != 1.0 || g["x"] != 2.0 || len(g) != 2 || grouped["k"] != "v" ||
 		grouped["trace_id"] != span.SpanContext().TraceID().String() || grouped["span_id"] != span.SpanContext().SpanID().String() {
 		t.Errorf("a line in a group is %v, want the ids outside of it", grouped)
 	}
-	inside := out.said(t, "inside")[0]
+	inside := out.logged(t, "inside")[0]
 	for field, want := range map[string]any{
 		"trace_id": span.SpanContext().TraceID().String(), "span_id": span.SpanContext().SpanID().String(),
 		"service_name": "svc", "service_version": "1", "k": "v",
@@ -107,7 +107,7 @@ func TestLogLinesCarryTheSpan(t *testing.T) {
 			t.Errorf("%s is %v, want %v", field, inside[field], want)
 		}
 	}
-	if id, ok := out.said(t, "outside")[0]["trace_id"]; ok {
+	if id, ok := out.logged(t, "outside")[0]["trace_id"]; ok {
 		t.Errorf("a line outside of any span has trace_id %v", id)
 	}
 }
@@ -131,13 +131,13 @@ func TestConsolePrintsAllSignals(t *testing.T) {
 	printed := out.b.String()
 	for _, want := range []string{`"Name":"the span"`, `"Name":"the.counter"`, `"Value":"the line"`} {
 		if !strings.Contains(printed, want) {
-			t.Errorf("%s is not among what was printed: %s", want, printed)
+			t.Errorf("%s is missing in the output: %s", want, printed)
 		}
 	}
 }
 
-func TestAWriterThatIsNotMadeForSharing(t *testing.T) {
-	var out bytes.Buffer // the race detector is what tests this
+func TestWriterNeedsNoLock(t *testing.T) {
+	var out bytes.Buffer // the race detector finds concurrent writes
 	o := options(&out)
 	o.Traces.Exporter, o.Logs.Exporter = ExporterConsole, ExporterConsole
 	tel := start(t, o)
@@ -187,25 +187,25 @@ func TestScrapeHasLabelsAndExemplars(t *testing.T) {
 			labels[l.GetName()] = l.GetValue()
 		}
 		if labels["service_name"] != "svc" || labels["service_version"] != "1" || labels["other"] != "" {
-			t.Errorf("labels %v, want those that identify the service and no others", labels)
+			t.Errorf("labels %v, want only those that identify the service", labels)
 		}
 		for _, l := range m.GetCounter().GetExemplar().GetLabel() {
 			if l.GetName() == "trace_id" && l.GetValue() == span.SpanContext().TraceID().String() {
 				return
 			}
 		}
-		t.Fatalf("no exemplar with the trace's id: %v", m)
+		t.Fatalf("no exemplar with the trace id: %v", m)
 	}
-	t.Fatal("orders_total is not there")
+	t.Fatal("orders_total is missing")
 }
 
-// TestOutageIsSaidOnce has every signal fail, several times, and then succeed.
-func TestOutageIsSaidOnce(t *testing.T) {
+// TestOutageIsLoggedOnce lets every signal fail several times and then succeed.
+func TestOutageIsLoggedOnce(t *testing.T) {
 	var broken atomic.Bool
 	broken.Store(true)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		if broken.Load() {
-			w.WriteHeader(http.StatusBadRequest) // the exporters do not try this again
+			w.WriteHeader(http.StatusBadRequest) // the exporters do not retry it
 		}
 	}))
 	defer server.Close()
@@ -229,14 +229,14 @@ func TestOutageIsSaidOnce(t *testing.T) {
 	send()
 	send()
 	for _, what := range []string{"traces", "metrics", "logs"} {
-		if n := len(out.said(t, what+" cannot be exported")); n != 1 {
-			t.Errorf("said %d times that %s cannot be exported, want once", n, what)
+		if n := len(out.logged(t, what+" export failing")); n != 1 {
+			t.Errorf("the failing export of %s was logged %d times, want once", what, n)
 		}
 	}
-	if lines := out.said(t, "OpenTelemetry"); len(lines) != 0 {
-		t.Errorf("the same failure is said again as %v", lines)
+	if lines := out.logged(t, "OpenTelemetry"); len(lines) != 0 {
+		t.Errorf("the same failure is logged again as %v", lines)
 	}
-	if err := tel.outages[0].summary(); err == nil || !strings.Contains(err.Error(), "traces could not be exported") || !strings.Contains(err.Error(), ": 2 lost") {
+	if err := tel.outages[0].summary(); err == nil || !strings.Contains(err.Error(), "traces export to ") || !strings.Contains(err.Error(), ": 2 lost") {
 		t.Errorf("during the outage: %v, want 2 spans lost", err)
 	}
 	broken.Store(false)
@@ -246,9 +246,9 @@ func TestOutageIsSaidOnce(t *testing.T) {
 		t.Errorf("%d spans lost in all, want 2", n)
 	}
 	for _, what := range []string{"traces", "metrics", "logs"} {
-		lines := out.said(t, what+" are exported again")
+		lines := out.logged(t, what+" export recovered")
 		if len(lines) != 1 || lines[0]["lost"] == 0.0 {
-			t.Errorf("said %v when %s were exported again, want one line with how much was lost", lines, what)
+			t.Errorf("logged %v when the export of %s recovered, want one line with the number of lost items", lines, what)
 		}
 	}
 	if err := tel.Shutdown(context.Background()); err != nil {
@@ -257,13 +257,13 @@ func TestOutageIsSaidOnce(t *testing.T) {
 	http.DefaultClient.CloseIdleConnections()
 }
 
-func TestHandleErrorSaysTheRest(t *testing.T) {
+func TestHandleErrorLogsOtherErrors(t *testing.T) {
 	out := &output{}
 	tel := &Telemetry{local: slog.New(newLogHandler(out, nil))}
-	tel.HandleError(reported{errors.New("said before")})
+	tel.HandleError(reported{errors.New("logged before")})
 	tel.HandleError(errors.New("new"))
 	if lines := out.lines(t); len(lines) != 1 || lines[0]["error"] != "new" {
-		t.Errorf("lines %v, want the new error alone", lines)
+		t.Errorf("lines %v, want only the new error", lines)
 	}
 }
 

@@ -1,5 +1,5 @@
-// Package check renders the values files of the upstream charts and checks all that is meant for a cluster
-// against the schemas of Kubernetes. It is a module of its own, because Helm brings a hundred others.
+// Package check renders the upstream charts with our values files and validates all manifests against the schemas
+// of Kubernetes. It is a separate module, because Helm requires a hundred others.
 package check
 
 import (
@@ -24,10 +24,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// kubernetes is the version whose schemas are checked against: the newest that the validator carries.
+// kubernetes is the version of the schemas: the newest that the validator has.
 const kubernetes = "1.30"
 
-// The upstream charts come as Go modules, so that the module proxy and the checksum database vouch for them.
+// The upstream charts are downloaded as Go modules, which verifies their checksums.
 var charts = []struct {
 	module, path, values, release string
 }{
@@ -35,7 +35,7 @@ var charts = []struct {
 	{"github.com/grafana-community/helm-charts@v0.0.0-20260829030558-dbf9f4fb5fa1", "charts/tempo-distributed", "tempo-values.yaml", "tempo"},
 }
 
-// objects decodes every document of a YAML stream; the items of a list stand for themselves.
+// objects decodes every document of a YAML stream and flattens lists.
 func objects(stream []byte) ([]*unstructured.Unstructured, error) {
 	var all []*unstructured.Unstructured
 	for d := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(stream), 4096); ; {
@@ -61,7 +61,7 @@ func objects(stream []byte) ([]*unstructured.Unstructured, error) {
 	}
 }
 
-// schema validates objects as an API server would.
+// schema returns a function that validates objects as an API server does.
 func schema(t *testing.T) func(*unstructured.Unstructured) error {
 	t.Helper()
 	v, err := validator.New(openapiclient.NewHardcodedBuiltins(kubernetes))
@@ -133,8 +133,8 @@ func render(t *testing.T, dir, values, release string) []*unstructured.Unstructu
 	return rendered
 }
 
-// known checks that each of our settings is one that the chart has: Helm ignores the others. What a chart
-// leaves open ({} or nothing) and hands on takes any name.
+// known checks that the chart has each of our settings, because Helm ignores unknown ones. Settings that the
+// chart leaves empty and passes on may have any content.
 func known(t *testing.T, where string, set, has map[string]any) {
 	t.Helper()
 	for name, value := range set {
@@ -151,7 +151,7 @@ func known(t *testing.T, where string, set, has map[string]any) {
 	}
 }
 
-// free are settings whose content is handed on to the server as it is.
+// free lists settings whose content the chart passes on to the server unchanged.
 var free = map[string]bool{"extraArgs": true, "trace": true, "structuredConfig": true}
 
 func TestCharts(t *testing.T) {
@@ -174,20 +174,20 @@ func TestCharts(t *testing.T) {
 				}
 			}
 			if workloads < 5 {
-				t.Errorf("%d containers in %d objects: that is not the distributed mode", workloads, len(rendered))
+				t.Errorf("%d containers in %d objects: not the distributed mode", workloads, len(rendered))
 			}
 			for image := range images {
 				image = strings.TrimPrefix(image, "docker.io/")
 				if strings.HasPrefix(image, "grafana/") && !bytes.Contains(compose, []byte("image: "+image+"\n")) {
-					t.Errorf("the image %s is not the one of docker-compose.yml", image)
+					t.Errorf("the image %s is not in docker-compose.yml", image)
 				}
 			}
 		})
 	}
 }
 
-// TestSecretsStayOutside renders and finds the bucket's credentials as references, never as values.
-func TestSecretsStayOutside(t *testing.T) {
+// TestNoSecretsInManifests checks that the manifests refer to the bucket's credentials and do not contain them.
+func TestNoSecretsInManifests(t *testing.T) {
 	for _, c := range charts {
 		for _, o := range render(t, filepath.Join(download(t, c.module), c.path), c.values, c.release) {
 			if o.GetKind() == "Secret" {
@@ -203,10 +203,10 @@ func TestSecretsStayOutside(t *testing.T) {
 	}
 }
 
-// shop reads the manifests of the services.
-func shop(t *testing.T) []*unstructured.Unstructured {
+// workload reads the manifests of the services.
+func workload(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
-	b, err := os.ReadFile("../shop.yaml")
+	b, err := os.ReadFile("../workload.yaml")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,14 +217,14 @@ func shop(t *testing.T) []*unstructured.Unstructured {
 	return found
 }
 
-func TestShop(t *testing.T) {
+func TestWorkload(t *testing.T) {
 	check := schema(t)
 	settings, err := os.ReadFile("../../../agent/config.go")
 	if err != nil {
 		t.Fatal(err)
 	}
 	kinds := map[string]int{}
-	for _, o := range shop(t) {
+	for _, o := range workload(t) {
 		kinds[o.GetKind()]++
 		if err := check(o); err != nil {
 			t.Errorf("%s %s: %v", o.GetKind(), o.GetName(), err)
@@ -244,12 +244,12 @@ func TestShop(t *testing.T) {
 			path  []string
 			value string
 		}{
-			{"runs as anybody but root", []string{"spec", "template", "spec", "securityContext", "runAsNonRoot"}, "true"},
-			{"cannot write its image", []string{"spec", "template", "spec", "containers", "securityContext", "readOnlyRootFilesystem"}, "true"},
-			{"cannot gain rights", []string{"spec", "template", "spec", "containers", "securityContext", "allowPrivilegeEscalation"}, "false"},
-			{"has no capability", []string{"spec", "template", "spec", "containers", "securityContext", "capabilities", "drop"}, "ALL"},
-			{"is asked whether it is ready", []string{"spec", "template", "spec", "containers", "readinessProbe", "httpGet", "path"}, "/readyz"},
-			{"is asked whether it lives", []string{"spec", "template", "spec", "containers", "livenessProbe", "httpGet", "path"}, "/healthz"},
+			{"does not run as root", []string{"spec", "template", "spec", "securityContext", "runAsNonRoot"}, "true"},
+			{"cannot write to its image", []string{"spec", "template", "spec", "containers", "securityContext", "readOnlyRootFilesystem"}, "true"},
+			{"cannot gain privileges", []string{"spec", "template", "spec", "containers", "securityContext", "allowPrivilegeEscalation"}, "false"},
+			{"has no capabilities", []string{"spec", "template", "spec", "containers", "securityContext", "capabilities", "drop"}, "ALL"},
+			{"has a readiness probe", []string{"spec", "template", "spec", "containers", "readinessProbe", "httpGet", "path"}, "/readyz"},
+			{"has a liveness probe", []string{"spec", "template", "spec", "containers", "livenessProbe", "httpGet", "path"}, "/healthz"},
 			{"has a memory limit", []string{"spec", "template", "spec", "containers", "resources", "limits", "memory"}, "1Gi"},
 			{"has a bounded spool", []string{"spec", "template", "spec", "volumes", "emptyDir", "sizeLimit"}, "384Mi"},
 		} {
@@ -259,11 +259,11 @@ func TestShop(t *testing.T) {
 		}
 	}
 	if kinds["Deployment"] != 2 || kinds["Service"] != 2 || kinds["ConfigMap"] != 1 {
-		t.Errorf("the shop is %v, want two deployments with a service each and one set of settings", kinds)
+		t.Errorf("the manifests have %v, want two deployments with a service each and one set of settings", kinds)
 	}
 }
 
-// plain are the values at a path of fields, with lists walked through, as text.
+// plain returns the values at a path of fields as text, for all elements of lists on the path.
 func plain(o *unstructured.Unstructured, path ...string) []string {
 	var found []string
 	var walk func(v any, path []string)
@@ -296,7 +296,7 @@ func TestBrokenManifests(t *testing.T) {
 		"no selector":               func(o map[string]any) { delete(o["spec"].(map[string]any), "selector") },
 		"a version that is not":     func(o map[string]any) { o["apiVersion"] = "apps/v9" },
 	} {
-		for _, o := range shop(t) {
+		for _, o := range workload(t) {
 			if o.GetKind() == "Deployment" {
 				breakIt(o.Object)
 				if check(o) == nil {
