@@ -218,7 +218,7 @@ func (r *Report) pair(before, after *side, wanted []string) ([][2]*measure, erro
 		a := find(after, b.name)
 		switch {
 		case a == nil:
-			r.Notes = append(r.Notes, fmt.Sprintf("%s is left out: only the windows before have it", b.name))
+			r.note("%s left out: only the side before has it", b.name)
 			continue
 		case a.unit != b.unit:
 			return nil, fmt.Errorf("metric %s is in %q before and in %q after: convert one of them", b.name, b.unit, a.unit)
@@ -227,7 +227,7 @@ func (r *Report) pair(before, after *side, wanted []string) ([][2]*measure, erro
 	}
 	for _, a := range after.measures {
 		if find(before, a.name) == nil {
-			r.Notes = append(r.Notes, fmt.Sprintf("%s is left out: only the windows after have it", a.name))
+			r.note("%s left out: only the side after has it", a.name)
 		}
 	}
 	for _, name := range wanted {

@@ -299,7 +299,9 @@ func TestChildSpansAreLeftOut(t *testing.T) {
 		return sequence(span("child", 1), span("root", 3), span("child", 1))
 	}
 	r := mustCompare(t, both(), both(), compare.Options{Diff: true})
-	if m := r.Metrics[0]; m.WindowsBefore != 1 || m.Total.Cum.Before != 3e9 || len(r.Notes) == 0 || !strings.Contains(r.Notes[0], "4 profiles of child spans are left out") {
+	m := r.Metrics[0]
+	if m.WindowsBefore != 1 || m.Total.Cum.Before != 3e9 || len(r.Notes) == 0 ||
+		!strings.Contains(r.Notes[0], "4 profiles of child spans left out") {
 		t.Errorf("%d windows with %v, and the notes %q; want the roots alone and a note", m.WindowsBefore, m.Total.Cum.Before, r.Notes)
 	}
 	r = mustCompare(t, both(), both(), compare.Options{ChildSpans: true})

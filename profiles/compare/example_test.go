@@ -25,7 +25,7 @@ func ExampleCompare() {
 	// Output:
 	// parse 200ms/s 300ms/s +50.0 %
 	// main 800ms/s 900ms/s +12.5 %
-	// cpu: 1 window before and 1 after: whether the differences are more than chance is unknown; it takes 4 a side to tell
+	// cpu: 1 window before and 1 after: too few for a significance test, which needs 4 on each side
 }
 
 // A saved directory is read a window at a time, whatever its size.

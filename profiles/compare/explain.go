@@ -92,30 +92,39 @@ func (e explanation) reach(change int) []callee {
 	return all
 }
 
-// explainSpans says which spans wall-clock profiles are of, where that may surprise.
+// explainSpans notes which spans the wall-clock profiles are of, where that may surprise.
 func (r *Report) explainSpans(before, after *side) {
 	if n := before.children + after.children; n > 0 {
-		r.Notes = append(r.Notes, fmt.Sprintf("wall: %d profiles of child spans are left out, since their time is in those of their roots; %s=%s chooses them", n, scopeLabel, scopeChild))
+		r.note("wall: %d profiles of child spans left out: their time is already in the profiles of their root spans (choose them with %s=%s)",
+			n, scopeLabel, scopeChild)
 	}
 	if before.unscoped || after.unscoped {
-		r.Notes = append(r.Notes, fmt.Sprintf("wall: not all profiles say whether they are of root or of child spans; where they are of both, time counts twice: choose %s=%q", scopeLabel, scopeRoot))
+		r.note("wall: some profiles do not say whether they are of root or of child spans; if both are present, their time counts twice: choose %s=%s",
+			scopeLabel, scopeRoot)
 	}
 }
 
-// explainPower says where the number of windows forbids an answer. Families are the numbers of tests in each.
+// explainPower notes where there are too few windows for an answer. Families are the numbers of tests in each.
 func (r *Report) explainPower(families map[int]float64) {
 	for _, m := range r.Metrics {
 		n := fmt.Sprintf("%s: %s before and %d after", m.Name, countWindows(m.WindowsBefore), m.WindowsAfter)
 		if !m.Tested {
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: whether the differences are more than chance is unknown; it takes %d a side to tell", n, minWindows))
+			r.note("%s: too few for a significance test, which needs %d on each side", n, minWindows)
 			continue
 		}
 		least := m.SmallestP * float64(len(families))
 		switch {
 		case least*families[familyTotals] > r.Alpha:
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: the smallest p that so few can give is %.2g; corrected for the number of tests, only where nearly everything changes is that more than chance; take more windows", n, m.SmallestP))
+			r.note("%s: the smallest p that so few windows allow is %.2g; after correction for the number of tests, "+
+				"only a change of nearly everything can be significant: record more windows", n, m.SmallestP)
 		case least*families[familyFunctions] > r.Alpha:
-			r.Notes = append(r.Notes, fmt.Sprintf("%s: the smallest p that so few can give is %.2g; corrected for the number of tests, the change of a function that alone changes among %d is not told from chance; take more windows", n, m.SmallestP, len(m.Functions)))
+			r.note("%s: the smallest p that so few windows allow is %.2g; after correction for %d functions, "+
+				"the change of a single one cannot be significant: record more windows", n, m.SmallestP, len(m.Functions))
 		}
 	}
+}
+
+// note adds a note to the report.
+func (r *Report) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }

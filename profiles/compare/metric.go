@@ -1,7 +1,6 @@
 package compare
 
 import (
-	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -201,7 +200,7 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 		return "span", divisors
 	case !timed:
 		by(one)
-		r.Notes = append(r.Notes, fmt.Sprintf("%s: a profile does not say how long it took, so windows are compared as they are, not per second", c.before.name))
+		r.note("%s: some profiles do not say how long they took, so windows are compared as they are, not per second", c.before.name)
 		return "window", divisors
 	}
 	by(seconds)
