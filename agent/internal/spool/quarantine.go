@@ -22,8 +22,8 @@ const (
 	reasonSuffix = ".reason.txt"
 )
 
-// quarantine is the folder for files that are out of the queue and worth keeping. It is shared by the
-// processes that share the directory: its names are unique, and who finds it too large deletes the oldest.
+// quarantine is the folder for files that are out of the queue and worth keeping. The processes that share the
+// directory share it: its names are unique, and a process that finds it too large deletes the oldest files.
 type quarantine struct {
 	dir   string // the spool's
 	max   int64
@@ -76,7 +76,7 @@ func (q *quarantine) write(r record.Record, name, reason, detail string) error {
 	return nil
 }
 
-// prepare makes the folder and the reason's file, and returns where the file itself goes.
+// prepare makes the folder and the file with the reason, and returns the path for the file itself.
 func (q *quarantine) prepare(name, reason, detail string) (string, error) {
 	if err := os.Mkdir(q.path(), dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return "", err
@@ -93,7 +93,7 @@ func (q *quarantine) prepare(name, reason, detail string) (string, error) {
 	return to, nil
 }
 
-// settle makes the move durable as far as the disk allows, and keeps the folder within its bound.
+// settle makes the move durable as far as the disk allows, and keeps the folder within its limit.
 func (q *quarantine) settle(added int64) {
 	_ = syncDir(q.path()) // the file is in its place; nothing better can be done with it
 	if q.bytes.Add(added) > q.max {
@@ -101,7 +101,7 @@ func (q *quarantine) settle(added int64) {
 	}
 }
 
-// measure looks at what is in the folder and deletes the oldest files above the bound. Only regular files
+// measure looks at what is in the folder and deletes the oldest files above the limit. Only regular files
 // are deleted; a directory or a link that was set aside stays until someone has looked at it.
 func (q *quarantine) measure() {
 	q.mu.Lock()
@@ -146,12 +146,18 @@ func size(fi fs.FileInfo) int64 {
 	return 0
 }
 
-// countEvicted moves what the quarantine deleted into the counters. It is called with mu held.
+// takeEvicted returns what was deleted since the last call.
+func (q *quarantine) takeEvicted() []evicted {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	all := q.evicted
+	q.evicted = nil
+	return all
+}
+
+// countEvicted counts what the quarantine deleted.
 func (s *Spool) countEvicted() {
-	s.aside.mu.Lock()
-	defer s.aside.mu.Unlock()
-	for _, e := range s.aside.evicted {
-		s.count(Evicted, "", e.typ, e.size)
+	for _, e := range s.aside.takeEvicted() {
+		s.queue.count(Evicted, "", e.typ, e.size)
 	}
-	s.aside.evicted = nil
 }

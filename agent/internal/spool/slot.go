@@ -105,7 +105,7 @@ func syncDir(dir string) error {
 	return nil
 }
 
-// acquire takes the first free slot and queues what is in it, then adopts. It is called with files held.
+// acquire locks the first free slot and queues what is in it, then adopts.
 func (s *Spool) acquire() error {
 	if err := os.MkdirAll(s.opt.Dir, dirMode); err != nil {
 		return err
@@ -131,9 +131,7 @@ func (s *Spool) acquire() error {
 		}
 		s.adopt()
 		s.aside.measure()
-		s.mu.Lock()
 		s.countEvicted()
-		s.mu.Unlock()
 		return nil
 	}
 	return fmt.Errorf("all %d slots in %s are taken: %w", maxSlots, s.opt.Dir, errors.Join(errLocked, refused))
@@ -164,21 +162,17 @@ func (s *Spool) recover() error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.where = s.slot.dir
-	s.queue = append(found, s.queue...)
 	for _, e := range found {
-		s.count(Recovered, "", e.typ, e.size)
-		s.disk.add(e.size)
 		s.slot.next = max(s.slot.next, e.seq+1)
 	}
+	s.disk.at(s.slot.dir)
+	s.queue.found(found, Recovered)
 	return nil
 }
 
 // adopt takes over the records of processes that have ended. A record moves by one rename, so it is in one
-// slot or the other, whenever this process should end. Of many it takes the oldest, for Put waits meanwhile;
-// unadopted then says that there is more.
+// slot or the other, whenever this process may end. Of many it takes the oldest, because Put waits meanwhile;
+// unadopted then notes that there are more.
 func (s *Spool) adopt() {
 	s.unadopted.Store(false)
 	entries, err := os.ReadDir(s.opt.Dir)
@@ -222,22 +216,16 @@ func (s *Spool) adoptSlot(dead *slot) error {
 		s.slot.next++
 	}
 	err = errors.Join(err, syncDir(s.slot.dir), syncDir(dead.dir))
-	s.mu.Lock()
-	s.queue = append(s.queue, found...)
-	for _, e := range found {
-		s.count(Adopted, "", e.typ, e.size)
-		s.disk.add(e.size)
-	}
-	s.mu.Unlock()
+	s.queue.found(found, Adopted)
 	s.makeRoom(0)
-	s.signal()
+	s.queue.signal()
 	s.opt.Logger.Info("took over the profiles of a process that has ended", "directory", dead.dir, "profiles", len(found))
 	return err
 }
 
-// scan lists the records in a slot in their order, from names and sizes alone: no file is opened. Cut-off
-// writes are cleaned up; what else is there but records is set aside and counted under the event. It stops
-// at limit records, and says so.
+// scan lists the records in a slot in their order, from names and sizes alone: no file is opened. Unfinished
+// writes are removed; everything else that is no record is set aside and counted under the event. It stops at
+// limit records and reports whether there are more.
 func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more bool, err error) {
 	files, err := os.ReadDir(sl.dir)
 	if err != nil {
@@ -261,16 +249,14 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 		seq, n, ours := parseFile(stem)
 		switch {
 		case temp && ours && f.Type().IsRegular():
-			s.mu.Lock()
-			s.count(Unfinished, "", n.Type, size)
-			s.mu.Unlock()
+			s.queue.count(Unfinished, "", n.Type, size)
 			if err := os.Remove(filepath.Join(sl.dir, name)); err != nil {
 				s.opt.Logger.Warn("unfinished file cannot be removed", "file", filepath.Join(sl.dir, name), "error", err)
 			}
 		case temp || !ours:
-			s.strange(sl, name, event, "foreign_name", "its name is not one that is given here", n.Type, size)
+			s.setAsideForeign(sl, name, event, "foreign_name", "its name is not one that the agent gives", n.Type, size)
 		case !f.Type().IsRegular():
-			s.strange(sl, name, event, "not_a_file", fmt.Sprintf("it is no regular file but %s", f.Type()), n.Type, size)
+			s.setAsideForeign(sl, name, event, "not_a_file", fmt.Sprintf("it is not a regular file but %s", f.Type()), n.Type, size)
 		default:
 			i := slices.Index(types, n.Type)
 			if i < 0 {
@@ -283,20 +269,16 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 	return found, false, nil
 }
 
-// strange sets aside what lies in a slot and is no record. What cannot be moved stays, uncounted: it is not
-// in the queue, so it is in nobody's way.
-func (s *Spool) strange(sl *slot, name string, event Event, reason, detail string, t record.Type, size int64) {
+// setAsideForeign sets aside what lies in a slot and is no record. What cannot be moved stays, uncounted: it is not
+// in the queue, so it delays nothing.
+func (s *Spool) setAsideForeign(sl *slot, name string, event Event, reason, detail string, t record.Type, size int64) {
 	path := filepath.Join(sl.dir, name)
 	if err := s.aside.move(path, name, reason, detail); err != nil {
-		s.mu.Lock()
-		s.say("not_moved", "strange file in the queue's directory cannot be moved aside", "file", path, "error", err)
-		s.mu.Unlock()
+		s.log.warn("not_moved", "foreign file in the queue's directory cannot be moved aside", "file", path, "error", err)
 		return
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.count(event, "", t, size)
-	s.count(SetAside, reason, t, size)
+	s.queue.count(event, "", t, size)
+	s.queue.count(SetAside, reason, t, size)
 	s.countEvicted()
-	s.say(reason, "strange file in the queue's directory set aside", "file", path, "directory", s.aside.path())
+	s.log.warn(reason, "foreign file in the queue's directory set aside", "file", path, "directory", s.aside.path())
 }

@@ -864,7 +864,7 @@ func TestWhatIsSetAsideOftenIsSaidOnceAMinute(t *testing.T) {
 		aside("permanent", 1000)
 		aside("too_old", 10)
 		want("reason=permanent profiles=1", "reason=too_old profiles=1")
-		time.Sleep(sayEvery)
+		time.Sleep(logEvery)
 		aside("permanent", 5)
 		want("reason=permanent profiles=1000")
 		// What follows nothing is said by the reader that waits.

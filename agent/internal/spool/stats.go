@@ -9,9 +9,9 @@ import (
 
 // Event is something that happened to a record. For every type, in items and in bytes:
 //
-//	put + recovered + adopted = delivered + dropped + set_aside + what is queued or in the reader's hands
+//	put + recovered + adopted = delivered + dropped + set_aside + what is queued or in a reader's hands
 //
-// The remaining events stand beside this balance.
+// The remaining events are outside this balance.
 type Event string
 
 // The events.
@@ -23,7 +23,7 @@ const (
 	Dropped   Event = "dropped"   // lost, for the reason given: full, age, memory_full, too_large, invalid, missing, closed, set_aside_failed
 	SetAside  Event = "set_aside" // kept as a file, for the reason given: damaged, foreign, unreadable, not_a_file, foreign_name, or the caller's
 
-	Unfinished Event = "unfinished"  // a write that a crash cut off, cleaned up; its Put had not returned
+	Unfinished Event = "unfinished"  // a write that a crash interrupted, removed; its Put had not returned
 	NotRemoved Event = "not_removed" // delivered or dropped, but its file could not be deleted
 	Evicted    Event = "evicted"     // set aside earlier, deleted to make room for newer ones
 )
@@ -73,18 +73,10 @@ var knownTypes = []record.Type{
 	record.CPU, record.Memory, record.Mutex, record.Block, record.Goroutine, record.GoroutineLeak, record.Wall,
 }
 
-// known keeps the counters' keys few: types in the names of strange files can be anything.
+// known keeps the counters' keys few: types in the names of foreign files can be anything.
 func known(t record.Type) record.Type {
 	if slices.Contains(knownTypes, t) {
 		return t
 	}
 	return "other"
-}
-
-// count adds one record to a counter. It is called with mu held.
-func (s *Spool) count(e Event, reason string, t record.Type, size int64) {
-	k := Key{e, reason, known(t)}
-	c := s.counts[k]
-	c.add(size)
-	s.counts[k] = c
 }
