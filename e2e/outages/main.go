@@ -1,11 +1,11 @@
-// Command outages runs spanflame and plain pyroscope-go side by side through the same outages and prints, as
-// a table, how many profiles each took and how many of them the server has. The figures of docs/delivery.md
-// are its. It starts a real Pyroscope and needs nothing else:
+// Command outages runs spanflame and plain pyroscope-go through the same outages at the same time and prints a table
+// of how many profiles each captured and how many of them the server has. docs/delivery.md shows its results. It
+// starts a real Pyroscope and needs nothing else:
 //
 //	go run ./e2e/outages
 //	go run ./e2e/outages -outage 2m -only killed
 //
-// It measures; the tests beside it are what fails when a profile is lost.
+// It measures; the tests in package e2e fail when a profile is lost.
 package main
 
 import (
@@ -31,7 +31,7 @@ import (
 
 func main() {
 	outage := flag.Duration("outage", 10*time.Second, "how long each fault lasts")
-	only := flag.String("only", "", "take the faults alone whose name contains this")
+	only := flag.String("only", "", "run only the faults whose name contains this")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
@@ -89,7 +89,7 @@ func measure(ctx context.Context, outage time.Duration, only string) (err error)
 		return err
 	}
 	defer stack.Stop(context.WithoutCancel(ctx)) // its data go with dir
-	fmt.Printf("| For %s | pyroscope-go took | delivered | spanflame took | delivered |\n|---|--:|--:|--:|--:|\n", outage)
+	fmt.Printf("| For %s | pyroscope-go captured | delivered | spanflame captured | delivered |\n|---|--:|--:|--:|--:|\n", outage)
 	for i, r := range rows {
 		if !strings.Contains(r.name, only) {
 			continue

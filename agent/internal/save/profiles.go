@@ -162,14 +162,16 @@ func (p *Profiles) save(r record.Record) {
 		p.ring.tally.count(Failed, "write", Count{1, size})
 		if p.since.IsZero() {
 			p.since = time.Now()
-			p.log.Warn("profiles cannot be saved: the service goes on, and this is not said again until they can; SPANFLAME_DIR names another directory, or off", "directory", p.ring.root, "error", err)
+			p.log.Warn("profiles cannot be saved and are dropped until they can (logged once); set SPANFLAME_DIR to another directory, or to off",
+				"directory", p.ring.root, "error", err)
 		}
 		p.lost.Items++
 		p.lost.Bytes += size
 	default:
 		p.ring.tally.count(Saved, "", Count{1, size})
 		if !p.since.IsZero() {
-			p.log.Info("profiles are saved again", "directory", p.ring.root, "outage", time.Since(p.since).Round(time.Millisecond).String(), "lost", p.lost.Items, "bytes", p.lost.Bytes)
+			p.log.Info("profiles are saved again", "directory", p.ring.root,
+				"outage", time.Since(p.since).Round(time.Millisecond).String(), "lost", p.lost.Items, "bytes", p.lost.Bytes)
 			p.since, p.lost = time.Time{}, Count{}
 		}
 	}
