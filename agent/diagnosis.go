@@ -3,12 +3,9 @@ package agent
 import (
 	"bytes"
 	"fmt"
-	"io"
-
-	"github.com/klauspost/compress/gzip"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"spanflame/agent/internal/wall"
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -37,50 +34,31 @@ func (d *diagnoses) put(r record.Record) {
 	d.save(r)
 }
 
-// Fields of pprof's Profile message, both repeated: the texts of the profile, and the indexes of those that
-// are comments.
-const (
-	fieldText    protowire.Number = 6
-	fieldComment protowire.Number = 13
-)
-
 // withComments returns a compressed profile with comments. It appends them: joined protobuf messages are one
-// message, and joined gzip members one file. So the samples are neither decoded nor encoded anew, which would
+// message, and joined gzip members one file. So the samples are neither decoded nor encoded again, which would
 // cost as much again as making the profile.
 func withComments(profile []byte, comments []string) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(profile))
-	if err != nil {
-		return nil, fmt.Errorf("profile: %w", err)
-	}
-	message, err := io.ReadAll(zr)
+	message, err := pprofwire.Gunzip(profile, maxCommentedBytes)
 	if err != nil {
 		return nil, fmt.Errorf("profile: %w", err)
 	}
 	texts := uint64(0)
-	for len(message) > 0 {
-		field, _, n := protowire.ConsumeField(message)
-		if n < 0 {
-			return nil, fmt.Errorf("profile: %w", protowire.ParseError(n))
-		}
-		if field == fieldText {
+	m := pprofwire.NewMessage(message)
+	for m.Next() {
+		if m.Field == pprofwire.ProfileString {
 			texts++
 		}
-		message = message[n:]
 	}
-	var more []byte
+	if m.Err() != nil {
+		return nil, fmt.Errorf("profile: %w", m.Err())
+	}
+	var more pprofwire.Encoder
 	for i, c := range comments {
-		more = protowire.AppendTag(more, fieldText, protowire.BytesType)
-		more = protowire.AppendString(more, c)
-		more = protowire.AppendTag(more, fieldComment, protowire.VarintType)
-		more = protowire.AppendVarint(more, texts+uint64(i))
+		more.Text(pprofwire.ProfileString, c)
+		more.Element(pprofwire.ProfileComment, texts+uint64(i))
 	}
-	out := bytes.NewBuffer(bytes.Clone(profile)) // the record's receivers share it
-	zw := gzip.NewWriter(out)
-	if _, err := zw.Write(more); err != nil {
-		return nil, fmt.Errorf("profile: %w", err)
-	}
-	if err := zw.Close(); err != nil {
-		return nil, fmt.Errorf("profile: %w", err)
-	}
-	return out.Bytes(), nil
+	return append(bytes.Clone(profile), pprofwire.Gzip(more)...), nil // the record's receivers share it
 }
+
+// maxCommentedBytes is the size of the largest profile that is commented, in bytes and uncompressed.
+const maxCommentedBytes = 512 << 20

@@ -16,6 +16,8 @@ import (
 	"testing"
 
 	"github.com/klauspost/compress/gzip"
+
+	"spanflame/internal/pprofwire"
 )
 
 // functions is how many the large profile has: with their names and stacks it is of 100 MB.
@@ -24,34 +26,34 @@ const functions = 1_000_000
 // writeLarge writes a profile in which every function is in use, in one sample of five each.
 func writeLarge(t *testing.T, path string) (size int) {
 	t.Helper()
-	var b, sub encoder
-	sub.number(valueTypeType, 1)
-	sub.number(valueTypeUnit, 2)
-	b.bytes(profileSampleType, sub)
-	b.bytes(profilePeriodType, sub)
+	var b, sub pprofwire.Encoder
+	sub.Number(pprofwire.ValueTypeType, 1)
+	sub.Number(pprofwire.ValueTypeUnit, 2)
+	b.Bytes(pprofwire.ProfileSampleType, sub)
+	b.Bytes(pprofwire.ProfilePeriodType, sub)
 	for _, s := range []string{"", "cpu", "nanoseconds"} {
-		b.bytes(profileString, []byte(s))
+		b.Text(pprofwire.ProfileString, s)
 	}
 	var name []byte
 	for i := range uint64(functions) {
 		name = fmt.Appendf(name[:0], "example.com/monorepo/services/checkout/internal/generated.(*Handler).Method%d", i)
-		b.bytes(profileString, name)
+		b.Bytes(pprofwire.ProfileString, name)
 		sub = sub[:0]
-		sub.number(functionID, i+1)
-		sub.number(functionName, i+3)
-		b.bytes(profileFunction, sub)
-		var line encoder
-		line.number(lineFunction, i+1)
-		line.number(lineLine, i%5000)
+		sub.Number(pprofwire.FunctionID, i+1)
+		sub.Number(pprofwire.FunctionName, i+3)
+		b.Bytes(pprofwire.ProfileFunction, sub)
+		var line pprofwire.Encoder
+		line.Number(pprofwire.LineFunction, i+1)
+		line.Number(pprofwire.LineLine, i%5000)
 		sub = sub[:0]
-		sub.number(locationID, i+1)
-		sub.bytes(locationLine, line)
-		b.bytes(profileLocation, sub)
+		sub.Number(pprofwire.LocationID, i+1)
+		sub.Bytes(pprofwire.LocationLine, line)
+		b.Bytes(pprofwire.ProfileLocation, sub)
 		if i%5 == 4 {
 			sub = sub[:0]
-			sub.bytes(sampleLocation, varints(nil, i-3, i-2, i-1, i, i+1))
-			sub.bytes(sampleValue, varints(nil, 10_000_000))
-			b.bytes(profileSample, sub)
+			sub.Bytes(pprofwire.SampleLocation, varints(nil, i-3, i-2, i-1, i, i+1))
+			sub.Bytes(pprofwire.SampleValue, varints(nil, 10_000_000))
+			b.Bytes(pprofwire.ProfileSample, sub)
 		}
 	}
 	f, err := os.Create(path)

@@ -13,8 +13,8 @@ import (
 
 	"github.com/google/pprof/profile"
 	"github.com/klauspost/compress/gzip"
-	"google.golang.org/protobuf/encoding/protowire"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -365,86 +365,84 @@ func (m *Merger) Write(w io.Writer) error {
 // encode writes the sum in its wire form.
 func (m *Merger) encode(to io.Writer) error {
 	b := wireWriter{to: to}
-	valueType := func(field protowire.Number, v valueType) {
-		var sub encoder
-		sub.number(valueTypeType, v.typ)
-		sub.number(valueTypeUnit, v.unit)
-		b.bytes(field, sub)
+	valueType := func(field pprofwire.Number, v valueType) {
+		var sub pprofwire.Encoder
+		sub.Number(pprofwire.ValueTypeType, v.typ)
+		sub.Number(pprofwire.ValueTypeUnit, v.unit)
+		b.Bytes(field, sub)
 	}
 	for _, st := range m.types {
-		valueType(profileSampleType, st)
+		valueType(pprofwire.ProfileSampleType, st)
 	}
 	m.encodeSamples(&b)
 	m.encodeMappings(&b)
 	m.encodeLocations(&b)
 	m.encodeFunctions(&b)
 	for _, s := range m.strings.keys {
-		b.encoder = protowire.AppendTag(b.encoder, profileString, protowire.BytesType)
-		b.encoder = protowire.AppendString(b.encoder, s)
+		b.Text(pprofwire.ProfileString, s)
 		b.flush(wireChunk)
 	}
-	b.number(profileDropFrames, m.dropFrames)
-	b.number(profileKeepFrames, m.keepFrames)
-	b.number(profileTime, uint64(m.time))
-	b.number(profileDuration, uint64(m.duration))
-	valueType(profilePeriodType, m.periodType)
-	b.number(profilePeriod, uint64(m.period))
+	b.Number(pprofwire.ProfileDropFrames, m.dropFrames)
+	b.Number(pprofwire.ProfileKeepFrames, m.keepFrames)
+	b.Number(pprofwire.ProfileTime, uint64(m.time))
+	b.Number(pprofwire.ProfileDuration, uint64(m.duration))
+	valueType(pprofwire.ProfilePeriodType, m.periodType)
+	b.Number(pprofwire.ProfilePeriod, uint64(m.period))
 	for _, c := range m.comments {
-		b.encoder = protowire.AppendTag(b.encoder, profileComment, protowire.VarintType)
-		b.encoder = protowire.AppendVarint(b.encoder, c)
+		b.Element(pprofwire.ProfileComment, c)
 	}
-	b.number(profileDefaultSample, m.defaultSample)
-	b.number(profileDocURL, m.docURL)
+	b.Number(pprofwire.ProfileDefaultSample, m.defaultSample)
+	b.Number(pprofwire.ProfileDocURL, m.docURL)
 	b.flush(0)
 	return b.err
 }
 
 func (m *Merger) encodeSamples(b *wireWriter) {
-	var sample, packed, label encoder
+	var sample, packed, label pprofwire.Encoder
 	for i, s := range m.samples.keys {
 		key := keyReader(s)
 		sample, packed = sample[:0], packed[:0]
 		for range key.next() {
 			packed = binary.AppendUvarint(packed, key.next()+1)
 		}
-		sample.bytes(sampleLocation, packed)
+		sample.Bytes(pprofwire.SampleLocation, packed)
 		packed = packed[:0]
 		for _, v := range m.values[i*len(m.types) : (i+1)*len(m.types)] {
 			packed = binary.AppendUvarint(packed, uint64(v))
 		}
-		sample.bytes(sampleValue, packed)
+		sample.Bytes(pprofwire.SampleValue, packed)
 		for len(key) > 0 {
 			label = label[:0]
-			for field := protowire.Number(labelKey); field <= labelUnit; field++ {
-				label.number(field, key.next())
+			for field := pprofwire.LabelKey; field <= pprofwire.LabelUnit; field++ {
+				label.Number(field, key.next())
 			}
-			sample.bytes(sampleLabel, label)
+			sample.Bytes(pprofwire.SampleLabel, label)
 		}
-		b.bytes(profileSample, sample)
+		b.Bytes(pprofwire.ProfileSample, sample)
 		b.flush(wireChunk)
 	}
 }
 
 func (m *Merger) encodeMappings(b *wireWriter) {
 	for i, x := range m.mapped {
-		var sub encoder
-		sub.number(mappingID, uint64(i)+1)
-		sub.number(mappingStart, x.start)
-		sub.number(mappingLimit, x.limit)
-		sub.number(mappingOffset, x.offset)
-		sub.number(mappingFile, x.file)
-		sub.number(mappingBuildID, x.buildID)
+		var sub pprofwire.Encoder
+		sub.Number(pprofwire.MappingID, uint64(i)+1)
+		sub.Number(pprofwire.MappingStart, x.start)
+		sub.Number(pprofwire.MappingLimit, x.limit)
+		sub.Number(pprofwire.MappingOffset, x.offset)
+		sub.Number(pprofwire.MappingFile, x.file)
+		sub.Number(pprofwire.MappingBuildID, x.buildID)
 		for j, set := range x.flags {
 			if set {
-				sub.number(mappingFlags+protowire.Number(j), 1)
+				sub.Number(pprofwire.MappingFlags+pprofwire.Number(j), 1)
 			}
 		}
-		b.bytes(profileMapping, sub)
+		b.Bytes(pprofwire.ProfileMapping, sub)
 	}
 }
 
 func (m *Merger) encodeLocations(b *wireWriter) {
-	var location, line encoder
+	var location, line pprofwire.Encoder
 	for i, s := range m.locations.keys {
 		key := keyReader(s)
 		mapping, address, folded := key.next(), key.next(), key.next()
@@ -452,32 +450,32 @@ func (m *Merger) encodeLocations(b *wireWriter) {
 			address += m.mapped[mapping-1].start
 		}
 		location = location[:0]
-		location.number(locationID, uint64(i)+1)
-		location.number(locationMapping, mapping)
-		location.number(locationAddress, address)
+		location.Number(pprofwire.LocationID, uint64(i)+1)
+		location.Number(pprofwire.LocationMapping, mapping)
+		location.Number(pprofwire.LocationAddress, address)
 		for len(key) > 0 {
 			line = line[:0]
-			line.number(lineFunction, key.next()+1)
-			line.number(lineLine, key.next())
-			line.number(lineColumn, key.next())
-			location.bytes(locationLine, line)
+			line.Number(pprofwire.LineFunction, key.next()+1)
+			line.Number(pprofwire.LineLine, key.next())
+			line.Number(pprofwire.LineColumn, key.next())
+			location.Bytes(pprofwire.LocationLine, line)
 		}
-		location.number(locationFolded, folded)
-		b.bytes(profileLocation, location)
+		location.Number(pprofwire.LocationFolded, folded)
+		b.Bytes(pprofwire.ProfileLocation, location)
 		b.flush(wireChunk)
 	}
 }
 
 func (m *Merger) encodeFunctions(b *wireWriter) {
-	var function encoder
+	var function pprofwire.Encoder
 	for i, s := range m.functions.keys {
 		key := keyReader(s)
 		function = function[:0]
-		function.number(functionID, uint64(i)+1)
-		for field := protowire.Number(functionName); field <= functionStart; field++ {
-			function.number(field, key.next())
+		function.Number(pprofwire.FunctionID, uint64(i)+1)
+		for field := pprofwire.FunctionName; field <= pprofwire.FunctionStart; field++ {
+			function.Number(field, key.next())
 		}
-		b.bytes(profileFunction, function)
+		b.Bytes(pprofwire.ProfileFunction, function)
 		b.flush(wireChunk)
 	}
 }
@@ -498,39 +496,23 @@ func (k *keyReader) next() uint64 {
 	return v
 }
 
-// encoder appends fields of protobuf messages.
-type encoder []byte
-
-// number appends a number, unless it is 0, which is what a missing one means.
-func (b *encoder) number(field protowire.Number, v uint64) {
-	if v != 0 {
-		*b = protowire.AppendTag(*b, field, protowire.VarintType)
-		*b = protowire.AppendVarint(*b, v)
-	}
-}
-
-func (b *encoder) bytes(field protowire.Number, v []byte) {
-	*b = protowire.AppendTag(*b, field, protowire.BytesType)
-	*b = protowire.AppendBytes(*b, v)
-}
-
 // wireChunk is how many bytes a wireWriter holds back, about: the wire form of all is as large as the sum.
 const wireChunk = 64 << 10
 
 // wireWriter writes fields of a protobuf message. The first error stays.
 type wireWriter struct {
-	encoder
+	pprofwire.Encoder
 	to  io.Writer
 	err error
 }
 
 // flush writes what there is if it is more than so many bytes.
 func (w *wireWriter) flush(more int) {
-	if len(w.encoder) <= more {
+	if len(w.Encoder) <= more {
 		return
 	}
 	if w.err == nil {
-		_, w.err = w.to.Write(w.encoder)
+		_, w.err = w.to.Write(w.Encoder)
 	}
-	w.encoder = w.encoder[:0]
+	w.Encoder = w.Encoder[:0]
 }

@@ -3,7 +3,6 @@ package profiles
 import (
 	"bytes"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -14,8 +13,8 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
-	"github.com/klauspost/compress/gzip"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -83,7 +82,7 @@ func Parse(from io.Reader) (*profile.Profile, error) {
 type reader struct {
 	limits     limits
 	file, data bytes.Buffer
-	zip        *gzip.Reader
+	zip        pprofwire.Gunzipper
 }
 
 func newReader() *reader {
@@ -103,7 +102,7 @@ func (r *reader) read(path string) (record.Meta, []byte, error) {
 	}
 	file := r.file.Bytes()
 	rec, err := record.Decode(bytes.NewReader(file), r.limits.file)
-	if errors.Is(err, record.ErrForeign) || !isGzip(file) {
+	if errors.Is(err, record.ErrForeign) || !pprofwire.IsGzip(file) {
 		rec, err = record.Record{Profile: file}, nil
 	}
 	if err != nil {
@@ -113,12 +112,10 @@ func (r *reader) read(path string) (record.Meta, []byte, error) {
 	return rec.Meta, data, err
 }
 
-func isGzip(b []byte) bool { return len(b) >= 2 && b[0] == 0x1f && b[1] == 0x8b }
-
 // wire returns a profile in its wire form, which is within the limits.
 func (r *reader) wire(file []byte) ([]byte, error) {
 	data := file
-	if isGzip(file) {
+	if pprofwire.IsGzip(file) {
 		if err := r.decompress(file); err != nil {
 			return nil, err
 		}
@@ -136,35 +133,17 @@ func (r *reader) wire(file []byte) ([]byte, error) {
 }
 
 func (r *reader) decompress(file []byte) error {
-	var err error
-	if r.zip == nil {
-		r.zip, err = gzip.NewReader(bytes.NewReader(file))
-	} else {
-		err = r.zip.Reset(bytes.NewReader(file))
-	}
-	if err == nil {
-		r.data.Reset()
-		r.data.Grow(r.expected(file))
-		err = readLimited(&r.data, r.zip, r.limits.profile, "decompressed profile")
-	}
-	if err != nil && !errors.Is(err, record.ErrTooLarge) {
+	switch err := r.zip.Gunzip(&r.data, file, r.limits.profile); {
+	case errors.Is(err, pprofwire.ErrTooLarge):
+		return tooLarge("decompressed profile", r.limits.profile)
+	case err != nil:
 		return fmt.Errorf("%w: decompress: %v", record.ErrDamaged, err)
 	}
-	return err
+	return nil
 }
 
-// expected is how long a file says that it is when it is decompressed, as far as that can be: a buffer that has to
-// grow takes three times as much.
-func (r *reader) expected(file []byte) int {
-	const (
-		trailer = 4    // bytes, the length in the last 32 bits of a member
-		most    = 1032 // times that anything can be compressed
-	)
-	if len(file) < trailer {
-		return 0
-	}
-	length := int64(binary.LittleEndian.Uint32(file[len(file)-trailer:]))
-	return int(min(length, most*int64(len(file)), r.limits.profile)) + bytes.MinRead
+func tooLarge(what string, limit int64) error {
+	return fmt.Errorf("%w: the %s has more than %d bytes, which is the limit", record.ErrTooLarge, what, limit)
 }
 
 // parse turns a profile's wire form into google/pprof's.
@@ -188,7 +167,7 @@ func readLimited(b *bytes.Buffer, r io.Reader, limit int64, what string) error {
 	b.Reset()
 	n, err := b.ReadFrom(io.LimitReader(r, limit+1))
 	if err == nil && n > limit {
-		err = fmt.Errorf("%w: the %s has more than %d bytes, which is the limit", record.ErrTooLarge, what, limit)
+		err = tooLarge(what, limit)
 	}
 	return err
 }

@@ -5,157 +5,12 @@ import (
 	"fmt"
 	"strings"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"spanflame/internal/pprofwire"
 )
 
 // This file reads a profile from its wire form into tables of numbers, in which strings, functions and
 // locations are indices. google/pprof's own form has an object for each of these and maps for each sample's
 // labels: for adding up thousands of profiles that is most of the cost.
-
-// Field numbers of profile.proto.
-const (
-	profileSampleType    = 1
-	profileSample        = 2
-	profileMapping       = 3
-	profileLocation      = 4
-	profileFunction      = 5
-	profileString        = 6
-	profileDropFrames    = 7
-	profileKeepFrames    = 8
-	profileTime          = 9
-	profileDuration      = 10
-	profilePeriodType    = 11
-	profilePeriod        = 12
-	profileComment       = 13
-	profileDefaultSample = 14
-	profileDocURL        = 15
-
-	valueTypeType = 1
-	valueTypeUnit = 2
-
-	sampleLocation = 1
-	sampleValue    = 2
-	sampleLabel    = 3
-
-	labelKey    = 1
-	labelString = 2
-	labelNumber = 3
-	labelUnit   = 4
-
-	mappingID      = 1
-	mappingStart   = 2
-	mappingLimit   = 3
-	mappingOffset  = 4
-	mappingFile    = 5
-	mappingBuildID = 6
-	mappingFlags   = 7 // the first of four
-
-	locationID      = 1
-	locationMapping = 2
-	locationAddress = 3
-	locationLine    = 4
-	locationFolded  = 5
-
-	lineFunction = 1
-	lineLine     = 2
-	lineColumn   = 3
-
-	functionID     = 1
-	functionName   = 2
-	functionSystem = 3
-	functionFile   = 4
-	functionStart  = 5
-)
-
-var errWireType = errors.New("a field has another wire type than profile.proto gives it")
-
-// message steps through the fields of a protobuf message. The first error ends it and stays.
-type message struct {
-	rest   []byte
-	field  protowire.Number
-	typ    protowire.Type
-	number uint64 // of a varint field
-	body   []byte // of a field of bytes
-	err    error
-}
-
-// next steps to the next field. Those of fixed size, which profile.proto does not have, are unknown ones, or of the
-// wrong type.
-func (m *message) next() bool {
-	if len(m.rest) == 0 || m.err != nil {
-		return false
-	}
-	var n int
-	if tag := m.rest[0]; 1<<3 <= tag && tag < 0x80 { // as nearly all are
-		m.field, m.typ, n = protowire.Number(tag>>3), protowire.Type(tag&7), 1
-	} else {
-		m.field, m.typ, n = protowire.ConsumeTag(m.rest)
-	}
-	if n < 0 {
-		return m.fail(protowire.ParseError(n))
-	}
-	m.rest = m.rest[n:]
-	switch m.typ {
-	case protowire.VarintType:
-		m.number, n = protowire.ConsumeVarint(m.rest)
-	case protowire.BytesType:
-		m.body, n = protowire.ConsumeBytes(m.rest)
-	case protowire.Fixed32Type, protowire.Fixed64Type:
-		m.body = nil
-		n = protowire.ConsumeFieldValue(m.field, m.typ, m.rest)
-	default:
-		return m.fail(errWireType)
-	}
-	if n < 0 {
-		return m.fail(protowire.ParseError(n))
-	}
-	m.rest = m.rest[n:]
-	return true
-}
-
-func (m *message) fail(err error) bool {
-	if m.err == nil {
-		m.err = err
-	}
-	return false
-}
-
-// varint is the field's number.
-func (m *message) varint() uint64 {
-	if m.typ != protowire.VarintType {
-		m.fail(errWireType)
-	}
-	return m.number
-}
-
-// bytes is the field's content.
-func (m *message) bytes() []byte {
-	if m.typ != protowire.BytesType {
-		m.fail(errWireType)
-		return nil
-	}
-	return m.body
-}
-
-// varints appends the field's numbers, packed or single.
-func (m *message) varints(to []uint64) []uint64 {
-	if m.typ == protowire.VarintType {
-		return append(to, m.number)
-	}
-	for b := m.bytes(); len(b) > 0; {
-		if b[0] < 0x80 { // most are small
-			to, b = append(to, uint64(b[0])), b[1:]
-			continue
-		}
-		v, n := protowire.ConsumeVarint(b)
-		if n < 0 {
-			m.fail(protowire.ParseError(n))
-			return to
-		}
-		to, b = append(to, v), b[n:]
-	}
-	return to
-}
 
 // A table holds a profile in its wire form: numbers that are called str index strings, those called fn, mapping
 // and loc the slices of these names. Slices of samples lie one behind the other in common ones.
@@ -272,46 +127,46 @@ func (t *table) decode(data []byte) error {
 		bodies: bodies{t.bodies.functions[:0], t.bodies.mappings[:0], t.bodies.locations[:0], t.bodies.samples[:0]},
 		ids:    t.ids, vals: t.vals,
 	}
-	m := message{rest: data}
-	for m.next() {
-		switch m.field {
-		case profileSampleType:
+	m := pprofwire.NewMessage(data)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.ProfileSampleType:
 			t.types = append(t.types, decodeValueType(&m))
-		case profileSample:
-			t.bodies.samples = append(t.bodies.samples, m.bytes())
-		case profileMapping:
-			t.bodies.mappings = append(t.bodies.mappings, m.bytes())
-		case profileLocation:
-			t.bodies.locations = append(t.bodies.locations, m.bytes())
-		case profileFunction:
-			t.bodies.functions = append(t.bodies.functions, m.bytes())
-		case profileString:
-			t.strings = append(t.strings, m.bytes())
-		case profileDropFrames:
-			t.dropFrames = m.varint()
-		case profileKeepFrames:
-			t.keepFrames = m.varint()
-		case profileTime:
+		case pprofwire.ProfileSample:
+			t.bodies.samples = append(t.bodies.samples, m.Bytes())
+		case pprofwire.ProfileMapping:
+			t.bodies.mappings = append(t.bodies.mappings, m.Bytes())
+		case pprofwire.ProfileLocation:
+			t.bodies.locations = append(t.bodies.locations, m.Bytes())
+		case pprofwire.ProfileFunction:
+			t.bodies.functions = append(t.bodies.functions, m.Bytes())
+		case pprofwire.ProfileString:
+			t.strings = append(t.strings, m.Bytes())
+		case pprofwire.ProfileDropFrames:
+			t.dropFrames = m.Varint()
+		case pprofwire.ProfileKeepFrames:
+			t.keepFrames = m.Varint()
+		case pprofwire.ProfileTime:
 			if t.time != 0 {
-				m.fail(errors.New("it is several profiles, one behind the other"))
+				m.Fail(errors.New("it is several profiles, one behind the other"))
 			}
-			t.time = int64(m.varint())
-		case profileDuration:
-			t.duration = int64(m.varint())
-		case profilePeriodType:
+			t.time = int64(m.Varint())
+		case pprofwire.ProfileDuration:
+			t.duration = int64(m.Varint())
+		case pprofwire.ProfilePeriodType:
 			t.periodType = decodeValueType(&m)
-		case profilePeriod:
-			t.period = int64(m.varint())
-		case profileComment:
-			t.comments = m.varints(t.comments)
-		case profileDefaultSample:
-			t.defaultSample = m.varint()
-		case profileDocURL:
-			t.docURL = m.varint()
+		case pprofwire.ProfilePeriod:
+			t.period = int64(m.Varint())
+		case pprofwire.ProfileComment:
+			t.comments = m.Varints(t.comments)
+		case pprofwire.ProfileDefaultSample:
+			t.defaultSample = m.Varint()
+		case pprofwire.ProfileDocURL:
+			t.docURL = m.Varint()
 		}
 	}
-	if m.err != nil {
-		return m.err
+	if m.Err() != nil {
+		return m.Err()
 	}
 	if len(t.strings) == 0 || len(t.strings[0]) > 0 {
 		return errors.New("the first string is not the empty one")
@@ -353,39 +208,39 @@ func (t *table) check(strs ...uint64) error {
 	return nil
 }
 
-func decodeValueType(m *message) (v valueType) {
-	sub := message{rest: m.bytes()}
-	for sub.next() {
-		switch sub.field {
-		case valueTypeType:
-			v.typ = sub.varint()
-		case valueTypeUnit:
-			v.unit = sub.varint()
+func decodeValueType(m *pprofwire.Message) (v valueType) {
+	sub := pprofwire.NewMessage(m.Bytes())
+	for sub.Next() {
+		switch sub.Field {
+		case pprofwire.ValueTypeType:
+			v.typ = sub.Varint()
+		case pprofwire.ValueTypeUnit:
+			v.unit = sub.Varint()
 		}
 	}
-	m.fail(sub.err)
+	m.Fail(sub.Err())
 	return v
 }
 
 func (t *table) function(b []byte) error {
 	var f function
 	var id uint64
-	m := message{rest: b}
-	for m.next() {
-		switch m.field {
-		case functionID:
-			id = m.varint()
-		case functionName:
-			f.name = m.varint()
-		case functionSystem:
-			f.system = m.varint()
-		case functionFile:
-			f.file = m.varint()
-		case functionStart:
-			f.start = m.varint()
+	m := pprofwire.NewMessage(b)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.FunctionID:
+			id = m.Varint()
+		case pprofwire.FunctionName:
+			f.name = m.Varint()
+		case pprofwire.FunctionSystem:
+			f.system = m.Varint()
+		case pprofwire.FunctionFile:
+			f.file = m.Varint()
+		case pprofwire.FunctionStart:
+			f.start = m.Varint()
 		}
 	}
-	err := errors.Join(m.err, t.functionIDs.put(id, len(t.functions)), t.check(f.name, f.system, f.file))
+	err := errors.Join(m.Err(), t.functionIDs.put(id, len(t.functions)), t.check(f.name, f.system, f.file))
 	if err != nil {
 		return fmt.Errorf("function %d: %w", id, err)
 	}
@@ -396,26 +251,26 @@ func (t *table) function(b []byte) error {
 func (t *table) mapping(b []byte) error {
 	var x mapping
 	var id uint64
-	m := message{rest: b}
-	for m.next() {
-		switch m.field {
-		case mappingID:
-			id = m.varint()
-		case mappingStart:
-			x.start = m.varint()
-		case mappingLimit:
-			x.limit = m.varint()
-		case mappingOffset:
-			x.offset = m.varint()
-		case mappingFile:
-			x.file = m.varint()
-		case mappingBuildID:
-			x.buildID = m.varint()
-		case mappingFlags, mappingFlags + 1, mappingFlags + 2, mappingFlags + 3:
-			x.flags[m.field-mappingFlags] = m.varint() != 0
+	m := pprofwire.NewMessage(b)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.MappingID:
+			id = m.Varint()
+		case pprofwire.MappingStart:
+			x.start = m.Varint()
+		case pprofwire.MappingLimit:
+			x.limit = m.Varint()
+		case pprofwire.MappingOffset:
+			x.offset = m.Varint()
+		case pprofwire.MappingFile:
+			x.file = m.Varint()
+		case pprofwire.MappingBuildID:
+			x.buildID = m.Varint()
+		case pprofwire.MappingFlags, pprofwire.MappingFlags + 1, pprofwire.MappingFlags + 2, pprofwire.MappingFlags + 3:
+			x.flags[m.Field-pprofwire.MappingFlags] = m.Varint() != 0
 		}
 	}
-	if err := errors.Join(m.err, t.mappingIDs.put(id, len(t.mappings)), t.check(x.file, x.buildID)); err != nil {
+	if err := errors.Join(m.Err(), t.mappingIDs.put(id, len(t.mappings)), t.check(x.file, x.buildID)); err != nil {
 		return fmt.Errorf("mapping %d: %w", id, err)
 	}
 	t.mappings = append(t.mappings, x)
@@ -425,25 +280,25 @@ func (t *table) mapping(b []byte) error {
 func (t *table) location(b []byte) error {
 	x := location{mapping: -1}
 	var id uint64
-	m := message{rest: b}
-	for m.next() {
-		switch m.field {
-		case locationID:
-			id = m.varint()
-		case locationMapping:
+	m := pprofwire.NewMessage(b)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.LocationID:
+			id = m.Varint()
+		case pprofwire.LocationMapping:
 			x.mapping = -1
-			if at, ok := t.mappingIDs.get(m.varint()); ok { // a mapping that is missing counts as none
+			if at, ok := t.mappingIDs.get(m.Varint()); ok { // a mapping that is missing counts as none
 				x.mapping = int(at)
 			}
-		case locationAddress:
-			x.address = m.varint()
-		case locationLine:
-			m.fail(t.line(m.bytes()))
-		case locationFolded:
-			x.folded = m.varint() != 0
+		case pprofwire.LocationAddress:
+			x.address = m.Varint()
+		case pprofwire.LocationLine:
+			m.Fail(t.line(m.Bytes()))
+		case pprofwire.LocationFolded:
+			x.folded = m.Varint() != 0
 		}
 	}
-	if err := errors.Join(m.err, t.locationIDs.put(id, len(t.locations))); err != nil {
+	if err := errors.Join(m.Err(), t.locationIDs.put(id, len(t.locations))); err != nil {
 		return fmt.Errorf("location %d: %w", id, err)
 	}
 	x.lines = len(t.lines)
@@ -454,41 +309,41 @@ func (t *table) location(b []byte) error {
 func (t *table) line(b []byte) error {
 	var x line
 	var id uint64
-	m := message{rest: b}
-	for m.next() {
-		switch m.field {
-		case lineFunction:
-			id = m.varint()
-		case lineLine:
-			x.line = m.varint()
-		case lineColumn:
-			x.column = m.varint()
+	m := pprofwire.NewMessage(b)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.LineFunction:
+			id = m.Varint()
+		case pprofwire.LineLine:
+			x.line = m.Varint()
+		case pprofwire.LineColumn:
+			x.column = m.Varint()
 		}
 	}
 	fn, ok := t.functionIDs.get(id)
-	if m.err == nil && !ok {
+	if m.Err() == nil && !ok {
 		return fmt.Errorf("there is no function %d", id)
 	}
 	x.fn = fn
 	t.lines = append(t.lines, x)
-	return m.err
+	return m.Err()
 }
 
 func (t *table) sample(b []byte) error {
 	t.ids, t.vals = t.ids[:0], t.vals[:0]
-	m := message{rest: b}
-	for m.next() {
-		switch m.field {
-		case sampleLocation:
-			t.ids = m.varints(t.ids)
-		case sampleValue:
-			t.vals = m.varints(t.vals)
-		case sampleLabel:
-			m.fail(t.label(m.bytes()))
+	m := pprofwire.NewMessage(b)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.SampleLocation:
+			t.ids = m.Varints(t.ids)
+		case pprofwire.SampleValue:
+			t.vals = m.Varints(t.vals)
+		case pprofwire.SampleLabel:
+			m.Fail(t.label(m.Bytes()))
 		}
 	}
-	if m.err != nil {
-		return fmt.Errorf("sample %d: %w", len(t.samples)+1, m.err)
+	if m.Err() != nil {
+		return fmt.Errorf("sample %d: %w", len(t.samples)+1, m.Err())
 	}
 	if len(t.vals) != len(t.types) || len(t.types) == 0 {
 		return fmt.Errorf("sample %d has %d values, want one for each of %d types", len(t.samples)+1, len(t.vals), len(t.types))
@@ -509,17 +364,17 @@ func (t *table) sample(b []byte) error {
 
 func (t *table) label(b []byte) error {
 	var x label
-	m := message{rest: b}
-	for m.next() {
-		switch m.field {
-		case labelKey:
-			x.key = m.varint()
-		case labelString:
-			x.str = m.varint()
-		case labelNumber:
-			x.number = m.varint()
-		case labelUnit:
-			x.unit = m.varint()
+	m := pprofwire.NewMessage(b)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.LabelKey:
+			x.key = m.Varint()
+		case pprofwire.LabelString:
+			x.str = m.Varint()
+		case pprofwire.LabelNumber:
+			x.number = m.Varint()
+		case pprofwire.LabelUnit:
+			x.unit = m.Varint()
 		}
 	}
 	if x.str != 0 {
@@ -528,45 +383,45 @@ func (t *table) label(b []byte) error {
 	if x.str != 0 || x.number != 0 || x.unit != 0 { // else it says nothing
 		t.labels = append(t.labels, x)
 	}
-	return errors.Join(m.err, t.check(x.key, x.str, x.unit))
+	return errors.Join(m.Err(), t.check(x.key, x.str, x.unit))
 }
 
 // weigh estimates how many bytes of memory google/pprof's form of a profile takes, without making it. The
 // figures are the sizes of its types, with what the maps of labels take.
 func weigh(data []byte) (int64, error) {
 	var sum int64
-	m := message{rest: data}
-	for m.next() {
-		switch m.field {
-		case profileSample:
+	m := pprofwire.NewMessage(data)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.ProfileSample:
 			sum += 170
-			sub := message{rest: m.bytes()}
-			for sub.next() {
+			sub := pprofwire.NewMessage(m.Bytes())
+			for sub.Next() {
 				switch {
-				case sub.typ == protowire.VarintType:
+				case sub.IsVarint():
 					sum += 24
-				case sub.field == sampleLabel:
+				case sub.Field == pprofwire.SampleLabel:
 					sum += 800
-				default:
-					sum += 24 * int64(countVarints(sub.body))
+				case sub.IsBytes():
+					sum += 24 * int64(countVarints(sub.Bytes()))
 				}
 			}
-			m.fail(sub.err)
-		case profileLocation:
+			m.Fail(sub.Err())
+		case pprofwire.ProfileLocation:
 			sum += 100
-			sum += 12 * int64(len(m.bytes())) // a line of four bytes takes 48
-		case profileMapping, profileFunction:
+			sum += 12 * int64(len(m.Bytes())) // a line of four bytes takes 48
+		case pprofwire.ProfileMapping, pprofwire.ProfileFunction:
 			sum += 200
-		case profileString:
-			sum += 16 + int64(len(m.bytes()))
+		case pprofwire.ProfileString:
+			sum += 16 + int64(len(m.Bytes()))
 		default:
 			sum += 64
-			if m.typ == protowire.BytesType {
-				sum += 8 * int64(len(m.body))
+			if m.IsBytes() {
+				sum += 8 * int64(len(m.Bytes()))
 			}
 		}
 	}
-	return sum, m.err
+	return sum, m.Err()
 }
 
 // countVarints tells how many numbers a packed field has: each ends in a byte below 128.

@@ -2,13 +2,13 @@ package faultproxy
 
 import (
 	"bytes"
-	"fmt"
 	"net/http"
 	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
-	"google.golang.org/protobuf/encoding/protowire"
+
+	"spanflame/internal/pyroscopewire"
 )
 
 // The calls that carry a profile.
@@ -36,70 +36,19 @@ func readProfile(r *http.Request, body []byte) Profile {
 		return Profile{Name: name}
 	}
 	p := Profile{Labels: map[string]string{}}
-	raw, err := p.readPush(body)
+	labels, raw, err := pyroscopewire.ReadPush(body)
+	for _, l := range labels {
+		if l.Name == "__name__" {
+			p.Name = l.Value
+		} else {
+			p.Labels[l.Name] = l.Value
+		}
+	}
 	if err == nil {
 		err = p.ReadPprof(raw)
 	}
 	p.Err = err
 	return p
-}
-
-// readPush reads the labels of a push.v1.PushRequest with one series of one profile, and returns its pprof.
-func (p *Profile) readPush(body []byte) (raw []byte, err error) {
-	err = messages(body, func(_ protowire.Number, series []byte) error {
-		return messages(series, func(field protowire.Number, value []byte) error {
-			switch field {
-			case 1: // a label
-				var name, text string
-				err := messages(value, func(field protowire.Number, v []byte) error {
-					if field == 1 {
-						name = string(v)
-					} else {
-						text = string(v)
-					}
-					return nil
-				})
-				if name == "__name__" {
-					p.Name = text
-				} else {
-					p.Labels[name] = text
-				}
-				return err
-			case 2: // a sample, whose first field is the profile
-				return messages(value, func(field protowire.Number, v []byte) error {
-					if field == 1 {
-						raw = v
-					}
-					return nil
-				})
-			}
-			return nil
-		})
-	})
-	return raw, err
-}
-
-// messages calls f for every field of a message that holds bytes.
-func messages(b []byte, f func(protowire.Number, []byte) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		if typ != protowire.BytesType {
-			return fmt.Errorf("field %d is no message", num)
-		}
-		v, n := protowire.ConsumeBytes(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		if err := f(num, v); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // ReadPprof fills in what the pprof says; the name must be known.

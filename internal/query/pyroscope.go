@@ -10,7 +10,8 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
-	"google.golang.org/protobuf/encoding/protowire"
+
+	"spanflame/internal/pyroscopewire"
 )
 
 // Profile types by the names that Pyroscope gives them.
@@ -172,17 +173,8 @@ func adopt(parents, frames []*Frame) error {
 // Profile is all that was profiled between two times, merged into one pprof profile. It has no samples where
 // there is nothing.
 func (p *Pyroscope) Profile(ctx context.Context, profileType string, s Selector, start, end time.Time) (*profile.Profile, error) {
-	// The answer of this call in Protocol Buffers is a pprof profile as it stands; a request has the same
-	// encoding as its answer. The fields are those of querier.v1.SelectMergeProfileRequest.
-	var request []byte
-	request = protowire.AppendTag(request, 1, protowire.BytesType)
-	request = protowire.AppendString(request, profileType)
-	request = protowire.AppendTag(request, 2, protowire.BytesType)
-	request = protowire.AppendString(request, s.String())
-	request = protowire.AppendTag(request, 3, protowire.VarintType)
-	request = protowire.AppendVarint(request, uint64(start.UnixMilli()))
-	request = protowire.AppendTag(request, 4, protowire.VarintType)
-	request = protowire.AppendVarint(request, uint64(end.UnixMilli()))
+	// A request has the same encoding as its answer, and that is a pprof profile.
+	request := pyroscopewire.SelectMergeProfile(profileType, s.String(), start, end)
 	merged := &profile.Profile{}
 	err := p.send(ctx, "/querier.v1.QuerierService/SelectMergeProfile", nil, "application/proto", request, func(b []byte) (err error) {
 		if len(b) == 0 {

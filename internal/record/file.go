@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"bytes"
 	"compress/flate"
-	"compress/gzip"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -17,6 +16,10 @@ import (
 	"strings"
 	"time"
 	"unicode/utf8"
+
+	"github.com/klauspost/compress/gzip"
+
+	"spanflame/internal/pprofwire"
 )
 
 // A record lies on disk as an ordinary compressed profile with one gzip member more: an empty one in front,
@@ -113,7 +116,7 @@ func (t Type) valid() bool {
 
 // Encode writes the record as one file.
 func Encode(w io.Writer, r Record) error {
-	if !isGzip(r.Profile) {
+	if !pprofwire.IsGzip(r.Profile) {
 		return fmt.Errorf("record: the %s profile of %d bytes is not gzip-compressed", r.Type, len(r.Profile))
 	}
 	if err := r.Validate(); err != nil {
@@ -124,6 +127,7 @@ func Encode(w io.Writer, r Record) error {
 		return err
 	}
 	zw := gzip.NewWriter(w)
+	zw.ModTime = pprofwire.NoTime
 	zw.Extra = append(append(make([]byte, 0, extraHeader+len(meta)), extraID...), 0, 0)
 	binary.LittleEndian.PutUint16(zw.Extra[2:], uint16(len(meta)))
 	zw.Extra = append(zw.Extra, meta...)
@@ -135,8 +139,6 @@ func Encode(w io.Writer, r Record) error {
 	}
 	return nil
 }
-
-func isGzip(b []byte) bool { return len(b) >= 2 && b[0] == 0x1f && b[1] == 0x8b }
 
 // Decode reads one whole file whose profile takes at most limit compressed bytes. The error wraps
 // ErrForeign, ErrDamaged or ErrTooLarge where the bytes are at fault, and else the reader's own.
@@ -163,7 +165,7 @@ func Decode(r io.Reader, limit int64) (Record, error) {
 	if sum := crc32.Checksum(profile.Bytes(), castagnoli); sum != h.CRC32C {
 		return Record{}, fmt.Errorf("%w: the profile's CRC-32C is %08x, want %08x", ErrDamaged, sum, h.CRC32C)
 	}
-	if !isGzip(profile.Bytes()) {
+	if !pprofwire.IsGzip(profile.Bytes()) {
 		return Record{}, fmt.Errorf("%w: the profile is not gzip-compressed", ErrDamaged)
 	}
 	return Record{Meta: h.meta(), Profile: profile.Bytes()}, nil

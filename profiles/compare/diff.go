@@ -1,12 +1,12 @@
 package compare
 
 import (
-	"compress/gzip"
 	"errors"
 	"fmt"
 	"io"
 
 	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
 )
 
 // baseLabel marks the samples of the side that is subtracted, as "go tool pprof -diff_base" does. By it

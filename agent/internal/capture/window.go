@@ -1,59 +1,28 @@
 package capture
 
 import (
-	"bytes"
-	"compress/gzip"
 	"fmt"
-	"io"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
+	"spanflame/internal/pprofwire"
 )
 
-// Field numbers of perftools.profiles.Profile.
-const (
-	timeNanos     protowire.Number = 9
-	durationNanos protowire.Number = 10
-)
+// maxProfileBytes is the largest profile that is captured, in bytes and uncompressed. Readers have the same limit.
+const maxProfileBytes = 512 << 20
 
 // stamp returns the profile with the window's start and length. What is read at the end of a window has that
 // moment written in it; a server finds profiles by their time alone, and those of one window belong together.
-// The profile comes from the runtime, so nothing else bounds its size.
 func stamp(gz []byte, begun, end time.Time) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(gz))
+	raw, err := pprofwire.Gunzip(gz, maxProfileBytes)
 	if err != nil {
-		return nil, fmt.Errorf("unpack: %w", err)
+		return nil, fmt.Errorf("decompress: %w", err)
 	}
-	raw, err := io.ReadAll(zr)
+	stamped, err := pprofwire.AppendWithout(make([]byte, 0, len(raw)+32), raw, pprofwire.ProfileTime, pprofwire.ProfileDuration)
 	if err != nil {
-		return nil, fmt.Errorf("unpack: %w", err)
+		return nil, fmt.Errorf("read: %w", err)
 	}
-	stamped := make([]byte, 0, len(raw)+32)
-	for len(raw) > 0 {
-		num, _, n := protowire.ConsumeField(raw)
-		if n < 0 {
-			return nil, fmt.Errorf("read: %w", protowire.ParseError(n))
-		}
-		if num != timeNanos && num != durationNanos {
-			stamped = append(stamped, raw[:n]...)
-		}
-		raw = raw[n:]
-	}
-	stamped = protowire.AppendTag(stamped, timeNanos, protowire.VarintType)
-	stamped = protowire.AppendVarint(stamped, uint64(begun.UnixNano()))
-	stamped = protowire.AppendTag(stamped, durationNanos, protowire.VarintType)
-	stamped = protowire.AppendVarint(stamped, uint64(end.Sub(begun)))
-
-	var out bytes.Buffer
-	zw, err := gzip.NewWriterLevel(&out, gzip.BestSpeed) // the level of the runtime's own
-	if err != nil {
-		return nil, err
-	}
-	if _, err := zw.Write(stamped); err != nil {
-		return nil, fmt.Errorf("pack: %w", err)
-	}
-	if err := zw.Close(); err != nil {
-		return nil, fmt.Errorf("pack: %w", err)
-	}
-	return out.Bytes(), nil
+	out := pprofwire.Encoder(stamped)
+	out.Number(pprofwire.ProfileTime, uint64(begun.UnixNano()))
+	out.Number(pprofwire.ProfileDuration, uint64(end.Sub(begun)))
+	return pprofwire.Gzip(out), nil
 }

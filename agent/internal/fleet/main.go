@@ -5,7 +5,6 @@ package main
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"flag"
@@ -24,9 +23,9 @@ import (
 	"time"
 
 	hdrhistogram "github.com/HdrHistogram/hdrhistogram-go"
-	"google.golang.org/protobuf/encoding/protowire"
 
 	"spanflame/agent/internal/push"
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -223,45 +222,24 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// timeNanos is the number of the field of a profile that has its time.
-const timeNanos = 9
-
 // timeless is a profile without its time.
 func timeless(profile []byte) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(profile))
+	raw, err := pprofwire.Gunzip(profile, maxProfile)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(zr, maxProfile))
+	raw, err = pprofwire.AppendWithout(nil, raw, pprofwire.ProfileTime)
 	if err != nil {
 		return nil, err
 	}
-	kept := raw[:0]
-	for len(raw) > 0 {
-		num, _, n := protowire.ConsumeField(raw)
-		if n < 0 {
-			return nil, protowire.ParseError(n)
-		}
-		if num != timeNanos {
-			kept = append(kept, raw[:n]...)
-		}
-		raw = raw[n:]
-	}
-	return compress(kept), nil
+	return pprofwire.Gzip(raw), nil
 }
 
 // at is a timeless profile as of t: the time follows in a gzip member of its own.
 func at(timeless []byte, t time.Time) []byte {
-	field := protowire.AppendVarint(protowire.AppendTag(nil, timeNanos, protowire.VarintType), uint64(t.UnixNano()))
-	return append(slices.Clip(timeless), compress(field)...)
-}
-
-func compress(b []byte) []byte {
-	var out bytes.Buffer
-	zw := gzip.NewWriter(&out)
-	_, _ = zw.Write(b) // into memory
-	_ = zw.Close()
-	return out.Bytes()
+	var field pprofwire.Encoder
+	field.Number(pprofwire.ProfileTime, uint64(t.UnixNano()))
+	return append(slices.Clip(timeless), pprofwire.Gzip(field)...)
 }
 
 func (f *fleet) print(out io.Writer, o options, size int, took time.Duration) {

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 
+	"spanflame/internal/pyroscopewire"
 	"spanflame/internal/record"
 )
 
@@ -15,8 +16,6 @@ const (
 	maxNameBytes  = 1024
 	maxValueBytes = 2048
 )
-
-type label struct{ name, value string }
 
 // Changes counts what of a record's labels could not be sent as it was. Names holds the labels concerned,
 // at most maxChangedNames of them, so that one log line can tell which.
@@ -48,11 +47,13 @@ func (c *Changes) note(counter *int, name string) {
 var cumulative = map[record.Type]bool{record.Memory: true, record.Mutex: true, record.Block: true}
 
 // seriesLabels returns the labels of the record's series, sorted by name, fit for the server's rules.
-func seriesLabels(m record.Meta) ([]label, Changes) {
+func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
 	var ch Changes
-	out := []label{{"__name__", string(m.Type)}, {"service_name", ch.value("service_name", m.Service)}}
+	out := []pyroscopewire.Label{
+		{Name: "__name__", Value: string(m.Type)}, {Name: "service_name", Value: ch.value("service_name", m.Service)},
+	}
 	if cumulative[m.Type] {
-		out = append(out, label{"__delta__", "false"})
+		out = append(out, pyroscopewire.Label{Name: "__delta__", Value: "false"})
 	}
 	taken := map[string]bool{"service_name": true}
 	// A label whose name is right as it is wins over one that is renamed to it.
@@ -75,9 +76,9 @@ func seriesLabels(m record.Meta) ([]label, Changes) {
 			ch.note(&ch.Renamed, name)
 		}
 		taken[sent] = true
-		out = append(out, label{sent, ch.value(name, m.Labels[name])})
+		out = append(out, pyroscopewire.Label{Name: sent, Value: ch.value(name, m.Labels[name])})
 	}
-	slices.SortFunc(out, func(a, b label) int { return cmp.Compare(a.name, b.name) })
+	slices.SortFunc(out, func(a, b pyroscopewire.Label) int { return cmp.Compare(a.Name, b.Name) })
 	return out, ch
 }
 

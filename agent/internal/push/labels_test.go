@@ -9,6 +9,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
+	"spanflame/internal/pyroscopewire"
 	"spanflame/internal/record"
 )
 
@@ -16,10 +17,10 @@ func meta(labels map[string]string) record.Meta {
 	return record.Meta{Service: "shop", Type: record.CPU, Labels: labels}
 }
 
-func asMap(ls []label) map[string]string {
+func asMap(ls []pyroscopewire.Label) map[string]string {
 	m := map[string]string{}
 	for _, l := range ls {
-		m[l.name] = l.value
+		m[l.Name] = l.Value
 	}
 	return m
 }
@@ -97,15 +98,15 @@ func FuzzLabels(f *testing.F) {
 		m := meta(map[string]string{n1: v1, n2: v2})
 		m.Service = service
 		ls, ch := seriesLabels(m)
-		if !slices.IsSortedFunc(ls, func(a, b label) int { return strings.Compare(a.name, b.name) }) {
+		if !slices.IsSortedFunc(ls, func(a, b pyroscopewire.Label) int { return strings.Compare(a.Name, b.Name) }) {
 			t.Fatalf("not sorted: %q", ls)
 		}
 		for i, l := range ls {
-			if i > 0 && ls[i-1].name == l.name {
-				t.Fatalf("%q is there twice", l.name)
+			if i > 0 && ls[i-1].Name == l.Name {
+				t.Fatalf("%q is there twice", l.Name)
 			}
-			if labelName(l.name) != l.name || len(l.name) > maxNameBytes || len(l.value) > maxValueBytes || !utf8.ValidString(l.value) {
-				t.Fatalf("label %q=%q", l.name, l.value)
+			if labelName(l.Name) != l.Name || len(l.Name) > maxNameBytes || len(l.Value) > maxValueBytes || !utf8.ValidString(l.Value) {
+				t.Fatalf("label %q=%q", l.Name, l.Value)
 			}
 		}
 		if len(ls)-2+ch.Dropped != len(m.Labels) {

@@ -2,18 +2,15 @@ package push
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"maps"
 	"slices"
 	"strings"
 
 	"github.com/google/pprof/profile"
-	"google.golang.org/protobuf/encoding/protowire"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -63,35 +60,10 @@ func (c *Client) prepare(ctx context.Context, r record.Record, room int, ch *Cha
 	if err := merged.WriteUncompressed(&out); err != nil {
 		return nil, err
 	}
-	return compress(out.Bytes())
+	return pprofwire.Gzip(out.Bytes()), nil
 }
 
-func decompress(b []byte) ([]byte, error) {
-	zr, err := gzip.NewReader(bytes.NewReader(b))
-	if err != nil {
-		return nil, err
-	}
-	raw, err := io.ReadAll(io.LimitReader(zr, maxProfileBytes+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(raw) > maxProfileBytes {
-		return nil, fmt.Errorf("it is larger than %d bytes uncompressed", maxProfileBytes)
-	}
-	return raw, nil
-}
-
-func compress(raw []byte) ([]byte, error) {
-	var b bytes.Buffer
-	zw := gzip.NewWriter(&b)
-	if _, err := zw.Write(raw); err != nil {
-		return nil, err
-	}
-	if err := zw.Close(); err != nil {
-		return nil, err
-	}
-	return b.Bytes(), nil
-}
+func decompress(b []byte) ([]byte, error) { return pprofwire.Gunzip(b, maxProfileBytes) }
 
 // parse returns a profile that is whole: the library writes what it would not take, and panics at some of it.
 func parse(raw []byte) (*profile.Profile, error) {
@@ -108,53 +80,24 @@ type shape struct {
 	labelled bool // some sample has a label
 }
 
-// Field numbers of perftools.profiles.Profile and Sample.
-const (
-	profileSample = 2
-	sampleLabel   = 3
-)
-
 func inspect(raw []byte) (shape, error) {
 	var s shape
 	if len(raw) == 0 {
 		return s, errors.New("it is empty")
 	}
-	err := fields(raw, func(num protowire.Number, typ protowire.Type, value []byte) error {
-		if num != profileSample || typ != protowire.BytesType {
-			return nil
+	m := pprofwire.NewMessage(raw)
+	for m.Next() {
+		if m.Field != pprofwire.ProfileSample || !m.IsBytes() {
+			continue
 		}
 		s.samples++
-		return fields(value, func(num protowire.Number, _ protowire.Type, _ []byte) error {
-			s.labelled = s.labelled || num == sampleLabel
-			return nil
-		})
-	})
-	return s, err
-}
-
-// fields calls f for every field of one protobuf message; value is the content of fields of bytes.
-func fields(b []byte, f func(num protowire.Number, typ protowire.Type, value []byte) error) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
+		sample := pprofwire.NewMessage(m.Bytes())
+		for sample.Next() {
+			s.labelled = s.labelled || sample.Field == pprofwire.SampleLabel
 		}
-		b = b[n:]
-		var value []byte
-		if typ == protowire.BytesType {
-			value, n = protowire.ConsumeBytes(b)
-		} else {
-			n = protowire.ConsumeFieldValue(num, typ, b)
-		}
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		if err := f(num, typ, value); err != nil {
-			return err
-		}
-		b = b[n:]
+		m.Fail(sample.Err())
 	}
-	return nil
+	return s, m.Err()
 }
 
 // fit brings the samples' string labels under the rules for series labels, which the server makes of them:

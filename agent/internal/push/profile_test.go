@@ -15,6 +15,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -44,11 +45,7 @@ func pack(p *profile.Profile) []byte {
 	if err := p.WriteUncompressed(&b); err != nil {
 		panic(err)
 	}
-	out, err := compress(b.Bytes())
-	if err != nil {
-		panic(err)
-	}
-	return out
+	return pprofwire.Gzip(b.Bytes())
 }
 
 func unpack(t testing.TB, b []byte) *profile.Profile {
@@ -344,8 +341,7 @@ func FuzzProfile(f *testing.F) {
 	must(f, err)
 	c.http.Transport = roundTrip(func(*http.Request) (*http.Response, error) { return nil, errors.New("no network here") })
 	f.Fuzz(func(t *testing.T, raw []byte) {
-		packed, err := compress(raw)
-		must(t, err)
+		packed := pprofwire.Gzip(raw)
 		r := cpuRecord()
 		r.Profile = packed
 		var ch Changes

@@ -24,9 +24,8 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/encoding/protowire"
-
 	"spanflame/agent/internal/redact"
+	"spanflame/internal/pyroscopewire"
 	"spanflame/internal/record"
 )
 
@@ -274,7 +273,7 @@ func (c *Client) Push(ctx context.Context, r record.Record) Result {
 	if err != nil {
 		return Result{Outcome: Permanent, Reason: "the profile cannot be read: " + c.clean(err.Error()), Changes: changes}
 	}
-	body := encodeRequest(labels, profile)
+	body := pyroscopewire.Push(labels, profile)
 	res := c.send(ctx, body)
 	res.Changes = changes
 	if res.Outcome == Transient {
@@ -307,31 +306,4 @@ func (c *Client) send(ctx context.Context, body []byte) Result {
 		location:    resp.Header.Get("Location"),
 		body:        text,
 	}, time.Now(), c.clean)
-}
-
-// encodeRequest writes push.v1.PushRequest with one series of one sample. Field numbers:
-// PushRequest.series = 1, RawProfileSeries.labels = 1 and samples = 2, LabelPair.name = 1 and value = 2,
-// RawSample.rawProfile = 1.
-func encodeRequest(labels []label, profile []byte) []byte {
-	var series []byte
-	for _, l := range labels {
-		var pair []byte
-		pair = protowire.AppendTag(pair, 1, protowire.BytesType)
-		pair = protowire.AppendString(pair, l.name)
-		pair = protowire.AppendTag(pair, 2, protowire.BytesType)
-		pair = protowire.AppendString(pair, l.value)
-		series = protowire.AppendTag(series, 1, protowire.BytesType)
-		series = protowire.AppendBytes(series, pair)
-	}
-	sample := protowire.SizeTag(1) + protowire.SizeBytes(len(profile))
-	series = protowire.AppendTag(series, 2, protowire.BytesType)
-	series = protowire.AppendVarint(series, uint64(sample))
-	series = protowire.AppendTag(series, 1, protowire.BytesType)
-	head := protowire.SizeTag(1) + protowire.SizeBytes(len(series)+protowire.SizeBytes(len(profile)))
-
-	body := make([]byte, 0, head+len(profile))
-	body = protowire.AppendTag(body, 1, protowire.BytesType)
-	body = protowire.AppendVarint(body, uint64(len(series)+protowire.SizeBytes(len(profile))))
-	body = append(body, series...)
-	return protowire.AppendBytes(body, profile)
 }

@@ -27,8 +27,9 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
-	"google.golang.org/protobuf/encoding/protowire"
 
+	"spanflame/internal/pprofwire"
+	"spanflame/internal/pyroscopewire"
 	"spanflame/internal/record"
 )
 
@@ -70,38 +71,15 @@ func cpuRecord() record.Record {
 	}
 }
 
-// decodeRequest reads what encodeRequest wrote, by the message's published field numbers.
+// decodeRequest reads what was sent.
 func decodeRequest(t *testing.T, body []byte) (labels map[string]string, profile []byte) {
 	t.Helper()
+	list, profile, err := pyroscopewire.ReadPush(body)
+	must(t, err)
 	labels = map[string]string{}
-	one := func(b []byte, f func(num protowire.Number, value []byte)) {
-		must(t, fields(b, func(num protowire.Number, typ protowire.Type, value []byte) error {
-			f(num, value)
-			return nil
-		}))
+	for _, l := range list {
+		labels[l.Name] = l.Value
 	}
-	one(body, func(num protowire.Number, series []byte) {
-		if num != 1 {
-			t.Errorf("PushRequest field %d", num)
-		}
-		one(series, func(num protowire.Number, v []byte) {
-			switch num {
-			case 1:
-				pair := map[protowire.Number]string{}
-				one(v, func(num protowire.Number, v []byte) { pair[num] = string(v) })
-				labels[pair[1]] = pair[2]
-			case 2:
-				one(v, func(num protowire.Number, v []byte) {
-					if num != 1 {
-						t.Errorf("RawSample field %d", num)
-					}
-					profile = v
-				})
-			default:
-				t.Errorf("series field %d", num)
-			}
-		})
-	})
 	return labels, profile
 }
 
@@ -349,12 +327,9 @@ func TestConnectionsAreKept(t *testing.T) {
 func TestAnUnreadableProfileIsNotSent(t *testing.T) {
 	s := server(t, func(w http.ResponseWriter, r *http.Request) { t.Error("it was sent") })
 	good := cpuRecord()
-	bomb, err := compress(make([]byte, maxProfileBytes+1))
-	must(t, err)
-	garbage, err := compress([]byte("garbage garbage"))
-	must(t, err)
-	nothing, err := compress(nil)
-	must(t, err)
+	bomb := pprofwire.Gzip(make([]byte, maxProfileBytes+1))
+	garbage := pprofwire.Gzip([]byte("garbage garbage"))
+	nothing := pprofwire.Gzip(nil)
 	for name, b := range map[string][]byte{
 		"no gzip":            []byte("this is no profile"),
 		"nothing":            nil,

@@ -8,6 +8,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -82,10 +83,9 @@ func split(r record.Record, p *profile.Profile, samples []*profile.Sample, l Lim
 			return err
 		}
 		if raw.Len() <= l.Bytes {
-			packed, err := compress(raw.Bytes())
-			r.Profile = packed
+			r.Profile = pprofwire.Gzip(raw.Bytes())
 			*parts = append(*parts, r)
-			return err
+			return nil
 		}
 		if len(samples) == 1 {
 			return fmt.Errorf("one sample alone takes %d bytes, the limit is %d", raw.Len(), l.Bytes)

@@ -3,8 +3,9 @@ package bomb
 
 import (
 	"bytes"
-	"compress/gzip"
 	"testing"
+
+	"github.com/klauspost/compress/gzip"
 )
 
 // MemberBytes is what a member of a bomb decompresses to; it is about a thousandth of that itself.
