@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
@@ -125,12 +126,11 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	}
 	a.install()
 	if listener != nil {
-		a.admin = admin.Serve(listener, admin.Options{
-			Scrape:     a.telemetry.Scrape,
+		a.admin = admin.Serve(listener, admin.Handler(admin.Options{
+			Metrics:    promhttp.HandlerFor(a.telemetry.Scrape, promhttp.HandlerOpts{EnableOpenMetrics: true}),
 			CPUProfile: a.capture.CPUProfile,
 			Degraded:   a.degraded,
-			Logger:     a.telemetry.Logger,
-		})
+		}), a.telemetry.Logger)
 	}
 	a.sayStart(cfg)
 	return a, nil

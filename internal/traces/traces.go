@@ -13,8 +13,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"math/rand/v2"
-	"regexp"
 	"strconv"
 	"strings"
 	"time"
@@ -264,31 +262,4 @@ func appendValue(b []byte, v *commonpb.AnyValue) []byte {
 		return append(b, '}')
 	}
 	return b
-}
-
-// A file of lines is named by when it was opened, so that names sort by time and a reader who wants a time
-// looks at few files. It holds spans that ended from then on, for an hour at most.
-const (
-	timeLayout = "20060102T150405.000000000Z"
-	fileSuffix = ".jsonl"
-)
-
-// FileName is a fresh name for a file that is opened now, like "20060102T150405.000000000Z-01ab23cd.jsonl".
-func FileName(now time.Time) string {
-	return fmt.Sprintf("%s-%08x%s", now.UTC().Format(timeLayout), rand.Uint32(), fileSuffix)
-}
-
-var namePattern = regexp.MustCompile(`^([0-9]{8}T[0-9]{6}\.[0-9]{9}Z)-[0-9a-f]{8}\.jsonl$`)
-
-// ParseFileName says when the file of that name was opened.
-func ParseFileName(file string) (time.Time, error) {
-	m := namePattern.FindStringSubmatch(file)
-	if m == nil {
-		return time.Time{}, fmt.Errorf("traces: file name %q: want time-id%s", file, fileSuffix)
-	}
-	opened, err := time.Parse(timeLayout, m[1])
-	if err != nil {
-		return time.Time{}, fmt.Errorf("traces: file name %q: %w", file, err)
-	}
-	return opened, nil
 }

@@ -18,22 +18,17 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 )
 
 // Options configures the contents of the pages.
 type Options struct {
-	Scrape prometheus.Gatherer // for /metrics
+	Metrics http.Handler // serves /metrics; nil: there is none
 
 	// CPUProfile takes a CPU profile of the given length and writes it, gzip-compressed.
 	CPUProfile func(context.Context, io.Writer, time.Duration) error
 
 	// Degraded returns one line for each thing that does not work as it should.
 	Degraded func() []string
-
-	Logger *slog.Logger
 }
 
 // Server listens until it is shut down. It owns its goroutines.
@@ -66,12 +61,8 @@ func Listen(address string) (*Listener, error) {
 	return &Listener{l, host}, nil
 }
 
-// Serve serves and owns the listener.
-func Serve(l *Listener, o Options) *Server {
-	s := &Server{addr: l.Addr(), host: l.host, done: make(chan struct{})}
-	ctx, cancel := context.WithCancel(context.Background())
-	s.cancel = cancel
-
+// Handler returns the pages without what belongs to a listener: it does not check the name of the host.
+func Handler(o Options) http.Handler {
 	mux := http.NewServeMux()
 	p := profiles{cpu: o.CPUProfile, exclusive: make(chan struct{}, 1)}
 	mux.HandleFunc("GET /debug/pprof/{$}", p.index)
@@ -80,12 +71,21 @@ func Serve(l *Listener, o Options) *Server {
 	mux.HandleFunc("GET /debug/pprof/trace", p.trace)
 	mux.HandleFunc("GET /debug/pprof/{name}", p.named)
 	mux.HandleFunc("GET /debug/fgprof", p.fgprof)
-	mux.Handle("GET /metrics", promhttp.HandlerFor(o.Scrape, promhttp.HandlerOpts{EnableOpenMetrics: true}))
+	if o.Metrics != nil {
+		mux.Handle("GET /metrics", o.Metrics)
+	}
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { ready(w, o.Degraded()) })
+	return mux
+}
 
+// Serve serves the pages of [Handler], and owns the listener.
+func Serve(l *Listener, pages http.Handler, log *slog.Logger) *Server {
+	s := &Server{addr: l.Addr(), host: l.host, done: make(chan struct{})}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
 	s.http = &http.Server{
-		Handler:           s.counted(s.checkHost(mux)),
+		Handler:           s.counted(s.checkHost(pages)),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 		ReadHeaderTimeout: 5 * time.Second,
 		ReadTimeout:       10 * time.Second,
@@ -93,12 +93,12 @@ func Serve(l *Listener, o Options) *Server {
 		WriteTimeout:   (maxSeconds + 60) * time.Second,
 		IdleTimeout:    2 * time.Minute,
 		MaxHeaderBytes: 16 << 10,
-		ErrorLog:       slog.NewLogLogger(o.Logger.Handler(), slog.LevelWarn),
+		ErrorLog:       slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 	}
 	go func() {
 		defer close(s.done)
 		if err := s.http.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			o.Logger.Error("operator's listener ended", "address", s.Addr(), "error", err)
+			log.Error("operator's listener ended", "address", s.Addr(), "error", err)
 		}
 	}()
 	return s

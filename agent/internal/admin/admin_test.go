@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/pprof/profile"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/goleak"
 )
 
@@ -31,15 +32,13 @@ func listen(t *testing.T) *Listener {
 func start(t *testing.T, change func(*Options)) string {
 	t.Helper()
 	o := Options{
-		Scrape:     prometheus.NewRegistry(),
 		CPUProfile: func(context.Context, io.Writer, time.Duration) error { return errors.New("busy") },
 		Degraded:   func() []string { return nil },
-		Logger:     slog.New(slog.DiscardHandler),
 	}
 	if change != nil {
 		change(&o)
 	}
-	s := Serve(listen(t), o)
+	s := Serve(listen(t), Handler(o), slog.New(slog.DiscardHandler))
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		if err := s.Shutdown(context.Background()); err != nil {
@@ -240,7 +239,9 @@ func TestMetricsWithExemplars(t *testing.T) {
 	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "seen_total", Help: "h"})
 	registry.MustRegister(c)
 	c.(prometheus.ExemplarAdder).AddWithExemplar(3, prometheus.Labels{"trace_id": "abc"})
-	url := start(t, func(o *Options) { o.Scrape = registry })
+	url := start(t, func(o *Options) {
+		o.Metrics = promhttp.HandlerFor(registry, promhttp.HandlerOpts{EnableOpenMetrics: true})
+	})
 	_, _, body := get(t, url+"/metrics", "Accept", "application/openmetrics-text")
 	if !strings.Contains(string(body), `seen_total 3.0 # {trace_id="abc"} 3.0`) {
 		t.Errorf("metrics: %q", body)
@@ -263,15 +264,14 @@ func TestReady(t *testing.T) {
 func serveSlowly(t *testing.T, take func(context.Context)) (s *Server, answered <-chan int) {
 	t.Helper()
 	begun, status := make(chan struct{}), make(chan int, 1)
-	s = Serve(listen(t), Options{
-		Scrape: prometheus.NewRegistry(), Logger: slog.New(slog.DiscardHandler),
+	s = Serve(listen(t), Handler(Options{
 		CPUProfile: func(ctx context.Context, w io.Writer, _ time.Duration) error {
 			close(begun)
 			take(ctx)
 			_, err := io.WriteString(w, "incomplete profile")
 			return err
 		},
-	})
+	}), slog.New(slog.DiscardHandler))
 	go func() {
 		resp, err := http.Get("http://" + s.Addr() + "/debug/pprof/profile?seconds=300")
 		if err != nil {

@@ -80,7 +80,8 @@ type Delivery struct {
 	failing atomic.Pointer[failures] // nil while the server accepts profiles
 	probe   chan *prober             // holds the prober while no sender has it
 
-	changes labelChanges
+	changes  labelChanges
+	observed metric.Registration // of changes
 
 	mu     sync.Mutex // guards outage
 	outage *outage    // logged, and its end is not logged yet; nil if there is none
@@ -143,7 +144,8 @@ func (d *Delivery) instruments(m metric.Meter) (err error) {
 	if err != nil {
 		return err
 	}
-	return d.changes.observe(m)
+	d.observed, err = d.changes.observe(m)
+	return err
 }
 
 // Put splits a record below the server's limits and spools the parts. It waits for the disk, not for the server.
@@ -379,6 +381,7 @@ func (d *Delivery) Stop(ctx context.Context) error {
 	held := d.spool.Stats()
 	err := d.spool.Close() // brings what is in memory to disk, if it can
 	d.client.Close()
+	err = errors.Join(err, d.observed.Unregister())
 	left := d.spool.Stats()
 	if left.Items > 0 {
 		err = errors.Join(err, fmt.Errorf("%d profiles (%d bytes) are not delivered; they stay in %s for the next start", left.Items, left.Bytes, held.Dir))

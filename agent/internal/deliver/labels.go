@@ -58,17 +58,19 @@ func (l *labelChanges) note(log *slog.Logger, c push.Changes) {
 	}
 }
 
-// observe reports the counts.
-func (l *labelChanges) observe(meter metric.Meter) error {
-	_, err := meter.Int64ObservableCounter("spanflame.push.profiles.changed", metric.WithUnit("{profile}"),
-		metric.WithDescription("Profiles delivered with changed labels, by change."),
-		metric.WithInt64Callback(func(_ context.Context, o metric.Int64Observer) error {
-			l.mu.Lock()
-			defer l.mu.Unlock()
-			for name, n := range l.profiles {
-				o.Observe(n, metric.WithAttributes(attribute.String("change", name)))
-			}
-			return nil
-		}))
-	return err
+// observe reports the counts, until the registration ends.
+func (l *labelChanges) observe(meter metric.Meter) (metric.Registration, error) {
+	changed, err := meter.Int64ObservableCounter("spanflame.push.profiles.changed", metric.WithUnit("{profile}"),
+		metric.WithDescription("Profiles delivered with changed labels, by change."))
+	if err != nil {
+		return nil, err
+	}
+	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for name, n := range l.profiles {
+			o.ObserveInt64(changed, n, metric.WithAttributes(attribute.String("change", name)))
+		}
+		return nil
+	}, changed)
 }

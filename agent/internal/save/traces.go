@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"spanflame/internal/record"
-	"spanflame/internal/traces"
 )
 
 // A file of traces is closed, and another begun, when it has either of these.
@@ -37,7 +36,7 @@ type Traces struct {
 func OpenTraces(o Options) *Traces {
 	t := &Traces{ring: &ring{
 		root:     filepath.Join(o.Dir, "traces", record.DirName(o.Service)),
-		parse:    traces.ParseFileName,
+		parse:    parseTraceFileName,
 		maxBytes: o.MaxBytes, maxAge: o.MaxAge,
 	}}
 	t.ring.start()
@@ -78,7 +77,7 @@ func (t *Traces) append(line []byte) error {
 	}
 	err := t.ring.commit(".", t.opened, items, size, func() (err error) {
 		if t.file == nil {
-			if t.file, err = create(filepath.Join(t.ring.root, traces.FileName(t.opened))); err != nil {
+			if t.file, err = create(filepath.Join(t.ring.root, traceFileName(t.opened))); err != nil {
 				return err
 			}
 		}

@@ -85,7 +85,7 @@ func TestLinesAreThereAtOnce(t *testing.T) {
 	}
 	closeTraces(t, tr)
 	names, size := files(t, o.Dir)
-	if opened, err := traces.ParseFileName(filepath.Base(names[0])); err != nil || time.Since(opened) > time.Hour {
+	if opened, err := parseTraceFileName(filepath.Base(names[0])); err != nil || time.Since(opened) > time.Hour {
 		t.Errorf("the file is %s: %v", names[0], err)
 	}
 	if s := tr.Stats(); s.Counts[Key{Saved, ""}] != (Count{1, size}) || s.Bytes != size || s.Degraded != nil {
