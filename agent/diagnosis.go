@@ -7,6 +7,7 @@ import (
 	"spanflame/agent/internal/wall"
 	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 )
 
 // diagnoses puts what the recorder says of slow spans into their saved profiles, as comments of the form
@@ -19,12 +20,12 @@ type diagnoses struct {
 }
 
 func (d *diagnoses) add(of wall.Diagnosis) {
-	d.comments = append(d.comments, "span_id="+of.SpanID+" "+of.Sentence)
+	d.comments = append(d.comments, wallprofile.Comment(of.SpanID, of.Sentence))
 }
 
 // put saves a record, with the comments if it is the one of these spans.
 func (d *diagnoses) put(r record.Record) {
-	if r.Labels["span_scope"] == "root" {
+	if r.Labels[wallprofile.SpanScope] == wallprofile.ScopeRoot {
 		// A profile that cannot be read goes as it is: whoever reads it will say so.
 		if commented, err := withComments(r.Profile, d.comments); err == nil {
 			r.Profile = commented

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spanflame/internal/query"
+	"spanflame/internal/wallprofile"
 	"spanflame/stack/servers"
 	"spanflame/workload/processes"
 )
@@ -127,9 +128,9 @@ func trace(t *testing.T, id string, want ...string) []query.Span {
 // for a span with the attribute pyroscope.profile.id, by the settings of the provisioned Tempo data source.
 func flameGraph(t *testing.T, span query.Span, profileType, want string) *query.Frame {
 	t.Helper()
-	id := span.Attributes[query.ProfileIDAttribute]
+	id := span.Attributes[wallprofile.ProfileIDAttribute]
 	if id == "" {
-		t.Fatalf("span %q has no %s: Grafana shows no link; its attributes are %v", span.Name, query.ProfileIDAttribute, span.Attributes)
+		t.Fatalf("span %q has no %s: Grafana shows no link; its attributes are %v", span.Name, wallprofile.ProfileIDAttribute, span.Attributes)
 	}
 	var graph *query.Frame
 	eventually(t, fmt.Sprintf("%s of span %s (%s)", profileType, id, span.Name), func() (err error) {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spanflame/internal/query"
+	"spanflame/internal/wallprofile"
 )
 
 // pipeline is where the servers of a whole pipeline are asked, and the shop that sends through it.
@@ -92,9 +93,9 @@ func (p *pipeline) opensOnProfile(t *testing.T, root query.Span) error {
 	if link.DatasourceUID != "pyroscope" || link.CustomQuery {
 		t.Fatalf("tracesToProfiles is %+v", link)
 	}
-	id := root.Attributes[query.ProfileIDAttribute]
+	id := root.Attributes[wallprofile.ProfileIDAttribute]
 	if id == "" {
-		t.Fatalf("%s has no %s: Grafana shows no link; it has %v", root.Name, query.ProfileIDAttribute, root.Attributes)
+		t.Fatalf("%s has no %s: Grafana shows no link; it has %v", root.Name, wallprofile.ProfileIDAttribute, root.Attributes)
 	}
 	selector := query.Selector{}
 	for _, tag := range link.Tags {

@@ -21,6 +21,7 @@ import (
 
 	"spanflame/agent"
 	"spanflame/internal/query"
+	"spanflame/internal/wallprofile"
 )
 
 const (
@@ -101,8 +102,8 @@ const linkMargin, detailsMargin = time.Minute, 30 * time.Second
 // wallGraph is the flame graph of a slow span by its own span id, as Grafana asks for it.
 func wallGraph(t *testing.T, s query.Span, margin time.Duration) *query.Frame {
 	t.Helper()
-	if id := s.Attributes[query.ProfileIDAttribute]; id != s.ID {
-		t.Fatalf("span %q of %v has %s %q, want its own id %s", s.Name, s.Duration(), query.ProfileIDAttribute, id, s.ID)
+	if id := s.Attributes[wallprofile.ProfileIDAttribute]; id != s.ID {
+		t.Fatalf("span %q of %v has %s %q, want its own id %s", s.Name, s.Duration(), wallprofile.ProfileIDAttribute, id, s.ID)
 	}
 	var graph *query.Frame
 	eventually(t, fmt.Sprintf("the wall-clock profile of span %s (%s of %v)", s.ID, s.Name, s.Duration()), func() (err error) {

@@ -8,10 +8,9 @@ import (
 	"slices"
 
 	"github.com/google/pprof/profile"
-)
 
-// spanLabel is the sample label that holds a span's ID, of 16 hexadecimal digits.
-const spanLabel = "span_id"
+	"spanflame/internal/wallprofile"
+)
 
 // WithoutDamaged leaves out the files that cannot be used; report is called for each of them.
 func WithoutDamaged(windows iter.Seq2[Window, error], report func(Damaged)) iter.Seq2[Window, error] {
@@ -33,7 +32,7 @@ func OfSpans(windows iter.Seq2[Window, error], spanIDs ...string) iter.Seq2[Wind
 	return func(yield func(Window, error) bool) {
 		for w, err := range windows {
 			if err == nil {
-				if w.Profile = ByLabel(w.Profile, spanLabel, spanIDs...); len(w.Profile.Sample) == 0 {
+				if w.Profile = ByLabel(w.Profile, wallprofile.SpanID, spanIDs...); len(w.Profile.Sample) == 0 {
 					continue
 				}
 			}
@@ -78,9 +77,9 @@ func ByLabel(p *profile.Profile, name string, values ...string) *profile.Profile
 	for _, v := range values {
 		wanted[v] = true
 	}
-	if name == spanLabel {
+	if name == wallprofile.SpanID {
 		q.Comments = slices.DeleteFunc(q.Comments, func(c string) bool {
-			id, _, ofSpan := commentOf(c)
+			id, _, ofSpan := wallprofile.ParseComment(c)
 			return ofSpan && !wanted[id]
 		})
 	}

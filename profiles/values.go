@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 // SampleIndex returns the index of a sample type among a profile's values, or -1 if the profile does not have it.
@@ -47,4 +47,4 @@ func Calls(s *profile.Sample, function string) bool {
 
 // OwnTime reports whether a sample is of a span's own time: all samples are, except those that a wall-clock profile has
 // of other goroutines that worked for the span.
-func OwnTime(s *profile.Sample) bool { return !Calls(s, wallframe.Others) }
+func OwnTime(s *profile.Sample) bool { return !Calls(s, wallprofile.Others) }

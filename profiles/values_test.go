@@ -5,7 +5,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 func TestValues(t *testing.T) {
@@ -16,7 +16,7 @@ func TestValues(t *testing.T) {
 		SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}, {Type: "cpu", Unit: "nanoseconds"}},
 		Sample: []*profile.Sample{
 			{Value: []int64{1, 10}, Location: []*profile.Location{function(1, "main.work"), {ID: 9}}},
-			{Value: []int64{2, -3}, Location: []*profile.Location{function(2, "main.wait"), function(3, wallframe.Others)}},
+			{Value: []int64{2, -3}, Location: []*profile.Location{function(2, "main.wait"), function(3, wallprofile.Others)}},
 		},
 	}
 	for name, want := range map[string]int{"samples": 0, "cpu": 1, "wall": -1, "": -1} {

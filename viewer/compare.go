@@ -15,6 +15,7 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -248,7 +249,7 @@ func meanRequest(ctx context.Context, from Source, sel Selection, p *profile.Pro
 func spansIn(p *profile.Profile) map[string]bool {
 	ids := make(map[string]bool)
 	for _, sample := range p.Sample {
-		for _, id := range sample.Label[spanLabel] {
+		for _, id := range sample.Label[wallprofile.SpanID] {
 			ids[id] = true
 		}
 	}

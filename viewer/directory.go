@@ -18,6 +18,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -173,13 +174,13 @@ func (d *Directory) Captured(ctx context.Context, f Filter) ([]traces.Span, erro
 func (s Selection) query() profiles.Query {
 	q := profiles.Query{Service: s.Service, Types: []record.Type{s.Type}, From: s.From, To: s.To, Labels: make(map[string]string)}
 	if s.Instance != "" {
-		q.Labels[instanceLabel] = s.Instance
+		q.Labels[record.InstanceLabel] = s.Instance
 	}
 	if s.Version != "" {
-		q.Labels[versionLabel] = s.Version
+		q.Labels[record.VersionLabel] = s.Version
 	}
 	if s.Type == record.Wall && s.SpanIDs == nil {
-		q.Labels[scopeLabel] = "root" // which contain their children
+		q.Labels[wallprofile.SpanScope] = wallprofile.ScopeRoot // which contain their children
 	}
 	return q
 }
@@ -254,7 +255,7 @@ func (d *Directory) Windows(ctx context.Context, s Selection) ([]Window, error) 
 	windows := make([]Window, 0, len(entries))
 	for _, e := range entries {
 		if d.damaged[e.Path] == nil {
-			windows = append(windows, Window{Instance: e.Labels[instanceLabel], From: e.Start, To: e.End})
+			windows = append(windows, Window{Instance: e.Labels[record.InstanceLabel], From: e.Start, To: e.End})
 		}
 	}
 	return windows, err
@@ -285,7 +286,7 @@ func (d *Directory) Contents(ctx context.Context, service string, from, to time.
 	}
 	found := make(map[key]*Content)
 	for _, e := range entries {
-		k := key{e.Type, e.Labels[versionLabel]}
+		k := key{e.Type, e.Labels[record.VersionLabel]}
 		c := found[k]
 		if c == nil {
 			c = &Content{Type: e.Type, Version: k.version, From: e.Start, To: e.End}
@@ -316,7 +317,7 @@ func (d *Directory) Memory(ctx context.Context, service string, from, to time.Ti
 	if err != nil {
 		return nil, err
 	}
-	instance := func(e profiles.Entry) string { return e.Labels[instanceLabel] }
+	instance := func(e profiles.Entry) string { return e.Labels[record.InstanceLabel] }
 	entries = largest(entries, instance, func(e profiles.Entry) float64 {
 		bytes, _ := d.inUse(e) // nothing, if it cannot be read
 		return float64(bytes)

@@ -11,7 +11,7 @@ import (
 
 	"spanflame/internal/format"
 	"spanflame/internal/record"
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -66,37 +66,19 @@ func (s state) Words() string {
 // stateOf reads the state from the innermost frame of a stack: a frame in brackets says it, see
 // docs/profiles.md.
 func stateOf(leaf string) state {
-	switch {
-	case !strings.HasPrefix(leaf, "["):
+	switch wallprofile.KindOf(leaf) {
+	case wallprofile.KindRunning:
 		return running
-	case strings.Contains(leaf, "garbage collection"), strings.Contains(leaf, "GC assist"):
+	case wallprofile.KindGC:
 		return gc
-	case strings.HasPrefix(leaf, "[waiting"):
+	case wallprofile.KindWaiting:
 		return waiting
-	case strings.HasPrefix(leaf, "[runnable"):
+	case wallprofile.KindRunnable:
 		return runnable
-	case strings.HasPrefix(leaf, "[syscall"):
+	case wallprofile.KindSyscall:
 		return syscall
 	}
 	return unknown
-}
-
-// isState tells whether a frame says what a goroutine was doing.
-func isState(name string) bool { return strings.HasPrefix(name, "[") }
-
-// isMarker tells whether a frame is no function: one in brackets, or a span's.
-func isMarker(name string) bool {
-	return strings.HasPrefix(name, "[") || strings.HasPrefix(name, wallframe.Span)
-}
-
-// plumbing tells whether a function is one in which others wait or hand over, so that its caller says more.
-func plumbing(name string) bool {
-	for _, prefix := range []string{"runtime.", "sync.", "time.", "internal/", "syscall."} {
-		if strings.HasPrefix(name, prefix) {
-			return true
-		}
-	}
-	return false
 }
 
 // node is a function as called by its parent, with the values of all its stacks.
@@ -322,7 +304,7 @@ func (f *flame) draw(root *node, zoomPath string, zoom int, describe func(*node)
 		f.Frames = append(f.Frames, flameFrame{
 			Path: path(index), X: format.Percent(x), W: format.Percent(w), Y: depth * rowHeight,
 			Name: format.Clean(short(n.name), 120), Title: title, State: st,
-			Marker: isMarker(n.name),
+			Marker: wallprofile.IsMarker(n.name),
 		})
 	}
 	for depth, n := range above {
@@ -352,7 +334,7 @@ func (f *flame) draw(root *node, zoomPath string, zoom int, describe func(*node)
 func frameTitle(n *node, whole int64, unit string, stated bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s, %s", format.Clean(n.name, 300), format.Value(n.total, unit), format.Share(n.total, whole))
-	if stated && !isState(n.name) {
+	if stated && !wallprofile.IsBracketed(n.name) {
 		sep := " ("
 		for _, s := range states {
 			if v := n.byState[s]; v > 0 {
@@ -386,16 +368,16 @@ func top(root *node, unit string, stated bool) []topFunction {
 	sums := make(map[place]int64)
 	var walk func(n *node, at place, owner string)
 	walk = func(n *node, at place, owner string) {
-		if isState(n.name) {
+		if wallprofile.IsBracketed(n.name) {
 			at.state = n.name
 		} else {
 			at.function = n.name
-			if !plumbing(n.name) {
+			if !wallprofile.OnBehalf(n.name, "") {
 				owner = n.name
 			}
 		}
 		if n.self > 0 {
-			if plumbing(at.function) {
+			if wallprofile.OnBehalf(at.function, "") {
 				at.in = owner
 			}
 			sums[at] += n.self
@@ -435,7 +417,7 @@ func top(root *node, unit string, stated bool) []topFunction {
 // short is a function's name without the directory of its package's path, as pprof shows it. What is no
 // function stays as it is.
 func short(name string) string {
-	if isMarker(name) {
+	if wallprofile.IsMarker(name) {
 		return name
 	}
 	path := name

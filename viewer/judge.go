@@ -102,7 +102,7 @@ func findLeaks(ctx context.Context, source Source, sel Selection) (leakVerdict, 
 	rows := func(of []leaks.Suspect, undecided bool) (rows []suspect) {
 		for _, s := range of[:min(len(of), judgedRows)] {
 			rows = append(rows, suspect{
-				Undecided: undecided, Site: format.Clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[instanceLabel],
+				Undecided: undecided, Site: format.Clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[record.InstanceLabel],
 				Rate: format.Bytes(int64(s.BytesPerMinute)), Low: format.Bytes(int64(s.Low)), High: format.Bytes(int64(s.High)), Q: format.Probability(s.Q),
 				InUse: format.Bytes(s.InUse), Grown: format.Bytes(s.Grown), Began: s.Began.UTC(),
 			})

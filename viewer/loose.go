@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -121,12 +122,12 @@ func (l *looseFiles) entry(ctx context.Context, path string) (profiles.Entry, er
 	if e.Service == "" {
 		e.Service = l.service
 	}
-	if below, err := filepath.Rel(l.path, filepath.Dir(path)); err == nil && e.Labels[versionLabel] == "" && filepath.IsLocal(below) && below != "." {
+	if below, err := filepath.Rel(l.path, filepath.Dir(path)); err == nil && e.Labels[record.VersionLabel] == "" && filepath.IsLocal(below) && below != "." {
 		e.Labels = maps.Clone(e.Labels)
 		if e.Labels == nil {
 			e.Labels = make(map[string]string, 1)
 		}
-		e.Labels[versionLabel] = filepath.ToSlash(below)
+		e.Labels[record.VersionLabel] = filepath.ToSlash(below)
 	}
 	return e, nil
 }
@@ -162,9 +163,9 @@ func (l *looseFiles) List(ctx context.Context, q profiles.Query) ([]profiles.Ent
 // withoutScope is the query for a profile. Only the wall-clock profiles of agents say of which spans they are: all others
 // are searched as those of requests.
 func withoutScope(q profiles.Query, m record.Meta) profiles.Query {
-	if _, ok := m.Labels[scopeLabel]; !ok {
+	if _, ok := m.Labels[wallprofile.SpanScope]; !ok {
 		q.Labels = maps.Clone(q.Labels)
-		delete(q.Labels, scopeLabel)
+		delete(q.Labels, wallprofile.SpanScope)
 	}
 	return q
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -237,9 +238,9 @@ func TestLooseFilesChange(t *testing.T) {
 }
 
 func TestForeignScope(t *testing.T) {
-	m := record.Meta{Service: "s", Type: record.Wall, Start: began, End: began.Add(time.Minute), Labels: map[string]string{versionLabel: "1"}}
+	m := record.Meta{Service: "s", Type: record.Wall, Start: began, End: began.Add(time.Minute), Labels: map[string]string{record.VersionLabel: "1"}}
 	scoped := m
-	scoped.Labels = map[string]string{versionLabel: "1", scopeLabel: "child"}
+	scoped.Labels = map[string]string{record.VersionLabel: "1", wallprofile.SpanScope: "child"}
 	for name, tt := range map[string]struct {
 		q    profiles.Query
 		m    record.Meta
@@ -249,11 +250,11 @@ func TestForeignScope(t *testing.T) {
 		"its service":         {profiles.Query{Service: "s"}, m, true},
 		"another service":     {profiles.Query{Service: "t"}, m, false},
 		"another type":        {profiles.Query{Types: []record.Type{record.CPU}}, m, false},
-		"its version":         {profiles.Query{Labels: map[string]string{versionLabel: "1"}}, m, true},
-		"another version":     {profiles.Query{Labels: map[string]string{versionLabel: "2"}}, m, false},
-		"no such label":       {profiles.Query{Labels: map[string]string{instanceLabel: ""}}, m, false},
-		"a scope that it has": {profiles.Query{Labels: map[string]string{scopeLabel: "root"}}, scoped, false},
-		"no scope":            {profiles.Query{Labels: map[string]string{scopeLabel: "root"}}, m, true},
+		"its version":         {profiles.Query{Labels: map[string]string{record.VersionLabel: "1"}}, m, true},
+		"another version":     {profiles.Query{Labels: map[string]string{record.VersionLabel: "2"}}, m, false},
+		"no such label":       {profiles.Query{Labels: map[string]string{record.InstanceLabel: ""}}, m, false},
+		"a scope that it has": {profiles.Query{Labels: map[string]string{wallprofile.SpanScope: "root"}}, scoped, false},
+		"no scope":            {profiles.Query{Labels: map[string]string{wallprofile.SpanScope: "root"}}, m, true},
 		"later":               {profiles.Query{From: began.Add(2 * time.Minute)}, m, false},
 		"earlier":             {profiles.Query{To: began}, m, false},
 		"its time":            {profiles.Query{From: began.Add(time.Second), To: began.Add(2 * time.Second)}, m, true},
@@ -352,7 +353,7 @@ func TestLooseSeries(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if n++; w.Service != "" || w.Labels[versionLabel] != "before" {
+		if n++; w.Service != "" || w.Labels[record.VersionLabel] != "before" {
 			t.Errorf("service %q, labels %v: want none, and the version", w.Service, w.Labels)
 		}
 	}

@@ -27,6 +27,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -86,7 +87,7 @@ func asLine(t testing.TB, spans ...span) []byte {
 			}
 		}
 		if s.profiled {
-			p.Attributes = append(p.Attributes, &commonpb.KeyValue{Key: profileIDAttribute, Value: text(spanID(s.id))})
+			p.Attributes = append(p.Attributes, &commonpb.KeyValue{Key: wallprofile.ProfileIDAttribute, Value: text(spanID(s.id))})
 		}
 		for _, k := range slices.Sorted(maps.Keys(s.attributes)) {
 			p.Attributes = append(p.Attributes, &commonpb.KeyValue{Key: k, Value: text(s.attributes[k])})

@@ -16,6 +16,7 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -325,11 +326,11 @@ func changes(p, base *profile.Profile, scale, baseScale float64) []change {
 			for _, l := range s.Location {
 				for _, line := range l.Line {
 					switch name := functionName(line); {
-					case isState(name):
+					case wallprofile.IsBracketed(name):
 						at.state = name
 					case at.function == "":
 						at.function = name
-					case at.in == "" && plumbing(at.function) && !plumbing(name):
+					case at.in == "" && wallprofile.OnBehalf(at.function, "") && !wallprofile.OnBehalf(name, ""):
 						at.in = name
 					}
 				}

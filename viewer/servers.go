@@ -18,6 +18,7 @@ import (
 	"spanflame/internal/query"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -194,7 +195,7 @@ func (s *Servers) Trace(ctx context.Context, id string) ([]traces.Span, error) {
 // request is what a server or a consumer handles. Tempo can search by the duration of a whole trace, but not until
 // all of its spans are in one block.
 func recorded(f Filter) string {
-	const marked = `span.pyroscope.profile.id != "" && `
+	const marked = "span." + wallprofile.ProfileIDAttribute + ` != "" && `
 	request := fmt.Sprintf("duration >= %dns", f.Slow.Nanoseconds())
 	if f.Requests {
 		return marked + "(kind = server || kind = consumer) && " + request
@@ -224,15 +225,15 @@ func (s *Servers) Captured(ctx context.Context, f Filter) ([]traces.Span, error)
 
 // labels are those by which Pyroscope finds the selection's profiles.
 func (s Selection) labels() query.Selector {
-	labels := query.Selector{"service_name": s.Service}
+	labels := query.Selector{record.ServiceLabel: s.Service}
 	if s.Instance != "" {
-		labels[instanceLabel] = s.Instance
+		labels[record.InstanceLabel] = s.Instance
 	}
 	if s.Version != "" {
-		labels[versionLabel] = s.Version
+		labels[record.VersionLabel] = s.Version
 	}
 	if s.Type == record.Wall && s.SpanIDs == nil {
-		labels[scopeLabel] = "root" // which contain their children
+		labels[wallprofile.SpanScope] = wallprofile.ScopeRoot // which contain their children
 	}
 	return labels
 }
@@ -341,7 +342,7 @@ func (s *Servers) sampled(ctx context.Context, sel Selection) ([]serverWindow, e
 		instance := instanceOf(p)
 		m := record.Meta{Service: sel.Service, Type: sel.Type, Start: p.Time, End: p.Time}
 		if instance != "" {
-			m.Labels = map[string]string{instanceLabel: instance}
+			m.Labels = map[string]string{record.InstanceLabel: instance}
 		}
 		if end, ok := next[instance]; ok {
 			m.End = end
@@ -357,7 +358,7 @@ func (s *Servers) sampled(ctx context.Context, sel Selection) ([]serverWindow, e
 
 // window reads one of the sampled windows.
 func (s *Servers) window(ctx context.Context, sel Selection, w serverWindow) (*profile.Profile, error) {
-	sel.Instance = w.Labels[instanceLabel]
+	sel.Instance = w.Labels[record.InstanceLabel]
 	from, to := held(w.Start, w.Start)
 	p, err := s.pyroscope.Profile(ctx, pyroscopeTypes[sel.Type], sel.labels(), from, to)
 	return p, s.ofPyroscope(err)
@@ -388,7 +389,7 @@ func (s *Servers) request(ctx context.Context, sel Selection, w serverWindow) (*
 		return nil, err
 	}
 	for _, sample := range p.Sample {
-		sample.Label = map[string][]string{spanLabel: {w.span}}
+		sample.Label = map[string][]string{wallprofile.SpanID: {w.span}}
 	}
 	return p, nil
 }
@@ -413,7 +414,7 @@ func (s *Servers) Contents(ctx context.Context, service string, from, to time.Ti
 	if to.Sub(from) > longest {
 		from = to.Add(-longest)
 	}
-	series, err := s.pyroscope.Series(ctx, query.Selector{"service_name": service}, from, to)
+	series, err := s.pyroscope.Series(ctx, query.Selector{record.ServiceLabel: service}, from, to)
 	if err != nil {
 		return nil, s.ofPyroscope(err)
 	}
@@ -421,7 +422,7 @@ func (s *Servers) Contents(ctx context.Context, service string, from, to time.Ti
 	for _, labels := range series {
 		for t, name := range pyroscopeTypes {
 			if labels["__profile_type__"] == name {
-				found[Content{Type: t, Version: labels[versionLabel], Several: true}] = true
+				found[Content{Type: t, Version: labels[record.VersionLabel], Several: true}] = true
 			}
 		}
 	}
@@ -436,7 +437,7 @@ func (s *Servers) windows(ctx context.Context, sel Selection) ([]query.Point, er
 	from, to := bounded(sel.From, sel.To, longest)
 	err := daily(from, to, func(from, to time.Time) error {
 		before := from.Add(-time.Millisecond) // a point is of what came after the point before it
-		points, err := s.pyroscope.Totals(ctx, pyroscopeTypes[sel.Type], sel.labels(), before, to, apart, instanceLabel)
+		points, err := s.pyroscope.Totals(ctx, pyroscopeTypes[sel.Type], sel.labels(), before, to, apart, record.InstanceLabel)
 		for _, p := range points {
 			if p.Time.After(before) {
 				all = append(all, p)
@@ -454,7 +455,7 @@ func held(first, last time.Time) (from, to time.Time) {
 	return first.Add(time.Millisecond - apart), last.Add(time.Millisecond)
 }
 
-func instanceOf(p query.Point) string { return p.Labels[instanceLabel] }
+func instanceOf(p query.Point) string { return p.Labels[record.InstanceLabel] }
 
 // meanOf is the mean of values, 0 of none.
 func meanOf(points []query.Point) float64 {
@@ -508,7 +509,7 @@ func (s *Servers) Services(ctx context.Context, from, to time.Time) ([]string, e
 	if to.Sub(from) > longest {
 		from = to.Add(-longest)
 	}
-	names, err := s.pyroscope.LabelValues(ctx, "service_name", from, to)
+	names, err := s.pyroscope.LabelValues(ctx, record.ServiceLabel, from, to)
 	slices.Sort(names)
 	return names, s.ofPyroscope(err)
 }

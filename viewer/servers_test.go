@@ -21,7 +21,7 @@ import (
 	"spanflame/internal/query"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 func TestTraceQL(t *testing.T) {
@@ -263,7 +263,7 @@ type unlabelled struct {
 
 func (u *unlabelled) Profile(context.Context, Selection) (*profile.Profile, error) {
 	return pprofOf(began, time.Minute, "wall", "nanoseconds", nil, sample{"main.wait;[waiting: mutex]", 540e6, ""}, sample{"main.work", 60e6, ""},
-		sample{wallframe.Others + ";main.help", 900e6, ""}), nil
+		sample{wallprofile.Others + ";main.help", 900e6, ""}), nil
 }
 
 func (u *unlabelled) Captured(_ context.Context, f Filter) ([]traces.Span, error) {

@@ -13,6 +13,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -138,17 +139,6 @@ func sortContents(all []Content) {
 	})
 }
 
-// Labels of profiles: two tell instances and versions of a service apart, and one the wall-clock profiles of requests
-// from those of the spans inside of them.
-const (
-	instanceLabel = "service_instance_id"
-	versionLabel  = "service_version"
-	scopeLabel    = "span_scope"
-)
-
-// spanLabel is the label of samples that says of which span they are.
-const spanLabel = "span_id"
-
 // largest are the windows of the instance that has the largest value, in its first window or its last. Windows
 // of different instances side by side would say nothing about growth, and neither does a single one.
 func largest[T any](all []T, instance func(T) string, value func(T) float64) []T {
@@ -174,11 +164,8 @@ func largest[T any](all []T, instance func(T) string, value func(T) float64) []T
 	return found
 }
 
-// profileIDAttribute is the attribute of a span that has a profile: the id that its samples carry.
-const profileIDAttribute = "pyroscope.profile.id"
-
 // captured tells whether the agent marked the span as one with a profile of its own.
-func captured(s traces.Span) bool { return s.Attributes[profileIDAttribute] == s.ID }
+func captured(s traces.Span) bool { return s.Attributes[wallprofile.ProfileIDAttribute] == s.ID }
 
 // entry tells whether a span is where its service was entered: the root, or the child of another service's
 // span. Parents are looked up in byID.

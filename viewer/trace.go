@@ -21,6 +21,7 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -370,7 +371,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 		return nil, err
 	}
 	if of, ok := arguments(files); ok {
-		v.Commands = append(v.Commands, "go tool pprof -http=: -tagfocus=span_id="+sp.ID+of)
+		v.Commands = append(v.Commands, "go tool pprof -http=: -tagfocus="+wallprofile.SpanID+"="+sp.ID+of)
 	}
 	if s.grafana != nil {
 		v.Grafana = template.URL(s.explore(sp)) // its scheme was checked by New

@@ -26,7 +26,7 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
@@ -586,7 +586,7 @@ func TestEmptyDirectorySaysWhatToDo(t *testing.T) {
 
 func TestWhyNot(t *testing.T) {
 	now := began.Add(time.Hour)
-	attributes := func(id string) map[string]string { return map[string]string{profileIDAttribute: id} }
+	attributes := func(id string) map[string]string { return map[string]string{wallprofile.ProfileIDAttribute: id} }
 	at := func(id, parent string, took time.Duration, marked bool) traces.Span {
 		s := traces.Span{ID: id, ParentID: parent, Service: "svc", Name: "name of " + id, Start: began, End: began.Add(took)}
 		if marked {
@@ -945,7 +945,7 @@ func TestWindowOfOneInstance(t *testing.T) {
 	d := newSaved(t)
 	for _, instance := range []string{"left", "right"} {
 		d.profile(record.Meta{
-			Service: "shop", Type: record.CPU, Start: began, End: began.Add(15 * time.Second), Labels: map[string]string{instanceLabel: instance},
+			Service: "shop", Type: record.CPU, Start: began, End: began.Add(15 * time.Second), Labels: map[string]string{record.InstanceLabel: instance},
 		}, "cpu", "nanoseconds", sample{"main." + instance, 5e8, ""})
 	}
 	h := pages(t, d.open(), Options{})
@@ -965,7 +965,7 @@ func TestWindowOfOneInstance(t *testing.T) {
 // A page of profiles is of no single span, and does not speak of one where all of the time is other goroutines'.
 func TestProfilesOfOthersAlone(t *testing.T) {
 	d := newSaved(t)
-	d.wall("shop", 0, time.Second, sample{wallframe.Others + ";main.help", 9e8, "root"})
+	d.wall("shop", 0, time.Second, sample{wallprofile.Others + ";main.help", 9e8, "root"})
 	got := page(t, pages(t, d.open(), Options{}), "/profiles?type=wall")
 	shows(t, got, "There is nothing to draw.", "Other goroutines worked 900 ms")
 	if strings.Contains(got, "own goroutine") {

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
 	"spanflame/profiles/input"
@@ -190,7 +191,7 @@ includes a rule that cannot be decided, and rules for two sides that are the sam
 // asksForSpans tells whether a label chooses which spans wall-clock profiles are of, so that they are as chosen.
 func (o compareOptions) asksForSpans() bool {
 	return slices.ContainsFunc(slices.Concat(o.labels, o.before, o.after), func(pair string) bool {
-		return strings.HasPrefix(pair, "span_scope=")
+		return strings.HasPrefix(pair, wallprofile.SpanScope+"=")
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/workload/load"
 	"spanflame/workload/processes"
@@ -221,7 +222,7 @@ func (s side) keep(ctx context.Context, saved, dir string, from time.Time) error
 	for _, k := range s.keeps {
 		query := profiles.Query{Service: service, Types: []record.Type{k.profile}, From: from}
 		if k.profile == record.Wall {
-			query.Labels = map[string]string{"span_scope": "root"}
+			query.Labels = map[string]string{wallprofile.SpanScope: wallprofile.ScopeRoot}
 		}
 		entries, damaged, err := all.List(ctx, query)
 		if err != nil {
@@ -266,7 +267,7 @@ func heaviest(ctx context.Context, dir string) (string, error) {
 			return "", err
 		}
 		for _, s := range w.Profile.Sample {
-			for _, span := range s.Label["span_id"] {
+			for _, span := range s.Label[wallprofile.SpanID] {
 				time[span] += s.Value[len(s.Value)-1]
 			}
 		}

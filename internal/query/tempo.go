@@ -15,9 +15,6 @@ import (
 	"spanflame/internal/traces"
 )
 
-// ProfileIDAttribute is the attribute of a span from which Grafana links to its profile: a span id.
-const ProfileIDAttribute = "pyroscope.profile.id"
-
 // Tempo is a Tempo server.
 type Tempo struct{ client }
 

@@ -21,6 +21,13 @@ const (
 	Wall          Type = "wall"           // wall/nanoseconds of one span
 )
 
+// Names of series labels by which the parts of a service are told apart, as Pyroscope and Grafana know them.
+const (
+	ServiceLabel  = "service_name" // Meta.Service on a server; not among Meta.Labels
+	InstanceLabel = "service_instance_id"
+	VersionLabel  = "service_version"
+)
+
 // Meta says what a profile is, without its bytes.
 type Meta struct {
 	Service string            // the service's name, any UTF-8

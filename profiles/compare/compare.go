@@ -25,6 +25,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/internal/stacks"
 )
@@ -195,7 +196,7 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 	}
 	if err == nil && s.windows == 0 {
 		if err = profiles.ErrNone; s.children > 0 {
-			err = fmt.Errorf("%w but %d of child spans, which are compared by %s=%s alone", err, s.children, scopeLabel, scopeChild)
+			err = fmt.Errorf("%w but %d of child spans, which are compared by %s=%s alone", err, s.children, wallprofile.SpanScope, wallprofile.ScopeChild)
 		}
 	}
 	return merged, err

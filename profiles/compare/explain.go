@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles/internal/stacks"
 )
 
@@ -96,11 +97,11 @@ func (e explanation) reach(change int) []callee {
 func (r *Report) explainSpans(before, after *side) {
 	if n := before.children + after.children; n > 0 {
 		r.note("wall: %d profiles of child spans left out: their time is already in the profiles of their root spans (choose them with %s=%s)",
-			n, scopeLabel, scopeChild)
+			n, wallprofile.SpanScope, wallprofile.ScopeChild)
 	}
 	if before.unscoped || after.unscoped {
 		r.note("wall: some profiles do not say whether they are of root or of child spans; if both are present, their time counts twice: choose %s=%s",
-			scopeLabel, scopeRoot)
+			wallprofile.SpanScope, wallprofile.ScopeRoot)
 	}
 }
 

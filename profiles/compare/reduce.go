@@ -12,6 +12,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/internal/stacks"
 )
@@ -74,20 +75,13 @@ type side struct {
 	progress   func(side string, windows int)
 }
 
-// The label by which the agent tells wall-clock profiles of local root spans from those of their children.
-const (
-	scopeLabel = "span_scope"
-	scopeRoot  = "root"
-	scopeChild = "child"
-)
-
 // leavesOut tells whether a window is not wanted, and counts it.
 func (s *side) leavesOut(w profiles.Window) bool {
 	if w.Type != record.Wall || s.childSpans {
 		return false
 	}
-	switch w.Labels[scopeLabel] {
-	case scopeChild:
+	switch w.Labels[wallprofile.SpanScope] {
+	case wallprofile.ScopeChild:
 		s.children++
 		return true
 	case "":
@@ -233,7 +227,7 @@ func grain(p *profile.Profile, unit string) float64 {
 func spans(p *profile.Profile) int {
 	ids := map[string]bool{}
 	for _, s := range p.Sample {
-		for _, id := range s.Label["span_id"] {
+		for _, id := range s.Label[wallprofile.SpanID] {
 			ids[id] = true
 		}
 	}

@@ -23,9 +23,6 @@ import (
 const defaultRange = time.Hour
 
 const (
-	// instanceLabel is the label that tells the instances of a service apart.
-	instanceLabel = "service_instance_id"
-
 	// apart is the least time between two captures of an instance. Agents capture every second or less often, but
 	// the first window and the last are what is left of one.
 	apart = 100 * time.Millisecond
@@ -201,7 +198,7 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 				}
 				var labels map[string]string
 				if separate {
-					labels = map[string]string{instanceLabel: instance} // empty for those without one
+					labels = map[string]string{record.InstanceLabel: instance} // empty for those without one
 				}
 				w, err := r.window(ctx, within, labels)
 				if err == nil && len(w.Profile.Sample) == 0 {
@@ -224,13 +221,13 @@ func (r pyroscopeReader) captures(ctx context.Context) ([]capture, error) {
 	for start := r.from; start.Before(r.to); start = start.Add(longestQuery) {
 		before := start.Add(-time.Millisecond) // a point is of what came after the point before it
 		end := minTime(start.Add(longestQuery), r.to).Add(-time.Millisecond)
-		points, err := r.server.Totals(ctx, r.Type, r.Selector, before, end, apart, instanceLabel)
+		points, err := r.server.Totals(ctx, r.Type, r.Selector, before, end, apart, record.InstanceLabel)
 		if err != nil {
 			return nil, err
 		}
 		for _, p := range points {
 			if p.Time.After(before) {
-				all = append(all, capture{instance: p.Labels[instanceLabel], start: p.Time.Add(time.Millisecond - apart)})
+				all = append(all, capture{instance: p.Labels[record.InstanceLabel], start: p.Time.Add(time.Millisecond - apart)})
 			}
 		}
 	}
@@ -288,7 +285,9 @@ func minTime(a, b time.Time) time.Time {
 func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels map[string]string) (profiles.Window, error) {
 	typ, _, _ := strings.Cut(r.Type, ":")
 	// A record of a service that is not known has none at all.
-	w := profiles.Window{Meta: record.Meta{Service: cmp.Or(r.Selector["service_name"], "pyroscope"), Type: record.Type(typ), Labels: labels, Start: captures[0].start}}
+	w := profiles.Window{Meta: record.Meta{
+		Service: cmp.Or(r.Selector[record.ServiceLabel], "pyroscope"), Type: record.Type(typ), Labels: labels, Start: captures[0].start,
+	}}
 	selector := maps.Clone(r.Selector)
 	maps.Copy(selector, labels)
 	var covered time.Duration

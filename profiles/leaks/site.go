@@ -3,13 +3,13 @@ package leaks
 import (
 	"slices"
 
-	"spanflame/profiles"
+	"spanflame/internal/wallprofile"
 )
 
 // site is the innermost function of a stack that is not of the standard library, or the innermost of all.
 func site(stack []string) string {
 	for _, name := range slices.Backward(stack) {
-		if !profiles.Standard(name) {
+		if !wallprofile.Library(name, "") {
 			return name
 		}
 	}

@@ -156,7 +156,7 @@ func (f *fleet) agent(ctx context.Context, o options, i int, records []record.Re
 	if o.spread > 0 {
 		offset = rand.N(o.spread)
 	}
-	labels := map[string]string{"service_instance_id": fmt.Sprintf("pod-%05d", i), "service_version": "1.0.0", "deployment_environment_name": "fleet"}
+	labels := map[string]string{record.InstanceLabel: fmt.Sprintf("pod-%05d", i), record.VersionLabel: "1.0.0", "deployment_environment_name": "fleet"}
 	for end := begun.Truncate(o.window).Add(o.window + offset); end.Before(begun.Add(o.length)); end = end.Add(o.window) {
 		if !sleep(ctx, time.Until(end)) {
 			return

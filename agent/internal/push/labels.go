@@ -50,12 +50,12 @@ var cumulative = map[record.Type]bool{record.Memory: true, record.Mutex: true, r
 func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
 	var ch Changes
 	out := []pyroscopewire.Label{
-		{Name: "__name__", Value: string(m.Type)}, {Name: "service_name", Value: ch.value("service_name", m.Service)},
+		{Name: "__name__", Value: string(m.Type)}, {Name: record.ServiceLabel, Value: ch.value(record.ServiceLabel, m.Service)},
 	}
 	if cumulative[m.Type] {
 		out = append(out, pyroscopewire.Label{Name: "__delta__", Value: "false"})
 	}
-	taken := map[string]bool{"service_name": true}
+	taken := map[string]bool{record.ServiceLabel: true}
 	// A label whose name is right as it is wins over one that is renamed to it.
 	names := slices.SortedFunc(maps.Keys(m.Labels), func(a, b string) int {
 		if ra, rb := labelName(a) != a, labelName(b) != b; ra != rb {

@@ -12,18 +12,11 @@ import (
 
 	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 )
 
 // maxProfileBytes bounds what is decompressed: sixteen times what the server takes in one piece.
 const maxProfileBytes = 64 << 20
-
-// Sample labels that link a sample to its span. The server keeps them beside the sample instead of making
-// a series of each value: trace_id only since 2.1, and before that it is not sent.
-const (
-	spanID    = "span_id"
-	profileID = "profile_id" // span_id's older name
-	traceID   = "trace_id"
-)
 
 // prepare returns the profile as it is sent. What the server could not even unpack is an error here, for
 // it would answer such a profile with the same 500 as a fault of its own, and be asked for ever.
@@ -166,7 +159,9 @@ func (b *bound) fit(p *profile.Profile, room int, ch *Changes) bool {
 	return changed
 }
 
-func isLink(k string) bool { return k == spanID || k == profileID || k == traceID }
+func isLink(k string) bool {
+	return k == wallprofile.SpanID || k == wallprofile.ProfileID || k == wallprofile.TraceID
+}
 
 // sampleLabelOrder is who gets the room: first what links spans, then names that are right as they are.
 func sampleLabelOrder(a, b string) int {
@@ -186,13 +181,13 @@ func sampleLabelOrder(a, b string) int {
 }
 
 func hasTraceID(p *profile.Profile) bool {
-	return slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return len(s.Label[traceID]) > 0 })
+	return slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return len(s.Label[wallprofile.TraceID]) > 0 })
 }
 
 func dropTraceID(p *profile.Profile) (samples int) {
 	for _, s := range p.Sample {
-		if len(s.Label[traceID]) > 0 {
-			delete(s.Label, traceID)
+		if len(s.Label[wallprofile.TraceID]) > 0 {
+			delete(s.Label, wallprofile.TraceID)
 			samples++
 		}
 	}

@@ -36,6 +36,8 @@ import (
 	otelpyroscope "github.com/grafana/otel-profiling-go"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // Mark is a span whose start was marked. End marks its end on the goroutine that calls it, under the name
@@ -51,9 +53,6 @@ type Mark = interface {
 type Marks interface {
 	Begin(ctx context.Context, span trace.SpanContext, name string, start time.Time) (context.Context, Mark)
 }
-
-// profileID is the attribute by which Grafana finds the flame graph of a span.
-const profileID = attribute.Key("pyroscope.profile.id")
 
 // NewTracerProvider wraps tp. Marks may be nil; spans then have labels only.
 func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvider {
@@ -121,7 +120,7 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	} else {
 		ctx, _ = s.p.labels.Start(context.WithValue(ctx, rootKey{}, s), s.name)
 		if inside { // a new trace inside another's span, which has labelled with its own id
-			ctx = pprof.WithLabels(ctx, pprof.Labels("trace_id", sc.TraceID().String()))
+			ctx = pprof.WithLabels(ctx, pprof.Labels(wallprofile.TraceID, sc.TraceID().String()))
 		}
 	}
 	pprof.SetGoroutineLabels(ctx)
@@ -173,7 +172,7 @@ func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOpti
 		// duration.
 		options = append([]trace.SpanEndOption{trace.WithTimestamp(s.start.Add(at.Sub(s.start)))}, options...)
 		if profiled {
-			s.Span.SetAttributes(profileID.String(s.Span.SpanContext().SpanID().String()))
+			s.Span.SetAttributes(attribute.String(wallprofile.ProfileIDAttribute, s.Span.SpanContext().SpanID().String()))
 		}
 	}
 	inner(options)

@@ -15,6 +15,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/goleak"
+
+	"spanflame/internal/wallprofile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -120,8 +122,8 @@ func TestSpanLabelsItsGoroutine(t *testing.T) {
 		if s.Name() == "quick" && s.EndTime().Sub(s.StartTime()) < time.Millisecond {
 			want = ""
 		}
-		if got := attr(s, profileID); got != want {
-			t.Errorf("%s has %s = %q, want %q", s.Name(), profileID, got, want)
+		if got := attr(s, wallprofile.ProfileIDAttribute); got != want {
+			t.Errorf("%s has %s = %q, want %q", s.Name(), wallprofile.ProfileIDAttribute, got, want)
 		}
 	}
 	if len(m.begun) != 3 || m.parent[0] || !m.parent[1] || !m.parent[2] || m.ended[0] != "GET /child/{id}" || m.ended[2] != "root" {
@@ -173,8 +175,8 @@ func TestLabelsAreThePeers(t *testing.T) {
 		if s.Name() == "root" {
 			want = s.SpanContext().SpanID().String()
 		}
-		if got := attr(s, profileID); got != want {
-			t.Errorf("span %d, %s, has %s = %q, want %q", i, s.Name(), profileID, got, want)
+		if got := attr(s, wallprofile.ProfileIDAttribute); got != want {
+			t.Errorf("span %d, %s, has %s = %q, want %q", i, s.Name(), wallprofile.ProfileIDAttribute, got, want)
 		}
 	}
 }
@@ -220,8 +222,8 @@ func TestNewRootInsideASpan(t *testing.T) {
 	}
 	outer.End()
 	for _, s := range recorder.Ended() {
-		if got := attr(s, profileID); got != s.SpanContext().SpanID().String() {
-			t.Errorf("%s has %s = %q", s.Name(), profileID, got)
+		if got := attr(s, wallprofile.ProfileIDAttribute); got != s.SpanContext().SpanID().String() {
+			t.Errorf("%s has %s = %q", s.Name(), wallprofile.ProfileIDAttribute, got)
 		}
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"slices"
 
 	"go.opentelemetry.io/otel/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // logHandler adds the trace id and span id of the context to each record, at the top level even if groups are
@@ -33,7 +35,7 @@ func (h logHandler) Handle(ctx context.Context, r slog.Record) error {
 	if !sc.IsValid() {
 		return h.Handler.Handle(ctx, r)
 	}
-	ids := []slog.Attr{slog.String("trace_id", sc.TraceID().String()), slog.String("span_id", sc.SpanID().String())}
+	ids := []slog.Attr{slog.String(wallprofile.TraceID, sc.TraceID().String()), slog.String(wallprofile.SpanID, sc.SpanID().String())}
 	if len(h.open) == 0 {
 		r = r.Clone()
 		r.AddAttrs(ids...)

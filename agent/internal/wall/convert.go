@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // converter replays generations of the trace, in order and each once, and keeps the accounts of the
@@ -36,7 +38,7 @@ type converter struct {
 // stop is a stop-the-world in progress, if since is not zero.
 type stop struct {
 	since trace.Time
-	by    state
+	by    wallprofile.State
 }
 
 const (
@@ -52,7 +54,7 @@ type goroutine struct {
 	id    trace.GoID
 	lanes []*lane
 
-	state state
+	state wallprofile.State
 	known bool // false after a gap in the trace, until the next event
 	since trace.Time
 	stack *stack // of the transition that began the state, for running the one before it
@@ -135,7 +137,7 @@ type entry struct {
 	seg   *segment
 	at    *path // spans below the one whose ledger this is
 	stack *stack
-	state state
+	state wallprofile.State
 }
 
 // ledger is time in nanoseconds by entry.
@@ -384,7 +386,7 @@ func (c *converter) begin(s *span, e trace.Event) {
 	now := e.Time()
 	g := c.goroutines[e.Goroutine()]
 	if g == nil {
-		g = &goroutine{id: e.Goroutine(), state: running, known: true, since: now, stack: noStack}
+		g = &goroutine{id: e.Goroutine(), state: wallprofile.Running, known: true, since: now, stack: noStack}
 		c.goroutines[g.id] = g
 	}
 	c.cut(g, now, c.stacks.intern(e.Stack()))
@@ -572,7 +574,7 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 		return
 	}
 	s, where := g.state, g.stack
-	if s == running {
+	if s == wallprofile.Running {
 		switch {
 		case g.sample != nil:
 			where = g.sample
@@ -580,21 +582,21 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 			where = at
 		}
 		if g.assist {
-			s = assisting
+			s = wallprofile.Assisting
 		}
 	}
-	if s == running || s == assisting || s == runnable {
+	if s == wallprofile.Running || s == wallprofile.Assisting || s == wallprofile.Runnable {
 		stopped := g.stopped
 		if c.world.since != 0 {
-			stopped[c.world.by-stoppedGC] += now.Sub(max(c.world.since, g.since))
+			stopped[c.world.by-wallprofile.StoppedGC] += now.Sub(max(c.world.since, g.since))
 		}
 		for i, ns := range stopped {
 			ns = min(ns, d)
-			c.charge(g, where, stoppedGC+state(i), ns)
+			c.charge(g, where, wallprofile.StoppedGC+wallprofile.State(i), ns)
 			d -= ns
 		}
 	}
-	if s == running && g.resumed && where != g.stack && g.sample == nil {
+	if s == wallprofile.Running && g.resumed && where != g.stack && g.sample == nil {
 		c.charge(g, g.stack, s, d/2)
 		d -= d / 2
 	}
@@ -604,7 +606,7 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 	g.stopped = [2]time.Duration{}
 }
 
-func (c *converter) charge(g *goroutine, where *stack, s state, d time.Duration) {
+func (c *converter) charge(g *goroutine, where *stack, s wallprofile.State, d time.Duration) {
 	if d <= 0 {
 		return
 	}
@@ -651,7 +653,7 @@ func (c *converter) transition(e trace.Event) {
 		return // a status, repeated in each generation
 	}
 	at := c.stacks.intern(st.Stack)
-	if from == trace.GoWaiting && (g.state == waitMutex || g.state == waitRWMutex) && e.Goroutine() != trace.NoGoroutine {
+	if from == trace.GoWaiting && (g.state == wallprofile.WaitMutex || g.state == wallprofile.WaitRWMutex) && e.Goroutine() != trace.NoGoroutine {
 		c.released(g, now, c.stacks.intern(e.Stack()))
 	}
 	c.cut(g, now, at)
@@ -678,13 +680,13 @@ func (c *converter) enter(g *goroutine, to trace.GoState, st trace.StateTransiti
 	}
 	switch to {
 	case trace.GoRunnable:
-		g.state = runnable
+		g.state = wallprofile.Runnable
 	case trace.GoWaiting:
 		g.state = blocked(st.Reason, g.stack)
 	case trace.GoSyscall:
-		g.state = syscalling
+		g.state = wallprofile.Syscall
 	default:
-		g.state = running
+		g.state = wallprofile.Running
 	}
 }
 
@@ -743,7 +745,7 @@ func (c *converter) spawn(creator *goroutine, id trace.GoID, to trace.GoState, e
 
 // sampled gives the part of a running slice around each CPU sample to its stack.
 func (c *converter) sampled(g *goroutine, e trace.Event) {
-	if g.state != running || !g.known || e.Time() < g.since {
+	if g.state != wallprofile.Running || !g.known || e.Time() < g.since {
 		return
 	}
 	at := c.stacks.intern(e.Stack())
@@ -770,9 +772,9 @@ func (c *converter) ranged(e trace.Event) {
 		}
 	case len(name) > len(stopPrefix) && name[:len(stopPrefix)] == stopPrefix:
 		if begin {
-			c.world = stop{since: e.Time(), by: stoppedOther}
+			c.world = stop{since: e.Time(), by: wallprofile.StoppedOther}
 			if name[len(stopPrefix):len(stopPrefix)+1] == "G" { // "GC mark termination", "GC sweep termination"
-				c.world.by = stoppedGC
+				c.world.by = wallprofile.StoppedGC
 			}
 			return
 		}
@@ -781,7 +783,7 @@ func (c *converter) ranged(e trace.Event) {
 		}
 		for _, g := range c.goroutines {
 			if from := max(c.world.since, g.since); e.Time() > from {
-				g.stopped[c.world.by-stoppedGC] += e.Time().Sub(from)
+				g.stopped[c.world.by-wallprofile.StoppedGC] += e.Time().Sub(from)
 			}
 		}
 		c.world = stop{}

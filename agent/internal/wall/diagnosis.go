@@ -3,13 +3,10 @@ package wall
 import (
 	"cmp"
 	"log/slog"
-	"runtime"
-	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 // Diagnosis says in short where the time of a slow root span went.
@@ -52,9 +49,9 @@ func diagnose(a account) Diagnosis {
 	}
 	type place struct {
 		function string
-		state    state
+		state    wallprofile.State
 	}
-	states := make(map[state]time.Duration)
+	states := make(map[wallprofile.State]time.Duration)
 	places := make(map[place]time.Duration)
 	for _, s := range a.samples {
 		if s.other {
@@ -76,7 +73,7 @@ func diagnose(a account) Diagnosis {
 			d.Top = Top{Function: p.function, State: p.state.String(), Time: took}
 		}
 	}
-	if top.state == waitMutex || top.state == waitRWMutex {
+	if top.state == wallprofile.WaitMutex || top.state == wallprofile.WaitRWMutex {
 		held := make(map[string]int64)
 		for _, s := range a.samples {
 			if !s.other && s.state == top.state && culprit(s.stack) == top.function {
@@ -91,10 +88,8 @@ func diagnose(a account) Diagnosis {
 			}
 		}
 	}
-	d.Sentence = wallframe.Sentence(d.Name, d.Duration, wallframe.Place{Function: top.function, Leaf: top.state.leaf()}, d.Top.Time)
-	if d.Top.Holder != "" {
-		d.Sentence += ", held by " + wallframe.Short(d.Top.Holder)
-	}
+	most := wallprofile.Place{Function: top.function, Leaf: top.state.Leaf()}
+	d.Sentence = wallprofile.Diagnosis(d.Name, d.Duration, most, d.Top.Time, d.Top.Holder)
 	return d
 }
 
@@ -105,9 +100,9 @@ func (d *Diagnosis) log(to *slog.Logger) {
 		shares = append(shares, slog.Float64(s.State, ratio(s.Time, d.Duration)))
 	}
 	to.Info(d.Sentence,
-		slog.String("trace_id", d.TraceID),
-		slog.String("span_id", d.SpanID),
-		slog.String("span_name", d.Name),
+		slog.String(wallprofile.TraceID, d.TraceID),
+		slog.String(wallprofile.SpanID, d.SpanID),
+		slog.String(wallprofile.SpanName, d.Name),
 		slog.Int64("duration_ms", d.Duration.Round(time.Millisecond).Milliseconds()),
 		slog.Float64("covered", ratio(d.Covered, d.Duration)),
 		slog.Group("states", shares...),
@@ -125,40 +120,5 @@ func ratio(part, whole time.Duration) float64 {
 	return float64(int(1000*float64(part)/float64(whole)+0.5)) / 1000
 }
 
-// culprit is the innermost function of a stack that is neither of the standard library nor of an
-// instrumentation, which wait for their caller; else the innermost.
-func culprit(s *stack) string {
-	for _, f := range s.frames {
-		if !standard(f) && !wallframe.Instrumentation(f.function) {
-			return f.function
-		}
-	}
-	if len(s.frames) > 0 {
-		return s.frames[0].function
-	}
-	return ""
-}
-
-// library is the directory that the standard library was compiled from, with the final slash; it is
-// empty in a binary that was built with -trimpath.
-var library = func() string {
-	var pcs [1]uintptr
-	f, _ := runtime.CallersFrames(pcs[:runtime.Callers(0, pcs[:])]).Next() // runtime.Callers itself
-	return strings.TrimSuffix(f.File, "runtime/extern.go")
-}()
-
-// module is the path of the program's main module, with a final slash.
-var module = func() string {
-	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Path != "" {
-		return info.Main.Path + "/"
-	}
-	return "./"
-}()
-
-func standard(f frame) bool {
-	if library != "" {
-		return strings.HasPrefix(f.file, library)
-	}
-	first, _, _ := strings.Cut(f.file, "/")
-	return !strings.Contains(first, ".") && !strings.HasPrefix(f.file, module)
-}
+// culprit is the function to blame for the time of a stack.
+func culprit(s *stack) string { return wallprofile.Blamed(s.functions()) }

@@ -13,7 +13,7 @@ import (
 	"testing"
 	"time"
 
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 const wait = 60 * time.Millisecond
@@ -244,13 +244,13 @@ func TestKinds(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			f := rec.exact(spans[i])
 			largest := f.largest()
-			if !strings.HasPrefix(largest, wallframe.Span+test.name+";") {
+			if !strings.HasPrefix(largest, wallprofile.SpanPrefix+test.name+";") {
 				t.Errorf("largest stack begins with another span: %s", largest)
 			}
 			if !strings.Contains(largest, pkg+test.function) || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && strings.HasSuffix(largest, "]") {
 				t.Errorf("largest stack is\n%s\nwant %s … %s in\n%s", largest, test.function, test.leaf, f)
 			}
-			if f.meta.Labels[scopeLabel] != scopeRoot || f.meta.Labels["region"] != "here" || f.meta.Service != "shop" {
+			if f.meta.Labels[wallprofile.SpanScope] != wallprofile.ScopeRoot || f.meta.Labels["region"] != "here" || f.meta.Service != "shop" {
 				t.Errorf("record is %+v", f.meta)
 			}
 		})

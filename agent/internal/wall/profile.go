@@ -11,7 +11,7 @@ import (
 	"github.com/klauspost/compress/gzip"
 
 	"spanflame/internal/record"
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 // maxBatch is how many samples spans may have together to share a record. It keeps records small enough
@@ -21,12 +21,6 @@ const maxBatch = 4_000
 // spread is how far the starts of the spans in one record may lie apart: Pyroscope finds a span's samples
 // by the record's start, which Grafana looks for within half a minute of the span.
 const spread = 10 * time.Second
-
-const (
-	scopeLabel = "span_scope" // of a record: scopeRoot or scopeChild
-	scopeRoot  = "root"
-	scopeChild = "child"
-)
 
 // account is a span's finished profile: its samples, and what they sum to.
 type account struct {
@@ -53,7 +47,7 @@ func (s *span) account() account {
 	type key struct {
 		at    *path
 		stack *stack
-		state state
+		state wallprofile.State
 		other bool
 	}
 	sums := make(map[key]int64)
@@ -72,9 +66,9 @@ func (s *span) account() account {
 	}
 	slices.SortFunc(a.samples, func(x, y sample) int { return cmp.Compare(y.ns, x.ns) })
 	if rest := a.duration - a.covered; rest > 0 {
-		why := notRecorded
+		why := wallprofile.NotRecorded
 		if l.moved && !l.lost {
-			why = elsewhere
+			why = wallprofile.Elsewhere
 			a.covered = a.duration
 		}
 		a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(rest)})
@@ -120,19 +114,19 @@ func (a *account) fit(whole time.Duration) {
 // ends is the time between the span's own start and end and its marks, which are so long apart. A goroutine that
 // writes a mark is likely to be preempted right after it, so the clock that was read after the first mark may tell
 // too much; the whole is exact.
-func (s *span) ends(marked time.Duration) map[state]time.Duration {
+func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
 	head, tail := s.head, time.Duration(0)
 	if whole := time.Duration(s.whole.Load()); whole > 0 {
 		rest := max(0, whole-marked)
 		head = min(head, rest)
 		tail = rest - head
 	}
-	ends := make(map[state]time.Duration)
+	ends := make(map[wallprofile.State]time.Duration)
 	if head > 0 {
-		ends[starting] = head
+		ends[wallprofile.Starting] = head
 	}
 	if tail > 0 {
-		ends[ending] = tail
+		ends[wallprofile.Ending] = tail
 	}
 	return ends
 }
@@ -182,22 +176,22 @@ func (b *builder) location(f frame) *profile.Location {
 func (b *builder) add(a account) {
 	var top []*profile.Location // outermost first
 	for _, name := range a.span.names() {
-		top = append(top, b.location(frame{function: wallframe.Span + name}))
+		top = append(top, b.location(frame{function: wallprofile.SpanPrefix + name}))
 	}
-	labels := map[string][]string{"span_id": {a.span.id.String()}}
+	labels := map[string][]string{wallprofile.SpanID: {a.span.id.String()}}
 	for _, s := range a.samples {
 		var at []*profile.Location
-		if leaf := s.state.leaf(); leaf != "" {
+		if leaf := s.state.Leaf(); leaf != "" {
 			at = append(at, b.location(frame{function: leaf}))
 		}
 		for _, f := range s.stack.frames {
 			at = append(at, b.location(f))
 		}
 		for p := s.at; p != nil; p = p.above {
-			at = append(at, b.location(frame{function: wallframe.Span + p.name}))
+			at = append(at, b.location(frame{function: wallprofile.SpanPrefix + p.name}))
 		}
 		if s.other {
-			at = append(at, b.location(frame{function: wallframe.Others}))
+			at = append(at, b.location(frame{function: wallprofile.Others}))
 		}
 		for _, l := range slices.Backward(top) {
 			at = append(at, l)
@@ -232,7 +226,7 @@ func newEncoder(o Options) *encoder {
 	return &encoder{
 		service: o.Service, labels: maps.Clone(o.Labels), zip: zip, emit: o.Emit,
 		open: make(map[string]*gathering),
-		used: map[string]map[int64]bool{scopeRoot: {}, scopeChild: {}},
+		used: map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}},
 	}
 }
 
@@ -285,7 +279,7 @@ func (x *encoder) flush(scope string) (emitted int) {
 	_ = x.zip.Close()
 	labels := make(map[string]string, len(x.labels)+1)
 	maps.Copy(labels, x.labels)
-	labels[scopeLabel] = scope
+	labels[wallprofile.SpanScope] = scope
 	x.emit(record.Record{
 		Meta:    record.Meta{Service: x.service, Type: record.Wall, Start: start, End: b.end, Labels: labels},
 		Profile: out.Bytes(),

@@ -18,7 +18,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"spanflame/internal/record"
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 func TestOptions(t *testing.T) {
@@ -198,7 +198,7 @@ func TestLongSpan(t *testing.T) {
 		t.Errorf("stats: %+v", stats)
 	}
 	f := rec.exact(root)
-	if got := f.sumOf(wallframe.Others, "workB"); got < int64(5*time.Second) || got > int64(root.outer) {
+	if got := f.sumOf(wallprofile.Others, "workB"); got < int64(5*time.Second) || got > int64(root.outer) {
 		t.Errorf("the goroutine that spans all snapshots has %v:\n%s", time.Duration(got), f)
 	}
 	for _, s := range spans {
@@ -261,17 +261,17 @@ func TestGapIsNotRecorded(t *testing.T) {
 	rec.capture()
 
 	f := rec.exact(root)
-	if got := f.leaves[notRecorded.leaf()]; got < int64(40*time.Millisecond) || got > int64(root.outer-40*time.Millisecond) {
+	if got := f.leaves[wallprofile.NotRecorded.Leaf()]; got < int64(40*time.Millisecond) || got > int64(root.outer-40*time.Millisecond) {
 		t.Errorf("%v is not recorded:\n%s", time.Duration(got), f)
 	}
 	if f.sumOf("workB") != 0 || f.sumOf("workA") < int64(40*time.Millisecond) {
 		t.Errorf("recorded:\n%s", f)
 	}
 	d := rec.diagnoses[0]
-	if d.Covered <= 0 || d.Covered+time.Duration(f.leaves[notRecorded.leaf()]) != d.Duration {
+	if d.Covered <= 0 || d.Covered+time.Duration(f.leaves[wallprofile.NotRecorded.Leaf()]) != d.Duration {
 		t.Errorf("covered %v of %v", d.Covered, d.Duration)
 	}
-	if f := rec.exact(lost); f.leaves[notRecorded.leaf()] < int64(20*time.Millisecond) {
+	if f := rec.exact(lost); f.leaves[wallprofile.NotRecorded.Leaf()] < int64(20*time.Millisecond) {
 		t.Errorf("a span whose end was lost:\n%s", f)
 	}
 	if s := rec.Stats(); s.Partial != 1 || s.Captured != 1 {
@@ -415,7 +415,7 @@ func TestDiagnosis(t *testing.T) {
 	if d.SpanID != s.id.String() || d.Covered != d.Duration || !s.has(int64(d.Duration)) {
 		t.Errorf("diagnosis: %+v", d)
 	}
-	if d.States[0].State != "waiting: mutex" || wallframe.Short(d.Top.Function) != "wall.locker" || wallframe.Short(d.Top.Holder) != "wall.holder" {
+	if d.States[0].State != "waiting: mutex" || wallprofile.Short(d.Top.Function) != "wall.locker" || wallprofile.Short(d.Top.Holder) != "wall.holder" {
 		t.Errorf("diagnosis: %+v", d)
 	}
 	var sum time.Duration
@@ -468,7 +468,7 @@ func accountAt(id byte, start time.Time) account {
 	return account{
 		span:     &span{first: "op", id: oteltrace.SpanID{id}, start: start},
 		duration: time.Second,
-		samples:  []sample{{entry{stack: noStack, state: waitSleep}, false, int64(time.Second)}},
+		samples:  []sample{{entry{stack: noStack, state: wallprofile.WaitSleep}, false, int64(time.Second)}},
 	}
 }
 
@@ -478,12 +478,12 @@ func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
 	x := newEncoder(Options{Service: "shop", Emit: func(r record.Record) { records = append(records, r) }})
 	epoch := time.Unix(1000, 42)
 	for i, at := range []time.Duration{3 * time.Second, 0, 40 * time.Second, 41 * time.Second} {
-		x.gather(scopeChild, accountAt(byte(i+1), epoch.Add(at)))
+		x.gather(wallprofile.ScopeChild, accountAt(byte(i+1), epoch.Add(at)))
 	}
-	if n := x.flush(scopeChild); n != 1 {
+	if n := x.flush(wallprofile.ScopeChild); n != 1 {
 		t.Fatalf("flush: %d", n)
 	}
-	if n := x.flush(scopeRoot); n != 0 {
+	if n := x.flush(wallprofile.ScopeRoot); n != 0 {
 		t.Errorf("nothing of roots was gathered, and flush: %d", n)
 	}
 	if len(records) != 2 {
@@ -498,7 +498,7 @@ func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
 		if !r.Start.Equal(epoch.Add(want.from)) || !r.End.Equal(epoch.Add(want.to)) || p.TimeNanos != r.Start.UnixNano() {
 			t.Errorf("record %d is from %v to %v, its profile at %d; want %v to %v", i, r.Start, r.End, p.TimeNanos, want.from, want.to)
 		}
-		if r.Type != record.Wall || r.Service != "shop" || r.Labels[scopeLabel] != scopeChild {
+		if r.Type != record.Wall || r.Service != "shop" || r.Labels[wallprofile.SpanScope] != wallprofile.ScopeChild {
 			t.Errorf("record %d is of %+v", i, r.Meta)
 		}
 		ids := map[string]bool{}
@@ -513,9 +513,9 @@ func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
 
 // A server keeps one profile of a series and millisecond: no two records may have the same.
 func TestNoTwoRecordsOfASeriesStartTogether(t *testing.T) {
-	starts := map[string]map[int64]bool{scopeRoot: {}, scopeChild: {}}
+	starts := map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}}
 	x := newEncoder(Options{Emit: func(r record.Record) {
-		at := starts[r.Labels[scopeLabel]]
+		at := starts[r.Labels[wallprofile.SpanScope]]
 		if at[r.Start.UnixMilli()] {
 			t.Errorf("two records at %v", r.Start)
 		}
@@ -556,9 +556,9 @@ func TestRecordsAreBounded(t *testing.T) {
 		a.samples = append(a.samples, sample{entry{stack: &stack{frames: []frame{{fmt.Sprint(i), "file.go", 1}}}}, false, 1})
 	}
 	for range 5 {
-		x.gather(scopeRoot, a)
+		x.gather(wallprofile.ScopeRoot, a)
 	}
-	x.flush(scopeRoot)
+	x.flush(wallprofile.ScopeRoot)
 	if samples != 5*maxBatch/2 {
 		t.Errorf("%d samples in all, want %d", samples, 5*maxBatch/2)
 	}
@@ -571,8 +571,8 @@ func TestEntriesAreBounded(t *testing.T) {
 	account, child := make(ledger), make(ledger)
 	seg := &segment{}
 	for i := range maxEntries + 1000 {
-		root.put(account, entry{seg: seg, at: paths.join(nil, fmt.Sprint(i)), stack: &stack{}, state: waitSleep}, 2)
-		root.put(child, entry{seg: seg, at: paths.join(nil, "same"), stack: noStack, state: waitSleep}, 1)
+		root.put(account, entry{seg: seg, at: paths.join(nil, fmt.Sprint(i)), stack: &stack{}, state: wallprofile.WaitSleep}, 2)
+		root.put(child, entry{seg: seg, at: paths.join(nil, "same"), stack: noStack, state: wallprofile.WaitSleep}, 1)
 	}
 	if root.entries > maxEntries+2 || root.entries != len(account)+len(child) {
 		t.Errorf("%d entries are counted, there are %d and %d", root.entries, len(account), len(child))

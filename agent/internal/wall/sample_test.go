@@ -4,13 +4,15 @@ import (
 	"testing"
 
 	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // TestASampleWithoutAStackSaysNothing: where the profiler's signal met code that is not Go's, the time stays with
 // the stack of the sample before it.
 func TestASampleWithoutAStackSaysNothing(t *testing.T) {
 	c := newConverter(0, func() bool { return false })
-	g := &goroutine{id: 7, state: running, known: true, stack: noStack}
+	g := &goroutine{id: 7, state: wallprofile.Running, known: true, stack: noStack}
 	c.goroutines[g.id] = g
 	sample := func(at trace.Time, functions ...string) {
 		t.Helper()

@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 //go:noinline
@@ -44,7 +44,7 @@ func TestChildrenNestUnderTheirPath(t *testing.T) {
 	}
 	for _, s := range []*testSpan{child, grandchild} {
 		f := rec.exact(s)
-		if f.total != f.own || f.meta.Labels[scopeLabel] != scopeChild {
+		if f.total != f.own || f.meta.Labels[wallprofile.SpanScope] != wallprofile.ScopeChild {
 			t.Errorf("%s: own %d of %d, labels %v", s.name, f.own, f.total, f.meta.Labels)
 		}
 		for stack := range f.stacks {
@@ -84,15 +84,15 @@ func TestFanOutStandsApart(t *testing.T) {
 	if largest := f.largest(); !strings.HasSuffix(largest, "[waiting: WaitGroup]") {
 		t.Errorf("largest own stack is %s", largest)
 	}
-	if got := f.sumOf("span: fan;"+wallframe.Others+";span: part2;", "workA"); got < int64(25*time.Millisecond) {
+	if got := f.sumOf("span: fan;"+wallprofile.Others+";span: part2;", "workA"); got < int64(25*time.Millisecond) {
 		t.Errorf("part2 has %v in workA under the root:\n%s", time.Duration(got), f)
 	}
-	if got := f.sumOf("span: fan;"+wallframe.Others+";span: part2;", "workB"); got < int64(30*time.Millisecond) {
+	if got := f.sumOf("span: fan;"+wallprofile.Others+";span: part2;", "workB"); got < int64(30*time.Millisecond) {
 		t.Errorf("part2 has %v in workB under the root:\n%s", time.Duration(got), f)
 	}
 	for _, s := range spans {
 		f := rec.exact(s)
-		if got := f.sumOf("span: fan;span: "+s.name+";"+wallframe.Others, "workB"); got < int64(30*time.Millisecond) {
+		if got := f.sumOf("span: fan;span: "+s.name+";"+wallprofile.Others, "workB"); got < int64(30*time.Millisecond) {
 			t.Errorf("%s has %v in workB on its other goroutine:\n%s", s.name, time.Duration(got), f)
 		}
 		if got := f.sumOf("workA"); got < int64(25*time.Millisecond) {
@@ -125,13 +125,13 @@ func TestHopFollowsTheLineOfDescent(t *testing.T) {
 
 	for _, s := range []*testSpan{span, child} {
 		f := rec.exact(s)
-		if got := f.sumOf("workA") - f.sumOf(wallframe.Others, "workA"); got < int64(15*time.Millisecond) || got > int64(stayed) {
+		if got := f.sumOf("workA") - f.sumOf(wallprofile.Others, "workA"); got < int64(15*time.Millisecond) || got > int64(stayed) {
 			t.Errorf("%s has %v of own time in workA:\n%s", s.name, time.Duration(got), f)
 		}
-		if got := f.sumOf("workB") - f.sumOf(wallframe.Others, "workB"); got < int64(40*time.Millisecond) {
+		if got := f.sumOf("workB") - f.sumOf(wallprofile.Others, "workB"); got < int64(40*time.Millisecond) {
 			t.Errorf("%s has %v of own time in workB:\n%s", s.name, time.Duration(got), f)
 		}
-		if f.leaves[elsewhere.leaf()] != 0 {
+		if f.leaves[wallprofile.Elsewhere.Leaf()] != 0 {
 			t.Errorf("%s has time elsewhere:\n%s", s.name, f)
 		}
 	}
@@ -164,11 +164,11 @@ func TestHopToAPoolWorker(t *testing.T) {
 	if got := f.sumOf("workA"); got < int64(15*time.Millisecond) || got > int64(second.innerFrom.Sub(first.outerFrom)) {
 		t.Errorf("first has %v in workA:\n%s", time.Duration(got), f)
 	}
-	if got := f.leaves[elsewhere.leaf()]; got < int64(40*time.Millisecond-second.innerFrom.Sub(handed)) {
+	if got := f.leaves[wallprofile.Elsewhere.Leaf()]; got < int64(40*time.Millisecond-second.innerFrom.Sub(handed)) {
 		t.Errorf("first has %v elsewhere:\n%s", time.Duration(got), f)
 	}
 	f = rec.exact(second)
-	if got := f.sumOf("workA"); got < int64(30*time.Millisecond) || f.leaves[elsewhere.leaf()] != 0 || f.others != 0 {
+	if got := f.sumOf("workA"); got < int64(30*time.Millisecond) || f.leaves[wallprofile.Elsewhere.Leaf()] != 0 || f.others != 0 {
 		t.Errorf("second:\n%s", f)
 	}
 }
@@ -240,7 +240,7 @@ func TestChildrenThatOutlive(t *testing.T) {
 	outliving.Wait()
 	rec.finish()
 
-	if f := rec.exact(parent); f.sumOf("workB")-f.sumOf(wallframe.Others, "workB") != 0 {
+	if f := rec.exact(parent); f.sumOf("workB")-f.sumOf(wallprofile.Others, "workB") != 0 {
 		t.Errorf("the parent has time after its end:\n%s", f)
 	}
 	if f := rec.exact(child); f.sumOf("workA") < int64(20*time.Millisecond) || f.sumOf("workB") < int64(20*time.Millisecond) {
@@ -250,7 +250,7 @@ func TestChildrenThatOutlive(t *testing.T) {
 	if got := f.sumOf("span: root;span: parent;span: child;"); !child.has(got) {
 		t.Errorf("the root has %v in the child:\n%s", time.Duration(got), f)
 	}
-	if got := f.sumOf("span: root;" + wallframe.Others + ";span: parent;span: late;"); got <= 0 || got > int64(root.outer) {
+	if got := f.sumOf("span: root;" + wallprofile.Others + ";span: parent;span: late;"); got <= 0 || got > int64(root.outer) {
 		t.Errorf("the root has %v in the late child:\n%s", time.Duration(got), f)
 	}
 	rec.exact(late)
@@ -279,11 +279,11 @@ func TestGoroutineOutlivesItsSpan(t *testing.T) {
 	rec.finish()
 
 	f := rec.exact(child)
-	if got := f.sumOf(wallframe.Others, "workB"); got <= 0 || got > int64(child.outer) {
+	if got := f.sumOf(wallprofile.Others, "workB"); got <= 0 || got > int64(child.outer) {
 		t.Errorf("the child has %v in workB:\n%s", time.Duration(got), f)
 	}
 	f = rec.exact(root)
-	if got := f.sumOf(wallframe.Others, "workB"); got <= f.sumOf("span: child;"+wallframe.Others, "workB") || got > int64(root.outer) {
+	if got := f.sumOf(wallprofile.Others, "workB"); got <= f.sumOf("span: child;"+wallprofile.Others, "workB") || got > int64(root.outer) {
 		t.Errorf("the root has %v in workB:\n%s", time.Duration(got), f)
 	}
 }
@@ -372,7 +372,7 @@ func TestEndsOfTheSpan(t *testing.T) {
 	} {
 		s := &span{head: test.head}
 		s.whole.Store(int64(test.whole))
-		if got := s.ends(100 * ms); got[starting] != test.starting || got[ending] != test.endings {
+		if got := s.ends(100 * ms); got[wallprofile.Starting] != test.starting || got[wallprofile.Ending] != test.endings {
 			t.Errorf("%s: %v", test.name, got)
 		}
 	}
@@ -381,7 +381,7 @@ func TestEndsOfTheSpan(t *testing.T) {
 // TestAccountFitsItsSpan: where the trace's times are too long, the account still sums to what the span took.
 func TestAccountFitsItsSpan(t *testing.T) {
 	a := account{duration: 1300, covered: 1300, samples: []sample{
-		{entry{state: waitSleep}, false, 900}, {entry{state: waitSleep}, true, 5000}, {entry{state: running}, false, 400},
+		{entry{state: wallprofile.WaitSleep}, false, 900}, {entry{state: wallprofile.WaitSleep}, true, 5000}, {entry{state: wallprofile.Running}, false, 400},
 	}}
 	a.fit(1000)
 	if own := a.samples[0].ns + a.samples[2].ns; own != 1000 || a.samples[1].ns != 5000 || a.samples[2].ns != 307 || a.duration != 1000 || a.covered != 1000 {

@@ -2,6 +2,8 @@ package wall
 
 import (
 	"encoding/binary"
+	"iter"
+	"reflect"
 	"strings"
 
 	"golang.org/x/exp/trace"
@@ -16,6 +18,17 @@ type frame struct {
 // stack is an interned call stack, innermost frame first. Two equal pointers are the same stack; after
 // the interner forgot, equal stacks may have two pointers, which costs space and nothing else.
 type stack struct{ frames []frame }
+
+// functions yields the functions of the stack with their files, from the innermost outwards.
+func (s *stack) functions() iter.Seq2[string, string] {
+	return func(yield func(function, file string) bool) {
+		for _, f := range s.frames {
+			if !yield(f.function, f.file) {
+				return
+			}
+		}
+	}
+}
 
 // noStack stands where the trace gives none.
 var noStack = &stack{}
@@ -91,16 +104,19 @@ func (s *stack) ofGoroutine() bool {
 	return true
 }
 
+// ours is the path of the directory of this package and of package spanlink.
+var ours = strings.TrimSuffix(reflect.TypeFor[Recorder]().PkgPath(), "/wall")
+
 // foreign tells the frames at a leaf that are none of the application's: those by which a mark is
 // written, and those of a preemption, which happens between any two instructions.
 func foreign(function string) bool {
 	for _, prefix := range [...]string{
 		"runtime.asyncPreempt",
 		"runtime/trace.",
-		"spanflame/agent/internal/wall.(*Recorder).",
-		"spanflame/agent/internal/wall.(*span).",
-		"spanflame/agent/internal/spanlink.(*tracer).",
-		"spanflame/agent/internal/spanlink.(*span).",
+		ours + "/wall.(*Recorder).",
+		ours + "/wall.(*span).",
+		ours + "/spanlink.(*tracer).",
+		ours + "/spanlink.(*span).",
 	} {
 		if strings.HasPrefix(function, prefix) {
 			return true

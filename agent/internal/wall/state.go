@@ -1,124 +1,54 @@
 package wall
 
-import "strings"
+import (
+	"strings"
 
-// state is what a goroutine was doing during a slice of time.
-type state uint8
-
-const (
-	running state = iota
-	runnable
-	syscalling
-	waitMutex
-	waitRWMutex
-	waitOnce
-	waitWaitGroup
-	waitCond
-	waitSync
-	waitSend
-	waitReceive
-	waitSelect
-	waitSleep
-	waitNetwork
-	waitAssist
-	waitGC
-	waitOther
-	assisting
-	stoppedGC
-	stoppedOther
-	starting
-	ending
-	elsewhere
-	notRecorded
+	"spanflame/internal/wallprofile"
 )
-
-// stateNames holds the leaf frame of each state, without the brackets; package wallframe has the words for it.
-var stateNames = [...]string{
-	running:       "",
-	runnable:      "runnable: waiting for CPU",
-	syscalling:    "syscall",
-	waitMutex:     "waiting: mutex",
-	waitRWMutex:   "waiting: RWMutex",
-	waitOnce:      "waiting: Once",
-	waitWaitGroup: "waiting: WaitGroup",
-	waitCond:      "waiting: Cond",
-	waitSync:      "waiting: sync",
-	waitSend:      "waiting: channel send",
-	waitReceive:   "waiting: channel receive",
-	waitSelect:    "waiting: select",
-	waitSleep:     "waiting: sleep",
-	waitNetwork:   "waiting: network",
-	waitAssist:    "waiting: GC assist",
-	waitGC:        "waiting: garbage collection",
-	waitOther:     "waiting: unspecified",
-	assisting:     "GC assist",
-	stoppedGC:     "stopped: garbage collection",
-	stoppedOther:  "stopped: the world",
-	starting:      "starting the span",
-	ending:        "ending the span",
-	elsewhere:     "elsewhere: span ended on another goroutine",
-	notRecorded:   "not recorded",
-}
-
-// String is the state in an operator's words, as in the leaf frame.
-func (s state) String() string {
-	if s == running {
-		return "running"
-	}
-	return stateNames[s]
-}
-
-// leaf is the frame that ends a stack in this state, empty for running.
-func (s state) leaf() string {
-	if s == running {
-		return ""
-	}
-	return "[" + stateNames[s] + "]"
-}
 
 // blocked says why a goroutine waits, from the trace's reason and, where that is only "sync", from the
 // outermost function of package sync in the run of library functions at the stack's leaf: an RWMutex
 // waits in a Mutex inside it, and what the caller called is what the operator knows.
-func blocked(reason string, at *stack) state {
+func blocked(reason string, at *stack) wallprofile.State {
 	switch reason {
 	case "chan send":
-		return waitSend
+		return wallprofile.WaitSend
 	case "chan receive":
-		return waitReceive
+		return wallprofile.WaitReceive
 	case "select":
-		return waitSelect
+		return wallprofile.WaitSelect
 	case "sleep":
-		return waitSleep
+		return wallprofile.WaitSleep
 	case "network":
-		return waitNetwork
+		return wallprofile.WaitNetwork
 	case "sync.(*Cond).Wait":
-		return waitCond
+		return wallprofile.WaitCond
 	case "GC mark assist wait for work":
-		return waitAssist
+		return wallprofile.WaitAssist
 	case "wait until GC ends", "GC weak to strong wait", "GC background sweeper wait", "preempted":
-		return waitGC
+		return wallprofile.WaitGC
 	case "sync":
 		return blockedInSync(at)
 	case "":
 		return blockedAt(at)
 	}
-	return waitOther
+	return wallprofile.WaitOther
 }
 
 // blockedAt says why a goroutine waits from its stack alone, as after a gap in the trace.
-func blockedAt(at *stack) state {
+func blockedAt(at *stack) wallprofile.State {
 	for _, f := range at.frames {
 		switch f.function {
 		case "runtime.chansend", "runtime.chansend1":
-			return waitSend
+			return wallprofile.WaitSend
 		case "runtime.chanrecv", "runtime.chanrecv1", "runtime.chanrecv2":
-			return waitReceive
+			return wallprofile.WaitReceive
 		case "runtime.selectgo":
-			return waitSelect
+			return wallprofile.WaitSelect
 		case "time.Sleep":
-			return waitSleep
+			return wallprofile.WaitSleep
 		case "internal/poll.runtime_pollWait":
-			return waitNetwork
+			return wallprofile.WaitNetwork
 		}
 		if strings.HasPrefix(f.function, "sync.") || strings.HasPrefix(f.function, "internal/sync.") {
 			return blockedInSync(at)
@@ -127,26 +57,26 @@ func blockedAt(at *stack) state {
 			break
 		}
 	}
-	return waitOther
+	return wallprofile.WaitOther
 }
 
-func blockedInSync(at *stack) state {
-	s := waitSync
+func blockedInSync(at *stack) wallprofile.State {
+	s := wallprofile.WaitSync
 	for _, f := range at.frames {
 		if !inSync(f.function) {
 			break
 		}
 		switch {
 		case strings.HasPrefix(f.function, "sync.(*RWMutex)."):
-			s = waitRWMutex
+			s = wallprofile.WaitRWMutex
 		case strings.HasPrefix(f.function, "sync.(*Mutex)."), strings.HasPrefix(f.function, "internal/sync.(*Mutex)."):
-			s = waitMutex
+			s = wallprofile.WaitMutex
 		case strings.HasPrefix(f.function, "sync.(*WaitGroup)."):
-			s = waitWaitGroup
+			s = wallprofile.WaitWaitGroup
 		case strings.HasPrefix(f.function, "sync.(*Once)."):
-			s = waitOnce
+			s = wallprofile.WaitOnce
 		case strings.HasPrefix(f.function, "sync.(*Cond)."):
-			s = waitCond
+			s = wallprofile.WaitCond
 		}
 	}
 	return s

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 )
 
 // Options configure a Recorder.
@@ -541,8 +542,8 @@ func (w *work) emit() {
 			r.emit(t)
 		}
 	}
-	r.stats.profiles.Add(uint64(r.encoder.flush(scopeRoot)))
-	r.stats.profiles.Add(uint64(r.encoder.flush(scopeChild)))
+	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeRoot)))
+	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeChild)))
 }
 
 // emit emits what is complete of a root: itself, unless that was done, and its children.
@@ -553,7 +554,7 @@ func (r *Recorder) emit(t *root) {
 			r.lose(t, &r.stats.skippedWindow)
 			return
 		}
-		r.stats.profiles.Add(uint64(r.encoder.gather(scopeRoot, a)))
+		r.stats.profiles.Add(uint64(r.encoder.gather(wallprofile.ScopeRoot, a)))
 		d := diagnose(a)
 		d.log(r.o.Logger)
 		if r.o.Diagnosed != nil {
@@ -567,7 +568,7 @@ func (r *Recorder) emit(t *root) {
 		t.conv.empty(t.span.conv.now)
 	}
 	for _, s := range t.conv.children {
-		r.stats.profiles.Add(uint64(r.encoder.gather(scopeChild, s.account())))
+		r.stats.profiles.Add(uint64(r.encoder.gather(wallprofile.ScopeChild, s.account())))
 		t.conv.empty(s.conv.now)
 	}
 	r.stats.children.Add(uint64(len(t.conv.children)))

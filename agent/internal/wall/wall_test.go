@@ -16,7 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"spanflame/internal/record"
-	"spanflame/internal/wallframe"
+	"spanflame/internal/wallprofile"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -158,7 +158,7 @@ func (rec *recording) flames() map[string]*flame {
 			joined := strings.Join(names, ";")
 			f.total += s.Value[0]
 			f.stacks[joined] += s.Value[0]
-			if strings.Contains(joined, wallframe.Others) {
+			if strings.Contains(joined, wallprofile.Others) {
 				f.others += s.Value[0]
 				continue
 			}
@@ -173,7 +173,7 @@ func (rec *recording) flames() map[string]*flame {
 func (f *flame) largest() string {
 	best, most := "", int64(0)
 	for s, ns := range f.stacks {
-		if ns > most && !strings.Contains(s, wallframe.Others) {
+		if ns > most && !strings.Contains(s, wallprofile.Others) {
 			best, most = s, ns
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/viewer"
 )
@@ -81,7 +82,7 @@ func (b *backend) file(ctx context.Context, t slowTrace) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		if len(profiles.ByLabel(w.Profile, "span_id", t.root.ID).Sample) > 0 {
+		if len(profiles.ByLabel(w.Profile, wallprofile.SpanID, t.root.ID).Sample) > 0 {
 			return path, nil
 		}
 	}

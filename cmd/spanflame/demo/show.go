@@ -8,6 +8,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
 	"spanflame/workload/load"
 )
@@ -70,7 +71,7 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 		return err
 	}
 	if file != "" {
-		d.console.say("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=span_id=%s %s", t.root.ID, file)
+		d.console.say("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=%s=%s %s", wallprofile.SpanID, t.root.ID, file)
 	}
 	return nil
 }

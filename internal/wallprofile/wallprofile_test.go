@@ -1,0 +1,148 @@
+package wallprofile
+
+import (
+	"iter"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestDiagnosis(t *testing.T) {
+	for _, tt := range []struct {
+		most   Place
+		took   time.Duration
+		holder string
+		want   string
+	}{
+		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond, "",
+			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve"},
+		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond, "example.com/shop.audit",
+			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve, held by shop.audit"},
+		{Place{"main.price", ""}, 306 * time.Millisecond, "", "612 ms POST /checkout: 306 ms (50 %) on the CPU in main.price"},
+		{Place{"", "[not recorded]"}, 612 * time.Millisecond, "", "612 ms POST /checkout: 612 ms (100 %) not recorded"},
+		{Place{"main.price", "[waiting: a thing of tomorrow]"}, 0, "",
+			"612 ms POST /checkout: 0 ms (0 %) waiting: a thing of tomorrow in main.price"},
+	} {
+		if got := Diagnosis("POST /checkout", 612*time.Millisecond, tt.most, tt.took, tt.holder); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.most, got, tt.want)
+		}
+	}
+	if got := Diagnosis("empty", 0, Place{}, 0, ""); got != "0 ms empty: 0 ms (0 %) on the CPU" {
+		t.Errorf("of no time: %q", got)
+	}
+}
+
+func TestCommentsReadBack(t *testing.T) {
+	c := Comment("4466fc8554eaf499", "612 ms POST /checkout: 571 ms (93 %) waiting")
+	if c != "span_id=4466fc8554eaf499 612 ms POST /checkout: 571 ms (93 %) waiting" {
+		t.Errorf("%q", c)
+	}
+	if id, diagnosis, ok := ParseComment(c); !ok || id != "4466fc8554eaf499" || diagnosis != "612 ms POST /checkout: 571 ms (93 %) waiting" {
+		t.Errorf("%q, %q, %v", id, diagnosis, ok)
+	}
+	for _, other := range []string{"", "made by hand", "span_id=4466fc8554eaf499", "a span_id=4466fc8554eaf499 b"} {
+		if _, _, ok := ParseComment(other); ok {
+			t.Errorf("%q is taken for a diagnosis", other)
+		}
+	}
+}
+
+// TestEveryStateHasItsWords: a state without a phrase would stand in a diagnosis with the name of its frame.
+func TestEveryStateHasItsWords(t *testing.T) {
+	leaves := make(map[string]bool)
+	for s := range NumStates {
+		if s.String() == "" || phrase(s.Leaf()) == "" || strings.ContainsAny(phrase(s.Leaf()), ":[]") || leaves[s.Leaf()] {
+			t.Errorf("state %d: name %q, phrase %q", s, s, phrase(s.Leaf()))
+		}
+		leaves[s.Leaf()] = true
+	}
+}
+
+func TestKindOf(t *testing.T) {
+	for leaf, want := range map[string]Kind{
+		"":                                  KindRunning,
+		"main.price":                        KindRunning,
+		Runnable.Leaf():                     KindRunnable,
+		Syscall.Leaf():                      KindSyscall,
+		WaitMutex.Leaf():                    KindWaiting,
+		"[waiting: a thing of tomorrow]":    KindWaiting,
+		WaitAssist.Leaf():                   KindGC,
+		Assisting.Leaf():                    KindGC,
+		StoppedGC.Leaf():                    KindGC,
+		StoppedOther.Leaf():                 KindOther,
+		NotRecorded.Leaf():                  KindOther,
+		"[stopped: by a thing of tomorrow]": KindOther,
+		Others:                              KindOther,
+	} {
+		if got := KindOf(leaf); got != want {
+			t.Errorf("%q: %d, want %d", leaf, got, want)
+		}
+	}
+}
+
+func TestLibrary(t *testing.T) {
+	for _, tt := range []struct {
+		function, file string
+		want           bool
+	}{
+		{"net/http.(*conn).serve", "", true},
+		{"time.Sleep", "", true},
+		{"internal/runtime/syscall.Syscall6", "", true},
+		{"vendor/golang.org/x/net/http2/hpack.(*Decoder).Write", "", true},
+		{"slices.SortFunc[go.shape.[]example.com/list.Item]", "", true},
+		{"aeshashbody", "runtime/asm_amd64.s", true},
+		{"indexbytebody", "", true},
+		{"compress_block", "lz.c", false},
+		{"main.main", "", false},
+		// Modules without a dot in their paths, as -trimpath writes their files.
+		{"shop/cart.Total", "shop/cart/cart.go", false},
+		{"spanflame/workload.(*Stock).Reserve", "spanflame/workload/stock.go", false},
+		{"tool.Run", "tool@v1.2.3/tool.go", false},
+		{"example.com/time.Now", "", false},
+		{"gopkg.in/log%2ev1.Print", "", false},
+		{"example.com/list.Map[net/http.Header]", "", false},
+	} {
+		if got := Library(tt.function, tt.file); got != tt.want {
+			t.Errorf("%s in %q: %v, want %v", tt.function, tt.file, got, tt.want)
+		}
+	}
+}
+
+func TestInstrumentation(t *testing.T) {
+	for function, want := range map[string]bool{
+		"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip": true,
+		"github.com/XSAM/otelsql.(*otConn).QueryContext":                                       true,
+		"main.serve": false,
+		"example.com/list.Map[go.opentelemetry.io/otel/attribute.KeyValue]": false,
+	} {
+		if got := Instrumentation(function); got != want {
+			t.Errorf("%s: %v, want %v", function, got, want)
+		}
+	}
+}
+
+func TestBlamed(t *testing.T) {
+	stack := func(functions ...string) iter.Seq2[string, string] {
+		return func(yield func(string, string) bool) {
+			for _, f := range functions {
+				if !yield(f, "") {
+					return
+				}
+			}
+		}
+	}
+	for _, tt := range []struct {
+		stack []string
+		want  string
+	}{
+		{[]string{"runtime.gopark", "sync.(*Mutex).Lock", "shop/cart.Total", "main.main"}, "shop/cart.Total"},
+		{[]string{"runtime.gopark", "github.com/XSAM/otelsql.(*otConn).QueryContext", "database/sql.(*DB).Query", "main.load"}, "main.load"},
+		{[]string{"runtime.gopark", "net/http.(*persistConn).readLoop"}, "runtime.gopark"},
+		{[]string{"list.Map[go.opentelemetry.io/otel/attribute.KeyValue]", "main.load"}, "list.Map[go.opentelemetry.io/otel/attribute.KeyValue]"},
+		{nil, ""},
+	} {
+		if got := Blamed(stack(tt.stack...)); got != tt.want {
+			t.Errorf("%q: %q, want %q", tt.stack, got, tt.want)
+		}
+	}
+}
