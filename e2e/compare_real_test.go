@@ -19,21 +19,21 @@ import (
 )
 
 const (
-	// comparedFor is how long windows are recorded, unless the variable SPANFLAME_COMPARE says otherwise.
+	// comparedFor is how long windows are recorded, unless the variable SPANFLAME_COMPARE is set.
 	comparedFor = 2 * time.Minute
-	// comparedWindows are on each side of a comparison.
+	// comparedWindows is the number of windows on each side of a comparison.
 	comparedWindows = 8
-	// comparedFrom is how many windows a service gets to warm up.
+	// comparedFrom is the number of windows that a service gets to warm up.
 	comparedFrom = 10
-	// doubt is the probability with which the test may fail for a method that keeps its promise.
-	doubt = 0.001
+	// falseAlarm is the probability that the test fails for a method that keeps its promise.
+	falseAlarm = 0.001
 )
 
-// TestEqualWindowsAreSeldomFlagged records the shop under a load that stays the same, and compares windows of its
-// storefront with the ones that follow, and every second one with those between: at most one comparison in twenty
-// may find a change, of each metric. How many of so few pairs that allows, the binomial distribution says.
+// TestEqualWindowsAreSeldomFlagged records the workload under a constant load. It compares windows of its
+// storefront with the windows that follow, and every second window with those between. For each metric, at most one
+// comparison in twenty may find a change. The binomial distribution gives how many of so few pairs that allows.
 func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
-	saved := recordShop(t, durationFromEnv(t, "SPANFLAME_COMPARE", comparedFor))
+	saved := recordWorkload(t, durationFromEnv(t, "SPANFLAME_COMPARE", comparedFor))
 	for _, tt := range []struct {
 		profile record.Type
 		metrics []string
@@ -47,7 +47,7 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 	} {
 		query := profiles.Query{Service: "storefront", Types: []record.Type{tt.profile}}
 		if tt.profile == record.Wall {
-			query.Labels = map[string]string{"span_scope": "root"} // a window each, children have their own
+			query.Labels = map[string]string{"span_scope": "root"} // one window each: children have their own
 		}
 		entries, damaged, err := profiles.Find(t.Context(), query, saved)
 		if err != nil || len(damaged) > 0 {
@@ -75,7 +75,7 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 				}
 			}
 			allowed := mostOf(pairs, 0.05)
-			t.Logf("%s: of %d pairs of equal sides, %d that follow each other are flagged and %d that take turns; %d may be", metric, pairs, following, inTurns, allowed)
+			t.Logf("%s: of %d pairs of equal sides, %d consecutive and %d alternating pairs are flagged; %d may be", metric, pairs, following, inTurns, allowed)
 			if max(following, inTurns) > allowed {
 				t.Errorf("%s: %d and %d of %d pairs of equal sides are flagged, more than the %d that a promise of one in twenty allows", metric, following, inTurns, pairs, allowed)
 			}
@@ -83,22 +83,23 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 	}
 }
 
-// mostOf is how many of n events of a probability there may be, but for doubt.
+// mostOf returns how many of n events of the given probability may happen, with falseAlarm as the chance that more
+// do.
 func mostOf(n int, probability float64) int {
 	b := distuv.Binomial{N: float64(n), P: probability}
 	most := 0
-	for most < n && b.CDF(float64(most)) < 1-doubt {
+	for most < n && b.CDF(float64(most)) < 1-falseAlarm {
 		most++
 	}
 	return most
 }
 
-// recordShop returns the directory of what the shop's agents saved in that time.
-func recordShop(t *testing.T, length time.Duration) (saved string) {
+// recordWorkload returns the directory of what the workload's agents saved in that time.
+func recordWorkload(t *testing.T, length time.Duration) (saved string) {
 	t.Helper()
 	dir := t.TempDir()
 	saved = filepath.Join(dir, "saved")
-	// The race detector's profiles are not those of a service, and its shop is too slow for this load.
+	// The race detector changes the profiles, and with it the workload is too slow for this load.
 	binary := filepath.Join(dir, "spanflame")
 	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
 		t.Fatalf("build spanflame: %v\n%s", err, out)
@@ -128,7 +129,7 @@ func recordShop(t *testing.T, length time.Duration) (saved string) {
 	return saved
 }
 
-// differ tells whether a comparison finds a change of anything.
+// differ reports whether a comparison finds any change.
 func differ(t *testing.T, metric string, before, after []profiles.Entry) bool {
 	t.Helper()
 	ctx := t.Context()

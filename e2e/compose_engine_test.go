@@ -17,15 +17,15 @@ import (
 	"spanflame/stack/servers"
 )
 
-// engine is a Docker engine, and Docker Compose for it.
+// engine runs commands of a Docker engine and its Docker Compose.
 type engine struct {
-	host    string   // DOCKER_HOST; empty for the one that the environment names
+	host    string   // DOCKER_HOST; empty for the engine that the environment names
 	command []string // of Docker Compose
 }
 
-// findEngine takes the engine that the docker command reaches. Where there is none, it starts one of its own for
-// the time of the test, which takes root and, if it is not installed, Debian's packages. Where neither can be had the
-// test fails: it was asked for by its build tag, and says nothing without an engine.
+// findEngine returns the engine that the docker command reaches. If there is none, it starts one for the duration
+// of the test, which requires root and, if Docker is not installed, Debian's packages. If that fails too, the test
+// fails: its build tag asked for it, and it tests nothing without an engine.
 func findEngine(t *testing.T) engine {
 	t.Helper()
 	var e engine
@@ -45,17 +45,17 @@ func findEngine(t *testing.T) engine {
 	return e
 }
 
-// startEngine starts dockerd with all that it writes below a temporary directory, and returns its address. It
-// has no bridge of its own: each network here is Compose's.
+// startEngine starts dockerd with all its files below a temporary directory, and returns its address. It has no
+// default bridge: Compose creates every network here.
 func startEngine(t *testing.T) (host string) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Fatal("no Docker engine answers, and only root can start one: start it, or name one in DOCKER_HOST")
+		t.Fatal("no Docker engine answers, and only root can start one: start it, or set DOCKER_HOST to another one")
 	}
 	if _, err := exec.LookPath("dockerd"); err != nil {
 		install(t, "dockerd", "docker.io")
 	}
-	dir, err := os.MkdirTemp("", "spanflame-docker-") // Short, because a socket's path may have 107 bytes.
+	dir, err := os.MkdirTemp("", "spanflame-docker-") // Short, because a socket's path has at most 107 bytes.
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +63,7 @@ func startEngine(t *testing.T) (host string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close() // The daemon has its own descriptor.
+	defer log.Close() // The daemon has its own file descriptor.
 	host = "unix://" + filepath.Join(dir, "docker.sock")
 	daemon, err := child.StartLogged(exec.Command("dockerd", "--host", host, "--bridge", "none",
 		"--data-root", filepath.Join(dir, "data"), "--exec-root", filepath.Join(dir, "exec"), "--pidfile", filepath.Join(dir, "pid")), log)
@@ -90,7 +90,7 @@ func startEngine(t *testing.T) (host string) {
 	return host
 }
 
-// install installs a Debian package for a program that is missing, and fails the test where it cannot.
+// install installs a Debian package for a missing program, and fails the test if it cannot.
 func install(t *testing.T, program, pkg string) {
 	t.Helper()
 	if _, err := exec.LookPath("apt-get"); err != nil || os.Geteuid() != 0 {
@@ -116,8 +116,8 @@ func (e engine) docker(t *testing.T, args ...string) (output string) {
 	return output
 }
 
-// try runs a command against the engine, with stdin if there is one. It works in cleanups too, when the test's
-// own context has ended.
+// try runs a command against the engine, with stdin if there is one. It also works in cleanups, when the test's own
+// context has ended.
 func (e engine) try(t *testing.T, stdin io.Reader, command ...string) (output string, err error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 10*time.Minute)

@@ -25,16 +25,16 @@ import (
 	"spanflame/stack/servers"
 )
 
-// standIn is an image made of programs of this machine, for one that the engine does not have.
+// standIn is an image made of programs of this machine, for an image that the engine does not have.
 type standIn struct {
-	what    string            // it really is
+	what    string            // what it really is
 	config  []string          // its part of a Dockerfile
 	files   map[string]string // by their paths in the image, those of this machine; a directory with all below
 	texts   map[string]string // further files by their paths, as they are written
 	folders map[string]folder // empty directories: what is mounted there takes their owner and mode
 }
 
-// folder is the owner and the mode of a directory.
+// folder holds the owner and the mode of a directory.
 type folder struct {
 	owner int
 	mode  int64
@@ -43,7 +43,7 @@ type folder struct {
 // tmp is the directory /tmp as most images have it.
 var tmp = folder{0, 0o1777}
 
-// standInLabel marks the images that this test made, so that none is ever taken for a real one.
+// standInLabel marks the images that this test made, so that none is mistaken for a real one.
 const standInLabel = "spanflame.stand-in"
 
 // standIns are the recipes by the images' names, without tags.
@@ -57,22 +57,22 @@ var standIns = map[string]func(t *testing.T) standIn{
 	"postgres":            postgresImage,
 }
 
-// provideImage has the engine have the image, and tells whether it does. What was pulled or built is taken as it
-// is; where a stand-in is made the log says so.
+// provideImage makes sure that the engine has the image, and reports whether it does. It uses pulled and built
+// images as they are, and logs each stand-in that it makes.
 func (e engine) provideImage(t *testing.T, reference string) bool {
 	t.Helper()
 	if label, err := e.try(t, nil, "docker", "image", "inspect", "--format", `{{index .Config.Labels "`+standInLabel+`"}}`, reference); err == nil && label == "" {
-		t.Logf("%s is the engine's", reference)
+		t.Logf("%s: the engine has it", reference)
 		return true
 	}
 	name, _, _ := strings.Cut(reference, ":")
 	recipe, ok := standIns[name]
 	if !ok {
-		t.Logf("%s is not there and nothing can stand in for it: left out", reference)
+		t.Logf("%s: not there, and there is no stand-in: left out", reference)
 		return false
 	}
 	image := recipe(t)
-	t.Logf("%s is not there, %s stands in for it", reference, image.what)
+	t.Logf("%s: not there, replaced by %s", reference, image.what)
 	e.load(t, reference, image)
 	t.Cleanup(func() {
 		if _, err := e.try(t, nil, "docker", "image", "rm", reference); err != nil {
@@ -82,7 +82,7 @@ func (e engine) provideImage(t *testing.T, reference string) bool {
 	return true
 }
 
-// load gives the image to the engine, which needs no builder for it.
+// load loads the image into the engine, without a builder.
 func (e engine) load(t *testing.T, reference string, image standIn) {
 	t.Helper()
 	command := []string{"docker", "import", "--change", "LABEL " + standInLabel + "=true"}
@@ -92,7 +92,7 @@ func (e engine) load(t *testing.T, reference string, image standIn) {
 	r, w := io.Pipe()
 	go func() { w.CloseWithError(image.write(w)) }()
 	_, err := e.try(t, r, append(command, "-", reference)...)
-	r.CloseWithError(fs.ErrClosed) // Ends the writer if the command ended early.
+	r.CloseWithError(fs.ErrClosed) // End the writer if the command ended early.
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +132,7 @@ func (image standIn) write(w io.Writer) error {
 	return out.Close()
 }
 
-// add adds one file or directory, and of a link what it leads to, owned by root.
+// add adds one file or directory, owned by root. Of a link it adds the target.
 func add(out *tar.Writer, name, file string) error {
 	info, err := os.Stat(file)
 	if err != nil {
@@ -155,7 +155,7 @@ func add(out *tar.Writer, name, file string) error {
 	return err
 }
 
-// programs are files for an image, by their paths there, and the libraries that they are linked to.
+// programs returns the files for an image by their paths there, including the libraries that they are linked to.
 func programs(t *testing.T, files map[string]string) map[string]string {
 	t.Helper()
 	all := maps.Clone(files)
@@ -165,11 +165,11 @@ func programs(t *testing.T, files map[string]string) map[string]string {
 	return all
 }
 
-// libraries are those that a program is linked to; none where it is linked statically.
+// libraries returns the libraries that a program is linked to, or none if it is linked statically.
 func libraries(file string) map[string]string {
 	linked, err := exec.Command("ldd", file).Output()
 	if err != nil {
-		return nil // That is how ldd answers for a program without any.
+		return nil // ldd fails this way for a statically linked program.
 	}
 	all := map[string]string{}
 	for _, path := range library.FindAllString(string(linked), -1) {
@@ -180,7 +180,7 @@ func libraries(file string) map[string]string {
 
 var library = regexp.MustCompile(`/\S+\.so\S*`)
 
-// server builds a server, and says which release it is.
+// server builds a server and returns the name of its release.
 func server(t *testing.T, name string) (binary, release string) {
 	t.Helper()
 	binary, err := servers.Build(t.Context(), name, servers.BuildOptions{Progress: t.Output()})
@@ -194,7 +194,7 @@ func server(t *testing.T, name string) (binary, release string) {
 	return binary, info.Main.Path + " " + info.Main.Version
 }
 
-// ours builds one of this module's programs, statically linked.
+// ours builds a program of this module, statically linked.
 func ours(t *testing.T, pkg string) (binary string) {
 	t.Helper()
 	binary = filepath.Join(t.TempDir(), path.Base(pkg))
@@ -245,8 +245,8 @@ func prometheusImage(t *testing.T) standIn {
 	}
 }
 
-// pyroscopeImage holds an older release, which needs another configuration: that of the native stack. Its paths
-// are relative to the directory that the volume is mounted on.
+// pyroscopeImage contains an older release, which needs the configuration of the native stack. Its paths are
+// relative to the directory where the volume is mounted.
 func pyroscopeImage(t *testing.T) standIn {
 	binary, release := server(t, servers.Pyroscope)
 	entry := ours(t, "spanflame/e2e/compose/server")
@@ -270,8 +270,8 @@ func tempoImage(t *testing.T) standIn {
 	}
 }
 
-// containerPorts are the ports that the overlays of the native stack have filled in; in a container of its own
-// each server has those of its documentation.
+// containerPorts are the ports for the overlays of the native stack. In its own container, each server uses the
+// ports of its documentation.
 type containerPorts struct{}
 
 var portNumbers = map[string]int{"pyroscope": 4040, "pyroscope-grpc": 9095, "pyroscope-raft": 9099, "tempo": 3200, "tempo-grpc": 9095, "otlp-grpc": 4317, "otlp-http": 4318}
@@ -279,8 +279,8 @@ var portNumbers = map[string]int{"pyroscope": 4040, "pyroscope-grpc": 9095, "pyr
 func (containerPorts) Port(name string) int    { return portNumbers[name] }
 func (containerPorts) Addr(name string) string { return fmt.Sprintf("127.0.0.1:%d", portNumbers[name]) }
 
-// overlay is what the native stack changes in the configuration of a server because of its release. The blocks
-// that it changes because of addresses and paths, which are the compose file's here, are left out.
+// overlay returns what the native stack changes in a server's configuration because of its release. It omits the
+// blocks with addresses and paths, which the compose file sets here.
 func overlay(t *testing.T, name string, without ...string) string {
 	t.Helper()
 	tmpl, err := template.ParseFiles(filepath.Join("..", "stack", "servers", "config", name+".yaml"))
@@ -305,7 +305,7 @@ func overlay(t *testing.T, name string, without ...string) string {
 	return string(out)
 }
 
-// postgresImage holds Debian's PostgreSQL.
+// postgresImage contains Debian's PostgreSQL.
 func postgresImage(t *testing.T) standIn {
 	const versions = "/usr/lib/postgresql/*/bin/postgres"
 	found, err := filepath.Glob(versions)

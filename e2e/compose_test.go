@@ -17,15 +17,15 @@ import (
 
 const composeFile = "../docker-compose.yml"
 
-// composed is the project of docker-compose.yml on an engine.
+// composed is the project of docker-compose.yml, run on an engine.
 type composed struct {
 	engine
-	project string // its name here, so that it is none that a user runs
+	project string // a name that no user's project has
 }
 
-// TestCompose runs docker-compose.yml as it is on a Docker engine, with stand-ins for the images that the engine
-// does not have, follows the links between the signals, restarts each server under load, and takes all away again.
-// What has no stand-in is left out: Grafana, unless its image was pulled.
+// TestCompose runs docker-compose.yml unchanged on a Docker engine, with stand-ins for the images that the engine
+// does not have. It follows the links between the signals, restarts each server under load, and removes everything
+// again. Grafana has no stand-in: it is left out, unless its image was pulled.
 func TestCompose(t *testing.T) {
 	c := composed{findEngine(t), fmt.Sprintf("spanflame-e2e-%d", time.Now().Unix())}
 	services := c.services(t)
@@ -43,7 +43,7 @@ func TestCompose(t *testing.T) {
 	t.Run("restarts", c.restarts)
 }
 
-// services checks the file, has the engine have the images, and names the services whose image it has.
+// services checks the file, provides the images, and returns the services whose image the engine has.
 func (c composed) services(t *testing.T) []string {
 	t.Helper()
 	c.run(t, "minimal", "config", "--quiet")
@@ -86,12 +86,12 @@ func (c composed) run(t *testing.T, profile string, args ...string) (output stri
 	return output
 }
 
-// arguments are a whole command line of Compose.
+// arguments returns a whole command line of Compose.
 func (c composed) arguments(profile string, args ...string) []string {
 	return slices.Concat(c.command, []string{"--file", composeFile, "--project-name", c.project, "--profile", profile}, args)
 }
 
-// state is what the containers are doing and what each wrote last, for an error.
+// state describes the containers and quotes their last log lines, for an error.
 func (c composed) state(t *testing.T) string {
 	var all strings.Builder
 	for _, args := range [][]string{{"ps", "--all"}, {"logs", "--no-color", "--tail", "10"}} {
@@ -104,7 +104,7 @@ func (c composed) state(t *testing.T) string {
 	return all.String()
 }
 
-// container is what the engine says of one.
+// container is a container as the engine describes it.
 type container struct {
 	State struct {
 		Health struct{ Status string }
@@ -126,7 +126,7 @@ type container struct {
 	}
 }
 
-// containers are those of the project by their services.
+// containers returns the project's containers by service.
 func (c composed) containers(t *testing.T) map[string]container {
 	t.Helper()
 	ids := strings.Fields(c.docker(t, "ps", "--all", "--quiet", "--filter", c.filter()))
@@ -146,7 +146,7 @@ func (c composed) containers(t *testing.T) map[string]container {
 
 func (c composed) filter() string { return "label=com.docker.compose.project=" + c.project }
 
-// hardened checks what the engine was really told of each container.
+// hardened checks the settings of each container in the engine.
 func (c composed) hardened(t *testing.T, services []string) {
 	found := c.containers(t)
 	if got := slices.Sorted(maps.Keys(found)); !slices.Equal(got, services) {
@@ -171,7 +171,7 @@ func (c composed) hardened(t *testing.T, services []string) {
 	}
 }
 
-// pipeline finds the servers where they are now: a container that restarts may get another address.
+// pipeline returns the servers at their current addresses: a restarted container may get another address.
 func (c composed) pipeline(t *testing.T) *pipeline {
 	t.Helper()
 	found := c.containers(t)
@@ -187,8 +187,8 @@ func (c composed) pipeline(t *testing.T) *pipeline {
 	})
 }
 
-// restarts restarts each server while the load goes on, and checks that every profile is delivered, that all those
-// of slow requests in that time are there, and that what was there before still is.
+// restarts restarts each server under load. It checks that every profile is delivered, that all profiles of slow
+// requests in that time are there, and that earlier data is still there.
 func (c composed) restarts(t *testing.T) {
 	early := c.pipeline(t).profiled(t)
 	for _, name := range []string{"pyroscope", "tempo", "prometheus", "loki", "collector", "postgres"} {
@@ -219,7 +219,7 @@ func (c composed) restarts(t *testing.T) {
 			})
 			t.Logf("profiles before %v, after %v", before, after)
 		}); !ok {
-			return // What is not well would fail the next ones too.
+			return // A failure here would fail the next restarts too.
 		}
 	}
 	p := c.pipeline(t)
@@ -228,15 +228,16 @@ func (c composed) restarts(t *testing.T) {
 	p.traceToLogsAndBack(t)
 }
 
-// diagnosis is the line that the storefront logs about a slow request whose profile it has captured.
+// diagnosis is the line that the storefront logs for a slow request that it captured.
 type diagnosis struct {
 	Time     string   `json:"time"`
 	SpanID   string   `json:"span_id"`
 	Duration int64    `json:"duration_ms"`
-	Covered  *float64 `json:"covered"` // no other line has it
+	Covered  *float64 `json:"covered"` // only this line has it
 }
 
-// captured checks that every slow request that the storefront says it captured since begun has its flame graph.
+// captured checks that every slow request that the storefront captured since begun, by its log, has its flame
+// graph.
 func (c composed) captured(t *testing.T, p *pipeline, begun time.Time) {
 	t.Helper()
 	var slow []diagnosis
@@ -261,7 +262,7 @@ func (c composed) captured(t *testing.T, p *pipeline, begun time.Time) {
 		took := time.Duration(d.Duration) * time.Millisecond
 		eventually(t, "the flame graph of span "+d.SpanID, func() error {
 			graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, query.Selector{"service_name": "storefront"},
-				[]string{d.SpanID}, begun.Add(-time.Hour), time.Now()) // on a busy machine a line comes long after its request
+				[]string{d.SpanID}, begun.Add(-time.Hour), time.Now()) // on a busy machine a line is logged long after its request
 			if err != nil {
 				return err
 			}
@@ -274,7 +275,7 @@ func (c composed) captured(t *testing.T, p *pipeline, begun time.Time) {
 	t.Logf("%d slow requests have their flame graphs", len(slow))
 }
 
-// balance is what became of the profiles of each service, by the agents' own metrics in Prometheus.
+// balance returns the number of each service's profiles by outcome, from the agents' metrics in Prometheus.
 func (p *pipeline) balance(t *testing.T) (byService map[string]map[string]float64) {
 	t.Helper()
 	const expr = `sum by (service_name, event) (spanflame_spool_profiles_total)
@@ -303,7 +304,7 @@ func (p *pipeline) balance(t *testing.T) (byService map[string]map[string]float6
 	return byService
 }
 
-// down takes the project away, and checks that nothing of it is left.
+// down removes the project, and checks that nothing of it is left.
 func (c composed) down(t *testing.T) {
 	if t.Failed() {
 		t.Log(c.state(t))

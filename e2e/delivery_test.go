@@ -241,7 +241,7 @@ func logged(t *testing.T, s *processes.Service, message string) (found []map[str
 // windowTypes are the types that each window has a profile of.
 var windowTypes = []string{"block", "goroutines", "memory", "mutex", "process_cpu"}
 
-// harmed is a shop whose agents send through a fault proxy of their own, with windows of one second.
+// harmed is a workload whose agents send through a fault proxy of their own, with windows of one second.
 type harmed struct {
 	*processes.Workload
 	proxy    *faultproxy.Proxy
@@ -251,7 +251,7 @@ type harmed struct {
 	later    bool // the services have predecessors
 }
 
-// startHarmed starts a shop that sends to the server at the base URL.
+// startHarmed starts a workload that sends to the server at the base URL.
 func startHarmed(t *testing.T, scenario, server string) *harmed {
 	t.Helper()
 	h := &harmed{proxy: faultproxy.Start(server), scenario: scenario, dir: t.TempDir()}
@@ -264,7 +264,7 @@ func startHarmed(t *testing.T, scenario, server string) *harmed {
 	return h
 }
 
-// start starts the shop, on the spools that an earlier one has left.
+// start starts the workload, on the spools that an earlier one has left.
 func (h *harmed) start(t *testing.T) {
 	t.Helper()
 	h.later = h.Workload != nil
@@ -307,14 +307,14 @@ func (h *harmed) services() []*processes.Service {
 // spool is the directory of a service's slot.
 func (h *harmed) spool(service string) string { return filepath.Join(h.dir, "spool-"+service, "0") }
 
-// loadAll puts a light load on the shops for the given time.
-func loadAll(t *testing.T, shops []*harmed, d time.Duration) {
+// loadAll puts a light load on the workloads for the given time.
+func loadAll(t *testing.T, workloads []*harmed, d time.Duration) {
 	t.Helper()
 	end := time.Now().Add(d)
 	client := &http.Client{Timeout: time.Minute} // a machine that is busy with other tests is slow
 	defer client.CloseIdleConnections()
 	var wg sync.WaitGroup
-	for _, h := range shops {
+	for _, h := range workloads {
 		urls := []string{
 			h.Storefront.URL + "/api/checkout", h.Storefront.URL + "/load/sleep?ms=150", h.Storefront.URL + "/load/cpu?ms=20",
 			h.Inventory.URL + "/load/lock?ms=20", h.Storefront.URL + "/load/alloc?mb=1", h.Inventory.URL + "/load/block?ms=20",
@@ -406,7 +406,7 @@ func (h *harmed) onDisk(t *testing.T, service string) []sentWindow {
 	return all
 }
 
-// scenarioWindow is a window of one shop.
+// scenarioWindow is a window of one workload.
 type scenarioWindow struct {
 	scenario string
 	sentWindow

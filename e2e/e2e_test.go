@@ -17,15 +17,15 @@ import (
 	"spanflame/workload/processes"
 )
 
-// TestSlowTraceOpensOntoItsFlameGraph is the main job: the slowest trace, found by a search as a user finds
-// it, opens onto the function that made it slow, and onto nothing of the requests beside it.
+// TestSlowTraceOpensOntoItsFlameGraph tests the main purpose: the slowest trace, found by a search like a user's,
+// opens onto the function that made it slow, and onto nothing of concurrent requests.
 func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	begun := time.Now()
 	var wg sync.WaitGroup
 	var checkout, asleep string
-	wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/cpu?ms=3000") })
-	wg.Go(func() { checkout = get(t, w.shop.Storefront.URL+"/api/checkout?items=10") })
-	wg.Go(func() { asleep = get(t, w.shop.Storefront.URL+"/load/sleep?ms=500") })
+	wg.Go(func() { get(t, w.workload.Storefront.URL+"/load/cpu?ms=3000") })
+	wg.Go(func() { checkout = get(t, w.workload.Storefront.URL+"/api/checkout?items=10") })
+	wg.Go(func() { asleep = get(t, w.workload.Storefront.URL+"/load/sleep?ms=500") })
 	wg.Wait()
 
 	var slowest query.TraceSummary
@@ -49,7 +49,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 			if n := graph.Find(other); n != 0 {
 				t.Errorf("the %s flame graph of %s has %v of %s, which is another request's", profileType, root.Name, time.Duration(n), other)
 			}
-			// Where other processes take the CPU, most of a request's time passes between two CPU samples.
+			// If other processes use the CPU, most of a request's time passes between two CPU samples.
 			n, whole := graph.Find(guilty), graph.Total
 			if profileType == query.CPU && float64(n) < 0.5*float64(whole) {
 				t.Errorf("%s has %v of %v in the CPU flame graph of %s, want most", guilty, time.Duration(n), time.Duration(whole), root.Name)
@@ -63,7 +63,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	root, _ = find(trace(t, checkout, "GET /api/checkout"), "GET /api/checkout")
 	opens(root, "workload.priceBasket", "workload.burnCPU")
 
-	// A request that waits has no CPU to show: this is what the wall-clock profile is for.
+	// A waiting request uses no CPU: that is why there are wall-clock profiles.
 	root, _ = find(trace(t, asleep, "GET /load/sleep"), "GET /load/sleep")
 	graph := flameGraph(t, root, query.Wall, "workload.sleepFor")
 	if n := graph.Find("[waiting: sleep]"); float64(n) < 0.5*float64(root.Duration()) {
@@ -72,7 +72,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 }
 
 func TestTraceCrossesProcesses(t *testing.T) {
-	id := get(t, w.shop.Storefront.URL+"/api/checkout")
+	id := get(t, w.workload.Storefront.URL+"/api/checkout")
 	spans := trace(t, id, "GET /api/checkout", "pricing", "database_save_transaction", "inventory: POST /api/reserve")
 	root, _ := find(spans, "GET /api/checkout")
 	reserve, _ := find(spans, "inventory: POST /api/reserve")
@@ -104,9 +104,9 @@ func TestTraceCrossesProcesses(t *testing.T) {
 }
 
 func TestLogLineCarriesTheTrace(t *testing.T) {
-	id := get(t, w.shop.Storefront.URL+"/api/checkout")
+	id := get(t, w.workload.Storefront.URL+"/api/checkout")
 	root, _ := find(trace(t, id, "GET /api/checkout"), "GET /api/checkout")
-	lines := requestLines(t, w.shop.Storefront, id)
+	lines := requestLines(t, w.workload.Storefront, id)
 	if len(lines) != 1 {
 		t.Fatalf("%d log lines of the request, want 1: %v", len(lines), lines)
 	}
@@ -122,7 +122,7 @@ func TestLogLineCarriesTheTrace(t *testing.T) {
 	if d, ok := l["duration_seconds"].(float64); !ok || d <= 0 {
 		t.Errorf("duration_seconds is %v", l["duration_seconds"])
 	}
-	if n := len(requestLines(t, w.shop.Inventory, id)); n != 1 {
+	if n := len(requestLines(t, w.workload.Inventory, id)); n != 1 {
 		t.Errorf("%d log lines of the inventory with the same trace, want 1", n)
 	}
 }
@@ -166,7 +166,7 @@ func TestEveryProfileTypeArrives(t *testing.T) {
 		"wall:wall:nanoseconds:wall:nanoseconds",
 	}
 	for _, path := range []string{"/load/cpu?ms=300", "/load/alloc?mb=64", "/load/block?ms=200"} {
-		get(t, w.shop.Storefront.URL+path)
+		get(t, w.workload.Storefront.URL+path)
 	}
 	contend(t)
 	for _, profileType := range want {
@@ -192,19 +192,19 @@ func TestEveryProfileTypeArrives(t *testing.T) {
 	}
 }
 
-// contend has many requests wait for the same lock.
+// contend makes many requests wait for the same lock.
 func contend(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 100 {
-		wg.Go(func() { get(t, w.shop.Storefront.URL+"/load/lock?ms=1") })
+		wg.Go(func() { get(t, w.workload.Storefront.URL+"/load/lock?ms=1") })
 	}
 	wg.Wait()
 }
 
 func TestLeakIsWhereItLeaks(t *testing.T) {
 	const mb = 100
-	get(t, w.shop.Storefront.URL+fmt.Sprintf("/load/leak?mb=%d", mb))
-	// A range with the end of one window in it: over several windows Pyroscope adds up what is in use.
+	get(t, w.workload.Storefront.URL+fmt.Sprintf("/load/leak?mb=%d", mb))
+	// A time range that contains the end of one window: over several windows Pyroscope adds up the memory in use.
 	leaked := func() (int64, error) {
 		end := time.Now().Add(-window * 3 / 4).Truncate(window)
 		g, err := w.pyroscope.FlameGraph(t.Context(), query.InuseSpace, query.Selector{"service_name": "storefront", "service_version": version},
@@ -218,19 +218,19 @@ func TestLeakIsWhereItLeaks(t *testing.T) {
 		return g.Find("workload.(*leak).grow"), nil
 	}
 	eventually(t, "the leak in the in-use profile", func() error {
-		// The heap profile is as of the last garbage collection: make some.
-		get(t, w.shop.Storefront.URL+"/load/alloc?mb=256")
+		// The heap profile is as of the last garbage collection: cause some.
+		get(t, w.workload.Storefront.URL+"/load/alloc?mb=256")
 		n, err := leaked()
 		if err == nil && (n < mb<<20*9/10 || n > mb<<20*11/10) {
 			err = fmt.Errorf("workload.(*leak).grow holds %d bytes, want %d MiB", n, mb)
 		}
 		return err
 	})
-	if status, _, body := request(t, http.MethodDelete, w.shop.Storefront.URL+"/load/leak"); status != http.StatusOK {
+	if status, _, body := request(t, http.MethodDelete, w.workload.Storefront.URL+"/load/leak"); status != http.StatusOK {
 		t.Fatalf("DELETE /load/leak: %d %s", status, body)
 	}
 	eventually(t, "the leak freed", func() error {
-		get(t, w.shop.Storefront.URL+"/load/alloc?mb=256")
+		get(t, w.workload.Storefront.URL+"/load/alloc?mb=256")
 		n, err := leaked()
 		if err == nil && n != 0 {
 			err = fmt.Errorf("workload.(*leak).grow still holds %d bytes", n)
@@ -239,21 +239,21 @@ func TestLeakIsWhereItLeaks(t *testing.T) {
 	})
 }
 
-// TestSeriesDoNotGrowWithTraces runs services of its own, so that what the other tests do does not count.
+// TestSeriesDoNotGrowWithTraces runs its own services, so that other tests do not add series.
 func TestSeriesDoNotGrowWithTraces(t *testing.T) {
 	t.Parallel()
 	begun := time.Now()
-	s, err := startShop(t.Context(), "series", "PYROSCOPE_LABELS=shop=series")
+	s, err := startWorkload(t.Context(), "series", "PYROSCOPE_LABELS=run=series")
 	if err != nil {
 		t.Fatal(err)
 	}
-	// series is how many there are once no more come: the profiles of a trace come with the windows that
-	// end after it.
+	// series returns the number of series once it stops growing: the profiles of a trace arrive with the windows
+	// that end after it.
 	labels := map[string]bool{}
 	series := func() int {
 		n, since := 0, time.Now()
 		for n == 0 || time.Since(since) < 6*window {
-			all, err := w.pyroscope.Series(t.Context(), query.Selector{"service_name": "storefront", "shop": "series"}, begun, time.Now().Add(time.Second))
+			all, err := w.pyroscope.Series(t.Context(), query.Selector{"service_name": "storefront", "run": "series"}, begun, time.Now().Add(time.Second))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -293,8 +293,8 @@ func TestSeriesDoNotGrowWithTraces(t *testing.T) {
 	if len(traces) != 400 {
 		t.Fatalf("%d traces, want 400", len(traces))
 	}
-	// A kind of sample that the first half did not have by chance may add one; a label with a value of its own
-	// for each trace would add 200.
+	// A kind of sample that the first half happened not to have may add a series; a label with a value per trace
+	// would add 200.
 	if first == 0 || second > first+10 {
 		t.Errorf("%d series after 200 traces, %d after 400: they grow with the traces; their labels are %v", first, second, labels)
 	}
@@ -309,11 +309,11 @@ func TestSeriesDoNotGrowWithTraces(t *testing.T) {
 	}
 }
 
-// TestUnreachableServers: a service whose servers are not there starts, serves, says so once for each, and
-// ends in good time with its profiles kept.
+// TestUnreachableServers checks that a service whose servers are unreachable starts, serves, logs each outage once,
+// and ends in time with its profiles kept.
 func TestUnreachableServers(t *testing.T) {
 	t.Parallel()
-	s, err := startShop(t.Context(), "unreachable",
+	s, err := startWorkload(t.Context(), "unreachable",
 		"PYROSCOPE_SERVER_ADDRESS=http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://127.0.0.1:9/v1/traces",
 		"OTEL_EXPORTER_OTLP_TIMEOUT=1000", "PYROSCOPE_UPLOAD_INTERVAL=1s")
 	if err != nil {
@@ -351,14 +351,14 @@ func TestUnreachableServers(t *testing.T) {
 		t.Errorf("logged the outage %d times, want once", n)
 	}
 	if err := s.Stop(t.Context()); err != nil {
-		t.Errorf("the services did not end in order: %v", err)
+		t.Errorf("the services did not end normally: %v", err)
 	}
 	printed, err := os.ReadFile(s.Storefront.LogFile)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if !strings.Contains(string(printed), "are not delivered; they stay in ") {
-		t.Errorf("the service did not say what is left and where: %s", printed)
+		t.Errorf("the service did not log what is left and where: %s", printed)
 	}
 	if n := said("traces export failing"); n != 1 {
 		t.Errorf("the failing export of traces was logged %d times, want once", n)
@@ -368,7 +368,7 @@ func TestUnreachableServers(t *testing.T) {
 func TestLoadEndpoints(t *testing.T) {
 	for _, path := range []string{"/load/cpu?ms=", "/load/leak?mb=", "/load/alloc?mb=", "/load/lock?ms=", "/load/block?ms=", "/load/sleep?ms=", "/load/goroutines?n="} {
 		for _, value := range []string{"-1", "0", "99999999999999999999", "1e3", "x", "%00", "1&ms=2&mb=2&n=2"} {
-			status, header, body := request(t, http.MethodGet, w.shop.Storefront.URL+path+value)
+			status, header, body := request(t, http.MethodGet, w.workload.Storefront.URL+path+value)
 			if status != http.StatusBadRequest || !strings.Contains(string(body), "from 1 to") && !strings.Contains(string(body), "parameter") {
 				t.Errorf("%s%s: %d %s, want 400 and what is allowed", path, value, status, body)
 			}
@@ -376,16 +376,16 @@ func TestLoadEndpoints(t *testing.T) {
 				t.Errorf("%s%s: no X-Trace-ID", path, value)
 			}
 		}
-		get(t, w.shop.Storefront.URL+path+"1")
+		get(t, w.workload.Storefront.URL+path+"1")
 		missing, _, _ := strings.Cut(path, "?")
-		get(t, w.shop.Storefront.URL+missing)
+		get(t, w.workload.Storefront.URL+missing)
 	}
 	for _, path := range []string{"/load/leak", "/load/goroutines"} {
-		if status, _, body := request(t, http.MethodDelete, w.shop.Storefront.URL+path); status != http.StatusOK {
+		if status, _, body := request(t, http.MethodDelete, w.workload.Storefront.URL+path); status != http.StatusOK {
 			t.Errorf("DELETE %s: %d %s", path, status, body)
 		}
 	}
-	if status, _, _ := request(t, http.MethodGet, w.shop.Storefront.URL+"/healthz"); status != http.StatusOK {
+	if status, _, _ := request(t, http.MethodGet, w.workload.Storefront.URL+"/healthz"); status != http.StatusOK {
 		t.Errorf("after all that /healthz is %d", status)
 	}
 }
@@ -397,17 +397,17 @@ func TestOperatorsListener(t *testing.T) {
 		"/metrics":                       "api_orders_processed_total",
 		"/debug/pprof/goroutine?debug=1": "goroutine profile:",
 	} {
-		get(t, w.shop.Storefront.URL+"/api/checkout")
-		eventually(t, path, func() error { // a server that was slow to answer once makes it unready for a moment
-			if status, _, body := request(t, http.MethodGet, w.shop.Storefront.Admin+path); status != http.StatusOK || !strings.Contains(string(body), want) {
+		get(t, w.workload.Storefront.URL+"/api/checkout")
+		eventually(t, path, func() error { // one slow answer of a server makes it unready for a moment
+			if status, _, body := request(t, http.MethodGet, w.workload.Storefront.Admin+path); status != http.StatusOK || !strings.Contains(string(body), want) {
 				return fmt.Errorf("%d %.300s, want %q", status, body, want)
 			}
 			return nil
 		})
 	}
-	id := get(t, w.shop.Storefront.URL+"/api/checkout")
+	id := get(t, w.workload.Storefront.URL+"/api/checkout")
 	eventually(t, "the exemplar of the last request", func() error {
-		metrics := openMetrics(t, w.shop.Storefront.Admin)
+		metrics := openMetrics(t, w.workload.Storefront.Admin)
 		for _, want := range []string{`trace_id="` + id + `"`, `service_version="` + version + `"`} {
 			if !strings.Contains(metrics, want) {
 				return fmt.Errorf("no %s among the metrics", want)
@@ -417,7 +417,7 @@ func TestOperatorsListener(t *testing.T) {
 	})
 }
 
-// openMetrics is /metrics in the format that has exemplars.
+// openMetrics returns /metrics in the format with exemplars.
 func openMetrics(t *testing.T, admin string) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, admin+"/metrics", nil)

@@ -1,5 +1,5 @@
-// Package e2e walks the user's way on real servers: the shop's services as processes of their own, a real
-// Pyroscope and a real Tempo, and everything asked for through the servers' own APIs.
+// Package e2e tests spanflame like a user: it runs the workload's services as processes, with a real Pyroscope and
+// a real Tempo, and reads everything through the servers' own APIs.
 package e2e
 
 import (
@@ -13,8 +13,7 @@ import (
 	"spanflame/internal/query"
 )
 
-// patience bounds every wait for something to arrive. It is long because machines are slow at times; a test
-// that passes does not use it.
+// patience limits every wait. It is long because machines are slow at times; a passing test does not need it.
 const patience = 90 * time.Second
 
 // get sends one request and returns its trace id.
@@ -49,7 +48,7 @@ func request(t *testing.T, method, url string) (int, http.Header, []byte) {
 	return resp.StatusCode, resp.Header, body
 }
 
-// eventually asks again until ask is content, and fails the test with what it said last.
+// eventually calls ask until it returns no error, and fails the test with its last error after patience.
 func eventually(t *testing.T, what string, ask func() error) {
 	t.Helper()
 	var err error
@@ -58,10 +57,10 @@ func eventually(t *testing.T, what string, ask func() error) {
 			return
 		}
 	}
-	t.Fatalf("%s: still not so after %s: %v", what, patience, err)
+	t.Fatalf("%s: not reached after %s: %v", what, patience, err)
 }
 
-// find is the first span of that name, "service: name" where several services have one.
+// find returns the first span of that name, or of "service: name" if several services have such a span.
 func find(spans []query.Span, name string) (query.Span, bool) {
 	for _, s := range spans {
 		if s.Name == name || s.Service+": "+s.Name == name {

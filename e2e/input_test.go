@@ -18,13 +18,13 @@ import (
 	"spanflame/profiles/input"
 )
 
-// TestInputReadsWhatWasPushed has agents that push every window and save it as well: what a query of the server is
-// divided into is what was saved, window by window and over several windows.
+// TestInputReadsWhatWasPushed runs agents that both push and save every window. It checks that the windows read
+// from the server equal the saved ones, for single windows and over several windows.
 func TestInputReadsWhatWasPushed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	begun := time.Now().Truncate(time.Second)
-	s, err := startShop(t.Context(), "input", "SPANFLAME_DIR="+dir, "PYROSCOPE_LABELS=shop=input")
+	s, err := startWorkload(t.Context(), "input", "SPANFLAME_DIR="+dir, "PYROSCOPE_LABELS=run=input")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -57,14 +57,14 @@ func TestInputReadsWhatWasPushed(t *testing.T) {
 				t.Fatal(err)
 			}
 			if totalOf(t, w.Profile, sample) > 0 {
-				w.Start = time.Unix(0, w.Profile.TimeNanos) // what the server goes by: a CPU profile begins a little after its window
+				w.Start = time.Unix(0, w.Profile.TimeNanos) // the time that the server uses: a CPU profile begins a little after its window
 				saved = append(saved, w)
 			}
 		}
 		if len(saved) < 5 {
 			t.Fatalf("%s: %d windows are saved, want 5 or more", sample, len(saved))
 		}
-		// Steps that are shorter than windows have one each. Those of 5 s have two or three.
+		// Steps shorter than a window contain one window each. Steps of 5 s contain two or three.
 		for _, step := range []time.Duration{time.Second, 5 * time.Second} {
 			var want []profiles.Window
 			for at := begun; at.Before(begun.Add(time.Minute)); at = at.Add(step) {
@@ -75,7 +75,7 @@ func TestInputReadsWhatWasPushed(t *testing.T) {
 				}
 			}
 			address := strings.Replace(w.stack.Pyroscope().URL, "http:", "pyroscope:", 1) + "/?" + url.Values{
-				"query": {tt.query + `{service_name="storefront",shop="input"}`}, "step": {step.String()},
+				"query": {tt.query + `{service_name="storefront",run="input"}`}, "step": {step.String()},
 				"from": {begun.Format(time.RFC3339)}, "until": {begun.Add(time.Minute).Format(time.RFC3339)},
 			}.Encode()
 			eventually(t, fmt.Sprintf("%s by %v", sample, step), func() error {
@@ -104,7 +104,7 @@ func TestInputReadsWhatWasPushed(t *testing.T) {
 	}
 }
 
-// totalOf is the sum of a sample type over the samples that have a stack, which are those that a server keeps.
+// totalOf returns the sum of a sample type over the samples with a stack, which are those that a server keeps.
 func totalOf(t *testing.T, p *profile.Profile, sample string) (sum int64) {
 	t.Helper()
 	i, err := p.SampleIndexByName(sample)
@@ -119,7 +119,7 @@ func totalOf(t *testing.T, p *profile.Profile, sample string) (sum int64) {
 	return sum
 }
 
-// together is one window of several: their sum, or for a level their mean.
+// together returns one window for several: their sum, or for a level their mean.
 func together(t *testing.T, windows []profiles.Window, sample string, level bool) profiles.Window {
 	t.Helper()
 	sum := int64(0)
@@ -136,8 +136,8 @@ func together(t *testing.T, windows []profiles.Window, sample string, level bool
 	}
 }
 
-// sameWindow compares totals, which may differ where a mean was rounded for each sample, and times, which the
-// server tells to a tenth of a second. The first window and the last are what is left of one.
+// sameWindow compares totals, which may differ by the rounding of each sample's mean, and times, which the server
+// reports to a tenth of a second. The first and the last window may be cut.
 func sameWindow(t *testing.T, got, want profiles.Window, sample string) error {
 	t.Helper()
 	have, sum := totalOf(t, got.Profile, sample), totalOf(t, want.Profile, sample)

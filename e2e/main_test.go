@@ -19,18 +19,18 @@ import (
 	"spanflame/workload/processes"
 )
 
-// window is the length of the services' profiles here.
+// window is the window of the services' profiles in these tests.
 const window = 2 * time.Second
 
-// version is that of the shop that all tests share.
+// version is the version of the workload that all tests share.
 const version = "1.2.3"
 
-// world is what the tests share: the servers and the shop.
+// world is shared by the tests: the servers and the workload.
 type world struct {
 	dir       string
-	binary    string // spanflame, built with the race detector
+	binary    string // path of spanflame, built with the race detector
 	stack     *servers.Stack
-	shop      *processes.Workload
+	workload  *processes.Workload
 	tempo     *query.Tempo
 	pyroscope *query.Pyroscope
 }
@@ -53,7 +53,7 @@ func run(m *testing.M) (code int, err error) {
 	}
 	defer func() {
 		if code != 0 || err != nil {
-			fmt.Fprintln(os.Stderr, "e2e: what the servers and services wrote is kept in", w.dir)
+			fmt.Fprintln(os.Stderr, "e2e: the files of the servers and services are kept in", w.dir)
 			return
 		}
 		err = os.RemoveAll(w.dir)
@@ -68,16 +68,16 @@ func run(m *testing.M) (code int, err error) {
 	defer func() { err = errors.Join(err, w.stack.Stop(ctx)) }()
 	w.tempo, w.pyroscope = query.NewTempo(w.stack.Tempo().URL), query.NewPyroscope(w.stack.Pyroscope().URL)
 
-	if w.shop, err = startShop(ctx, "shop"); err != nil {
+	if w.workload, err = startWorkload(ctx, "shared"); err != nil {
 		return 1, err
 	}
 	code = m.Run()
-	err = w.shop.Stop(ctx)
-	return code, errors.Join(err, noRace(w.shop))
+	err = w.workload.Stop(ctx)
+	return code, errors.Join(err, noRace(w.workload))
 }
 
-// startShop starts both services, with a directory of their own and agents that send to the servers.
-func startShop(ctx context.Context, name string, env ...string) (*processes.Workload, error) {
+// startWorkload starts both services, with their own directory and with agents that send to the servers.
+func startWorkload(ctx context.Context, name string, env ...string) (*processes.Workload, error) {
 	dir := filepath.Join(w.dir, name)
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return nil, err
@@ -87,12 +87,12 @@ func startShop(ctx context.Context, name string, env ...string) (*processes.Work
 		"PYROSCOPE_UPLOAD_INTERVAL=" + window.String(),
 		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces",
 		"OTEL_BSP_SCHEDULE_DELAY=500",
-		"SPANFLAME_WALL_CPU_SHARE=1", // what the budget leaves out is tested elsewhere
+		"SPANFLAME_WALL_CPU_SHARE=1", // the budget is tested elsewhere
 		"OTEL_RESOURCE_ATTRIBUTES=service.version=" + version + ",deployment.environment.name=e2e",
 	}, env...)})
 }
 
-// noRace fails if a service's race detector had something to say.
+// noRace returns an error if a service's race detector reported a race.
 func noRace(s *processes.Workload) error {
 	for _, service := range []*processes.Service{s.Storefront, s.Inventory} {
 		b, err := os.ReadFile(service.LogFile)
@@ -106,7 +106,7 @@ func noRace(s *processes.Workload) error {
 	return nil
 }
 
-// trace is the trace once Tempo has want of its spans by name.
+// trace returns the trace once Tempo has its spans with the names want.
 func trace(t *testing.T, id string, want ...string) []query.Span {
 	t.Helper()
 	var spans []query.Span
@@ -124,8 +124,9 @@ func trace(t *testing.T, id string, want ...string) []query.Span {
 	return spans
 }
 
-// flameGraph is what the link of a span opens, once it has the function want: the query that Grafana sends
-// for a span with the attribute pyroscope.profile.id, by the settings of the provisioned Tempo data source.
+// flameGraph returns the flame graph that a span's link opens, once it contains the function want. It sends the
+// query that Grafana sends for a span with the attribute pyroscope.profile.id, by the settings of the provisioned
+// Tempo data source.
 func flameGraph(t *testing.T, span query.Span, profileType, want string) *query.Frame {
 	t.Helper()
 	id := span.Attributes[wallprofile.ProfileIDAttribute]

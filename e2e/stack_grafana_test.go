@@ -23,16 +23,16 @@ import (
 	"spanflame/internal/query"
 )
 
-// grafana is what Grafana would be provisioned with, and the servers that its data sources would call.
+// grafana holds Grafana's provisioned configuration and the servers that its data sources call.
 type grafana struct {
 	sources    []dataSource
 	dashboards []dashboard
-	urls       map[string]string // of the servers, by the uid of their data source
+	urls       map[string]string // URLs of the servers, by the uid of their data source
 	tempo      *query.Tempo
 	pyroscope  *query.Pyroscope
 }
 
-// dataSource is what the links need of a provisioned data source.
+// dataSource is the part of a provisioned data source that the links need.
 type dataSource struct {
 	UID      string `yaml:"uid"`
 	JSONData struct {
@@ -74,13 +74,13 @@ type dataSource struct {
 	} `yaml:"jsonData"`
 }
 
-// tag is an attribute of a span or of its resource, and the label that it is elsewhere.
+// tag is an attribute of a span or its resource, and its label in other signals.
 type tag struct {
 	Key   string `yaml:"key"`
 	Value string `yaml:"value"`
 }
 
-// dashboard is what a query needs of a provisioned dashboard.
+// dashboard is the part of a provisioned dashboard that a query needs.
 type dashboard struct {
 	Title      string `json:"title"`
 	Templating struct {
@@ -132,7 +132,7 @@ func newGrafana(t *testing.T, urls map[string]string) *grafana {
 	var file struct {
 		DataSources []dataSource `yaml:"datasources"`
 	}
-	// Grafana takes $$ in its provisioned files for a literal $.
+	// In provisioned files, Grafana reads $$ as a literal $.
 	if err := yaml.Unmarshal([]byte(strings.ReplaceAll(string(b), "$$", "$")), &file); err != nil {
 		t.Fatalf("%s: %v", dataSourcesFile, err)
 	}
@@ -164,7 +164,7 @@ func (g *grafana) source(t *testing.T, uid string) dataSource {
 	return g.sources[i]
 }
 
-// selected are the labels that the tags make of the attributes of a span, as Grafana writes them.
+// selected returns the label matchers that Grafana writes for the tags of a span.
 func selected(tags []tag, span query.Span) string {
 	var labels []string
 	for _, tag := range tags {
@@ -177,7 +177,7 @@ func selected(tags []tag, span query.Span) string {
 	return strings.Join(labels, ", ")
 }
 
-// logsOf is the query of "Logs for this span".
+// logsOf returns the query of "Logs for this span".
 func (g *grafana) logsOf(t *testing.T, traceID string, span query.Span) (expr string, from, to time.Time) {
 	t.Helper()
 	link := g.source(t, "tempo").JSONData.TracesToLogs
@@ -189,7 +189,7 @@ func (g *grafana) logsOf(t *testing.T, traceID string, span query.Span) (expr st
 	return expr, span.Start.Add(link.StartShift), span.End.Add(link.EndShift)
 }
 
-// metricsOf are the queries below "Related metrics" of a span, by their names.
+// metricsOf returns the queries below "Related metrics" of a span, by name.
 func (g *grafana) metricsOf(t *testing.T, span query.Span) map[string]promQuery {
 	t.Helper()
 	link := g.source(t, "tempo").JSONData.TracesToMetrics
@@ -211,8 +211,8 @@ var (
 	labelValues = regexp.MustCompile(`^label_values\((\w+(?:\{.*\})?), (\w+)\)$`)
 )
 
-// substitute fills in the variables of a dashboard, with what Grafana would choose when it is opened: what the
-// file names as current, else the first of the values.
+// substitute fills in the variables of a dashboard with the values that Grafana chooses on opening it: the file's
+// current value, or else the first value.
 func (g *grafana) substitute(t *testing.T, d dashboard, text string) string {
 	t.Helper()
 	return variable.ReplaceAllStringFunc(text, func(use string) string {
@@ -247,12 +247,12 @@ func (g *grafana) substitute(t *testing.T, d dashboard, text string) string {
 	})
 }
 
-// values are those of a variable, by the query language of Prometheus's data source.
+// values returns the values of a variable, by the query language of Prometheus's data source.
 func (g *grafana) values(t *testing.T, q string) []string {
 	t.Helper()
 	m := labelValues.FindStringSubmatch(q)
 	if m == nil {
-		t.Fatalf("the query %q of a variable is not understood here", q)
+		t.Fatalf("the query %q of a variable is not supported here", q)
 	}
 	var values []string
 	if err := g.ask(t, "prometheus", "/api/v1/label/"+m[2]+"/values", url.Values{"match[]": {m[1]}}, &values); err != nil {
@@ -261,18 +261,18 @@ func (g *grafana) values(t *testing.T, q string) []string {
 	return values
 }
 
-// promQuery is a query over a range.
+// promQuery is a query over a time range.
 type promQuery struct {
 	expr     string
 	from, to time.Time
 	step     time.Duration
 }
 
-// metricSeries is one series of an answer.
+// metricSeries is a series of an answer.
 type metricSeries struct {
 	Labels map[string]string
 	Last   float64
-	Finite bool // has a point that a graph can show
+	Finite bool // whether it has a point that a graph can show
 }
 
 func (g *grafana) metrics(t *testing.T, q promQuery) ([]metricSeries, error) {
@@ -304,7 +304,7 @@ func (g *grafana) metrics(t *testing.T, q promQuery) ([]metricSeries, error) {
 	return all, nil
 }
 
-// exemplar is one request among those that a series counts.
+// exemplar is one of the requests that a series counts.
 type exemplar struct {
 	Labels map[string]string
 	Value  float64
@@ -333,7 +333,7 @@ func (g *grafana) exemplars(t *testing.T, expr string, from, to time.Time) ([]ex
 	return all, nil
 }
 
-// logLine is a line with the labels of its stream and of itself.
+// logLine is a log line with the labels of its stream and its own.
 type logLine struct {
 	Labels map[string]string
 	Text   string
@@ -387,5 +387,5 @@ func (g *grafana) ask(t *testing.T, uid, path string, parameters url.Values, dat
 	return nil
 }
 
-// unix is a time in seconds, as Prometheus takes it.
+// unix formats a time in seconds, for Prometheus.
 func unix(t time.Time) string { return strconv.FormatFloat(float64(t.UnixNano())/1e9, 'f', 3, 64) }

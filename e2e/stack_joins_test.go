@@ -17,24 +17,24 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// pipeline is where the servers of a whole pipeline are asked, and the shop that sends through it.
+// pipeline holds the addresses of the servers of a whole pipeline, and the workload that sends through it.
 type pipeline struct {
 	storefront string // URL
 	grafana    *grafana
 	tempo      *query.Tempo
 	pyroscope  *query.Pyroscope
 
-	unbudgeted bool // wall-clock profiles may cost what they cost, so that they are whole
+	unbudgeted bool // no budget for wall-clock profiles, so that they are complete
 }
 
-// newPipeline takes the URLs of the servers by the uid of their data source.
+// newPipeline returns a pipeline for the URLs of the servers by the uid of their data source.
 func newPipeline(t *testing.T, storefront string, urls map[string]string) *pipeline {
 	t.Helper()
 	g := newGrafana(t, urls)
 	return &pipeline{storefront: storefront, grafana: g, tempo: g.tempo, pyroscope: g.pyroscope}
 }
 
-// stop ends what the test has started, when the test's own context has ended.
+// stop ends what the test has started, also after the test's own context has ended.
 func stop(t *testing.T, f func(context.Context) error) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
@@ -50,7 +50,7 @@ func (p *pipeline) slow(t *testing.T) (traceID string, root query.Span) {
 	return traceID, p.span(t, traceID, "GET /load/sleep")
 }
 
-// span is a span of a trace once Tempo has it.
+// span returns a span of a trace once Tempo has it.
 func (p *pipeline) span(t *testing.T, traceID, name string) (span query.Span) {
 	t.Helper()
 	eventually(t, "trace "+traceID, func() error {
@@ -70,13 +70,13 @@ func (p *pipeline) span(t *testing.T, traceID, name string) (span query.Span) {
 // traceToProfile sends a request that waits, and opens the profile of its span.
 func (p *pipeline) traceToProfile(t *testing.T) { p.profiled(t) }
 
-// profiled sends a request that waits, and returns its span once that opens on a profile with the function that
-// waits. Where the budget of wall-clock profiles left out that request it sends another one.
+// profiled sends a request that waits, and returns its span once that opens a profile with the waiting function. If
+// the budget of wall-clock profiles left out the request, it sends another one.
 func (p *pipeline) profiled(t *testing.T) (root query.Span) {
 	t.Helper()
 	var sent time.Time
 	eventually(t, "a span that opens on its profile", func() error {
-		if time.Since(sent) > 15*time.Second { // A profile comes before its trace does, which takes most of that.
+		if time.Since(sent) > 15*time.Second { // A profile arrives before its trace, which takes most of that time.
 			sent = time.Now()
 			_, root = p.slow(t)
 		}
@@ -117,7 +117,7 @@ func (p *pipeline) opensOnProfile(t *testing.T, root query.Span) error {
 			return fmt.Errorf("it has %v of another request", time.Duration(n))
 		}
 	}
-	// Another span's id opens nothing: the answer above was not the whole service's.
+	// An unknown span id opens nothing: the answer above was not that of the whole service.
 	graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, selector, []string{"00000000000000ff"}, root.Start.Add(-time.Minute), root.End.Add(time.Minute))
 	if err == nil && graph.Total != 0 {
 		err = fmt.Errorf("a span that is not there has a flame graph of %v", time.Duration(graph.Total))
@@ -193,8 +193,8 @@ func (p *pipeline) traceToMetrics(t *testing.T) {
 	}
 }
 
-// metricToTrace clicks the exemplars on the dashboard's graph of durations: each opens the very request that it
-// stands for.
+// metricToTrace follows the exemplars on the dashboard's graph of durations: each opens the request that it stands
+// for.
 func (p *pipeline) metricToTrace(t *testing.T, begun time.Time) {
 	destinations := p.grafana.source(t, "prometheus").JSONData.ExemplarTraceIDDestinations
 	if len(destinations) != 1 || destinations[0].DatasourceUID != "tempo" {
@@ -219,7 +219,7 @@ func (p *pipeline) metricToTrace(t *testing.T, begun time.Time) {
 		if err != nil {
 			return err
 		}
-		// Their series also count what is no request.
+		// Their series also count spans that are not requests.
 		found = slices.DeleteFunc(all, func(e exemplar) bool { return e.Value < 0.1 })
 		if len(found) == 0 {
 			return fmt.Errorf("none of a slow request among %d", len(all))
@@ -229,7 +229,7 @@ func (p *pipeline) metricToTrace(t *testing.T, begun time.Time) {
 	for _, e := range found[:min(5, len(found))] {
 		traceID := e.Labels[destinations[0].Name]
 		var stands query.Span
-		eventually(t, "trace "+traceID, func() error { // whose services send their spans at different times
+		eventually(t, "trace "+traceID, func() error { // its services send their spans at different times
 			spans, err := p.tempo.Trace(t.Context(), traceID)
 			if err != nil {
 				return err

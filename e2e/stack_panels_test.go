@@ -15,7 +15,7 @@ import (
 
 var matchers = regexp.MustCompile(`(\w+)="([^"]*)"`)
 
-// run sends the query of a panel, and fails unless there is something to show.
+// run sends the query of a panel, and fails if the answer is empty.
 func (g *grafana) run(t *testing.T, d dashboard, p panel, q target) error {
 	t.Helper()
 	from, to := time.Now().Add(-15*time.Minute), time.Now()
@@ -87,7 +87,7 @@ func (g *grafana) run(t *testing.T, d dashboard, p panel, q target) error {
 	return nil
 }
 
-// rule is an alert rule as Prometheus evaluates it.
+// rule is an alert rule, evaluated by Prometheus.
 type rule struct {
 	Query     string `json:"query"`
 	Health    string `json:"health"`

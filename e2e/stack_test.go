@@ -18,19 +18,19 @@ import (
 	"spanflame/workload/processes"
 )
 
-// loadFor is how long the shop is under load before anything is asked for.
+// loadFor is how long the workload is under load before the checks.
 const loadFor = time.Minute
 
-// native is a pipeline of processes.
+// native is a pipeline of processes, without containers.
 type native struct {
 	*pipeline
-	stack *servers.Stack
-	shop  *processes.Workload
+	stack    *servers.Stack
+	workload *processes.Workload
 }
 
-// TestStack puts a shop under load on the whole pipeline, all servers by the configuration that
-// docker-compose.yml mounts, and then follows every link that Grafana would offer, by the requests that it would
-// send: it cannot be run here, and what it sends follows from its provisioned data sources and dashboards.
+// TestStack runs the workload under load on the whole pipeline, with the configuration that docker-compose.yml
+// mounts. Then it follows every link that Grafana shows. Grafana cannot be run here; its requests follow from its
+// provisioned data sources and dashboards.
 func TestStack(t *testing.T) {
 	p := startPipeline(t)
 	begun := time.Now()
@@ -42,7 +42,7 @@ func TestStack(t *testing.T) {
 	t.Run("metric to trace", func(t *testing.T) { p.metricToTrace(t, begun) })
 	t.Run("dashboards", p.dashboards)
 	t.Run("alerts", p.alerts)
-	stop(t, p.shop.Inventory.Stop) // Checkouts fail from now on.
+	stop(t, p.workload.Inventory.Stop) // Checkouts fail from now on.
 	t.Run("alert on failing requests", p.alertOnFailingRequests)
 	t.Run("sampling", p.sampling)
 }
@@ -55,9 +55,9 @@ func startPipeline(t *testing.T) native {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { stop(t, stack.Stop) })
-	s, err := startShop(t.Context(), "pipeline-shop",
+	s, err := startWorkload(t.Context(), "pipeline-workload",
 		"PYROSCOPE_SERVER_ADDRESS="+stack.Pyroscope().URL,
-		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=", // all three signals go where the next line says
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT=", // all three signals go to the address of the next line
 		"OTEL_EXPORTER_OTLP_ENDPOINT=http://"+stack.Collector().OTLPGRPC,
 		"OTEL_EXPORTER_OTLP_PROTOCOL=grpc",
 		"OTEL_METRIC_EXPORT_INTERVAL=2000",
@@ -78,7 +78,7 @@ func startPipeline(t *testing.T) native {
 		"prometheus": stack.Prometheus().URL,
 		"loki":       stack.Loki().URL,
 	})
-	p.unbudgeted = true // by the environment that startShop gives
+	p.unbudgeted = true // set by startWorkload
 	return native{p, stack, s}
 }
 
@@ -91,7 +91,7 @@ func underLoad(t *testing.T, target string) {
 	}
 }
 
-// dashboards runs the query of every panel, as Grafana does when the dashboard is opened.
+// dashboards runs the query of every panel, like Grafana when a dashboard is opened.
 func (p native) dashboards(t *testing.T) {
 	if len(p.grafana.dashboards) < 4 {
 		t.Errorf("%d dashboards, want Service, Memory leak, Agent and Before/after", len(p.grafana.dashboards))
@@ -109,8 +109,8 @@ func (p native) dashboards(t *testing.T) {
 
 var metricName = regexp.MustCompile(`[a-z_:]+\{`)
 
-// alerts checks that Prometheus evaluates every rule, that no rule asks for a metric that nobody sends, and that
-// none is about a shop that is well: but for slow requests, which are the machine's affair.
+// alerts checks that Prometheus evaluates every rule, that no rule uses a metric that nobody sends, and that none
+// fires for a healthy workload, except the rule for slow requests, which depends on the machine.
 func (p native) alerts(t *testing.T) {
 	want := []string{"HeapGrows", "HighErrorRate", "NoProfilesArrive", "ProfilesDropped", "SlowRequests"}
 	eventually(t, "the rules", func() error {
@@ -135,7 +135,7 @@ func (p native) alerts(t *testing.T) {
 					return err
 				}
 				if len(series) == 0 {
-					return fmt.Errorf("%s asks for %s, which nobody sends", name, metric)
+					return fmt.Errorf("%s uses %s, which nobody sends", name, metric)
 				}
 			}
 		}
@@ -143,7 +143,7 @@ func (p native) alerts(t *testing.T) {
 	})
 }
 
-// alertOnFailingRequests has checkouts fail until the alert is pending: it fires when that goes on for minutes.
+// alertOnFailingRequests makes checkouts fail until the alert is pending; it fires if that continues for minutes.
 func (p native) alertOnFailingRequests(t *testing.T) {
 	eventually(t, "the alert", func() error {
 		if status, _, body := request(t, http.MethodPost, p.storefront+"/api/checkout"); status < 500 {
@@ -162,8 +162,8 @@ func (p native) alertOnFailingRequests(t *testing.T) {
 	})
 }
 
-// sampling restarts the Collector with nothing kept but slow and failed traces, and checks that they are all kept,
-// that of the others none is, and that the metrics count them all the same.
+// sampling restarts the Collector so that it keeps slow and failed traces only. It checks that all of these are
+// kept and no others, and that the metrics count all requests.
 func (p native) sampling(t *testing.T) {
 	counted := func() (map[string]float64, error) {
 		const expr = `traces_span_metrics_calls_total{service_name="storefront", span_name="GET /load/sleep", span_kind="SPAN_KIND_SERVER"}`
@@ -189,7 +189,7 @@ func (p native) sampling(t *testing.T) {
 		t.Fatalf("a checkout without inventory has status %d", status)
 	}
 	p.span(t, header.Get("X-Trace-ID"), "POST /api/checkout")
-	// The slow one is sent last: once it is there, those before it have been judged.
+	// The slow request is sent last: once its trace is there, the earlier ones have been decided.
 	p.slow(t)
 	for _, id := range dropped {
 		if spans, err := p.tempo.Trace(t.Context(), id); err != nil || len(spans) > 0 {
@@ -197,7 +197,7 @@ func (p native) sampling(t *testing.T) {
 		}
 	}
 	want := float64(len(dropped) + 1)
-	eventually(t, "the metrics of what was not kept", func() error {
+	eventually(t, "the metrics of traces that were not kept", func() error {
 		after, err := counted()
 		if err != nil {
 			return err

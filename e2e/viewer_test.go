@@ -33,10 +33,10 @@ import (
 	"spanflame/workload/processes"
 )
 
-// viewed is a shop that saves what it sends: its pages can be had from the directory and from the servers.
+// viewed is a workload that saves what it sends: its pages can be had from the directory and from the servers.
 type viewed struct {
 	dir               string
-	shop              *processes.Workload
+	workload          *processes.Workload
 	directory         string // URL of the pages over the directory
 	servers           string // URL of the pages over Tempo and Pyroscope
 	local, remote     viewer.Source
@@ -44,30 +44,30 @@ type viewed struct {
 	lock, sleep, cart query.Span
 }
 
-// view starts a shop that does both, and drives it: requests that wait for a lock for 900 ms, sleep for 500 ms,
+// view starts a workload that does both, and drives it: requests that wait for a lock for 900 ms, sleep for 500 ms,
 // and compute, beside ordinary load.
 func view(t *testing.T) *viewed {
 	t.Helper()
 	v := &viewed{dir: t.TempDir(), from: time.Now()}
 	name := strings.ReplaceAll(t.Name(), "/", "-")
 	var err error
-	if v.shop, err = startShop(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN="+slowSpan.String(),
+	if v.workload, err = startWorkload(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN="+slowSpan.String(),
 		"OTEL_RESOURCE_ATTRIBUTES=service.version="+version+",service.instance.id="+name); err != nil {
 		t.Fatal(err)
 	}
 	stop := sync.OnceValue(func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
-		return v.shop.Stop(ctx)
+		return v.workload.Stop(ctx)
 	})
 	t.Cleanup(func() {
-		if err := errors.Join(stop(), noRace(v.shop)); err != nil {
+		if err := errors.Join(stop(), noRace(v.workload)); err != nil {
 			t.Error(err)
 		}
 	})
 	var load sync.WaitGroup
 	var lock, sleep, cart string
-	at := v.shop.Storefront.URL
+	at := v.workload.Storefront.URL
 	for range 3 {
 		load.Go(func() {
 			for range 5 {

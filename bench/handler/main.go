@@ -1,7 +1,7 @@
-// Command handler measures what profiling adds to a traced HTTP handler, with this agent and with its
-// peers. Each variant is a process of its own, because a profiler is global to one; all of them live through
-// the whole run and are measured in turn, in a new order each round, so that a machine that speeds up or
-// slows down does so for all. It prints ratios to the handler that is traced and not profiled.
+// Command handler measures the cost that profiling adds to a traced HTTP handler, with this agent and with its
+// peers. Each variant runs in its own process, because a profiler is global to a process. All processes run during
+// the whole measurement and are measured in turn, in a new order each round, so that changes in the machine's speed
+// affect all of them. It prints ratios to the handler that is traced but not profiled.
 package main
 
 import (
@@ -37,7 +37,7 @@ func main() {
 
 var variants = []string{variant.None, variant.Peer, variant.NoWall, variant.Wall}
 
-// The handlers. All but loopback are called without a network, which would hide what profiling adds.
+// The handlers. All but loopback are called without a network, which would hide the cost of profiling.
 const (
 	compute  = "1 ms of CPU, called directly"
 	loopback = "trivial, over loopback"
@@ -49,10 +49,10 @@ var handlers = []string{compute, loopback, trivial}
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("handler", flag.ContinueOnError)
 	rounds := flags.Int("rounds", 12, "how often each variant is measured")
-	slice := flags.Duration("slice", 500*time.Millisecond, "how long each time")
-	child := flags.String("variant", "", "be the process that is measured, with this variant")
-	sink := flags.String("sink", "", "where the variant pushes to")
-	spins := flags.Int("spins", 0, "work of a millisecond")
+	slice := flags.Duration("slice", 500*time.Millisecond, "duration of each measurement")
+	child := flags.String("variant", "", "internal: run as the measured process, with this variant")
+	sink := flags.String("sink", "", "internal: address that the variant pushes to")
+	spins := flags.Int("spins", 0, "internal: amount of work for a millisecond")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func run(ctx context.Context, args []string) error {
 	return compare(ctx, *rounds, *slice)
 }
 
-// job is one measurement that the parent asks of a child.
+// job is one measurement that the parent requests from a child.
 type job struct {
 	Handler string
 	For     time.Duration
@@ -77,7 +77,7 @@ type result struct {
 func (r result) wall() float64 { return float64(r.Wall) / float64(r.Requests) }
 func (r result) cpu() float64  { return float64(r.CPU) / float64(r.Requests) }
 
-// process is a child.
+// process is a child process.
 type process struct {
 	cmd *exec.Cmd
 	in  *json.Encoder
@@ -130,7 +130,7 @@ func compare(ctx context.Context, rounds int, slice time.Duration) (err error) {
 	order := slices.Clone(variants)
 	for _, h := range handlers {
 		all := map[string][]result{}
-		for round := -1; round < rounds; round++ { // the first one warms up
+		for round := -1; round < rounds; round++ { // the first round warms up
 			rand.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
 			for _, v := range order {
 				r, err := children[v].measure(job{h, slice})
@@ -168,7 +168,7 @@ func typical(rs []result, of func(result) float64) float64 {
 	return median(xs)
 }
 
-// ratio is the median over the rounds of the ratios within each round.
+// ratio returns the median over the rounds of the ratios within each round.
 func ratio(rs, to []result, of func(result) float64) float64 {
 	var xs []float64
 	for i := range rs {
@@ -183,7 +183,7 @@ func median(xs []float64) float64 {
 	return (xs[(n-1)/2] + xs[n/2]) / 2
 }
 
-// spin is work that takes CPU time and nothing else.
+// spin uses CPU time and nothing else.
 //
 //go:noinline
 func spin(n int) (x uint64) {
@@ -193,7 +193,7 @@ func spin(n int) (x uint64) {
 	return x
 }
 
-// calibrate is how many turns of spin take a millisecond of CPU.
+// calibrate returns how many turns of spin need a millisecond of CPU.
 func calibrate() int {
 	const turns = 100_000_000
 	before := variant.CPUTime()
@@ -201,11 +201,11 @@ func calibrate() int {
 	return int(float64(turns) * float64(time.Millisecond) / float64(variant.CPUTime()-before))
 }
 
-// ballast is live memory that every child has, as a service would. Without it a profiler's own buffers would
-// make the garbage collector run less often than in the child that has none, and look like a gain.
+// ballast is live memory in every child, as in a service. Without it, a profiler's own buffers would make the
+// garbage collector run less often than in the child without a profiler, and look like a gain.
 var ballast = make([]byte, 64<<20)
 
-// measured is a child: it does the jobs that come by standard input.
+// measured is the child process: it runs the jobs that it reads from standard input.
 func measured(name, sink string, spins int) (err error) {
 	defer runtime.KeepAlive(ballast)
 	v, err := variant.Start(name, sink, variant.All)
@@ -271,7 +271,7 @@ func measured(name, sink string, spins int) (err error) {
 	}
 }
 
-// discard is a ResponseWriter that keeps nothing.
+// discard is a ResponseWriter that discards everything.
 type discard struct{ header http.Header }
 
 func (d discard) Header() http.Header         { return d.header }

@@ -1,7 +1,6 @@
-// Command parked measures the CPU time that ways to see waiting goroutines add to a process with very many
-// of them, parked: this agent's wall-clock profiles of slow spans, fgprof at its 99 Hz, and the runtime's
-// goroutine profile with labels at 20 Hz. Each measurement is a process of its own, which has one slow span
-// a second.
+// Command parked measures the CPU time that three methods of profiling waiting goroutines add to a process with
+// very many parked goroutines: this agent's wall-clock profiles of slow spans, fgprof at 99 Hz, and the runtime's
+// goroutine profile with labels at 20 Hz. Each measurement is a process with one slow span per second.
 package main
 
 import (
@@ -25,7 +24,7 @@ import (
 	"spanflame/bench/internal/variant"
 )
 
-// What is measured beside the variants.
+// The methods that are measured in addition to the variants.
 const (
 	fgprofile = "fgprof at 99 Hz"
 	labelled  = "goroutine profile at 20 Hz"
@@ -40,12 +39,12 @@ func main() {
 
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("parked", flag.ContinueOnError)
-	span := flags.Duration("for", 3*time.Second, "how long each measurement is")
-	long := flags.Duration("long", time.Minute, "how long the wall recorder runs before it is measured, and is measured, from 10,000 goroutines on: its budget is an average over a minute, in the first of which it may spend as much again")
-	settle := flags.Duration("settle", 2*time.Second, "how long the process that is measured runs before")
-	method := flags.String("method", "", "be the process that is measured, with this method")
-	sink := flags.String("sink", "", "where the method pushes to")
-	count := flags.Int("goroutines", 0, "how many are parked")
+	span := flags.Duration("for", 3*time.Second, "duration of each measurement")
+	long := flags.Duration("long", time.Minute, "from 10,000 goroutines on, how long the wall recorder runs before it is measured, and how long it is measured: its budget is an average over a minute, and the first minute may use twice as much")
+	settle := flags.Duration("settle", 2*time.Second, "how long a process runs before it is measured")
+	method := flags.String("method", "", "internal: run as the measured process, with this method")
+	sink := flags.String("sink", "", "internal: address that the method pushes to")
+	count := flags.Int("goroutines", 0, "internal: number of parked goroutines")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -94,7 +93,7 @@ func compare(ctx context.Context, settle, span, long time.Duration) error {
 	return w.Flush()
 }
 
-// measured is a child: it prints the CPU time that the process took, as a share of one core.
+// measured is the child process: it prints the CPU time that it used, as a share of one core.
 func measured(method, sink string, parked int, settle, span time.Duration) (err error) {
 	release := make(chan struct{})
 	defer close(release)
@@ -126,14 +125,14 @@ func measured(method, sink string, parked int, settle, span time.Duration) (err 
 			time.Sleep(850 * time.Millisecond)
 		}
 	}
-	slow(settle) // until the goroutines are parked and what starts has started
+	slow(settle) // until the goroutines are parked and start-up is over
 	cpu, begun := variant.CPUTime(), time.Now()
 	slow(span)
 	fmt.Println(float64(variant.CPUTime()-cpu) / float64(time.Since(begun)))
 	return nil
 }
 
-// sample takes the goroutine profile with labels at a rate, until the function that it returns is called.
+// sample captures the goroutine profile with labels at a rate, until the returned function is called.
 func sample(hz int) (stop func() error) {
 	done, ended := make(chan struct{}), make(chan struct{})
 	go func() {
@@ -143,7 +142,7 @@ func sample(hz int) (stop func() error) {
 			case <-done:
 				return
 			case <-ticks.C:
-				_ = pprof.Lookup("goroutine").WriteTo(io.Discard, 0) // io.Discard takes all
+				_ = pprof.Lookup("goroutine").WriteTo(io.Discard, 0) // io.Discard never fails
 			}
 		}
 	}()

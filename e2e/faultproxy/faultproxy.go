@@ -1,7 +1,6 @@
-// Package faultproxy is a reverse proxy that harms what passes it, as a bad network and a troubled server
-// do, and keeps a record of every profile that was sent through it and of what the server behind it said.
-// The end-to-end tests of delivery put it before the real Pyroscope. It is no proxy for anything else: it
-// holds whole requests in memory and trusts its clients.
+// Package faultproxy is a reverse proxy that injects the faults of bad networks and failing servers. It records
+// every profile that was sent through it, with the server's answer. The end-to-end tests of delivery put it in
+// front of the real Pyroscope. It is not a general proxy: it holds whole requests in memory and trusts its clients.
 package faultproxy
 
 import (
@@ -19,18 +18,18 @@ import (
 	"time"
 )
 
-// Fault is what becomes of one request.
+// Fault is what happens to one request.
 type Fault int
 
-// The faults. Where the server behind is asked, its answer is harmed, not the request: it may have the
-// profile while the client cannot know.
+// The faults. If the request is passed to the server, its answer is harmed, not the request: the server may have
+// the profile although the client cannot know.
 const (
 	None             Fault = iota
-	Slow                   // the server is asked SlowBy later than it could be
-	HalfOpen               // the request is taken, and nothing is ever answered
+	Slow                   // the request is passed on after SlowBy
+	HalfOpen               // the request is read, and never answered
 	ResetRequest           // the connection is reset in the middle of the request
-	ResetAnswer            // the server is asked, and the connection is reset instead of an answer
-	Truncated              // the server is asked, and its answer breaks off in the middle
+	ResetAnswer            // the request is passed on, and the connection is reset instead of an answer
+	Truncated              // the request is passed on, and the answer is cut off in the middle
 	Throttled              // 429
 	ThrottledForASec       // 429 with Retry-After: 1
 	Unavailable            // 503
@@ -46,24 +45,24 @@ func (f Fault) String() string {
 	return names[f]
 }
 
-// asks says whether the server behind is asked.
+// asks reports whether the request is passed to the server.
 func (f Fault) asks() bool { return f == None || f == Slow || f == ResetAnswer || f == Truncated }
 
-// SlowBy is how long a slow request is held back.
+// SlowBy is the delay of a slow request.
 const SlowBy = 800 * time.Millisecond
 
-// maxRequest bounds what is taken of a request, in bytes.
+// maxRequest limits the size of a request, in bytes.
 const maxRequest = 32 << 20
 
-// Exchange is one profile that was sent, once.
+// Exchange is one attempt to send one profile.
 type Exchange struct {
 	Profile Profile
 	Fault   Fault
-	Server  int  // the server's status; 0 where it was not asked or did not answer
-	Cut     bool // the server was reached and did not answer to the end: nobody knows whether it has the profile
+	Server  int  // the server's status; 0 if it was not asked or did not answer
+	Cut     bool // the server was reached and did not answer completely: it may have the profile or not
 }
 
-// Accepted says whether the server has the profile.
+// Accepted reports whether the server has the profile.
 func (e Exchange) Accepted() bool { return e.Server/100 == 2 }
 
 // Proxy is a running proxy. Close ends it.
@@ -79,7 +78,7 @@ type Proxy struct {
 	tries int // profiles that were sent, whole or not
 }
 
-// Start starts a proxy on loopback, before the server at the base URL target. It does no harm yet.
+// Start starts a proxy on loopback, in front of the server at the base URL target. It injects no fault yet.
 func Start(target string) *Proxy {
 	p := &Proxy{
 		target: target,
@@ -91,7 +90,7 @@ func Start(target string) *Proxy {
 	return p
 }
 
-// URL is the proxy's base URL.
+// URL returns the proxy's base URL.
 func (p *Proxy) URL() string { return p.server.URL }
 
 // Close ends the proxy and every connection through it.
@@ -102,17 +101,17 @@ func (p *Proxy) Close() {
 	p.client.CloseIdleConnections()
 }
 
-// Harm has every request from now on meet the fault.
+// Harm applies the fault to every request from now on.
 func (p *Proxy) Harm(f Fault) { p.Plan(func(int) Fault { return f }) }
 
-// Plan chooses the fault of each profile that is sent from now on; n counts them from 0.
+// Plan sets a function that chooses the fault of each profile sent from now on; n counts them from 0.
 func (p *Proxy) Plan(plan func(n int) Fault) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.plan, p.tries = plan, 0
 }
 
-// Seen returns what was sent so far and has come to its end.
+// Seen returns the completed exchanges so far.
 func (p *Proxy) Seen() []Exchange {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -135,27 +134,27 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.tries++
 	p.mu.Unlock()
 	if fault == ResetRequest {
-		_, _ = io.CopyN(io.Discard, r.Body, r.ContentLength/2) // it is broken off either way
+		_, _ = io.CopyN(io.Discard, r.Body, r.ContentLength/2) // it is cut off either way
 		reset(w)
 		return
 	}
 	sent, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	if err != nil {
-		reset(w) // the client broke it off itself
+		reset(w) // the client cancelled it
 		return
 	}
 	p.exchange(w, r, sent, Exchange{Profile: readProfile(r, sent), Fault: fault})
 }
 
-// note records an exchange. It is called before the client has an answer, so that whoever knows of the
-// answer finds the record.
+// note records an exchange. It is called before the client has an answer, so that callers who have the answer find
+// the record.
 func (p *Proxy) note(e Exchange) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.seen = append(p.seen, e)
 }
 
-// exchange is one request that has arrived whole.
+// exchange handles a request that has arrived completely.
 func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, sent []byte, e Exchange) {
 	if !e.Fault.asks() {
 		p.note(e)
@@ -186,7 +185,8 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, sent []byte, e 
 		case <-p.closed:
 		}
 	}
-	// The server is asked to the end even if the client has gone: what it said is what counts.
+	// The exchange with the server is completed even if the client has disconnected: the server's answer is
+	// recorded.
 	resp, body, err := p.ask(r, sent)
 	if err != nil {
 		e.Cut = !errors.Is(err, syscall.ECONNREFUSED)
@@ -204,13 +204,13 @@ func (p *Proxy) exchange(w http.ResponseWriter, r *http.Request, sent []byte, e 
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)+2))
 		w.WriteHeader(resp.StatusCode)
 		_, _ = w.Write(append(body, 0))
-		panic(http.ErrAbortHandler) // the way to break an answer off
+		panic(http.ErrAbortHandler) // this cuts an answer off
 	default:
 		answer(w, resp, body)
 	}
 }
 
-// ask sends the request to the server and reads its whole answer.
+// ask sends the request to the server and reads the whole answer.
 func (p *Proxy) ask(r *http.Request, body []byte) (*http.Response, []byte, error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), 30*time.Second)
 	defer cancel()
@@ -233,17 +233,17 @@ func answer(w http.ResponseWriter, resp *http.Response, body []byte) {
 		w.Header()[name] = values
 	}
 	w.WriteHeader(resp.StatusCode)
-	_, _ = w.Write(body) // the client may have gone
+	_, _ = w.Write(body) // the client may have disconnected
 }
 
-// reset ends the connection as a crashed peer does, with RST.
+// reset ends the connection with RST, like a crashed peer.
 func reset(w http.ResponseWriter) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		panic(errors.Join(http.ErrAbortHandler, err))
 	}
 	if tcp, ok := conn.(*net.TCPConn); ok {
-		_ = tcp.SetLinger(0) // else it would end in order
+		_ = tcp.SetLinger(0) // otherwise it would end normally
 	}
 	conn.Close()
 }

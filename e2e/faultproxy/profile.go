@@ -11,7 +11,7 @@ import (
 	"spanflame/internal/pyroscopewire"
 )
 
-// The calls that carry a profile.
+// The paths of requests that carry a profile.
 const (
 	pushPath   = "/push.v1.PusherService/Push"
 	ingestPath = "/ingest"
@@ -19,9 +19,9 @@ const (
 
 func carriesProfile(path string) bool { return path == pushPath || path == ingestPath }
 
-// Profile is what identifies a profile, and what it weighs. One sent to /ingest has a Name alone.
+// Profile identifies a profile and holds its totals. A profile sent to /ingest has only a Name.
 type Profile struct {
-	Name   string            // what it measures, such as process_cpu; of /ingest the application's name
+	Name   string            // the profile type, such as process_cpu; for /ingest the application's name
 	Labels map[string]string // of its series, without the name
 	Start  time.Time         // TimeNanos of the pprof
 	Length time.Duration     // DurationNanos of the pprof
@@ -29,7 +29,7 @@ type Profile struct {
 	Err    error             // why it could not be read
 }
 
-// readProfile reads what a request carries.
+// readProfile reads the profile of a request.
 func readProfile(r *http.Request, body []byte) Profile {
 	if r.URL.Path == ingestPath {
 		name, _, _ := strings.Cut(r.URL.Query().Get("name"), "{")

@@ -47,12 +47,12 @@ func main() {
 	}
 }
 
-// row is one line of the table.
+// row is one row of the table.
 type row struct {
 	name    string
 	harm    faultproxy.Fault
-	server  bool // the server is killed meanwhile
-	process bool // the profiled process is killed meanwhile and started again
+	server  bool // the server is killed during the outage
+	process bool // the profiled process is killed during the outage and restarted
 }
 
 var rows = []row{
@@ -71,7 +71,7 @@ var rows = []row{
 	{name: "422 for the rate", harm: faultproxy.RateLimited},
 }
 
-// calm is how long nothing is wrong before a fault, and afterwards.
+// calm is the time without faults before and after an outage.
 const calm = 5 * time.Second
 
 func measure(ctx context.Context, outage time.Duration, only string) (err error) {
@@ -111,7 +111,7 @@ func measure(ctx context.Context, outage time.Duration, only string) (err error)
 	return nil
 }
 
-// client is a profiled process behind a proxy of its own.
+// client is a profiled process with its own proxy.
 type client interface {
 	start(ctx context.Context, url string) error
 	load()
@@ -121,7 +121,7 @@ type client interface {
 	count() (taken, delivered int)
 }
 
-// run leads the clients through one row, at the same time.
+// run runs one row for all clients at the same time.
 func (r row) run(ctx context.Context, server *servers.Server, outage time.Duration, clients []client) error {
 	proxies := make([]*faultproxy.Proxy, len(clients))
 	for i, c := range clients {
@@ -184,10 +184,10 @@ func load(clients []client, d time.Duration) {
 	wg.Wait()
 }
 
-// spanflameClient is the demo shop.
+// spanflameClient is the workload with its agents.
 type spanflameClient struct {
 	binary, dir string
-	shop        *processes.Workload
+	workload    *processes.Workload
 	proxy       *faultproxy.Proxy
 	taken       int
 }
@@ -195,7 +195,7 @@ type spanflameClient struct {
 func (c *spanflameClient) behind(p *faultproxy.Proxy) { c.proxy = p }
 
 func (c *spanflameClient) start(ctx context.Context, url string) (err error) {
-	c.shop, err = processes.Start(ctx, processes.Options{Binary: c.binary, Dir: c.dir, Env: []string{
+	c.workload, err = processes.Start(ctx, processes.Options{Binary: c.binary, Dir: c.dir, Env: []string{
 		"PYROSCOPE_SERVER_ADDRESS=" + url, "PYROSCOPE_UPLOAD_INTERVAL=1s", "SPANFLAME_SLOW_SPAN=off",
 	}})
 	return err
@@ -203,17 +203,17 @@ func (c *spanflameClient) start(ctx context.Context, url string) (err error) {
 
 func (c *spanflameClient) load() {
 	for _, path := range []string{"/api/checkout", "/load/cpu?ms=10"} {
-		if resp, err := http.Get(c.shop.Storefront.URL + path); err == nil {
+		if resp, err := http.Get(c.workload.Storefront.URL + path); err == nil {
 			_, _ = io.Copy(io.Discard, resp.Body)
 			resp.Body.Close()
 		}
 	}
 }
 
-// each ends one service after the other, and adds what each has taken by its own counters.
+// each ends one service after the other, and adds up the profiles captured by their counters.
 func (c *spanflameClient) each(end func(*processes.Service) error) error {
-	for _, s := range []*processes.Service{c.shop.Storefront, c.shop.Inventory} {
-		// Windows end with the second: in the middle of one nothing is being counted.
+	for _, s := range []*processes.Service{c.workload.Storefront, c.workload.Inventory} {
+		// Windows end on the second: half a second later, the counters do not change.
 		time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(1500 * time.Millisecond)))
 		n, err := captured(s)
 		if err != nil {
@@ -227,7 +227,7 @@ func (c *spanflameClient) each(end func(*processes.Service) error) error {
 	return nil
 }
 
-// captured is how many profiles a service has taken.
+// captured returns how many profiles a service has captured.
 func captured(s *processes.Service) (sum int, err error) {
 	resp, err := http.Get(s.Admin + "/metrics")
 	if err != nil {
@@ -252,9 +252,9 @@ func captured(s *processes.Service) (sum int, err error) {
 
 func (c *spanflameClient) kill() error { return c.each((*processes.Service).Kill) }
 
-// stop ends the services, and starts them again as long as they have something left.
+// stop ends the services, and restarts them as long as they have undelivered profiles.
 func (c *spanflameClient) stop(ctx context.Context) error {
-	const types = 5 // the stop takes one more profile of each
+	const types = 5 // stopping captures one more profile of each type
 	for {
 		err := c.each(func(s *processes.Service) error {
 			c.taken += types
@@ -267,7 +267,7 @@ func (c *spanflameClient) stop(ctx context.Context) error {
 		if err != nil || len(left) == 0 {
 			return err
 		}
-		// The deadline was short for a backlog: the next start goes on with it.
+		// The deadline was too short for the backlog: the next start continues with it.
 		if err := c.start(ctx, c.proxy.URL()); err != nil {
 			return err
 		}

@@ -20,12 +20,12 @@ import (
 	"spanflame/e2e/faultproxy"
 )
 
-// plainClient is a process that pyroscope-go profiles.
+// plainClient is a process profiled by pyroscope-go.
 type plainClient struct {
 	cmd   *exec.Cmd
-	read  chan struct{} // closed when its output has ended
-	last  int           // taken by the process that runs, as it said last; to be read after read is closed
-	taken int           // by all that ended
+	read  chan struct{} // closed when the process's output has ended
+	last  int           // profiles captured by the current process, by its last output; read it after read is closed
+	taken int           // captured by the processes that ended
 	proxy *faultproxy.Proxy
 }
 
@@ -57,7 +57,7 @@ func (c *plainClient) start(ctx context.Context, url string) error {
 	return nil
 }
 
-func (c *plainClient) load() {} // it makes its own
+func (c *plainClient) load() {} // it creates its own
 
 func (c *plainClient) end(s os.Signal) error {
 	if err := c.cmd.Process.Signal(s); err != nil {
@@ -86,7 +86,7 @@ func (c *plainClient) count() (taken, delivered int) {
 	return c.taken, delivered
 }
 
-// counting counts the profiles that pyroscope-go takes, and prints the count at each.
+// counting counts the profiles that pyroscope-go captures, and prints the count after each.
 type counting struct {
 	upstream.Upstream
 	n atomic.Int64
@@ -97,8 +97,8 @@ func (c *counting) Upload(j *upstream.UploadJob) {
 	c.Upstream.Upload(j)
 }
 
-// plain is the profiled process. It starts and stops pyroscope-go as that package's own Start and Stop do,
-// with a counter between.
+// plain is the profiled process. It starts and stops pyroscope-go like that package's own Start and Stop, with a
+// counter in between.
 func plain(ctx context.Context, url string) error {
 	runtime.SetMutexProfileFraction(100)
 	runtime.SetBlockProfileRate(100_000)
@@ -132,7 +132,7 @@ func plain(ctx context.Context, url string) error {
 	return nil
 }
 
-// silent is a logger for pyroscope-go.
+// silent is a logger for pyroscope-go that discards everything.
 type silent struct{}
 
 func (silent) Infof(string, ...any)  {}

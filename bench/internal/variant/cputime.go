@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// CPUTime is the CPU time that this process has used.
+// CPUTime returns the CPU time that this process has used.
 func CPUTime() time.Duration {
 	var u syscall.Rusage
 	// The call cannot fail: its only errors are a wrong constant and a wrong pointer.

@@ -1,6 +1,6 @@
-// Package variant starts the profilers that the benchmarks compare, in the process that is measured. Every
-// variant traces with the same SDK and exports no spans, and every profiler pushes to a server that takes
-// everything, so that what differs is profiling alone.
+// Package variant starts the profilers that the benchmarks compare, in the measured process. Every variant traces
+// with the same SDK and exports no spans, and every profiler pushes to a server that accepts everything, so that
+// they differ in profiling only.
 package variant
 
 import (
@@ -31,11 +31,11 @@ const (
 	Wall   = "spanflame with wall"
 )
 
-// Sink starts a server on loopback that takes every push and keeps none.
+// Sink starts a server on loopback that accepts and discards every push.
 func Sink() *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body)
-		w.Header().Set("Content-Type", "application/proto") // as Pyroscope answers; an empty message
+		w.Header().Set("Content-Type", "application/proto") // Pyroscope's answer: an empty message
 	}))
 }
 
@@ -48,7 +48,7 @@ type Running struct {
 // Stop ends the variant.
 func (r *Running) Stop() error { return r.stop() }
 
-// Start starts a variant whose profiles are of the given types and go to the sink.
+// Start starts a variant that captures the given profile types and pushes to the sink.
 func Start(name, sink string, types []pyroscope.ProfileType) (*Running, error) {
 	switch name {
 	case None:
@@ -71,7 +71,7 @@ var All = []pyroscope.ProfileType{
 }
 
 func startPeer(sink string, types []pyroscope.ProfileType) (*Running, error) {
-	// As the agent sets them.
+	// The agent's defaults.
 	runtime.SetMutexProfileFraction(100)
 	runtime.SetBlockProfileRate(int(100 * time.Microsecond))
 	p, err := pyroscope.Start(pyroscope.Config{ApplicationName: "bench", ServerAddress: sink, ProfileTypes: types})

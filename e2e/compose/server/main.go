@@ -1,7 +1,7 @@
-// Command server is the entry point of the images that stand in for Pyroscope's and Tempo's in the test of
-// docker-compose.yml: it takes the arguments that the compose file gives to the real ones, starts the release that
-// can be built, and answers their health checks. What that release names otherwise than the mounted
-// configuration does is in /overlay.yaml. It is for that test alone.
+// Command server is the entry point of the images that replace Pyroscope's and Tempo's in the test of
+// docker-compose.yml. It accepts the arguments that the compose file gives to the real servers, starts the release
+// that can be built, and answers the health checks. /overlay.yaml contains the settings whose names differ in that
+// release. It is for that test only.
 package main
 
 import (
@@ -15,7 +15,7 @@ import (
 	"spanflame/stack/servers"
 )
 
-// Where things are in the image. What the file system allows to be written is a /tmp in memory.
+// Paths in the image. Only /tmp, which is in memory, can be written.
 const (
 	program = "/server"
 	overlay = "/overlay.yaml"
@@ -29,7 +29,7 @@ func main() {
 	}
 }
 
-// run checks the health of the server that an argument names, or becomes the server.
+// run checks the health of the server that an argument names, or replaces itself by the server.
 func run(args []string) error {
 	command := []string{program}
 	for _, arg := range args {
@@ -48,7 +48,7 @@ func run(args []string) error {
 	return syscall.Exec(program, command, os.Environ())
 }
 
-// check asks the server whether it is ready.
+// check checks whether the server is ready.
 func check(url string) error {
 	client := &http.Client{Timeout: 4 * time.Second}
 	resp, err := client.Get(url)
@@ -62,7 +62,7 @@ func check(url string) error {
 	return nil
 }
 
-// merge writes the configuration that the server gets.
+// merge writes the configuration for the server.
 func merge(file string) error {
 	base, err := os.ReadFile(file)
 	if err != nil {
