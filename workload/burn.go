@@ -7,12 +7,11 @@ import (
 	"time"
 )
 
-// The functions below are what a flame graph of the load endpoints shows. Those marked noinline are kept from
-// being inlined so that each name stands on a frame of its own, whatever a tool makes of inlined frames: the
-// names are the very point.
+// The functions below appear in the flame graphs of the load endpoints. Those marked noinline are not inlined, so
+// that each name has its own frame, however a tool shows inlined frames.
 
-// burnCPU computes for d on the calling goroutine and returns the last value, so that the work cannot be
-// optimised away.
+// burnCPU computes for d on the calling goroutine. It returns the last value, so that the compiler cannot optimise
+// the work away.
 //
 //go:noinline
 func burnCPU(ctx context.Context, d time.Duration) (uint64, error) {
@@ -21,7 +20,7 @@ func burnCPU(ctx context.Context, d time.Duration) (uint64, error) {
 		if err := ctx.Err(); err != nil {
 			return value, err
 		}
-		value = xorshift(value, 1<<16) // some 100 µs: short against the millisecond that callers ask for
+		value = xorshift(value, 1<<16) // about 100 µs: short compared with the millisecond that callers ask for
 	}
 	return value, nil
 }
@@ -54,8 +53,8 @@ func churnMemory(ctx context.Context, mb int) error {
 //go:noinline
 func newGarbage(bytes int) []byte { return make([]byte, bytes) }
 
-// sleepFor sleeps in short turns, because time.Sleep cannot be interrupted and a select on a timer would not
-// be a sleep: the runtime reports it as a wait for a channel.
+// sleepFor sleeps in short intervals, because time.Sleep cannot be interrupted, and the runtime reports a select on
+// a timer as a wait for a channel.
 //
 //go:noinline
 func sleepFor(ctx context.Context, d time.Duration) error {
@@ -69,8 +68,8 @@ func sleepFor(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// waitForChannel receives from a channel that another goroutine closes after d, or when ctx ends: a plain
-// receive, so that the wait is reported as one.
+// waitForChannel receives from a channel that another goroutine closes after d, or when ctx ends. It is a plain
+// receive, so that the runtime reports it as one.
 //
 //go:noinline
 func waitForChannel(ctx context.Context, d time.Duration) error {
@@ -83,7 +82,7 @@ func waitForChannel(ctx context.Context, d time.Duration) error {
 	return ctx.Err()
 }
 
-// pause waits for d or for the end of ctx.
+// pause waits for d or until ctx ends.
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -93,16 +92,16 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// contendedLock is the one mutex that all requests to /load/lock queue for.
+// contendedLock is the mutex that all requests to /load/lock queue for.
 type contendedLock struct {
 	mu    sync.Mutex
 	turns int // guarded by mu
 }
 
-// contend waits for the lock until another goroutine has held it for d. The caller takes the lock, hands it
-// locked to that goroutine and queues behind it: a single request meets real contention that way, and with
-// several requests every nanosecond of the convoy is a wait for this mutex and for nothing else. When ctx
-// ends the holder lets go at once, so a convoy of cancelled requests dissolves.
+// contend waits for the lock until another goroutine has held it for d. The caller takes the lock, hands it locked
+// to that goroutine and queues behind it. That way even a single request meets real contention, and with several
+// requests all of the convoy's time is spent waiting for this mutex. When ctx ends, the holder unlocks at once, so
+// that a convoy of cancelled requests dissolves.
 func (l *contendedLock) contend(ctx context.Context, d time.Duration) error {
 	l.wait()
 	var holder sync.WaitGroup
@@ -125,7 +124,7 @@ func (l *contendedLock) holdAndRelease(ctx context.Context, d time.Duration) {
 	pause(ctx, d)
 }
 
-// limitError says that a request would take more than the machine is to give.
+// limitError reports that a request would exceed a limit of the service.
 type limitError struct {
 	what               string
 	asked, have, limit int
@@ -167,7 +166,7 @@ func (l *leak) grow(ctx context.Context, mb int) (int, error) {
 	return len(l.blocks), nil
 }
 
-// release frees everything and returns how many MiB it was.
+// release frees everything and returns how many MiB were retained.
 func (l *leak) release() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -184,17 +183,17 @@ type parking struct {
 	batches map[*batch]struct{}
 }
 
-// batch is the goroutines of one request.
+// batch holds the goroutines of one request.
 type batch struct {
-	leave chan struct{} // closed to let them go
-	gone  chan struct{} // closed when they have gone
+	leave chan struct{} // closed to release them
+	gone  chan struct{} // closed when they have ended
 }
 
 func newParking(limit int) *parking {
 	return &parking{limit: limit, batches: map[*batch]struct{}{}}
 }
 
-// park parks n goroutines for d and returns how many are parked now. They outlive the request on purpose.
+// park parks n goroutines for d and returns how many are parked now. They intentionally outlive the request.
 func (p *parking) park(n int, d time.Duration) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -223,7 +222,7 @@ func (p *parking) park(n int, d time.Duration) (int, error) {
 //go:noinline
 func parkGoroutine(leave <-chan struct{}) { <-leave }
 
-// release lets one batch go; only the first call for a batch does anything.
+// release ends one batch; only the first call for a batch does anything.
 func (p *parking) release(b *batch) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -233,7 +232,7 @@ func (p *parking) release(b *batch) {
 	}
 }
 
-// drain lets every batch go, waits for them and returns how many goroutines it was.
+// drain ends every batch, waits for the goroutines and returns how many there were.
 func (p *parking) drain() int {
 	p.mu.Lock()
 	parked := p.parked

@@ -12,13 +12,13 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// product is something the shop sells.
+// product is something that the storefront sells.
 type product struct {
 	sku   string
 	cents int64
 }
 
-// catalogue is what the storefront sells and the inventory has in stock.
+// catalogue lists the products that the storefront sells and the inventory has in stock.
 var catalogue = [...]product{
 	{"coffee-beans-1kg", 2490},
 	{"filter-papers-100", 450},
@@ -30,12 +30,12 @@ var catalogue = [...]product{
 	{"teapot-cast-iron", 7400},
 }
 
-// promotion lowers a price by a share and adds a fee, as real ones do.
+// promotion lowers a price by a share and adds a fee.
 type promotion struct{ permille, fee int64 }
 
-// promotions that may be combined freely. bestOffer tries every combination, so each one more doubles its
-// work: with 17 it takes some 10 ms, which makes a basket of three slow enough for a flame graph and a basket
-// of a hundred slow enough to complain about.
+// promotions can be combined freely. bestOffer tries every combination, so each additional promotion doubles its
+// work. With 17 it takes about 10 ms: a basket of three is slow enough for a flame graph, and a basket of a hundred
+// is slow for its user.
 var promotions = [...]promotion{
 	{10, 5}, {15, 9}, {20, 30}, {25, 12}, {30, 25}, {35, 60}, {40, 35}, {45, 80}, {50, 95},
 	{12, 2}, {18, 22}, {22, 8}, {28, 40}, {32, 15}, {38, 70}, {42, 50}, {48, 100},
@@ -50,7 +50,7 @@ type line struct {
 	Quantity int    `json:"quantity"`
 }
 
-// order is what a checkout saves.
+// order is saved by a checkout.
 type order struct {
 	id         string
 	number     int64
@@ -113,7 +113,7 @@ type till struct {
 	last int64 // guarded by mu
 }
 
-// next is the number of the next order.
+// next returns the number of the next order.
 func (t *till) next() int64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -121,7 +121,7 @@ func (t *till) next() int64 {
 	return t.last
 }
 
-// settle reserves and saves an order and returns its number. An order that fails takes none.
+// settle reserves and saves an order and returns its number. A failed order uses no number.
 func (s *Service) settle(ctx context.Context, o order) (number int64, err error) {
 	if s.lockConvoy.on.Load() {
 		return s.settleHoldingTill(ctx, o)
@@ -132,7 +132,7 @@ func (s *Service) settle(ctx context.Context, o order) (number int64, err error)
 	return s.till.next(), nil
 }
 
-// settleHoldingTill is settle with the mistake of lock-convoy: the lock is held over two answers of others.
+// settleHoldingTill is settle with the fault lock-convoy: it holds the lock while two other services answer.
 //
 //go:noinline
 func (s *Service) settleHoldingTill(ctx context.Context, o order) (number int64, err error) {
@@ -154,7 +154,7 @@ func (s *Service) reserveAndSave(ctx context.Context, o order) error {
 	})
 }
 
-// fillBasket takes items products from the catalogue, round and round.
+// fillBasket returns items products, cycling through the catalogue.
 func fillBasket(items int) []product {
 	basket := make([]product, items)
 	for i := range basket {
@@ -179,8 +179,8 @@ func linesOf(basket []product) []line {
 	return lines
 }
 
-// priceBasket adds up the best offers for the products and their handling. It is the CPU work of a checkout
-// and prices every item anew on purpose: the cost grows with the basket.
+// priceBasket adds up the best offers for the products and their handling fees. It is the CPU work of a checkout;
+// it intentionally prices every item again, so that the cost grows with the basket.
 //
 //go:noinline
 func priceBasket(ctx context.Context, basket []product, handlingFee func(sku string) (int64, error)) (cents int64, err error) {
@@ -197,10 +197,10 @@ func priceBasket(ctx context.Context, basket []product, handlingFee func(sku str
 	return cents, nil
 }
 
-// handlingFee looks the product up in the tariff.
+// handlingFee looks up the product in the tariff.
 func (s *Service) handlingFee(sku string) (cents int64, err error) {
 	t := s.tariff
-	if s.slowPricing.on.Load() { // the mistake: the tariff is the same for every item
+	if s.slowPricing.on.Load() { // the fault: the tariff is the same for every item
 		if t, err = compileTariff(tariffText); err != nil {
 			return 0, err
 		}
@@ -208,8 +208,8 @@ func (s *Service) handlingFee(sku string) (cents int64, err error) {
 	return t.feeFor(sku), nil
 }
 
-// bestOffer is the lowest price that any combination of promotions gives, but not below minPermille of the list
-// price. Kept from being inlined so that flame graphs show it under priceBasket.
+// bestOffer returns the lowest price that any combination of promotions gives, but not below minPermille of the
+// list price. It is not inlined, so that flame graphs show it under priceBasket.
 //
 //go:noinline
 func bestOffer(list int64) int64 {

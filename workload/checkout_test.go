@@ -35,7 +35,7 @@ import (
 func TestCheckoutTrace(t *testing.T) {
 	for _, method := range []string{"GET", "POST"} {
 		t.Run(method, func(t *testing.T) {
-			s := newShop(t, Config{})
+			s := newServices(t, Config{})
 			s.spans.Reset()
 			got := s.do(t, method, s.storefrontURL+"/api/checkout", nil)
 			if got.status != 200 {
@@ -93,7 +93,7 @@ func TestCheckoutTrace(t *testing.T) {
 }
 
 func TestCheckoutJoinsTheCallersTrace(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	const id = "0af7651916cd43dd8448eb211c80319c"
 	req := httptest.NewRequest(http.MethodGet, "/api/checkout?items=1", nil)
 	req.Header.Set("traceparent", "00-"+id+"-b7ad6b7169203331-01")
@@ -105,7 +105,7 @@ func TestCheckoutJoinsTheCallersTrace(t *testing.T) {
 }
 
 func TestCheckoutMetrics(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	made := s.get(t, "/api/checkout?items=1").header.Get("X-Trace-ID") + " " + s.get(t, "/api/checkout?items=1").header.Get("X-Trace-ID")
 	s.inventory.mux = http.NewServeMux() // the inventory forgets its routes
 	s.get(t, "/api/checkout?items=1")
@@ -144,9 +144,9 @@ func TestCheckoutMetrics(t *testing.T) {
 	}
 }
 
-// The Host header is the client's: it must not make series.
+// Clients choose the Host header: it must not create series.
 func TestMetricsDoNotTakeTheHostHeader(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, host := range []string{"a.example:1", "b.example:2"} {
 		req := httptest.NewRequest(http.MethodGet, "/load/sleep?ms=1", nil)
 		req.Host = host
@@ -164,7 +164,7 @@ func TestCounterNameInPrometheus(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	cfg := s.storefront.cfg
 	cfg.MeterProvider = sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 	cfg.Database = filepath.Join(t.TempDir(), "orders.db")
@@ -186,7 +186,7 @@ func TestCounterNameInPrometheus(t *testing.T) {
 }
 
 func TestCheckoutParameters(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, query := range []string{"items=", "items=0", "items=-1", "items=501", "items=many", "items=1&items=2", "item=1"} {
 		if got := s.get(t, "/api/checkout?"+query); got.status != 400 {
 			t.Errorf("%s: %d %s, want 400", query, got.status, got.body)
@@ -209,7 +209,7 @@ func TestCheckoutWithoutInventory(t *testing.T) {
 		t.Fatal(err)
 	}
 	nobody.Close()
-	s := newShop(t, Config{InventoryURL: "http://" + nobody.Addr().String()})
+	s := newServices(t, Config{InventoryURL: "http://" + nobody.Addr().String()})
 	got := s.get(t, "/api/checkout?items=1")
 	if got.status != 502 || !strings.Contains(got.body, "inventory") {
 		t.Errorf("%d %s, want a 502 that names the inventory", got.status, got.body)
@@ -235,7 +235,7 @@ func TestCheckoutWhenTheInventoryMisbehaves(t *testing.T) {
 		},
 	} {
 		server := httptest.NewServer(inventory)
-		s := newShop(t, Config{InventoryURL: server.URL})
+		s := newServices(t, Config{InventoryURL: server.URL})
 		if got := s.get(t, "/api/checkout?items=1"); got.status != 502 || len(got.body) > 1000 {
 			t.Errorf("%s: %d with %d bytes, want a short 502", name, got.status, len(got.body))
 		}
@@ -244,9 +244,9 @@ func TestCheckoutWhenTheInventoryMisbehaves(t *testing.T) {
 }
 
 func TestOrdersAreInSQLite(t *testing.T) {
-	// A path that would be another file if it went into the data source name unescaped.
+	// A path that would name another file if it were not escaped in the data source name.
 	file := filepath.Join(t.TempDir(), "made on demand", "50% off?mode=memory#1.db")
-	s := newShop(t, Config{Database: file})
+	s := newServices(t, Config{Database: file})
 	checkOrdersAreSaved(t, s)
 	db, err := sql.Open("sqlite", (&url.URL{Scheme: "file", OmitHost: true, Path: file}).String())
 	if err != nil {
@@ -263,7 +263,7 @@ func TestOrdersAreInSQLite(t *testing.T) {
 }
 
 func TestOrdersAreInPostgreSQL(t *testing.T) {
-	s := newShop(t, Config{DatabaseURL: startPostgres(t)})
+	s := newServices(t, Config{DatabaseURL: startPostgres(t)})
 	s.spans.Reset()
 	checkOrdersAreSaved(t, s)
 	for _, span := range s.spans.GetSpans() {
@@ -279,7 +279,7 @@ func TestOrdersAreInPostgreSQL(t *testing.T) {
 }
 
 // checkOrdersAreSaved makes one checkout and looks it up, then twenty at the same time.
-func checkOrdersAreSaved(t *testing.T, s *shop) {
+func checkOrdersAreSaved(t *testing.T, s *services) {
 	t.Helper()
 	got := s.do(t, "POST", s.storefrontURL+"/api/checkout?items=10", nil)
 	if got.status != 200 {
@@ -310,7 +310,7 @@ func checkOrdersAreSaved(t *testing.T, s *shop) {
 }
 
 func TestFailedOrderLeavesNothing(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	o := order{id: "twice", items: 2, lines: []line{{SKU: "a", Quantity: 1}, {SKU: "a", Quantity: 1}}}
 	if err := s.storefront.orders.save(t.Context(), o); err == nil || !strings.Contains(err.Error(), `line of "a"`) {
 		t.Errorf("save: %v, want an error that names the line", err)
@@ -336,7 +336,7 @@ func startPostgres(t *testing.T) string {
 		t.Skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/initdb)")
 	}
 	bin := filepath.Dir(found[len(found)-1])
-	// Not t.TempDir: its parent is closed to the other user, and its path may be too long for a socket.
+	// Not t.TempDir: the other user cannot enter its parent, and its path may be too long for a socket.
 	dir, err := os.MkdirTemp("", "pg")
 	if err != nil {
 		t.Fatal(err)
@@ -365,11 +365,11 @@ func startPostgres(t *testing.T) string {
 		}
 	}
 	data := filepath.Join(dir, "data")
-	run("initdb", "--no-sync", "--auth=trust", "--username=shop", data)
+	run("initdb", "--no-sync", "--auth=trust", "--username=workload", data)
 	run("pg_ctl", "start", "--wait", "--pgdata="+data, "--log="+filepath.Join(dir, "log"),
 		"--options=-c listen_addresses='' -c fsync=off -k "+dir)
 	t.Cleanup(func() { run("pg_ctl", "stop", "--mode=immediate", "--pgdata="+data) })
-	return "postgres:///postgres?" + url.Values{"host": {dir}, "user": {"shop"}}.Encode()
+	return "postgres:///postgres?" + url.Values{"host": {dir}, "user": {"workload"}}.Encode()
 }
 
 func TestBestOffer(t *testing.T) {
@@ -385,7 +385,7 @@ func TestBestOffer(t *testing.T) {
 }
 
 func TestReserve(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	sku := catalogue[0].sku
 	one := fmt.Sprintf(`{"sku":%q,"quantity":1}`, sku)
 	for name, tc := range map[string]struct {
@@ -440,7 +440,7 @@ func TestStockIsRefilledAndTakenWhole(t *testing.T) {
 	}
 }
 
-// newConfirmedStock is a stock whose warehouse answers at once.
+// newConfirmedStock returns a stock whose warehouse answers at once.
 func newConfirmedStock() *stock {
 	s := newStock(newLockConvoy("", ""))
 	s.confirm = func(ctx context.Context) error { return ctx.Err() }

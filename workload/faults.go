@@ -8,16 +8,16 @@ import (
 	"sync/atomic"
 )
 
-// fault is a mistake in the service's code that can be switched on and off while it runs; off is the repaired
-// code. It takes effect from the next request on.
+// fault is a mistake in the service's code that can be switched on and off while it runs; off is the repaired code.
+// A switch takes effect from the next request on.
 type fault struct {
 	name   string
-	does   string // the mistake
+	does   string // what the fault does
 	repair string
 	on     atomic.Bool
 }
 
-// MarshalJSON gives what the client of /faults sees.
+// MarshalJSON encodes a fault for the clients of /faults.
 func (f *fault) MarshalJSON() ([]byte, error) {
 	return json.Marshal(struct {
 		Name   string `json:"name"`
@@ -30,7 +30,7 @@ func (f *fault) MarshalJSON() ([]byte, error) {
 func newSlowPricing() *fault {
 	return &fault{
 		name:   "slow-pricing",
-		does:   "for each item of a basket, the tariff is read anew and each of its patterns compiled anew",
+		does:   "the tariff is parsed and its patterns are compiled again for each item of a basket",
 		repair: "the tariff is compiled once, when the service starts",
 	}
 }
@@ -38,8 +38,8 @@ func newSlowPricing() *fault {
 func newLockConvoy(lock, io string) *fault {
 	return &fault{
 		name:   "lock-convoy",
-		does:   fmt.Sprintf("%s is locked while %s: requests at the same time queue for it", lock, io),
-		repair: fmt.Sprintf("%s is locked only to change it", lock),
+		does:   fmt.Sprintf("%s is locked while %s: concurrent requests queue for it", lock, io),
+		repair: fmt.Sprintf("%s is locked only while it changes", lock),
 	}
 }
 
@@ -75,7 +75,7 @@ func findFault(faults []*fault, name string) (*fault, error) {
 	allowed := strings.Join(names, ", ")
 	return nil, &apiError{
 		status:  http.StatusNotFound,
-		Message: fmt.Sprintf("unknown fault %q: there is %s", truncate(name, maxEchoed), allowed),
+		Message: fmt.Sprintf("unknown fault %q: the faults are %s", truncate(name, maxEchoed), allowed),
 		Value:   truncate(name, maxEchoed),
 		Allowed: allowed,
 	}

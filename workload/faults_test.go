@@ -14,7 +14,7 @@ import (
 )
 
 // faultStates asks a service which of its faults are on.
-func (s *shop) faultStates(t *testing.T, url string) map[string]bool {
+func (s *services) faultStates(t *testing.T, url string) map[string]bool {
 	t.Helper()
 	resp, err := s.client.Get(url + "/faults")
 	if err != nil {
@@ -39,7 +39,7 @@ func (s *shop) faultStates(t *testing.T, url string) map[string]bool {
 }
 
 func TestFaultsAreSwitched(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, tt := range []struct {
 		method, name string
 		storefront   map[string]bool
@@ -67,7 +67,7 @@ func TestFaultsAreSwitched(t *testing.T) {
 }
 
 func TestUnknownFault(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, method := range []string{"PUT", "DELETE"} {
 		for _, name := range []string{"earthquake", strings.Repeat("%3Cscript%3E", 1000)} {
 			got := s.do(t, method, s.storefrontURL+"/faults/"+name, nil)
@@ -87,9 +87,9 @@ func TestUnknownFault(t *testing.T) {
 	}
 }
 
-// What a compilation allocates tells how often it is done, whatever its speed.
+// The bytes allocated show how often the tariff is compiled, whatever the speed.
 func TestSlowPricingCompilesForEachItem(t *testing.T) {
-	s := newShop(t, Config{}).storefront
+	s := newServices(t, Config{}).storefront
 	compile := testing.AllocsPerRun(1, func() {
 		if _, err := compileTariff(tariffText); err != nil {
 			t.Fatal(err)
@@ -120,7 +120,7 @@ func TestSlowPricingCompilesForEachItem(t *testing.T) {
 }
 
 func TestTariff(t *testing.T) {
-	shop, err := compileTariff(tariffText)
+	tariff, err := compileTariff(tariffText)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestTariff(t *testing.T) {
 		"coffee-beans-1kg": 60, "coffee-beans-old-refurbished": 40, "mug-tin-set-of-6": 240, "gift-card-50": 0, "spoon": 100, "": 100,
 		"MUG-Öland": 150, "coffee-beans-1kg\n": 0, "two words": 0,
 	} {
-		if got := shop.feeFor(sku); got != want {
+		if got := tariff.feeFor(sku); got != want {
 			t.Errorf("fee for %q: %d, want %d", sku, got, want)
 		}
 	}
@@ -152,7 +152,7 @@ func TestLockConvoyHoldsTheTillOverTheInventorysAnswer(t *testing.T) {
 		<-answer
 	}))
 	defer inventory.Close()
-	s := newShop(t, Config{InventoryURL: inventory.URL})
+	s := newServices(t, Config{InventoryURL: inventory.URL})
 	for number, on := range []bool{false, true} {
 		s.storefront.lockConvoy.on.Store(on)
 		var checkout sync.WaitGroup
@@ -170,9 +170,9 @@ func TestLockConvoyHoldsTheTillOverTheInventorysAnswer(t *testing.T) {
 	}
 }
 
-// A failed order takes no number: the next has the one that it would have had.
+// A failed order uses no number: the next order gets it.
 func TestOrderNumbersHaveNoGaps(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, on := range []bool{false, true} {
 		s.storefront.lockConvoy.on.Store(on)
 		before := s.storefront.till.last
@@ -194,7 +194,7 @@ func TestOrderNumbersHaveNoGaps(t *testing.T) {
 
 // While the warehouse has a reservation to confirm, the stock is free, unless the fault is on.
 func TestLockConvoyHoldsTheStockOverTheWarehousesAnswer(t *testing.T) {
-	away := errors.New("the warehouse is away")
+	away := errors.New("the warehouse is unreachable")
 	for _, on := range []bool{false, true} {
 		for _, answer := range []error{nil, away} {
 			s := newConfirmedStock()

@@ -20,20 +20,20 @@ import (
 // because the service did nothing wrong.
 const statusCancelled = 499
 
-// The routes of whoever checks the service's health, and of nobody else.
+// The routes of health checks.
 const (
 	healthPattern = "GET /healthz"
 	readyPattern  = "GET /readyz"
 )
 
-// maxLoggedPath bounds what a hostile path can add to a log line, in bytes.
+// maxLoggedPath limits how many bytes of a path are logged, so that a hostile path cannot make a log line long.
 const maxLoggedPath = 256
 
-// handler answers one route with a value to be encoded as JSON, or an error: an *apiError for a status of its
-// own, any other error for 500.
+// handler answers one route. It returns a value to encode as JSON, or an error: an *apiError sets the status, any
+// other error is a 500.
 type handler func(r *http.Request) (any, error)
 
-// apiError is an answer other than 200. Its fields are what the client sees.
+// apiError is an answer other than 200. Its exported fields are sent to the client.
 type apiError struct {
 	status    int
 	Message   string `json:"error"`
@@ -65,14 +65,14 @@ func (s *Service) handle(pattern string, h handler) {
 	})
 }
 
-// isProbe tells whether r asks a health endpoint. Its answers are no work of the service: they would only
-// dilute its latencies and crowd out its traces.
+// isProbe reports whether r asks a health endpoint. Such requests would only distort the latencies and fill up the
+// traces.
 func (s *Service) isProbe(r *http.Request) bool {
 	_, pattern := s.mux.Handler(r)
 	return pattern == healthPattern || pattern == readyPattern
 }
 
-// ServeHTTP bounds the request's time and body before anything else sees it.
+// ServeHTTP limits the request's time and body before any other code handles it.
 func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
 	defer cancel()
@@ -81,9 +81,9 @@ func (s *Service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.traced.ServeHTTP(w, r)
 }
 
-// observe runs inside the server span: it puts the trace's id on the response and writes the request's log
-// line. It passes r itself on, not a copy, because the mux leaves the matched pattern in it, which otelhttp
-// reads afterwards for the span's name and the metric's route.
+// observe runs inside the server span. It sets the trace's id on the response and writes the request's log line. It
+// passes r itself on, not a copy, because the mux leaves the matched pattern in it, which otelhttp reads afterwards
+// for the span's name and the metric's route.
 func (s *Service) observe(w http.ResponseWriter, r *http.Request) {
 	start := time.Now()
 	ctx := r.Context()
@@ -119,7 +119,7 @@ func (s *Service) observe(w http.ResponseWriter, r *http.Request) {
 	s.log.LogAttrs(ctx, level, "HTTP Request Processed", attrs...)
 }
 
-// dispatch hands the request to its route. A panic becomes a 500; a request without a route gets the mux's own
+// dispatch passes the request to its route. A panic becomes a 500; a request without a route gets the mux's own
 // status and headers (404, 405 with Allow, a redirect to the clean path) with a JSON body.
 func (s *Service) dispatch(out *response, r *http.Request) {
 	defer func() {
@@ -138,13 +138,13 @@ func (s *Service) dispatch(out *response, r *http.Request) {
 	s.mux.ServeHTTP(out, r)
 }
 
-// route is the matched pattern without its method, "" when there was none.
+// route returns the matched pattern without its method, or "" if none matched.
 func route(r *http.Request) string {
 	_, path, _ := strings.Cut(r.Pattern, " ")
 	return path
 }
 
-// truncate cuts s to at most limit bytes, never inside a character.
+// truncate shortens s to at most limit bytes, without splitting a character.
 func truncate(s string, limit int) string {
 	if len(s) <= limit {
 		return s
@@ -152,7 +152,7 @@ func truncate(s string, limit int) string {
 	return strings.ToValidUTF8(s[:limit], "") + "…"
 }
 
-// response is the ResponseWriter of every handler. It knows afterwards what was sent and why.
+// response is the ResponseWriter of every handler. It records what was sent and why.
 type response struct {
 	http.ResponseWriter
 	status int // 0 until the header is sent
@@ -163,7 +163,7 @@ type response struct {
 // Unwrap lets http.ResponseController reach the connection.
 func (w *response) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
-// WriteHeader notes the status.
+// WriteHeader records the status.
 func (w *response) WriteHeader(status int) {
 	if w.status == 0 {
 		w.status = status
@@ -171,7 +171,7 @@ func (w *response) WriteHeader(status int) {
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// Write sends an implicit 200 first, as every ResponseWriter does.
+// Write sends an implicit 200 first, like every ResponseWriter.
 func (w *response) Write(b []byte) (int, error) {
 	if w.status == 0 {
 		w.WriteHeader(http.StatusOK)
@@ -179,7 +179,7 @@ func (w *response) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// reply sends v as JSON. An error of the write means that the client is gone, which nobody can be told.
+// reply sends v as JSON. It ignores write errors: the client has gone.
 func (w *response) reply(status int, v any) {
 	body, err := json.Marshal(v)
 	if err != nil { // only a programming error: every answer is a struct of plain fields
@@ -190,10 +190,10 @@ func (w *response) reply(status int, v any) {
 	_, _ = w.Write(append(body, '\n'))
 }
 
-// fail sends err as the answer it stands for and marks the span when it is the service's fault.
+// fail sends the answer for err, and marks the span as failed if the service caused the error.
 func (w *response) fail(ctx context.Context, err error) {
 	w.err = err
-	answer := &apiError{status: http.StatusInternalServerError, Message: "internal error; the service's log has it under the trace's id"}
+	answer := &apiError{status: http.StatusInternalServerError, Message: "internal error: see the service's log lines with this trace id"}
 	switch {
 	case errors.Is(ctx.Err(), context.Canceled):
 		answer = &apiError{status: statusCancelled, Message: "the request was cancelled"}
@@ -223,15 +223,15 @@ func (w *statusOnly) Header() http.Header         { return w.header }
 func (w *statusOnly) WriteHeader(status int)      { w.status = status }
 func (w *statusOnly) Write(b []byte) (int, error) { return len(b), nil }
 
-// health is the answer of the health endpoints.
+// health is the answer of a health endpoint.
 type health struct {
 	Status string `json:"status"`
 }
 
 func (s *Service) healthz(*http.Request) (any, error) { return health{Status: "ok"}, nil }
 
-// readyz asks the database. It does not ask the inventory: a storefront that is taken out of service because
-// its neighbour is down turns one outage into two.
+// readyz checks the database. It does not check the inventory: taking the storefront out of service because the
+// inventory is down would turn one outage into two.
 func (s *Service) readyz(r *http.Request) (any, error) {
 	if s.orders == nil {
 		return health{Status: "ready"}, nil

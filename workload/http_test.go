@@ -18,7 +18,7 @@ import (
 
 // Every answer, good or bad, carries the id of its trace and leaves exactly one log line with the same id.
 func TestEveryRequestIsTracedAndLoggedOnce(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, tc := range []struct {
 		method, path string
 		status       int
@@ -70,9 +70,9 @@ func TestEveryRequestIsTracedAndLoggedOnce(t *testing.T) {
 	}
 }
 
-// Probes come every few seconds: they are no requests for the service's figures, but a failed one is said.
+// Health checks come every few seconds. They do not count in the service's metrics, but a failed one is logged.
 func TestHealthRequestsAreNotCounted(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	s.spans.Reset()
 	for _, path := range []string{"/healthz", "/readyz"} {
 		if got := s.get(t, path); got.status != 200 || got.header.Get("X-Trace-ID") != "" {
@@ -101,7 +101,7 @@ func TestHealthRequestsAreNotCounted(t *testing.T) {
 }
 
 func TestPanicIsA500AndTheServiceLives(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	s.storefront.handle("GET /panic", func(*http.Request) (any, error) { panic("out of coffee") })
 	s.storefront.handle("GET /panic-late", func(r *http.Request) (any, error) { return func() {}, nil })
 	got := s.get(t, "/panic")
@@ -126,7 +126,7 @@ func TestPanicIsA500AndTheServiceLives(t *testing.T) {
 }
 
 func TestHostileRequestsStaySmall(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	got := s.get(t, "/"+strings.Repeat("é", 20_000)+"%ff%00<script>")
 	if got.status != 404 || len(got.body) > 1000 {
 		t.Errorf("got %d with %d bytes, want a short 404", got.status, len(got.body))
@@ -143,7 +143,7 @@ func TestHostileRequestsStaySmall(t *testing.T) {
 }
 
 func TestReadinessFollowsTheDatabase(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	if got := s.get(t, "/readyz"); got.status != 200 {
 		t.Fatalf("readyz: %d %s", got.status, got.body)
 	}
@@ -196,7 +196,7 @@ func serveOn(t *testing.T, s *Service) (url string, stop func() error) {
 }
 
 func TestServeFinishesRequestsInFlight(t *testing.T) {
-	s := newShop(t, Config{DrainTimeout: time.Minute})
+	s := newServices(t, Config{DrainTimeout: time.Minute})
 	running, finish := make(chan struct{}), make(chan struct{})
 	s.storefront.handle("GET /slow", func(*http.Request) (any, error) {
 		close(running)
@@ -209,7 +209,7 @@ func TestServeFinishesRequestsInFlight(t *testing.T) {
 	<-running
 	stopped := make(chan error)
 	go func() { stopped <- stop() }()
-	// The listener closes first, so a refused connection says that the stop has begun.
+	// The listener closes first, so a refused connection means that the stop has begun.
 	for {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(url, "http://"))
 		if err != nil {
@@ -227,7 +227,7 @@ func TestServeFinishesRequestsInFlight(t *testing.T) {
 }
 
 func TestServeCancelsRequestsAfterTheDrainTimeout(t *testing.T) {
-	s := newShop(t, Config{DrainTimeout: time.Millisecond})
+	s := newServices(t, Config{DrainTimeout: time.Millisecond})
 	running := make(chan struct{})
 	s.storefront.handle("GET /stuck", func(r *http.Request) (any, error) {
 		close(running)

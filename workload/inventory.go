@@ -31,7 +31,7 @@ type reserved struct {
 	Reserved int `json:"reserved"` // pieces
 }
 
-// stock is what the inventory has on its shelves. It lives in memory: the shop's durable data is its orders.
+// stock counts the pieces on the inventory's shelves. It is kept in memory; only orders are durable.
 type stock struct {
 	lockConvoy *fault
 	confirm    func(context.Context) error // asks the warehouse
@@ -84,7 +84,7 @@ func badReservation(format string, args ...any) error {
 	}
 }
 
-// reserve takes all lines from the shelves, once the warehouse has confirmed them, or none.
+// reserve takes either all lines from the shelves, once the warehouse has confirmed them, or none.
 func (s *stock) reserve(ctx context.Context, lines []line) (reserved, error) {
 	if s.lockConvoy.on.Load() {
 		return s.reserveHoldingShelves(ctx, lines)
@@ -104,8 +104,7 @@ func (s *stock) reserve(ctx context.Context, lines []line) (reserved, error) {
 	return answer, nil
 }
 
-// reserveHoldingShelves is reserve with the mistake of lock-convoy: the lock is held until the warehouse has
-// answered.
+// reserveHoldingShelves is reserve with the fault lock-convoy: it holds the lock until the warehouse has answered.
 //
 //go:noinline
 func (s *stock) reserveHoldingShelves(ctx context.Context, lines []line) (reserved, error) {
@@ -125,8 +124,8 @@ func (s *stock) reserveHoldingShelves(ctx context.Context, lines []line) (reserv
 // warehouseTime is how long the warehouse takes to answer.
 const warehouseTime = 40 * time.Millisecond
 
-// askWarehouse stands in for a call to the warehouse's own system, which is far away and not part of the demo.
-// It waits by itself, not by a helper, so that its own name is the innermost of a flame graph.
+// askWarehouse stands in for a call to a remote warehouse system. It waits without a helper, so that its own name
+// is the innermost one of a flame graph.
 //
 //go:noinline
 func askWarehouse(ctx context.Context) error {
@@ -140,8 +139,8 @@ func askWarehouse(ctx context.Context) error {
 	}
 }
 
-// take takes all lines from the shelves or none. A shelf that runs short is filled up again: a demo that has
-// sold out shows nothing any more. The caller holds s.mu.
+// take takes either all lines from the shelves or none. A shelf that runs short is filled up again, so that the
+// workload never sells out. The caller holds s.mu.
 func (s *stock) take(lines []line) (reserved, error) {
 	for _, l := range lines {
 		if _, ok := s.shelves[l.SKU]; !ok {
@@ -169,7 +168,7 @@ func (s *stock) putBack(lines []line) {
 	}
 }
 
-// inventoryClient is the storefront's way to the inventory.
+// inventoryClient calls the inventory for the storefront.
 type inventoryClient struct {
 	url       string
 	client    *http.Client
@@ -215,10 +214,11 @@ func (c *inventoryClient) reserve(ctx context.Context, lines []line) error {
 		return &apiError{status: http.StatusBadGateway, Message: "the inventory cannot be reached", cause: err}
 	}
 	defer resp.Body.Close()
-	// Read to the end so that the connection can be used again; a broken inventory may send at most 64 KiB.
+	// Read to the end, so that the connection can be reused; at most 64 KiB of a broken inventory's answer are
+	// read.
 	answer, err := io.ReadAll(io.LimitReader(resp.Body, maxBody))
 	if err != nil {
-		return &apiError{status: http.StatusBadGateway, Message: "the inventory's answer broke off", cause: err}
+		return &apiError{status: http.StatusBadGateway, Message: "the inventory's answer was cut off", cause: err}
 	}
 	if resp.StatusCode != http.StatusOK {
 		return &apiError{

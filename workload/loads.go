@@ -10,17 +10,17 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// maxParked bounds the goroutines that /load/goroutines keeps parked in all; they take some 250 MB then.
+// maxParked limits how many goroutines /load/goroutines parks in total; that many need about 250 MB.
 const maxParked = 100_000
 
-// done is the answer of a load endpoint that leaves nothing behind.
+// done is the answer of a load endpoint that retains nothing.
 type done struct {
 	Load string `json:"load"`
 	MS   int    `json:"ms,omitempty"`
 	MB   int    `json:"mb,omitempty"`
 }
 
-// retained is the answer of a load endpoint that leaves something behind, and of the DELETE that frees it.
+// retained is the answer of a load endpoint that retains something, and of the DELETE that frees it.
 type retained struct {
 	Load     string `json:"load"`
 	Retained int    `json:"retained"`           // MiB or goroutines now
@@ -73,7 +73,7 @@ func (s *Service) handleLoads() {
 	})
 }
 
-// handleTimed registers GET /load/NAME?ms= for a load that takes a duration.
+// handleTimed registers GET /load/NAME?ms= for a load with a duration.
 func (s *Service) handleTimed(name string, maxMS int, f func(context.Context, time.Duration) error) {
 	ms := param{name: "ms", fallback: 100, min: 1, max: maxMS}
 	s.handle("GET /load/"+name, func(r *http.Request) (any, error) {

@@ -34,7 +34,7 @@ var loadEndpoints = []struct {
 }
 
 func TestLoadEndpointParameters(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, e := range loadEndpoints {
 		for name, query := range map[string]string{
 			"empty":           e.param + "=",
@@ -102,7 +102,7 @@ func TestLoadEndpointParameters(t *testing.T) {
 }
 
 func TestLoadEndpointsWorkInASpanOfTheirOwn(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	for _, path := range []string{
 		"/load/cpu", "/load/cpu?ms=1", "/load/leak", "/load/leak?mb=1", "/load/alloc", "/load/alloc?mb=1", "/load/lock", "/load/lock?ms=1",
 		"/load/block", "/load/block?ms=1", "/load/sleep", "/load/sleep?ms=1", "/load/goroutines", "/load/goroutines?n=1&ms=1",
@@ -123,7 +123,7 @@ func TestLoadEndpointsWorkInASpanOfTheirOwn(t *testing.T) {
 }
 
 func TestLoadEndpointsOfTheInventory(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	if got := s.do(t, "GET", s.inventoryURL+"/load/cpu?ms=1", nil); got.status != 200 {
 		t.Errorf("GET /load/cpu: %d %s", got.status, got.body)
 	}
@@ -133,7 +133,7 @@ func TestLoadEndpointsOfTheInventory(t *testing.T) {
 }
 
 func TestLeakRetainsUntilItIsDeleted(t *testing.T) {
-	s := newShop(t, Config{LeakLimitMB: 40})
+	s := newServices(t, Config{LeakLimitMB: 40})
 	before := heapInUse()
 	for _, want := range []float64{15, 30} {
 		if got := s.get(t, "/load/leak?mb=15"); got.status != 200 || got.fields["retained"] != want {
@@ -159,14 +159,14 @@ func TestLeakRetainsUntilItIsDeleted(t *testing.T) {
 
 func heapInUse() int64 {
 	runtime.GC()
-	runtime.GC() // what pools hold goes with the second collection
+	runtime.GC() // the second collection frees what pools hold
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return int64(m.HeapAlloc)
 }
 
 func TestParkedGoroutinesCanBeDrained(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	if got := s.get(t, "/load/goroutines?n=500"); got.status != 200 || got.fields["retained"] != 500.0 {
 		t.Fatalf("park: %d %s", got.status, got.body)
 	}
@@ -202,7 +202,7 @@ func TestParkedGoroutinesLeaveOnTime(t *testing.T) {
 	})
 }
 
-// Each timed load takes its time, and gives up at once when its request ends.
+// Each timed load lasts for its time, and ends at once when its request does.
 func TestLoadsTakeTheirTimeAndHonourCancellation(t *testing.T) {
 	loads := map[string]func(context.Context, time.Duration) error{
 		"sleep": sleepFor,
@@ -248,7 +248,7 @@ func TestCPUBurnsForItsTime(t *testing.T) {
 	}
 }
 
-// Even a single request waits for the mutex, and requests at the same time queue: their holds never overlap.
+// Even a single request waits for the mutex, and concurrent requests queue: they never hold it at the same time.
 func TestLockIsContended(t *testing.T) {
 	const hold = 20 * time.Millisecond
 	defer runtime.SetMutexProfileFraction(runtime.SetMutexProfileFraction(1))
@@ -282,9 +282,9 @@ func TestLockIsContended(t *testing.T) {
 	}
 }
 
-// A client that goes away ends its request's work.
+// When a client disconnects, the work of its request ends.
 func TestRequestCancellationReachesTheLoad(t *testing.T) {
-	s := newShop(t, Config{})
+	s := newServices(t, Config{})
 	ctx, cancel := context.WithCancel(t.Context())
 	req := httptest.NewRequestWithContext(ctx, http.MethodGet, "/load/sleep?ms=30000", nil)
 	time.AfterFunc(10*time.Millisecond, cancel)

@@ -25,8 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// shop is both services behind real listeners, with everything they report kept for the test.
-type shop struct {
+// services are both services behind real listeners. Everything that they report is kept for the test.
+type services struct {
 	storefront, inventory       *Service
 	storefrontURL, inventoryURL string
 	client                      *http.Client
@@ -35,10 +35,10 @@ type shop struct {
 	log                         *logBook
 }
 
-// newShop starts a shop. The configuration is the storefront's; what it leaves out is set up for a test.
-func newShop(t testing.TB, cfg Config) *shop {
+// newServices starts both services. The configuration is the storefront's; its unset fields are set up for a test.
+func newServices(t testing.TB, cfg Config) *services {
 	t.Helper()
-	s := &shop{spans: tracetest.NewInMemoryExporter(), metrics: sdkmetric.NewManualReader(), log: &logBook{}}
+	s := &services{spans: tracetest.NewInMemoryExporter(), metrics: sdkmetric.NewManualReader(), log: &logBook{}}
 	tracer := sdktrace.NewTracerProvider(sdktrace.WithSyncer(s.spans))
 	inventory := Config{Role: Inventory, Logger: s.log.logger(), TracerProvider: tracer, Propagator: propagation.TraceContext{},
 		MeterProvider: sdkmetric.NewMeterProvider()}
@@ -78,7 +78,7 @@ func serve(t testing.TB, cfg Config) (*Service, string) {
 	return s, server.URL
 }
 
-// answer is one response of the shop.
+// answer is one response of a service.
 type answer struct {
 	status int
 	header http.Header
@@ -86,7 +86,7 @@ type answer struct {
 	fields map[string]any // of the body, when it is an object
 }
 
-func (s *shop) do(t testing.TB, method, url string, body io.Reader) answer {
+func (s *services) do(t testing.TB, method, url string, body io.Reader) answer {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, body)
 	if err != nil {
@@ -112,14 +112,14 @@ func (s *shop) do(t testing.TB, method, url string, body io.Reader) answer {
 	return a
 }
 
-// get asks the storefront.
-func (s *shop) get(t testing.TB, path string) answer {
+// get sends a GET request to the storefront.
+func (s *services) get(t testing.TB, path string) answer {
 	t.Helper()
 	return s.do(t, http.MethodGet, s.storefrontURL+path, nil)
 }
 
 // span returns the only span of that name and kind.
-func (s *shop) span(t testing.TB, name string, kind trace.SpanKind) tracetest.SpanStub {
+func (s *services) span(t testing.TB, name string, kind trace.SpanKind) tracetest.SpanStub {
 	t.Helper()
 	var found []tracetest.SpanStub
 	for _, span := range s.spans.GetSpans() {
@@ -133,7 +133,7 @@ func (s *shop) span(t testing.TB, name string, kind trace.SpanKind) tracetest.Sp
 	return found[0]
 }
 
-func (s *shop) spanNames() string {
+func (s *services) spanNames() string {
 	var names []string
 	for _, span := range s.spans.GetSpans() {
 		names = append(names, span.SpanKind.String()+" "+span.Name)
@@ -142,7 +142,7 @@ func (s *shop) spanNames() string {
 }
 
 // metric returns the storefront's metric of that name.
-func (s *shop) metric(t testing.TB, name string) metricdata.Aggregation {
+func (s *services) metric(t testing.TB, name string) metricdata.Aggregation {
 	t.Helper()
 	var all metricdata.ResourceMetrics
 	if err := s.metrics.Collect(t.Context(), &all); err != nil {
@@ -165,7 +165,7 @@ func value(attrs []attribute.KeyValue, key attribute.Key) string {
 	return v.String()
 }
 
-// logBook keeps log lines, with the trace's ids as the agent's handler would add them.
+// logBook keeps log lines. It adds the ids of the trace, like the agent's handler.
 type logBook struct {
 	mu   sync.Mutex
 	text bytes.Buffer

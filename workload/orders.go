@@ -22,7 +22,7 @@ import (
 	"modernc.org/sqlite"
 )
 
-// The statements are one text for both databases: both know $1, TEXT and BIGINT.
+// The statements are the same for both databases: both support $1, TEXT and BIGINT.
 const (
 	createOrders = `CREATE TABLE IF NOT EXISTS orders (
 		id TEXT PRIMARY KEY, created_unix_ms BIGINT NOT NULL, items BIGINT NOT NULL, total_cents BIGINT NOT NULL)`
@@ -33,13 +33,13 @@ const (
 	insertLine  = `INSERT INTO order_lines (order_id, sku, quantity) VALUES ($1, $2, $3)`
 )
 
-// orderStore keeps orders in SQL.
+// orderStore stores orders in an SQL database.
 type orderStore struct {
 	db    *sql.DB
 	stats metric.Registration // of the connection pool
 }
 
-// database is where orders go: how to connect and what is particular to it.
+// database describes a database for orders: how to connect to it, and its particular settings.
 type database struct {
 	connector driver.Connector
 	name      string // for errors, without secrets
@@ -80,7 +80,7 @@ func openOrders(ctx context.Context, cfg Config) (*orderStore, error) {
 	return &orderStore{db: db, stats: stats}, nil
 }
 
-// sqliteFile is an SQLite file, whose directory is made when it is missing.
+// sqliteFile returns the database for an SQLite file. It creates the directory if that is missing.
 func sqliteFile(path string) (database, error) {
 	absolute, err := filepath.Abs(path)
 	if err != nil {
@@ -89,9 +89,9 @@ func sqliteFile(path string) (database, error) {
 	if err := os.MkdirAll(filepath.Dir(absolute), 0o755); err != nil {
 		return database{}, fmt.Errorf("make the directory of the order database: %w", err)
 	}
-	// WAL lets readers pass the writer; with it NORMAL syncs at checkpoints only, which cannot damage the file.
-	// An immediate transaction takes the write lock at once, where busy_timeout applies, and not in its middle,
-	// where SQLite reports "database is locked" without waiting.
+	// With WAL, readers do not wait for the writer, and NORMAL syncs at checkpoints only without risk of damage to
+	// the file. An immediate transaction takes the write lock at its start, where busy_timeout applies, not in its
+	// middle, where SQLite reports "database is locked" without waiting.
 	dsn := url.URL{Scheme: "file", OmitHost: true, Path: filepath.ToSlash(absolute), RawQuery: url.Values{
 		"_txlock": {"immediate"},
 		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"},
@@ -104,20 +104,20 @@ func sqliteFile(path string) (database, error) {
 		connector: connector,
 		name:      path,
 		attrs:     []attribute.KeyValue{semconv.DBSystemNameSQLite, semconv.DBNamespace(filepath.Base(path))},
-		// SQLite has one writer. With one connection the others wait in database/sql, where a profile sees
-		// them, and not in SQLite's polling.
+		// SQLite has one writer. With one connection the others wait in database/sql, where a profile shows them,
+		// and not in SQLite's polling.
 		maxConns: 1,
 	}, nil
 }
 
-// postgres is a PostgreSQL database. Errors never repeat the URL: it holds a password.
+// postgres returns the database for a PostgreSQL URL. Errors never repeat the URL, because it contains a password.
 func postgres(databaseURL string) (database, error) {
 	if !strings.HasPrefix(databaseURL, "postgres://") && !strings.HasPrefix(databaseURL, "postgresql://") {
 		return database{}, errors.New("DATABASE_URL: must begin with postgres:// or postgresql://; without it orders go to an SQLite file")
 	}
 	cfg, err := pgx.ParseConfig(databaseURL)
 	if err != nil {
-		return database{}, fmt.Errorf("DATABASE_URL: %w", err) // pgx leaves the password out
+		return database{}, fmt.Errorf("DATABASE_URL: %w", err) // pgx omits the password
 	}
 	return database{
 		connector: stdlib.GetConnector(*cfg),
@@ -125,12 +125,12 @@ func postgres(databaseURL string) (database, error) {
 		attrs: []attribute.KeyValue{semconv.DBSystemNamePostgreSQL, semconv.DBNamespace(cfg.Database),
 			semconv.ServerAddress(cfg.Host), semconv.ServerPort(int(cfg.Port))},
 		maxConns: 16,
-		patience: 15 * time.Second, // the database may be starting beside us
+		patience: 15 * time.Second, // the database may be starting at the same time
 	}, nil
 }
 
-// createSchema creates the missing tables. It tries again for as long as patience lasts: besides a database that
-// is still starting, two storefronts that start together can collide in PostgreSQL's CREATE TABLE IF NOT EXISTS.
+// createSchema creates the missing tables. It retries until patience has passed: the database may still be
+// starting, and two storefronts that start at the same time can collide in PostgreSQL's CREATE TABLE IF NOT EXISTS.
 func createSchema(ctx context.Context, db *sql.DB, patience time.Duration) error {
 	create := func() (struct{}, error) {
 		for _, statement := range []string{createOrders, createLines} {
@@ -156,7 +156,7 @@ func (s *orderStore) save(ctx context.Context, o order) error {
 	}
 	if err := insert(ctx, tx, o); err != nil {
 		err = fmt.Errorf("save order: %w", err)
-		if undo := tx.Rollback(); !errors.Is(undo, sql.ErrTxDone) { // done: the end of ctx has rolled it back
+		if undo := tx.Rollback(); !errors.Is(undo, sql.ErrTxDone) { // ErrTxDone: the end of ctx has rolled it back
 			err = errors.Join(err, undo)
 		}
 		return err

@@ -8,10 +8,10 @@ import (
 	"strings"
 )
 
-// maxEchoed bounds how much of a wrong value an error repeats, in bytes.
+// maxEchoed limits how many bytes of a wrong value an error repeats.
 const maxEchoed = 64
 
-// param is one integer query parameter: its name, what a missing one means, and its range.
+// param is an integer query parameter: its name, its default and its range.
 type param struct {
 	name     string
 	fallback int
@@ -31,7 +31,7 @@ func (p param) reject(value, why string) error {
 	}
 }
 
-// parse reads the parameter's values as the query gives them.
+// parse parses the parameter's values from the query.
 func (p param) parse(values []string) (int, error) {
 	switch len(values) {
 	case 0:
@@ -43,15 +43,15 @@ func (p param) parse(values []string) (int, error) {
 	n, err := strconv.Atoi(values[0])
 	switch {
 	case err != nil:
-		return 0, p.reject(values[0], "is not such an integer") // not a number, or beyond 64 bits
+		return 0, p.reject(values[0], "is not an integer") // not a number, or beyond 64 bits
 	case n < p.min || n > p.max:
 		return 0, p.reject(values[0], "is out of range")
 	}
 	return n, nil
 }
 
-// queryInts reads exactly the given parameters from the request's query, in their order. A parameter that is
-// not among them is refused too: a misspelt name would otherwise silently mean the default.
+// queryInts reads exactly the given parameters from the request's query, in their order. Other parameters are
+// refused too: a misspelt name would otherwise silently mean the default.
 func queryInts(r *http.Request, params ...param) ([]int, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {

@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// tariffText is what the shop charges for handling, as the people who decide it write it.
+// tariffText lists the fees for handling, in a format for people.
 //
 //go:embed tariff.txt
 var tariffText string
 
-// tariff is a tariffText that was compiled.
+// tariff is a compiled tariffText.
 type tariff []tariffLine
 
 // tariffLine is the fee for the SKUs of one pattern.
@@ -22,17 +22,16 @@ type tariffLine struct {
 	fee int64 // cents
 }
 
-// anyText is what * stands for in a pattern: nothing, or anything that a SKU may be made of.
+// anyText is the regular expression for * in a pattern: any characters of a SKU, or none.
 const anyText = `[\pL\pN._-]*`
 
-// compileTariff reads the lines of a tariff, each a pattern and a fee. It takes some 12 ms, because a class of
-// all letters in either case is a long one. Kept from being inlined so that flame graphs show it under its
-// caller.
+// compileTariff parses the lines of a tariff, each a pattern and a fee. It takes about 12 ms, because a class of
+// all letters in both cases is long. It is not inlined, so that flame graphs show it under its caller.
 //
 //go:noinline
 func compileTariff(text string) (tariff, error) {
 	var t tariff
-	// Not over an iterator: its body would stand in flame graphs as a function of its own.
+	// Not a loop over an iterator: flame graphs would show its body as a separate function.
 	for _, line := range strings.Split(text, "\n") {
 		fields := strings.Fields(line)
 		if len(fields) == 0 || fields[0] == "#" {
@@ -55,7 +54,7 @@ func compileTariff(text string) (tariff, error) {
 	return t, nil
 }
 
-// feeFor is the fee of the first line that fits the SKU, nothing where none does.
+// feeFor returns the fee of the first line that matches the SKU, or 0 if none matches.
 func (t tariff) feeFor(sku string) int64 {
 	for _, line := range t {
 		if line.sku.MatchString(sku) {

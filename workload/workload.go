@@ -1,14 +1,12 @@
-// Package workload is the demo shop whose profiles and traces spanflame shows: a storefront that sells, an
-// inventory that the storefront calls over HTTP, and load endpoints that do one measurable thing each (burn
-// CPU, leak memory, wait for a lock, …). It is what the demo, the end-to-end tests and anyone who wants to
-// see a known cause in a flame graph drive. It is instrumented with the OpenTelemetry API only, as any service
-// would be, and never imports the agent; it is not a template for a shop and has no authentication, so it
-// listens on loopback unless told otherwise.
+// Package workload is a sample service to profile. It consists of two services: a storefront that sells products,
+// and an inventory that the storefront calls over HTTP. Load endpoints do one measurable thing each: burn CPU, leak
+// memory, wait for a lock, and so on. The demo and the end-to-end tests use it. It is instrumented with the
+// OpenTelemetry API only, as any service would be, and never imports the agent. It is not a template for a real
+// store: it has no authentication, so by default it listens on loopback only.
 //
 // Every answer is JSON. Every request makes one server span named "METHOD route", one log line "HTTP Request
-// Processed" and one value in the histogram http.server.request.duration; the answer carries the trace's id
-// in X-Trace-ID. The health endpoints make none of these, unless a log line when they fail: whoever asks them
-// every few seconds is no load.
+// Processed" and one value in the histogram http.server.request.duration; the answer carries the trace's id in
+// X-Trace-ID. The health endpoints make none of these, except a log line when they fail.
 //
 //	Method     Route             Role        Parameters (default, range)
 //	GET, POST  /api/checkout     storefront  items (3, 1..500): prices, reserves and saves one order;
@@ -25,21 +23,21 @@
 //	GET        /load/sleep       both        ms (100, 1..30000): sleeps
 //	GET        /load/goroutines  both        n (100, 1..100000), ms (60000, 1..600000): parks n goroutines for ms;
 //	                                         507 when more than 100000 would be parked
-//	DELETE     /load/goroutines  both        lets the parked goroutines go
+//	DELETE     /load/goroutines  both        ends the parked goroutines
 //	GET        /faults           both        lists the faults, and which are on
 //	PUT        /faults/{name}    both        switches one on
 //	DELETE     /faults/{name}    both        switches it off, which is the repaired code
 //	GET        /healthz          both        the process serves
 //	GET        /readyz           both        the database answers (storefront)
 //
-// A parameter that is malformed, out of range, given twice or unknown is a 400 that names the parameter, the
-// value and what is allowed; a missing one takes its default.
+// A parameter that is malformed, out of range, given twice or unknown is a 400 that names the parameter, the value
+// and what is allowed; a missing parameter has its default.
 //
 // # Faults
 //
-// The faults are mistakes as they are made in real services, each beside its repair. All are off at the start.
+// Faults are mistakes that real services make, each with its repair. All are off at the start.
 //
-//	slow-pricing  storefront  the tariff of handling fees is compiled for each item of a basket, some 12 ms of
+//	slow-pricing  storefront  the tariff of handling fees is compiled for each item of a basket, about 12 ms of
 //	                          CPU each in compileTariff; repaired, once when the service starts
 //	lock-convoy   storefront  the till, which only numbers orders, is locked while the inventory and the
 //	                          database answer, so that checkouts queue in settleHoldingTill; repaired, only for
@@ -65,14 +63,14 @@ import (
 	"go.opentelemetry.io/otel/trace"
 )
 
-// instrumentation is the name under which this package's own spans and metrics are reported.
+// instrumentation is the name of the tracer and the meter of this package.
 const instrumentation = "spanflame/workload"
 
-// The service's limits. They are constants because nobody has a reason to change them; their order matters:
-// a request is given up before its connection is cut, so that the client still gets an answer.
+// The service's limits. They are constants because nobody has a reason to change them. Their order matters: a
+// request is cancelled before its connection is closed, so that the client still gets an answer.
 const (
 	requestTimeout = 60 * time.Second // after this a request's context ends
-	writeTimeout   = 75 * time.Second // after this the connection is cut
+	writeTimeout   = 75 * time.Second // after this the connection is closed
 	readTimeout    = 10 * time.Second // header and body
 	idleTimeout    = 2 * time.Minute
 	maxHeader      = 64 << 10 // bytes
@@ -82,7 +80,7 @@ const (
 	cancelGrace = 2 * time.Second
 )
 
-// Role is which of the shop's two services a process is.
+// Role is one of the workload's two services.
 type Role string
 
 // The two services.
@@ -91,8 +89,7 @@ const (
 	Inventory  Role = "inventory"  // reserves stock
 )
 
-// Config says which service to run and with what. The zero value of every field but Role is its documented
-// default.
+// Config configures a service. The zero value of every field but Role is its documented default.
 type Config struct {
 	Role Role
 
@@ -100,17 +97,17 @@ type Config struct {
 	// 127.0.0.1:8081 for the inventory.
 	Listen string
 
-	// InventoryURL is where the storefront finds the inventory. The default is http://127.0.0.1:8081.
+	// InventoryURL is the base URL of the inventory, for the storefront. The default is http://127.0.0.1:8081.
 	InventoryURL string
 
-	// Database is the SQLite file of the storefront's orders; it and its directory are made when missing.
-	// The default is data/orders.db.
+	// Database is the SQLite file for the storefront's orders; it and its directory are created if they are
+	// missing. The default is data/orders.db.
 	Database string
 
 	// DatabaseURL, when set, names a PostgreSQL database (postgres://…) to use in place of the SQLite file.
 	DatabaseURL string
 
-	// LeakLimitMB is how much /load/leak retains at most, in MiB. The default is 512.
+	// LeakLimitMB is the most that /load/leak retains, in MiB. The default is 512.
 	LeakLimitMB int
 
 	// DrainTimeout is how long a stopping service lets requests in flight finish before it cancels them.
@@ -155,7 +152,7 @@ func (c Config) Validate() error {
 	return nil
 }
 
-// withDefaults returns the configuration with every zero value replaced.
+// withDefaults returns the configuration with its defaults filled in.
 func (c Config) withDefaults() Config {
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:8080"
@@ -190,7 +187,7 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Service is one of the shop's services. It is an http.Handler that may be served by Serve or by any server.
+// Service is one of the workload's services. It is an http.Handler, for Serve or for any other server.
 type Service struct {
 	cfg     Config
 	log     *slog.Logger
@@ -214,7 +211,7 @@ type Service struct {
 
 var _ http.Handler = (*Service)(nil)
 
-// New opens the service's database and builds its routes. The caller closes the service.
+// New opens the service's database and registers its routes. The caller must call Close.
 func New(ctx context.Context, cfg Config) (*Service, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
@@ -247,7 +244,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		s.slowPricing = newSlowPricing()
 		s.lockConvoy = newLockConvoy("the till", "the inventory and the database answer")
 		s.handleFaults(s.slowPricing, s.lockConvoy)
-		if err := s.openShop(ctx); err != nil {
+		if err := s.openStorefront(ctx); err != nil {
 			return nil, err
 		}
 		s.handle("GET /api/checkout", s.checkout)
@@ -256,8 +253,8 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	return s, nil
 }
 
-// serverName is what metrics report as the server's address. Without it they would take the request's Host
-// header, and any client could make as many series as it likes.
+// serverName is the server's address in metrics. Without it, they would use the request's Host header, and any
+// client could create any number of series.
 func serverName(cfg Config) string {
 	_, port, err := net.SplitHostPort(cfg.Listen)
 	if err != nil {
@@ -266,8 +263,8 @@ func serverName(cfg Config) string {
 	return net.JoinHostPort(string(cfg.Role), port)
 }
 
-// openShop gives the storefront its tariff, its database, its way to the inventory and its counter.
-func (s *Service) openShop(ctx context.Context) (err error) {
+// openStorefront opens the storefront's tariff, database, inventory client and counter.
+func (s *Service) openStorefront(ctx context.Context) (err error) {
 	if s.tariff, err = compileTariff(tariffText); err != nil {
 		return err
 	}
@@ -285,7 +282,7 @@ func (s *Service) openShop(ctx context.Context) (err error) {
 	return nil
 }
 
-// Run opens, serves and closes the service: it returns when ctx ends and the requests in flight are done.
+// Run opens, serves and closes the service. It returns after ctx has ended and the requests in flight are done.
 func Run(ctx context.Context, cfg Config) error {
 	s, err := New(ctx, cfg)
 	if err != nil {
@@ -301,7 +298,7 @@ func Run(ctx context.Context, cfg Config) error {
 // Serve answers requests on ln until ctx ends. Requests in flight then have Config.DrainTimeout to finish;
 // those that do not are cancelled. Serve closes ln and returns when no request runs any more.
 func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
-	// Requests must outlive ctx, else a stop would cut them instead of letting them finish.
+	// Requests must outlive ctx: a stop lets them finish.
 	base, cancelRequests := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancelRequests()
 	srv := &http.Server{
@@ -329,7 +326,7 @@ func (s *Service) Serve(ctx context.Context, ln net.Listener) error {
 	return errors.Join(serveErr, s.drain(srv, cancelRequests))
 }
 
-// drain stops srv: first politely, then by cancelling the requests, then by cutting their connections.
+// drain stops srv: it waits for the requests, then cancels them, then closes their connections.
 func (s *Service) drain(srv *http.Server, cancelRequests context.CancelFunc) error {
 	polite, done := context.WithTimeout(context.Background(), s.cfg.DrainTimeout)
 	defer done()
@@ -346,7 +343,7 @@ func (s *Service) drain(srv *http.Server, cancelRequests context.CancelFunc) err
 	return nil
 }
 
-// Close lets go of everything that requests left behind and closes the database. No request may be running.
+// Close frees everything that requests retained and closes the database. No request must be running.
 func (s *Service) Close() error {
 	s.parking.drain()
 	s.leak.release()

@@ -168,7 +168,7 @@ includes a rule that cannot be decided, and rules for two sides that are the sam
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], args[1], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
-	}, takes("two sides, BEFORE and AFTER", 2, 2))
+	}, argCount("two sides, BEFORE and AFTER", 2, 2))
 	flags := cmd.Flags()
 	o.register(flags)
 	flags.StringArrayVar(&o.before, "before", nil, "name=value for the side before alone: from, until, service or a label; several allowed")

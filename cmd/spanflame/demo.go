@@ -11,7 +11,7 @@ import (
 	"spanflame/cmd/spanflame/demo"
 )
 
-// interruptedCode is the exit code of a program that Ctrl-C ended, as shells have it: 128 and SIGINT's number.
+// interruptedCode is the exit code that shells use for a program ended by Ctrl-C: 128 plus the number of SIGINT.
 const interruptedCode = 130
 
 func newDemoCommand() *cobra.Command {
@@ -19,15 +19,15 @@ func newDemoCommand() *cobra.Command {
 	var backend string
 	cmd := &cobra.Command{
 		Use:   "demo",
-		Short: "Run the shop under load, and open its slowest trace onto the flame graph",
-		Long: `Run both services of the shop under load, first with two mistakes in the storefront and then with their
-repairs; print the slowest trace with its diagnosis and its link, the leak, and before against after; and serve
-the pages until Ctrl-C. The first link comes as soon as there is a slow trace.
+		Short: "Run the workload under load, and open its slowest trace onto the flame graph",
+		Long: `Run both services of the workload under load, first with two faults in the storefront and then with their
+repairs. Print the slowest trace with its diagnosis and its link, the leak, and a comparison of both halves. Serve
+the pages until Ctrl-C. The first link is printed as soon as there is a slow trace.
 
-Traces and profiles are saved in the demo's directory: no server is needed, and no Docker. With --backend=stack
-a real Pyroscope and a real Tempo are started; they are built from their Go modules when they are not cached,
-which takes some minutes the first time and works inside a checkout. With --backend=servers, the default where
-PYROSCOPE_SERVER_ADDRESS and SPANFLAME_TEMPO_ADDRESS are both set, these are used; the agents then take the
+Traces and profiles are saved in the demo's directory: neither a server nor Docker is needed. With --backend=stack
+a real Pyroscope and a real Tempo are started. They are built from their Go modules if they are not cached,
+which takes some minutes the first time and requires a checkout. With --backend=servers, the default if
+PYROSCOPE_SERVER_ADDRESS and SPANFLAME_TEMPO_ADDRESS are both set, these are used, and the agents read the
 rest of their settings (OTEL_*, PYROSCOPE_*) from the environment.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
@@ -48,11 +48,11 @@ rest of their settings (OTEL_*, PYROSCOPE_*) from the environment.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.Dir, "dir", "data/demo", "directory for everything the demo writes; what the last run left there is removed")
+	flags.StringVar(&o.Dir, "dir", "data/demo", "directory for everything the demo writes; data of the last run is removed")
 	flags.StringVar(&backend, "backend", "", "where traces and profiles go: local, stack or servers")
-	flags.StringVar(&o.Listen, "listen", "", "address of the pages (default 127.0.0.1:7070, or a free port where that is taken)")
+	flags.StringVar(&o.Listen, "listen", "", "address of the pages (default 127.0.0.1:7070, or a free port if that is in use)")
 	flags.Float64Var(&o.Rate, "rate", 30, "requests per second")
-	flags.DurationVar(&o.Duration, "duration", 28*time.Second, "of the load: half of it with the mistakes, half with their repairs")
+	flags.DurationVar(&o.Duration, "duration", 28*time.Second, "duration of the load: half with the faults, half with their repairs")
 	flags.BoolVar(&o.Exit, "exit", false, "end after the summary instead of serving the pages until Ctrl-C")
 	return cmd
 }

@@ -10,15 +10,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// healthTimeout bounds one check.
+// healthTimeout limits the time of one check.
 const healthTimeout = 4 * time.Second
 
-// newHealthCommand is how a container without a shell checks itself.
+// newHealthCommand lets a container without a shell check its own health.
 func newHealthCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "health URL",
 		Short: "Exit with 0 if URL answers with status 200, else with 1",
-		Args:  takes("one URL, such as http://127.0.0.1:8080/readyz", 1, 1),
+		Args:  argCount("one URL, such as http://127.0.0.1:8080/readyz", 1, 1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), healthTimeout)
 			defer cancel()
@@ -32,7 +32,7 @@ func checkHealth(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	// Neither a proxy nor a redirect: the answer counts that the address itself gives.
+	// No proxy and no redirects: only the answer of the address itself counts.
 	client := &http.Client{
 		Transport:     &http.Transport{DisableKeepAlives: true},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -43,7 +43,7 @@ func checkHealth(ctx context.Context, url string) error {
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500)) // as far as it can be read
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500)) // as much of it as can be read
 		return fmt.Errorf("%s: status %d: %q", url, resp.StatusCode, b)
 	}
 	return nil

@@ -50,7 +50,7 @@ which includes too few profiles to tell.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
-	}, takes("the profiles of one service: DIR, FILES or ADDRESS", 1, 1))
+	}, argCount("the profiles of one service: DIR, FILES or ADDRESS", 1, 1))
 	flags := cmd.Flags()
 	o.register(flags)
 	flags.Lookup("type").Usage = "types of profiles to read: heap, goroutine (default both)"

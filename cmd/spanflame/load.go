@@ -14,7 +14,7 @@ import (
 	"spanflame/workload/load"
 )
 
-// errAllFailed makes the process exit with 1; the report has the reasons.
+// errAllFailed makes the process exit with 1; the report contains the reasons.
 var errAllFailed = errors.New("every request failed")
 
 func newLoadCommand() *cobra.Command {
@@ -24,9 +24,9 @@ func newLoadCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "load",
 		Short: "Drive a storefront with an open loop and report its latencies",
-		Long: `Drive a storefront with an open loop: requests are sent by a fixed schedule whatever the answers do, and
-latency counts from the time at which a request was due. The report goes to standard output, progress to
-standard error. Exits with 1 when every request failed.`,
+		Long: `Drive a storefront with an open loop: requests follow a fixed schedule, whether or not answers arrive, and
+latency is measured from the time at which a request was due. The report goes to standard output, progress to
+standard error. The exit code is 1 if every request failed.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if cfg.Rate == 0 {
@@ -65,11 +65,11 @@ standard error. Exits with 1 when every request failed.`,
 	flags := cmd.Flags()
 	flags.StringVar(&cfg.Target, "target", "http://127.0.0.1:8080", "base URL of the storefront, http or https")
 	flags.Float64Var(&cfg.Rate, "rate", 10, "requests per second")
-	flags.DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long to send")
-	flags.StringVar(&mix, "mix", load.DefaultMix().String(), "what to send, as name=weight,…; also: single, heavy, leak, goroutines")
-	flags.IntVar(&cfg.Concurrency, "concurrency", 256, "requests in flight at most; those due above it are shed and counted")
-	flags.DurationVar(&cfg.Timeout, "timeout", 30*time.Second, "of one request")
-	flags.BoolVar(&asJSON, "json", false, "report as JSON")
+	flags.DurationVar(&cfg.Duration, "duration", 30*time.Second, "how long to send requests")
+	flags.StringVar(&mix, "mix", load.DefaultMix().String(), "requests to send, as name=weight,…; also: single, heavy, leak, goroutines")
+	flags.IntVar(&cfg.Concurrency, "concurrency", 256, "most requests in flight; requests due above that are shed and counted")
+	flags.DurationVar(&cfg.Timeout, "timeout", 30*time.Second, "time limit of one request")
+	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
 	return cmd
 }
 

@@ -1,5 +1,5 @@
-// Command spanflame runs the demo and its pieces, and reads saved profiles. It wires the public packages
-// together and decides nothing itself.
+// Command spanflame runs the demo, the workload and the load generator, and reads saved profiles. It wires packages
+// together and has no logic of its own.
 package main
 
 import (
@@ -16,7 +16,7 @@ import (
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	// After the first signal the default takes over again, so that a second one ends a process that hangs.
+	// After the first signal the default action applies again, so that a second signal ends a process that hangs.
 	context.AfterFunc(ctx, stop)
 	if err := run(ctx, os.Stdout, os.Stderr, os.Args[1:]...); err != nil {
 		fmt.Fprintln(os.Stderr, "spanflame:", err)
@@ -24,8 +24,7 @@ func main() {
 	}
 }
 
-// exitError is an error for which the process ends with a code of its own, for scripts that tell what a
-// command found from a command that failed.
+// exitError is an error with an exit code of its own, so that scripts can distinguish a finding from a failure.
 type exitError struct {
 	code int
 	err  error
@@ -35,7 +34,7 @@ func (e exitError) Error() string { return e.err.Error() }
 
 func (e exitError) Unwrap() error { return e.err }
 
-// exitCode is the code that the process ends with: 1 for an error that carries none.
+// exitCode returns the exit code for err: 1 if the error has none of its own.
 func exitCode(err error) int {
 	if own, ok := errors.AsType[exitError](err); ok {
 		return own.code

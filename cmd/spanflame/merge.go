@@ -40,7 +40,7 @@ agent saves to, or any other that has .pb.gz files; a pattern such as 'saved/*.p
 
 With --pgo the result is a CPU profile for "go build -pgo=FILE", which takes default.pgo beside the main package
 by itself: CPU samples alone, without labels.`,
-		Args: takes("the profiles to merge: FILE or DIR, one or more", 1, 0),
+		Args: argCount("the profiles to merge: FILE or DIR, one or more", 1, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.paths = args
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())

@@ -10,7 +10,7 @@ import (
 func newVersionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "version",
-		Short: "Print the version and what it was built with",
+		Short: "Print the version and the Go version it was built with",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, err := fmt.Fprintln(cmd.OutOrStdout(), versionText())
@@ -19,7 +19,7 @@ func newVersionCommand() *cobra.Command {
 	}
 }
 
-// versionText is what the Go toolchain recorded in the binary.
+// versionText returns the version that the Go toolchain recorded in the binary.
 func versionText() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {

@@ -13,7 +13,7 @@ import (
 	"spanflame/workload"
 )
 
-// agentDeadline is how long the agent may take to deliver what it still holds when the service has stopped.
+// agentDeadline limits how long the agent may deliver its remaining data after the service has stopped.
 const agentDeadline = 10 * time.Second
 
 func newWorkloadCommand() *cobra.Command {
@@ -21,13 +21,13 @@ func newWorkloadCommand() *cobra.Command {
 	var role string
 	cmd := &cobra.Command{
 		Use:   "workload",
-		Short: "Run one service of the demo shop under the agent",
-		Long: `Run one service of the demo shop under the agent, until SIGINT or SIGTERM.
+		Short: "Run one service of the workload under the agent",
+		Long: `Run one service of the workload under the agent, until SIGINT or SIGTERM.
 
 The storefront listens on 127.0.0.1:8080 and the inventory on 127.0.0.1:8081 unless --listen says otherwise.
 Orders go to an SQLite file, or to PostgreSQL when DATABASE_URL is set. The agent takes its settings from the
 environment: OTEL_*, PYROSCOPE_* and SPANFLAME_*; its operator's listener is 127.0.0.1:6060 for the storefront
-and 127.0.0.1:6061 for the inventory by default. Mistakes in the service can be switched on and off while it
+and 127.0.0.1:6061 for the inventory by default. Faults in the service can be switched on and off while it
 runs, through /faults.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -37,17 +37,17 @@ runs, through /faults.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&role, "role", string(workload.Storefront), "which service: storefront or inventory")
+	flags.StringVar(&role, "role", string(workload.Storefront), "service to run: storefront or inventory")
 	flags.StringVar(&cfg.Listen, "listen", "", "address to listen on (default 127.0.0.1:8080 or :8081 by role)")
-	flags.StringVar(&cfg.InventoryURL, "inventory-url", "http://127.0.0.1:8081", "where the storefront finds the inventory")
+	flags.StringVar(&cfg.InventoryURL, "inventory-url", "http://127.0.0.1:8081", "base URL of the inventory, for the storefront")
 	flags.StringVar(&cfg.Database, "database", "data/orders.db", "the storefront's SQLite file, unless DATABASE_URL is set")
-	flags.IntVar(&cfg.LeakLimitMB, "leak-limit-mb", 512, "how much /load/leak retains at most, in MiB")
-	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 10*time.Second, "how long requests in flight may finish when the service stops")
+	flags.IntVar(&cfg.LeakLimitMB, "leak-limit-mb", 512, "most that /load/leak retains, in MiB")
+	flags.DurationVar(&cfg.DrainTimeout, "drain-timeout", 10*time.Second, "how long a stopping service waits for requests in flight")
 	return cmd
 }
 
-// runWorkload runs the service inside the agent: the agent starts first, because it installs the providers
-// that the service uses, and stops last, because the last requests make profiles and spans too.
+// runWorkload runs the service with the agent. The agent starts first, because it installs the providers that the
+// service uses, and stops last, because the last requests make profiles and spans too.
 func runWorkload(ctx context.Context, cfg workload.Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
@@ -60,7 +60,7 @@ func runWorkload(ctx context.Context, cfg workload.Config) error {
 		agentCfg.ServiceName = string(cfg.Role)
 	}
 	if agentCfg.AdminAddress == "" && cfg.Role == workload.Inventory {
-		agentCfg.AdminAddress = "127.0.0.1:6061" // beside a storefront that has the default
+		agentCfg.AdminAddress = "127.0.0.1:6061" // a storefront on the same host has the default
 	}
 	a, err := agent.Start(ctx, agentCfg)
 	if err != nil {
@@ -70,8 +70,8 @@ func runWorkload(ctx context.Context, cfg workload.Config) error {
 	stopping, cancel := context.WithTimeout(context.WithoutCancel(ctx), agentDeadline)
 	defer cancel()
 	if stopErr := a.Shutdown(stopping); stopErr != nil {
-		// What could not be delivered is not the service's failure: its exit status is its own.
-		slog.Warn("the agent did not end in full", "error", stopErr)
+		// Undelivered data is not a failure of the service, so it does not change the exit status.
+		slog.Warn("the agent did not shut down completely", "error", stopErr)
 	}
 	return err
 }

@@ -1,6 +1,5 @@
-// Package child runs programs that must not outlive this one: the real servers, and the services of the
-// demo and of the end-to-end tests. It neither restarts them nor knows when they are ready: that is for those
-// who start them.
+// Package child runs programs that must not outlive this one. The packages that run the real servers and the
+// services of the workload use it. It neither restarts programs nor knows when they are ready: its callers do that.
 package child
 
 import (
@@ -16,19 +15,19 @@ import (
 // Process is one run of a program.
 type Process struct {
 	cmd  *exec.Cmd
-	done chan struct{} // closed once the process has ended and was reaped
-	err  error         // how it ended; to be read after done
+	done chan struct{} // closed when the process has ended and was reaped
+	err  error         // how it ended; read it after done is closed
 
-	log      string // the file that it prints to, by StartLogged
-	logStart int64  // where its own lines begin there
+	log      string // the file for its output, set by StartLogged
+	logStart int64  // offset of its first line
 }
 
 // Start starts the command in a process group of its own, so that Ctrl-C in a terminal reaches only this
 // process, which then ends its children in order. On Linux the kernel kills the child when this process
 // dies. The command's SysProcAttr is replaced.
 //
-// The goroutine that starts it stays on its thread until the process has ended, because the kernel's
-// promise is bound to the thread that started the child.
+// The goroutine that starts the child stays on its thread until the process has ended, because the kernel kills the
+// child when the thread that started it ends.
 func Start(cmd *exec.Cmd) (*Process, error) {
 	cmd.SysProcAttr = attributes()
 	p := &Process{cmd: cmd, done: make(chan struct{})}
@@ -50,13 +49,13 @@ func Start(cmd *exec.Cmd) (*Process, error) {
 	return p, nil
 }
 
-// PID is the process's id.
+// PID returns the process id.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Done is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// Ended tells whether the process has ended.
+// Ended reports whether the process has ended.
 func (p *Process) Ended() bool {
 	select {
 	case <-p.done:
@@ -66,7 +65,7 @@ func (p *Process) Ended() bool {
 	}
 }
 
-// Err is how the process ended: nil for exit status 0, and while it runs.
+// Err returns how the process ended: nil for exit status 0, and while it runs.
 func (p *Process) Err() error {
 	if !p.Ended() {
 		return nil
@@ -74,7 +73,7 @@ func (p *Process) Err() error {
 	return p.err
 }
 
-// Signal sends the signals one after the other; a process that has ended needs none.
+// Signal sends the signals one after the other. It does nothing if the process has ended.
 func (p *Process) Signal(signals ...os.Signal) error {
 	for _, sig := range signals {
 		if err := p.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
@@ -84,7 +83,7 @@ func (p *Process) Signal(signals ...os.Signal) error {
 	return nil
 }
 
-// Status is how the process ended, in words; empty while it runs.
+// Status describes how the process ended; it is empty while the process runs.
 func (p *Process) Status() string {
 	if !p.Ended() {
 		return ""
@@ -92,7 +91,7 @@ func (p *Process) Status() string {
 	return p.cmd.ProcessState.String()
 }
 
-// Pause freezes the process. On Linux it returns when every thread has come to a stop.
+// Pause stops the process (SIGSTOP). On Linux it returns when every thread has stopped.
 func (p *Process) Pause() error {
 	if err := p.cmd.Process.Signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -100,11 +99,12 @@ func (p *Process) Pause() error {
 	return awaitStopped(p.PID())
 }
 
-// Resume lets a paused process go on.
+// Resume continues a paused process.
 func (p *Process) Resume() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// Stop asks the process to end and waits until it has. When ctx ends first it is killed, and the error says
-// so; how it ended otherwise is Err's to say. A paused process is resumed, else it would not hear.
+// Stop asks the process to end and waits until it has ended. If ctx ends first, Stop kills the process and returns
+// an error. Err returns how the process ended otherwise. A paused process is resumed, so that it handles the
+// signal.
 func (p *Process) Stop(ctx context.Context) error {
 	if err := p.Signal(syscall.SIGTERM, syscall.SIGCONT); err != nil {
 		return err
@@ -113,12 +113,12 @@ func (p *Process) Stop(ctx context.Context) error {
 	case <-p.done:
 		return nil
 	case <-ctx.Done():
-		err := fmt.Errorf("it did not end in order, so it was killed: %w", context.Cause(ctx))
+		err := fmt.Errorf("it did not end normally, so it was killed: %w", context.Cause(ctx))
 		return errors.Join(err, p.Kill())
 	}
 }
 
-// Kill ends the process at once, as a power failure would, and waits until it is gone.
+// Kill kills the process and waits until it has ended.
 func (p *Process) Kill() error {
 	if err := p.Signal(syscall.SIGKILL); err != nil {
 		return err

@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// StartLogged is Start with what the command prints appended to a file, from which WithLog quotes. The caller
-// may close the file as soon as StartLogged has returned.
+// StartLogged is like Start, but appends the command's output to a file, which WithLog quotes. The caller may close
+// the file as soon as StartLogged has returned.
 func StartLogged(cmd *exec.Cmd, log *os.File) (*Process, error) {
 	from, err := log.Seek(0, io.SeekEnd)
 	if err != nil {
@@ -25,7 +25,7 @@ func StartLogged(cmd *exec.Cmd, log *os.File) (*Process, error) {
 	return p, nil
 }
 
-// WithLog adds to err the last lines that the process printed; it must have been started by StartLogged.
+// WithLog adds the last lines of the process's output to err. The process must have been started by StartLogged.
 func (p *Process) WithLog(err error) error {
 	lines, logErr := Tail(p.log, p.logStart)
 	if logErr != nil {
@@ -34,10 +34,10 @@ func (p *Process) WithLog(err error) error {
 	return fmt.Errorf("%w; the last lines of %s:\n%s", err, p.log, lines)
 }
 
-// tailLimit bounds how much of a log an error message carries, in bytes.
+// tailLimit limits how many bytes of a log an error message quotes.
 const tailLimit = 4 << 10
 
-// Tail reads the last lines of the file at path, at most 4 KiB of what lies beyond from.
+// Tail returns the last lines of the file at path after the offset from, at most 4 KiB.
 func Tail(path string, from int64) (lines string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -58,7 +58,7 @@ func Tail(path string, from int64) (lines string, err error) {
 	}
 	lines = string(b)
 	if cut {
-		_, lines, _ = strings.Cut(lines, "\n") // the first line is broken
+		_, lines, _ = strings.Cut(lines, "\n") // the first line is incomplete
 	}
 	return strings.TrimRight(lines, "\n"), nil
 }

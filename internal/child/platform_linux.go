@@ -7,15 +7,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// attributes puts a child into its own process group, so that Ctrl-C in a terminal reaches only this
-// process, which then ends its children in order; and has the kernel kill the child if the thread that
-// started it dies, so that none outlives a killed parent. The caller keeps that thread alive.
+// attributes puts a child into its own process group, so that Ctrl-C in a terminal reaches only this process, which
+// then ends its children. It has the kernel kill the child if the thread that started it ends, so that no child
+// outlives a killed parent. The caller keeps that thread alive.
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }
 
-// awaitStopped returns when the last thread of the child pid has come to a stop after SIGSTOP: sending
-// the signal returns earlier. It returns too if the child has ended, and leaves that for Wait to find.
+// awaitStopped returns when the last thread of the child pid has stopped after SIGSTOP; sending the signal returns
+// earlier. It also returns if the child has ended, which Wait then reports.
 func awaitStopped(pid int) error {
 	for {
 		err := unix.Waitid(unix.P_PID, pid, nil, unix.WSTOPPED|unix.WEXITED|unix.WNOWAIT, nil)

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// A child holds the write end of its parent's output: that comes to its end when neither lives any more.
+// A child holds the write end of its parent's output, which ends when neither runs any more.
 func TestChildDiesWithItsParent(t *testing.T) {
 	parent := exec.Command(os.Args[0])
 	parent.Env = append(os.Environ(), roleVariable+"=parent")
@@ -30,5 +30,5 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	if said, err := io.ReadAll(output); err != nil || len(said) > 0 {
 		t.Errorf("the child says %q after its parent was killed (%v)", said, err)
 	}
-	_ = parent.Wait() // killed, as it was told
+	_ = parent.Wait() // killed, as expected
 }

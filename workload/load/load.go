@@ -1,8 +1,8 @@
-// Package load drives the demo shop with an open loop: every request has its time in a fixed schedule, and its
+// Package load drives the workload with an open loop: every request is due at a time of a fixed schedule, and its
 // latency is measured from that time, whatever the server or the generator were doing meanwhile. A server that
-// stalls for a second is therefore seen as slow by every request that was due in that second, not by the one
-// that happened to be waiting (no coordinated omission). It is used by "spanflame load" and by tests; it is a
-// way to make something worth profiling, not a tool for measuring the capacity of a cluster.
+// stalls for a second therefore makes every request slow that was due in that second, not only the one that was
+// waiting (no coordinated omission). "spanflame load", the demo and tests use it. It makes load that is worth
+// profiling; it is not a tool for measuring the capacity of a cluster.
 package load
 
 import (
@@ -26,9 +26,9 @@ const (
 	maxAnswer   = 1 << 20 // bytes read of one response
 )
 
-// Config says what to drive and how hard. The zero value of every field but Target is its documented default.
+// Config configures a run. The zero value of every field but Target is its documented default.
 type Config struct {
-	Target      string        // base URL of the shop, http or https
+	Target      string        // base URL of the storefront, http or https
 	Rate        float64       // requests per second over all endpoints; default 10
 	Duration    time.Duration // length of the schedule; default 10 s
 	Mix         Mix           // default DefaultMix
@@ -50,7 +50,7 @@ func (c Config) Validate() error {
 	if u.RawQuery != "" || u.Fragment != "" {
 		return fmt.Errorf("target %q: must have no query and no fragment; the mix names the endpoints", c.Target)
 	}
-	if !(c.Rate >= 0 && c.Rate <= maxRate) { // so written that NaN is refused
+	if !(c.Rate >= 0 && c.Rate <= maxRate) { // written so that NaN is refused
 		return fmt.Errorf("rate %v: must be above 0 and at most %d requests per second", c.Rate, maxRate)
 	}
 	for name, d := range map[string]time.Duration{"duration": c.Duration, "timeout": c.Timeout, "interval": c.Interval} {
@@ -90,11 +90,11 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Snapshot is how far a run has come.
+// Snapshot is the progress of a run.
 type Snapshot struct {
 	Elapsed  time.Duration
 	Duration time.Duration // of the schedule
-	Due      int64         // requests that the schedule holds
+	Due      int64         // requests in the schedule
 	Sent     int64
 	Finished int64 // answered or failed
 	Failed   int64
@@ -114,9 +114,9 @@ type run struct {
 	sent, finished, failed, shed atomic.Int64
 }
 
-// Run drives the target until the schedule is over and every request is answered, has failed or has timed out.
-// When ctx ends, it stops sending, abandons the requests in flight and reports what it has. An error means
-// that nothing was sent; whether the target answered well is in the report.
+// Run drives the target until the schedule is over and every request is answered, has failed or has timed out. When
+// ctx ends, it stops sending, abandons the requests in flight and reports the results so far. An error means that
+// nothing was sent; failed requests are in the report.
 func Run(ctx context.Context, cfg Config) (Report, error) {
 	if err := cfg.Validate(); err != nil {
 		return Report{}, err
@@ -145,8 +145,7 @@ func Run(ctx context.Context, cfg Config) (Report, error) {
 	return r.report(), nil
 }
 
-// reportProgress calls the configured function regularly until the returned function is called, which waits
-// for it.
+// reportProgress calls the configured function regularly, until stop is called, which waits for the last call.
 func (r *run) reportProgress() (stop func()) {
 	if r.cfg.Progress == nil {
 		return func() {}
@@ -184,7 +183,7 @@ func (r *run) snapshot() Snapshot {
 	}
 }
 
-// drive sends every request at its time and waits for the answers.
+// drive sends every request when it is due and waits for the answers.
 func (r *run) drive(ctx context.Context) {
 	var flying sync.WaitGroup
 	defer flying.Wait()
@@ -230,8 +229,8 @@ func (r *run) drive(ctx context.Context) {
 	}
 }
 
-// send makes one request and returns what went wrong in a word or a status, "" when nothing did. The error is
-// set when no complete answer came.
+// send makes one request. It returns a failure as one word or a status code, or "" for success. The error is set if
+// no complete answer arrived.
 func (r *run) send(ctx context.Context, e Endpoint) (failure string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
@@ -244,7 +243,7 @@ func (r *run) send(ctx context.Context, e Endpoint) (failure string, err error) 
 		return classify(err), err
 	}
 	defer resp.Body.Close()
-	// An answer read to its end leaves the connection free for the next request.
+	// Reading the answer to its end makes the connection available for the next request.
 	if _, err := io.Copy(io.Discard, io.LimitReader(resp.Body, maxAnswer)); err != nil {
 		return classify(err), err
 	}
@@ -254,7 +253,7 @@ func (r *run) send(ctx context.Context, e Endpoint) (failure string, err error) 
 	return "", nil
 }
 
-// classify puts a failed exchange into one of three words, so that the report stays small.
+// classify returns one of three words for a failed exchange, so that the report stays small.
 func classify(err error) string {
 	var op *net.OpError
 	switch {

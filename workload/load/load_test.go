@@ -19,7 +19,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// roundTripper is a server without a network, so that a test can hold the clock.
+// roundTripper is a server without a network, so that a test can control the clock.
 type roundTripper func(*http.Request) (*http.Response, error)
 
 func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
@@ -42,7 +42,7 @@ func onlyCheckout(t *testing.T) Mix {
 func run1(t *testing.T, ctx context.Context, cfg Config) Report {
 	t.Helper()
 	if cfg.Target == "" {
-		cfg.Target = "http://shop"
+		cfg.Target = "http://workload"
 	}
 	report, err := Run(ctx, cfg)
 	if err != nil {
@@ -103,7 +103,7 @@ func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 				return status(200), nil
 			})})
 		e := report.Endpoints[0]
-		// 99 of 1000 requests fell into the stall: the median does not see it, the slowest tenth is it.
+		// 99 of 1000 requests were due in the stall: they do not change the median, and they are the slowest tenth.
 		want := map[string][2]float64{"p50": {e.P50, 1}, "p99": {e.P99, 891}, "max": {e.Max, 991}}
 		for name, v := range want {
 			if math.Abs(v[0]-v[1]) > 12 {
@@ -116,7 +116,7 @@ func TestLatencyCountsFromTheIntendedTime(t *testing.T) {
 	})
 }
 
-// The generator itself is held up for a second by one slow endpoint's turn: what was due meanwhile is late too.
+// The generator itself is delayed for a second: the requests that were due meanwhile are late too.
 func TestLateGeneratorIsMeasured(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := &run{cfg: Config{Rate: 10, Mix: onlyCheckout(t), Timeout: time.Second}, due: 5, slots: make(chan struct{}, 10),
@@ -131,7 +131,7 @@ func TestLateGeneratorIsMeasured(t *testing.T) {
 	})
 }
 
-func TestRequestsAboveTheBoundAreShedAndCounted(t *testing.T) {
+func TestRequestsAboveTheLimitAreShedAndCounted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var flying, over atomic.Int64
 		report := run1(t, t.Context(), Config{Rate: 10, Duration: 10 * time.Second, Mix: onlyCheckout(t), Concurrency: 3,
@@ -143,9 +143,9 @@ func TestRequestsAboveTheBoundAreShedAndCounted(t *testing.T) {
 				flying.Add(-1)
 				return status(200), nil
 			})})
-		// Three are taken, then seven find no slot, each second anew.
+		// Each second three are sent, and seven find no slot.
 		if report.Sent != 30 || report.Shed != 70 || report.Endpoints[0].Shed != 70 || over.Load() != 0 {
-			t.Errorf("%d sent, %d shed, %d above the bound, want 30, 70, 0", report.Sent, report.Shed, over.Load())
+			t.Errorf("%d sent, %d shed, %d above the limit, want 30, 70, 0", report.Sent, report.Shed, over.Load())
 		}
 	})
 }

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// maxWeight bounds a share, so that the sum of all stays far from overflow.
+// maxWeight limits a weight, so that the sum of all weights cannot overflow.
 const maxWeight = 1_000_000
 
 // Endpoint is one kind of request.
@@ -18,17 +18,17 @@ type Endpoint struct {
 	Path   string `json:"path"` // with its query
 }
 
-// Share is an endpoint's part in a mix: its weight over the sum of all weights.
+// Share is an endpoint's share of a mix: its weight divided by the sum of all weights.
 type Share struct {
 	Endpoint
 	Weight int
 }
 
-// Mix is which requests a run sends, in what proportion.
+// Mix lists the requests that a run sends and their proportions.
 type Mix []Share
 
-// Endpoints are what a mix can name. The amounts are such that each shows in a profile without drowning the
-// others.
+// Endpoints returns the endpoints that a mix can name. Their parameters are chosen so that each one shows in a
+// profile without hiding the others.
 func Endpoints() []Endpoint {
 	return []Endpoint{
 		{"checkout", http.MethodPost, "/api/checkout"},
@@ -44,7 +44,7 @@ func Endpoints() []Endpoint {
 	}
 }
 
-// DefaultMix is mostly checkouts with some of everything that leaves nothing behind.
+// DefaultMix returns a mix of mostly checkouts with some of each load that retains nothing.
 func DefaultMix() Mix {
 	weights := map[string]int{"checkout": 70, "cpu": 10, "alloc": 5, "lock": 5, "block": 5, "sleep": 5}
 	var mix Mix
@@ -56,7 +56,7 @@ func DefaultMix() Mix {
 	return mix
 }
 
-// ParseMix reads "name=weight,…", for example "checkout=70,cpu=30".
+// ParseMix parses "name=weight,…", for example "checkout=70,cpu=30".
 func ParseMix(text string) (Mix, error) {
 	var mix Mix
 	for entry := range strings.SplitSeq(text, ",") {
@@ -80,7 +80,7 @@ func ParseMix(text string) (Mix, error) {
 	return mix, mix.validate()
 }
 
-// String is the text that ParseMix reads.
+// String returns the text that ParseMix parses.
 func (m Mix) String() string {
 	entries := make([]string, len(m))
 	for i, s := range m {
@@ -106,7 +106,7 @@ func (m Mix) validate() error {
 		total += s.Weight
 	}
 	if total == 0 {
-		return fmt.Errorf("mix: every weight is 0; at least one must be above")
+		return fmt.Errorf("mix: every weight is 0; at least one must be above 0")
 	}
 	return nil
 }

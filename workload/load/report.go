@@ -14,10 +14,10 @@ import (
 	"github.com/HdrHistogram/hdrhistogram-go"
 )
 
-// maxLatency is the largest latency a histogram tells apart; longer ones count as this one.
+// maxLatency is the largest latency that a histogram distinguishes; longer ones count as this one.
 const maxLatency = time.Hour
 
-// measured is an endpoint with what was measured of it.
+// measured is an endpoint and its measurements.
 type measured struct {
 	Endpoint
 	shed, abandoned atomic.Int64
@@ -38,7 +38,7 @@ func newMeasured(e Endpoint) *measured {
 func (m *measured) record(latency time.Duration, failure string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	// In range by the clamp, so the histogram cannot refuse it.
+	// The value was clamped, so the histogram cannot refuse it.
 	_ = m.latencies.RecordValue(max(1, min(latency, maxLatency).Microseconds()))
 	if failure != "" {
 		m.errors[failure]++
@@ -59,7 +59,7 @@ type Report struct {
 	Endpoints []EndpointReport `json:"endpoints"`
 }
 
-// EndpointReport is one endpoint's part of a report.
+// EndpointReport is the report of one endpoint.
 type EndpointReport struct {
 	Endpoint
 	Count     int64            `json:"count"`            // answered or failed
@@ -72,7 +72,7 @@ type EndpointReport struct {
 	Max       float64          `json:"max_ms"`
 }
 
-// AllFailed reports whether nothing came back well: requests failed and none succeeded, or all were shed.
+// AllFailed reports whether no request succeeded: requests failed and none succeeded, or all were shed.
 func (r Report) AllFailed() bool {
 	return r.Failed+r.Shed > 0 && r.Failed+r.Abandoned == r.Sent
 }

@@ -30,7 +30,7 @@ type Service struct {
 	Name    string
 	URL     string // of its HTTP API
 	Admin   string // URL of its operator's listener
-	LogFile string // what it printed
+	LogFile string // standard output and standard error
 
 	process *child.Process
 }
@@ -56,7 +56,7 @@ func Start(ctx context.Context, o Options) (*Workload, error) {
 	return s, nil
 }
 
-// Stop ends both services as an orchestrator would, the one that calls first.
+// Stop stops both services like an orchestrator, the caller first.
 func (s *Workload) Stop(ctx context.Context) error {
 	return errors.Join(s.Storefront.Stop(ctx), s.Inventory.Stop(ctx))
 }
@@ -67,7 +67,7 @@ func startService(ctx context.Context, o Options, role string, args ...string) (
 	if err != nil {
 		return nil, err
 	}
-	defer out.Close() // the process has its own handle
+	defer out.Close() // the process has its own file descriptor
 	cmd := exec.Command(o.Binary, append([]string{"workload", "--role", role, "--listen", "127.0.0.1:0"}, args...)...)
 	cmd.Env = append([]string{
 		"PATH=" + os.Getenv("PATH"), "HOME=" + os.Getenv("HOME"),
@@ -83,7 +83,7 @@ func startService(ctx context.Context, o Options, role string, args ...string) (
 	return s, nil
 }
 
-// waitListening reads the service's addresses from its log.
+// waitListening waits until the service listens, and reads its addresses from its log.
 func (s *Service) waitListening(ctx context.Context) error {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -105,7 +105,7 @@ func (s *Service) waitListening(ctx context.Context) error {
 		}
 		select {
 		case <-s.process.Done():
-			return errors.New("it ended before it listened")
+			return errors.New("ended before it listened")
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-tick.C:
@@ -113,7 +113,7 @@ func (s *Service) waitListening(ctx context.Context) error {
 	}
 }
 
-// Log returns the JSON lines that the service printed so far, decoded.
+// Log returns the JSON lines that the service has printed so far, decoded.
 func (s *Service) Log() ([]map[string]any, error) {
 	b, err := os.ReadFile(s.LogFile)
 	if err != nil {
@@ -131,8 +131,8 @@ func (s *Service) Log() ([]map[string]any, error) {
 	return lines, sc.Err()
 }
 
-// Stop asks the service to end and waits until it has; when ctx ends first it is killed. The error is how it
-// ended, with its last lines, unless that was in order.
+// Stop asks the service to end and waits until it has ended. If ctx ends first, Stop kills the service. If the
+// service did not end normally, the error says how it ended and quotes its last lines.
 func (s *Service) Stop(ctx context.Context) error {
 	if err := errors.Join(s.process.Stop(ctx), s.process.Err()); err != nil {
 		return s.withLog(err)

@@ -45,7 +45,7 @@ func options(dir string, env ...string) Options {
 	return Options{Binary: binary, Dir: dir, Env: append(env, "SPANFLAME_DIR="+filepath.Join(dir, "saved"))}
 }
 
-// health is the status of a service's health endpoint.
+// health returns the status of a service's health endpoint.
 func health(t *testing.T, url string) int {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -57,7 +57,7 @@ func health(t *testing.T, url string) int {
 	return resp.StatusCode
 }
 
-func TestShop(t *testing.T) {
+func TestStartAndStop(t *testing.T) {
 	s, err := Start(t.Context(), options(t.TempDir()))
 	if err != nil {
 		t.Fatal(err)
@@ -119,7 +119,7 @@ func TestStopNamesTheServiceThatHangs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A request in flight holds the stop up; the deadline is over already.
+	// A request in flight delays the stop, and the deadline has already passed.
 	go func() {
 		resp, err := http.Get(s.Storefront.URL + "/load/sleep?ms=5000")
 		if err == nil {
@@ -130,7 +130,7 @@ func TestStopNamesTheServiceThatHangs(t *testing.T) {
 	defer cancel()
 	<-ctx.Done()
 	err = s.Stop(ctx)
-	if err == nil || !strings.Contains(err.Error(), "storefront: it did not end in order, so it was killed: context deadline exceeded") {
+	if err == nil || !strings.Contains(err.Error(), "storefront: it did not end normally, so it was killed: context deadline exceeded") {
 		t.Errorf("Stop: %v, want that the storefront was killed", err)
 	}
 	for _, service := range []*Service{s.Storefront, s.Inventory} {

@@ -11,23 +11,23 @@ import (
 	"spanflame/viewer"
 )
 
-// Backend is where the services' traces and profiles go, and where the viewer takes them from.
+// Backend is where the services' traces and profiles go, and where the viewer reads them.
 type Backend string
 
 // The backends.
 const (
 	Local  Backend = "local"   // a directory
 	Stack  Backend = "stack"   // a real Pyroscope and a real Tempo, started by the demo
-	Remote Backend = "servers" // those that the environment names
+	Remote Backend = "servers" // the servers that the environment names
 )
 
-// The addresses of the servers in the environment: where their APIs are read. The first is the agent's too.
+// Variables with the addresses of the servers' APIs. The agent uses the first one too.
 const (
 	pyroscopeVariable = "PYROSCOPE_SERVER_ADDRESS"
 	tempoVariable     = "SPANFLAME_TEMPO_ADDRESS"
 )
 
-// backend is one that is open.
+// backend is an open Backend.
 type backend struct {
 	env    []string // NAME=value, for the services' agents
 	source viewer.Source
@@ -78,11 +78,11 @@ func (d *demo) openStack(ctx context.Context) error {
 func (d *demo) openRemote() error {
 	for _, name := range []string{pyroscopeVariable, tempoVariable} {
 		if d.variable(name) == "" {
-			return fmt.Errorf("backend %q: %s is not set: want the address of a server", Remote, name)
+			return fmt.Errorf("backend %q: %s is not set: it must be the address of a server", Remote, name)
 		}
 	}
 	if d.variable("OTEL_EXPORTER_OTLP_ENDPOINT") == "" && d.variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT") == "" {
-		return fmt.Errorf("backend %q: OTEL_EXPORTER_OTLP_ENDPOINT is not set: no trace would get to Tempo", Remote)
+		return fmt.Errorf("backend %q: OTEL_EXPORTER_OTLP_ENDPOINT is not set: no trace would reach Tempo", Remote)
 	}
 	var env []string
 	for _, v := range d.Environ {
@@ -93,7 +93,7 @@ func (d *demo) openRemote() error {
 	return d.read(d.variable(tempoVariable), d.variable(pyroscopeVariable), env...)
 }
 
-// read makes two servers the backend.
+// read sets two servers as the backend.
 func (d *demo) read(tempo, pyroscope string, env ...string) error {
 	source, err := viewer.NewServers(tempo, pyroscope)
 	if err != nil {
@@ -104,7 +104,7 @@ func (d *demo) read(tempo, pyroscope string, env ...string) error {
 	return nil
 }
 
-// variable is the value of a variable of the environment, empty where it is not set.
+// variable returns the value of an environment variable, or "" if it is not set.
 func (d *demo) variable(name string) string {
 	i := slices.IndexFunc(d.Environ, func(v string) bool { return strings.HasPrefix(v, name+"=") })
 	if i < 0 {

@@ -11,20 +11,20 @@ import (
 	"spanflame/workload/load"
 )
 
-// clearLine takes back a line of progress on a terminal.
+// clearLine clears a line of progress on a terminal.
 const clearLine = "\r\x1b[K"
 
-// console keeps findings and progress apart, also where both are the same terminal: a line of progress is
-// rewritten in place there, and would otherwise stand in the middle of a finding. It is the io.Writer of the
-// progress, and of what the pages log.
+// console separates findings and progress, even if both go to the same terminal: there a line of progress is
+// rewritten in place, and would otherwise mix with a finding. It is the io.Writer for progress and for the log of
+// the pages.
 type console struct {
 	mu            sync.Mutex
 	out, progress io.Writer
 	terminal      bool
-	rewriting     bool // the cursor stands behind a line of progress
+	rewriting     bool // the cursor is after a line of progress
 }
 
-// Write writes progress: a line that stays, or one that will be rewritten if it has no end.
+// Write writes progress: a line that stays, or, without a newline, a line that will be rewritten.
 func (c *console) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -36,7 +36,7 @@ func (c *console) Write(b []byte) (int, error) {
 	return c.progress.Write(b)
 }
 
-// interval is how often a line of progress is worth its place.
+// interval is the time between lines of progress.
 func (c *console) interval() time.Duration {
 	if c.terminal {
 		return 200 * time.Millisecond
@@ -44,17 +44,17 @@ func (c *console) interval() time.Duration {
 	return 5 * time.Second
 }
 
-// load writes how far the load is: on a terminal a line that is rewritten. After its time it waits for the answers to
-// what was sent.
+// load writes the progress of the load: on a terminal, a line that is rewritten. After the load's duration, it
+// reports the wait for the remaining answers.
 func (c *console) load(s load.Snapshot) {
 	var line strings.Builder
 	if s.Elapsed < s.Duration {
 		fmt.Fprintf(&line, "%3.0f s of %.0f s: %d of %d requests sent, %d in flight, %d failed", s.Elapsed.Seconds(), s.Duration.Seconds(), s.Sent, s.Due, s.InFlight, s.Failed)
 	} else {
-		fmt.Fprintf(&line, "the %.0f s are over: waiting for the answers to %d requests; %d failed", s.Duration.Seconds(), s.InFlight, s.Failed)
+		fmt.Fprintf(&line, "%.0f s are over: waiting for the answers to %d requests; %d failed", s.Duration.Seconds(), s.InFlight, s.Failed)
 	}
 	if s.Shed > 0 {
-		fmt.Fprintf(&line, ", %d left out as %d were in flight", s.Shed, concurrency)
+		fmt.Fprintf(&line, ", %d shed because %d were in flight", s.Shed, concurrency)
 	}
 	if c.terminal {
 		fmt.Fprint(c, clearLine+line.String())
@@ -63,10 +63,10 @@ func (c *console) load(s load.Snapshot) {
 	}
 }
 
-// say writes a finding. That nobody reads it is no reason to end the demo.
-func (c *console) say(format string, args ...any) { c.line(c.out, format, args...) }
+// findf writes a finding. It ignores errors: the demo continues without a reader.
+func (c *console) findf(format string, args ...any) { c.line(c.out, format, args...) }
 
-// progressf writes one line of progress that stays.
+// progressf writes a line of progress that stays.
 func (c *console) progressf(format string, args ...any) { c.line(c.progress, format, args...) }
 
 func (c *console) line(w io.Writer, format string, args ...any) {
@@ -79,7 +79,7 @@ func (c *console) line(w io.Writer, format string, args ...any) {
 	fmt.Fprintf(w, format+"\n", args...)
 }
 
-// endLine leaves the line of progress as it is.
+// endLine ends a line of progress, which then stays.
 func (c *console) endLine() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -1,7 +1,7 @@
-// Package demo runs the whole of spanflame once: both services of the shop under load, first with mistakes in
-// them and then without; the slowest trace and what it waited for; the leak; before against after. The viewer
-// serves all of it meanwhile. `spanflame demo` is its only user. It sees what a user sees, programs and pages,
-// and none of the agent's insides.
+// Package demo shows all of spanflame in one run. It puts both services of the workload under load, first with
+// faults and then repaired, and shows the slowest trace and its diagnosis, the leak, and the difference that the
+// repair makes. Meanwhile the viewer serves the traces and profiles. `spanflame demo` is its only user. It uses
+// what a user has, programs and pages, and no part of the agent.
 package demo
 
 import (
@@ -19,41 +19,42 @@ import (
 	"spanflame/workload/processes"
 )
 
-// Options say how the demo runs.
+// Options configure the demo.
 type Options struct {
 	Binary   string        // the spanflame program, which is started once for each service
-	Dir      string        // of everything the demo writes; what the run before left there is removed
-	Backend  Backend       // default Remote where the environment names both servers, else Local
-	Environ  []string      // NAME=value: the environment, for Remote
-	Listen   string        // of the pages; default 127.0.0.1:7070, or a free port where that is taken
+	Dir      string        // for everything the demo writes; data of the previous run is removed
+	Backend  Backend       // default Remote if the environment names both servers, else Local
+	Environ  []string      // the environment, as NAME=value, for Remote
+	Listen   string        // address of the pages; default 127.0.0.1:7070, or a free port if that is in use
 	Rate     float64       // requests per second
-	Duration time.Duration // of the load: half with the mistakes, half with their repairs
-	Exit     bool          // end after the summary, not when ctx does
+	Duration time.Duration // of the load: half with the faults, half repaired
+	Exit     bool          // end after the summary, not when ctx ends
 
-	Out      io.Writer // what was found
-	Progress io.Writer // how far it is
+	Out      io.Writer // findings
+	Progress io.Writer // progress
 	Terminal bool      // whether Progress is a terminal
 }
 
-// window is the length of the services' profiles: short, so that the first and the last are there soon.
+// window is the window of the services' profiles. It is short, so that the first and the last profiles are there
+// soon.
 const window = 2 * time.Second
 
-// stopTime bounds the end of each part, once the demo ends.
+// stopTime limits how long each part may take to stop.
 const stopTime = 30 * time.Second
 
-// mix is the demo's load: many small checkouts, some larger ones, a little of everything else that makes a
-// request slow, and a leak that grows.
+// mix is the demo's load: many small checkouts, some larger ones, a few requests of each other slow kind, and a
+// growing leak.
 const mix = "single=70,checkout=8,heavy=1,lock=6,sleep=5,block=5,leak=5"
 
-// concurrency bounds the requests in flight, and so the queue that the mistakes make on a slow machine.
+// concurrency limits the requests in flight, and with them the queue that the faults cause on a slow machine.
 const concurrency = 64
 
-// ErrInterrupted says that the demo was ended before its summary.
+// ErrInterrupted reports that the demo ended before its summary.
 var ErrInterrupted = errors.New("interrupted before the summary")
 
 // Run runs the demo until its summary and, unless Options.Exit, until ctx ends. It leaves nothing running.
 func Run(ctx context.Context, o Options) error {
-	if !(o.Rate > 0) { // so written that NaN is refused
+	if !(o.Rate > 0) { // written so that NaN is refused
 		return fmt.Errorf("rate %v: must be above 0", o.Rate)
 	}
 	if o.Duration < 4*window {
@@ -70,12 +71,12 @@ func Run(ctx context.Context, o Options) error {
 // demo is one run.
 type demo struct {
 	Options
-	console console
-	backend *backend
-	pages   string // URL
-	shop    *processes.Workload
+	console  console
+	backend  *backend
+	pages    string // URL
+	workload *processes.Workload
 
-	ends []func(context.Context) error // what undoes the run, in the order in which it was begun
+	ends []func(context.Context) error // cleanup functions, in the order of the steps that they undo
 }
 
 func (d *demo) run(ctx context.Context) error {
@@ -92,15 +93,15 @@ func (d *demo) run(ctx context.Context) error {
 	if err := d.servePages(ln); err != nil {
 		return errors.Join(err, ln.Close())
 	}
-	if err := d.startShop(ctx); err != nil {
+	if err := d.startWorkload(ctx); err != nil {
 		return err
 	}
 	phases, err := d.load(ctx)
 	if err != nil {
 		return err
 	}
-	// The services' end brings the last traces and the last window of every profile.
-	if err := d.stopShop(ctx); err != nil {
+	// When the services end, they save the last traces and the last window of every profile.
+	if err := d.stopWorkload(ctx); err != nil {
 		return err
 	}
 	if err := d.summarise(ctx, phases); err != nil {
@@ -109,12 +110,12 @@ func (d *demo) run(ctx context.Context) error {
 	if d.Exit {
 		return nil
 	}
-	d.console.say("\nThe services have ended. The pages are at %s until Ctrl-C.", d.pages)
+	d.console.findf("\nThe services have ended. The pages are at %s until Ctrl-C.", d.pages)
 	<-ctx.Done()
 	return nil
 }
 
-// end undoes the run, with the time that needs even when ctx is done already.
+// end cleans up after the run, even if ctx has already ended.
 func (d *demo) end(ctx context.Context) error {
 	var errs []error
 	for _, end := range slices.Backward(d.ends) {
@@ -125,14 +126,14 @@ func (d *demo) end(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// makeDirectory makes the directory, which nobody else may be using, and empties it of an earlier run.
+// makeDirectory creates the directory, which no other demo must be using, and removes the data of an earlier run.
 func (d *demo) makeDirectory() error {
 	release, err := takeDirectory(d.Dir)
 	if err != nil {
 		return fmt.Errorf("directory of the demo: %w; choose another with --dir", err)
 	}
 	d.ends = append(d.ends, func(context.Context) error { return release() })
-	for _, name := range []string{"shop", "saved", "servers"} {
+	for _, name := range []string{"workload", "saved", "servers"} {
 		path := filepath.Join(d.Dir, name)
 		if err := errors.Join(os.RemoveAll(path), os.Mkdir(path, 0o755)); err != nil {
 			return err
@@ -141,30 +142,30 @@ func (d *demo) makeDirectory() error {
 	return nil
 }
 
-// startShop starts both services, whose agents have the backend's settings.
-func (d *demo) startShop(ctx context.Context) error {
+// startWorkload starts both services, with the backend's settings for their agents.
+func (d *demo) startWorkload(ctx context.Context) error {
 	env := append(slices.Clip(d.backend.env),
 		"PYROSCOPE_UPLOAD_INTERVAL="+window.String(),
 		"OTEL_BSP_SCHEDULE_DELAY=500", // milliseconds
-		"SPANFLAME_WALL_CPU_SHARE=1",  // the trace that the demo shows must not be one that the budget left out
+		"SPANFLAME_WALL_CPU_SHARE=1",  // the budget must not leave out the profile of the trace that the demo shows
 		"OTEL_RESOURCE_ATTRIBUTES=service.version=demo,deployment.environment.name=demo")
-	s, err := processes.Start(ctx, processes.Options{Binary: d.Binary, Dir: filepath.Join(d.Dir, "shop"), Env: env})
+	s, err := processes.Start(ctx, processes.Options{Binary: d.Binary, Dir: filepath.Join(d.Dir, "workload"), Env: env})
 	if err != nil {
 		return err
 	}
-	d.shop = s
-	d.ends = append(d.ends, d.stopShop)
+	d.workload = s
+	d.ends = append(d.ends, d.stopWorkload)
 	d.console.progressf("the storefront is at %s, the inventory at %s", s.Storefront.URL, s.Inventory.URL)
 	return nil
 }
 
-// stopShop ends the services if they run.
-func (d *demo) stopShop(ctx context.Context) error {
-	if d.shop == nil {
+// stopWorkload stops the services if they run.
+func (d *demo) stopWorkload(ctx context.Context) error {
+	if d.workload == nil {
 		return nil
 	}
-	s := d.shop
-	d.shop = nil
+	s := d.workload
+	d.workload = nil
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTime)
 	defer cancel()
 	return s.Stop(ctx)
@@ -178,21 +179,21 @@ type phase struct {
 
 func (p phase) length() time.Duration { return p.ended.Sub(p.begun) }
 
-// phases are those of a run.
+// phases are the two phases of a run.
 type phases struct{ faulty, repaired phase }
 
-// load drives the shop with the mistakes and then without, and shows the first slow trace meanwhile. A service
-// that ends by itself ends the load.
+// load drives the workload first with the faults and then without them, and meanwhile shows the first slow trace.
+// If a service ends unexpectedly, the load ends.
 func (d *demo) load(ctx context.Context) (p phases, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	var watching sync.WaitGroup
 	defer watching.Wait()
 	defer cancel(nil)
-	for _, service := range []*processes.Service{d.shop.Storefront, d.shop.Inventory} {
+	for _, service := range []*processes.Service{d.workload.Storefront, d.workload.Inventory} {
 		watching.Go(func() {
 			select {
 			case <-service.Done():
-				cancel(fmt.Errorf("the %s has ended by itself", service.Name))
+				cancel(fmt.Errorf("the %s ended unexpectedly", service.Name))
 			case <-ctx.Done():
 			}
 		})
@@ -203,16 +204,16 @@ func (d *demo) load(ctx context.Context) (p phases, err error) {
 	if err := d.switchFaults(ctx, true); err != nil {
 		return p, err
 	}
-	if p.faulty, err = d.drive(ctx, "with mistakes in the storefront ("+faultNames()+")"); err != nil {
+	if p.faulty, err = d.drive(ctx, "with faults in the storefront ("+faultNames()+")"); err != nil {
 		return p, err
 	}
-	if l, err := d.backend.leak(ctx, begun, time.Now()); err == nil { // else the summary will say
+	if l, err := d.backend.leak(ctx, begun, time.Now()); err == nil { // otherwise the summary reports the error
 		d.console.progressf("the memory that %s holds grows: %s", short(l.function), l.course())
 	}
 	if err := d.switchFaults(ctx, false); err != nil {
 		return p, err
 	}
-	p.repaired, err = d.drive(ctx, "with the mistakes repaired")
+	p.repaired, err = d.drive(ctx, "with the faults repaired")
 	return p, err
 }
 
@@ -225,7 +226,7 @@ func (d *demo) drive(ctx context.Context, title string) (phase, error) {
 	d.console.progressf("%s; %.0f requests/s for %v", title, d.Rate, d.Duration/2)
 	p := phase{begun: time.Now()}
 	p.report, err = load.Run(ctx, load.Config{
-		Target: d.shop.Storefront.URL, Rate: d.Rate, Duration: d.Duration / 2, Mix: m,
+		Target: d.workload.Storefront.URL, Rate: d.Rate, Duration: d.Duration / 2, Mix: m,
 		Concurrency: concurrency, Progress: d.console.load, Interval: d.console.interval(),
 	})
 	p.ended = time.Now()

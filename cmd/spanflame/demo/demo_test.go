@@ -47,7 +47,7 @@ func TestMain(m *testing.M) {
 	}))
 }
 
-// screen is what a user sees. It may be read while it is written.
+// screen collects the output for the user. It may be read while it is written.
 type screen struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -80,8 +80,8 @@ func (s *screen) await(t *testing.T, pattern string, ended <-chan error) []strin
 	}
 }
 
-// options are of a short demo under a load that the lock-convoy cannot keep up with: its lock would be held for
-// more than 40 ms, 30 times a second.
+// options returns options for a short demo under a load that the lock-convoy cannot keep up with: it holds its lock
+// for more than 40 ms, 30 times a second.
 func options(t *testing.T, s *screen) Options {
 	return Options{
 		Binary: binary, Dir: t.TempDir(), Listen: "127.0.0.1:0", Rate: 40, Duration: 4 * window, Out: s, Progress: s,
@@ -95,7 +95,7 @@ func start(ctx context.Context, o Options) <-chan error {
 	return ended
 }
 
-// page is what a link of the demo leads to.
+// page returns the page of a link that the demo printed.
 func page(t *testing.T, url string) string {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -114,7 +114,7 @@ func page(t *testing.T, url string) string {
 	return string(b)
 }
 
-// gone checks that nobody listens at the addresses that the screen shows.
+// gone checks that nothing listens on the addresses that the screen shows.
 func gone(t *testing.T, s *screen) {
 	t.Helper()
 	found := regexp.MustCompile(`http://(127\.0\.0\.1:\d+)`).FindAllStringSubmatch(s.String(), -1)
@@ -130,7 +130,7 @@ func gone(t *testing.T, s *screen) {
 	}
 }
 
-// TestDemo is the whole of it: the summary, and the pages until the end.
+// TestDemo checks a whole run: the summary, and the pages until the end.
 func TestDemo(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
@@ -138,7 +138,7 @@ func TestDemo(t *testing.T) {
 	ended := start(ctx, options(t, &s))
 
 	s.await(t, `until Ctrl-C`, ended)
-	// Where the time went is for the machine to say: one without a CPU to spare makes other requests slow.
+	// Where the time went depends on the machine: without a free CPU, other requests are slow.
 	slowest := s.await(t, `The slowest trace\n  \d+ ms [A-Z]+ /\S+: \d+ ms \(\d+ %\) .+\n  (http://\S+)\n`, closed)
 	page(t, slowest[1])
 	leak := s.await(t, `The leak\n  (\S+) holds (\d+) MiB more after (\S+): (\d+) → .* → (\d+) MiB\n  (http://\S+)\n`, closed)
@@ -170,14 +170,14 @@ func TestDemo(t *testing.T) {
 	gone(t, &s)
 }
 
-// closed is the end of a demo that need not be waited for.
+// closed returns a channel for a demo that need not be waited for.
 var closed = func() <-chan error {
 	c := make(chan error)
 	close(c)
 	return c
 }()
 
-// TestExit ends after the summary by itself.
+// TestExit checks that the demo ends after the summary.
 func TestExit(t *testing.T) {
 	var s screen
 	o := options(t, &s)
@@ -191,8 +191,8 @@ func TestExit(t *testing.T) {
 	gone(t, &s)
 }
 
-// TestInterrupted is the first link, while the load goes on, and Ctrl-C then; and as long as the demo runs,
-// nobody else can use its directory.
+// TestInterrupted checks the first link during the load, and Ctrl-C after it. While the demo runs, no other demo
+// can use its directory.
 func TestInterrupted(t *testing.T) {
 	ctx, interrupt := context.WithCancel(t.Context())
 	defer interrupt()
@@ -223,7 +223,8 @@ func TestInterrupted(t *testing.T) {
 	}
 }
 
-// TestAServiceThatDies ends the demo with its last lines, and does not let it measure what is not there.
+// TestAServiceThatDies checks that the demo ends with the last lines of a service that died, and does not measure
+// on.
 func TestAServiceThatDies(t *testing.T) {
 	var s screen
 	o := options(t, &s)
@@ -238,7 +239,7 @@ func TestAServiceThatDies(t *testing.T) {
 		t.Fatalf("kill: %v\n%s", err, out)
 	}
 	err = <-ended
-	if err == nil || !strings.Contains(err.Error(), "the inventory has ended by itself") || !strings.Contains(err.Error(), "signal: killed") {
+	if err == nil || !strings.Contains(err.Error(), "the inventory ended unexpectedly") || !strings.Contains(err.Error(), "signal: killed") {
 		t.Errorf("Run: %v, want how the inventory ended", err)
 	}
 	gone(t, &s)
@@ -280,15 +281,15 @@ func TestWrongOptions(t *testing.T) {
 	}
 }
 
-// remote is an environment that names both servers.
+// remote returns an environment that names both servers.
 func remote(tempo string) []string {
 	return []string{"PYROSCOPE_SERVER_ADDRESS=http://127.0.0.1:1", "SPANFLAME_TEMPO_ADDRESS=" + tempo}
 }
 
-func TestTheDefaultAddressMayBeTaken(t *testing.T) {
+func TestTheDefaultAddressIsInUse(t *testing.T) {
 	if other, err := net.Listen("tcp", defaultListen); err == nil {
 		defer other.Close()
-	} // else somebody has taken it already
+	} // otherwise it is already in use
 	var s screen
 	d := &demo{console: console{out: &s, progress: &s}}
 	ln, err := d.listen()
@@ -296,7 +297,7 @@ func TestTheDefaultAddressMayBeTaken(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	if ln.Addr().String() == defaultListen || !strings.Contains(s.String(), defaultListen+" is taken") {
+	if ln.Addr().String() == defaultListen || !strings.Contains(s.String(), defaultListen+" is in use") {
 		t.Errorf("the pages are at %s, and the user is told %q", ln.Addr(), &s)
 	}
 }
@@ -305,10 +306,10 @@ func TestConsole(t *testing.T) {
 	var s screen
 	c := &console{out: &s, progress: &s, terminal: true}
 	fmt.Fprint(c, "\r\x1b[K 1 s of 2 s")
-	c.say("found")
+	c.findf("found")
 	fmt.Fprint(c, "\r\x1b[K 2 s of 2 s")
 	fmt.Fprint(c, "logged\n")
-	c.say("found")
+	c.findf("found")
 	fmt.Fprint(c, "\r\x1b[K 2 s of 2 s")
 	c.endLine()
 	c.endLine()
@@ -318,8 +319,8 @@ func TestConsole(t *testing.T) {
 	}
 }
 
-// TestAForeignDirectory: what no demo has put into the directory is not removed, whatever its name; nor is anything
-// before the address for the pages is known to be good.
+// TestAForeignDirectory checks that the demo removes no files other than a demo's, whatever their names, and
+// removes nothing before it listens on the address of the pages.
 func TestAForeignDirectory(t *testing.T) {
 	var s screen
 	o := options(t, &s)
@@ -342,7 +343,7 @@ func TestAForeignDirectory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(release(), os.WriteFile(filepath.Join(own, "shop"), nil, 0o644)); err != nil {
+	if err := errors.Join(release(), os.WriteFile(filepath.Join(own, "workload"), nil, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	if release, err = takeDirectory(own); err != nil {
@@ -352,12 +353,12 @@ func TestAForeignDirectory(t *testing.T) {
 	}
 }
 
-// How far the load is, is said in words that need no explanation, and never longer than it takes.
+// The progress of the load needs no explanation, and never exceeds its duration.
 func TestProgressOfTheLoad(t *testing.T) {
 	for want, s := range map[string]load.Snapshot{
-		"  5 s of 14 s: 130 of 420 requests sent, 7 in flight, 1 failed\n":                                        {Elapsed: 5 * time.Second, Due: 420, Sent: 130, InFlight: 7, Failed: 1},
-		" 10 s of 14 s: 200 of 420 requests sent, 64 in flight, 0 failed, 20 left out as 64 were in flight\n":     {Elapsed: 10 * time.Second, Due: 420, Sent: 200, InFlight: 64, Shed: 20},
-		"the 14 s are over: waiting for the answers to 42 requests; 0 failed, 20 left out as 64 were in flight\n": {Elapsed: 15 * time.Second, Due: 420, Sent: 400, InFlight: 42, Shed: 20},
+		"  5 s of 14 s: 130 of 420 requests sent, 7 in flight, 1 failed\n":                                     {Elapsed: 5 * time.Second, Due: 420, Sent: 130, InFlight: 7, Failed: 1},
+		" 10 s of 14 s: 200 of 420 requests sent, 64 in flight, 0 failed, 20 shed because 64 were in flight\n": {Elapsed: 10 * time.Second, Due: 420, Sent: 200, InFlight: 64, Shed: 20},
+		"14 s are over: waiting for the answers to 42 requests; 0 failed, 20 shed because 64 were in flight\n": {Elapsed: 15 * time.Second, Due: 420, Sent: 400, InFlight: 42, Shed: 20},
 	} {
 		s.Duration = 14 * time.Second
 		var lines, terminal bytes.Buffer

@@ -9,12 +9,12 @@ import (
 	"syscall"
 )
 
-// marker is the file by which a directory is known to be a demo's own: what an earlier run left in it may go.
-// Its lock keeps a second demo out.
+// marker is the file that marks a directory as a demo's own, so that data of an earlier run may be removed. A lock
+// on it keeps a second demo out.
 const marker = ".spanflame-demo"
 
-// takeDirectory makes the directory and keeps other demos out of it until release, or the end of the process.
-// A directory in which there is something that no demo has put there is refused.
+// takeDirectory creates the directory and keeps other demos out of it until release is called or the process ends.
+// It refuses a directory with files that are not a demo's.
 func takeDirectory(dir string) (release func() error, err error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func takeDirectory(dir string) (release func() error, err error) {
 			return nil, err
 		}
 		if len(entries) > 0 {
-			return nil, fmt.Errorf("%s has files that are not a demo's, such as %s: a demo removes what is in its directory", dir, entries[0].Name())
+			return nil, fmt.Errorf("%s contains files that are not a demo's, such as %s, and the demo removes the contents of its directory", dir, entries[0].Name())
 		}
 	}
 	lock, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)

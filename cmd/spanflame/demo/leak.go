@@ -11,17 +11,17 @@ import (
 	"spanflame/viewer"
 )
 
-// leak is the function of the storefront that holds more and more memory.
+// leak is the function of the storefront whose memory in use grows most.
 type leak struct {
-	function string // who allocated it
+	function string // the function that allocated it
 	bytes    []int64
-	over     time.Duration // from the first of the bytes to the last
+	over     time.Duration // from the first value of bytes to the last
 }
 
-// shownPoints is how much of a leak's course is told.
+// shownPoints is the number of points printed of a leak's growth.
 const shownPoints = 7
 
-// leak finds the function that holds most of what there is more of at the end than at the begin.
+// leak returns the function whose memory in use grew most from the beginning to the end.
 func (b *backend) leak(ctx context.Context, from, to time.Time) (leak, error) {
 	points, err := b.source.Memory(ctx, storefront, from, to, shownPoints)
 	if err != nil {
@@ -52,7 +52,7 @@ func (b *backend) leak(ctx context.Context, from, to time.Time) (leak, error) {
 	return l, nil
 }
 
-// held is how many bytes are in use at a point, by who allocated them.
+// held returns the bytes in use at a point, by the function that allocated them.
 func (b *backend) held(ctx context.Context, at viewer.MemoryPoint) (map[string]int64, error) {
 	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Instance: at.Instance, Type: record.Memory, From: at.From, To: at.To})
 	if err != nil {
@@ -71,10 +71,10 @@ func (b *backend) held(ctx context.Context, at viewer.MemoryPoint) (map[string]i
 	return held, nil
 }
 
-// grown is how many bytes the function holds more at the end.
+// grown returns how many more bytes the function holds at the end.
 func (l leak) grown() int64 { return l.bytes[len(l.bytes)-1] - l.bytes[0] }
 
-// course is what the function holds, from point to point.
+// course describes what the function holds at each point.
 func (l leak) course() string {
 	var steps []string
 	for _, b := range l.bytes {

@@ -11,10 +11,10 @@ import (
 	"spanflame/viewer"
 )
 
-// defaultListen is where the pages are, so that their address stays the same over runs.
+// defaultListen is the address of the pages, the same for each run.
 const defaultListen = "127.0.0.1:7070"
 
-// servePages serves the viewer from now on until the end, which closes ln.
+// servePages serves the viewer on ln until the demo ends, which closes ln.
 func (d *demo) servePages(ln net.Listener) error {
 	options := viewer.Options{Log: slog.New(slog.NewTextHandler(&d.console, nil))}
 	if host, _, err := net.SplitHostPort(d.Listen); err == nil {
@@ -36,7 +36,7 @@ func (d *demo) servePages(ln net.Listener) error {
 	return nil
 }
 
-// listen takes the address for the pages, or instead of a default that is taken a free port.
+// listen listens on the address for the pages. If the default address is in use, it listens on a free port.
 func (d *demo) listen() (net.Listener, error) {
 	if d.Listen != "" {
 		ln, err := net.Listen("tcp", d.Listen)
@@ -47,7 +47,7 @@ func (d *demo) listen() (net.Listener, error) {
 	}
 	ln, err := net.Listen("tcp", defaultListen)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		d.console.progressf("%s is taken: the pages get a free port", defaultListen)
+		d.console.progressf("%s is in use: the pages use a free port", defaultListen)
 		ln, err = net.Listen("tcp", "127.0.0.1:0")
 	}
 	return ln, err

@@ -17,23 +17,23 @@ import (
 	"spanflame/viewer"
 )
 
-// storefront is the name of the service whose traces and profiles the demo shows.
+// storefront is the service whose traces and profiles the demo shows.
 const storefront = "storefront"
 
-// arrival bounds how long the last trace and profile may take from the services to where they are read.
+// arrival limits how long the demo waits for the last trace and profile.
 const arrival = 60 * time.Second
 
-// slow is from which duration the agent captures a request, by default.
+// slow is the agent's default for the duration from which it captures a request.
 const slow = 100 * time.Millisecond
 
-// pollTime is how often the demo looks whether something has arrived.
+// pollTime is the interval at which the demo checks for new data.
 const pollTime = 200 * time.Millisecond
 
 // slowTrace is a trace whose root has a wall-clock profile.
 type slowTrace struct {
 	spans     []traces.Span
 	root      traces.Span
-	diagnosis string // what most of its time went to
+	diagnosis string // where most of its time went
 }
 
 // wall selects the wall-clock profile of the trace's root.
@@ -41,8 +41,8 @@ func (t slowTrace) wall() viewer.Selection {
 	return viewer.Selection{Service: t.root.Service, Type: record.Wall, From: t.root.Start, To: t.root.End, SpanIDs: []string{t.root.ID}}
 }
 
-// slowest is the slowest of the storefront's traces that began between from and to, whose name contains part and
-// whose root has a wall-clock profile. It is ErrNone where there is none yet.
+// slowest returns the slowest of the storefront's traces that began between from and to, whose name contains part
+// and whose root has a wall-clock profile, or ErrNone if there is none yet.
 func (b *backend) slowest(ctx context.Context, part string, from, to time.Time) (slowTrace, error) {
 	found, err := b.source.Search(ctx, viewer.Filter{Service: storefront, Name: part, Min: slow, From: from, To: to, Limit: 20})
 	if err != nil {
@@ -55,7 +55,7 @@ func (b *backend) slowest(ctx context.Context, part string, from, to time.Time) 
 		}
 		i := slices.IndexFunc(spans, func(s traces.Span) bool { return s.ParentID == "" })
 		if i < 0 {
-			continue // its root has not arrived
+			continue // its root has not arrived yet
 		}
 		t := slowTrace{spans: spans, root: spans[i]}
 		p, err := b.profile(ctx, t.wall())
@@ -71,13 +71,13 @@ func (b *backend) slowest(ctx context.Context, part string, from, to time.Time) 
 	return slowTrace{}, fmt.Errorf("a slow trace with its profile: %w", profiles.ErrNone)
 }
 
-// file is the saved profile that the trace's flame graph comes from, empty where profiles are in no files.
+// file returns the path of the saved profile of the trace's flame graph, or "" if profiles are not in files.
 func (b *backend) file(ctx context.Context, t slowTrace) (string, error) {
 	files, err := b.source.Files(ctx, t.wall())
 	if err != nil {
 		return "", err
 	}
-	for _, path := range files { // of windows that overlap: the span is in one of them
+	for _, path := range files { // of windows that overlap, one contains the span
 		w, err := profiles.ReadFile(path)
 		if err != nil {
 			return "", err
@@ -89,7 +89,7 @@ func (b *backend) file(ctx context.Context, t slowTrace) (string, error) {
 	return "", nil
 }
 
-// profile is what was selected. One without samples is ErrNone, too.
+// profile returns the selected profile, or ErrNone if it has no samples.
 func (b *backend) profile(ctx context.Context, s viewer.Selection) (*profile.Profile, error) {
 	p, err := b.source.Profile(ctx, s)
 	if err == nil && len(p.Sample) == 0 {
@@ -98,26 +98,25 @@ func (b *backend) profile(ctx context.Context, s viewer.Selection) (*profile.Pro
 	return p, err
 }
 
-// spent is how much time the mistake took of the storefront between two times: 0 where no profile has it.
-func (b *backend) spent(ctx context.Context, m mistake, from, to time.Time) (time.Duration, error) {
-	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Type: m.profile, From: from, To: to})
+// spent returns how much time the fault took in the storefront between two times, or 0 if no profile contains it.
+func (b *backend) spent(ctx context.Context, f fault, from, to time.Time) (time.Duration, error) {
+	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Type: f.profile, From: from, To: to})
 	if errors.Is(err, profiles.ErrNone) {
 		return 0, nil
 	}
 	if err != nil {
 		return 0, err
 	}
-	value := profiles.SampleIndex(p, m.sample)
+	value := profiles.SampleIndex(p, f.sample)
 	if value < 0 {
-		return 0, fmt.Errorf("a %s profile of the %s has no %s", m.profile, storefront, m.sample)
+		return 0, fmt.Errorf("a %s profile of the %s has no %s", f.profile, storefront, f.sample)
 	}
 	return time.Duration(profiles.Total(p, value, func(s *profile.Sample) bool {
-		return profiles.Calls(s, m.function) && (m.within == "" || profiles.Calls(s, m.within))
+		return profiles.Calls(s, f.function) && (f.within == "" || profiles.Calls(s, f.within))
 	})), nil
 }
 
-// eventually asks until there is an answer other than ErrNone, for as long as what was sent last may take to
-// arrive.
+// eventually calls ask until its error is not ErrNone, for at most arrival.
 func eventually[T any](ctx context.Context, ask func() (T, error)) (T, error) {
 	late := time.NewTimer(arrival)
 	defer late.Stop()

@@ -13,15 +13,15 @@ import (
 	"spanflame/workload/load"
 )
 
-// showFirst shows the first slow trace as soon as there is one: a checkout, since what is slow by order, such as
-// /load/sleep, explains nothing. What fails here, the summary will say.
+// showFirst shows the first slow trace as soon as there is one. It chooses a checkout, since a request like
+// /load/sleep is slow by design. It ignores errors, which the summary will report.
 func (d *demo) showFirst(ctx context.Context, begun time.Time) {
 	tick := time.NewTicker(pollTime)
 	defer tick.Stop()
 	for {
 		t, err := d.backend.slowest(ctx, "/api/checkout", begun, time.Now())
 		if err == nil {
-			d.console.say("\nA slow trace, and where its time went:\n%s", d.describe(t))
+			d.console.findf("\nA slow trace, and where its time went:\n%s", d.describe(t))
 			return
 		}
 		select {
@@ -32,51 +32,51 @@ func (d *demo) showFirst(ctx context.Context, begun time.Time) {
 	}
 }
 
-// describe is a trace's diagnosis and its link.
+// describe returns a trace's diagnosis and its link.
 func (d *demo) describe(t slowTrace) string {
 	return fmt.Sprintf("  %s\n  %s\n", t.diagnosis, d.pages+viewer.SpanPath(t.root.TraceID, t.root.ID))
 }
 
-// summarise prints what the run found. The services have ended.
+// summarise prints the findings of the run. The services have ended.
 func (d *demo) summarise(ctx context.Context, p phases) error {
 	begun, ended := p.faulty.begun, time.Now()
 	t, err := eventually(ctx, func() (slowTrace, error) { return d.backend.slowest(ctx, "", begun, ended) })
 	if err != nil {
 		return err
 	}
-	d.console.say("\nThe slowest trace\n%s", d.describe(t))
+	d.console.findf("\nThe slowest trace\n%s", d.describe(t))
 
 	l, err := eventually(ctx, func() (leak, error) { return d.backend.leak(ctx, begun, ended) })
 	if err != nil {
 		return err
 	}
-	d.console.say("The leak\n  %s holds %s more after %v: %s\n  %s\n", short(l.function), mebibytes(l.grown()),
+	d.console.findf("The leak\n  %s holds %s more after %v: %s\n  %s\n", short(l.function), mebibytes(l.grown()),
 		l.over.Round(time.Second), l.course(), d.pages+"/memory?"+url.Values{"service": {storefront}}.Encode())
 
 	rows, err := d.compare(ctx, p)
 	if err != nil {
 		return err
 	}
-	d.console.say("Before and after the repair\n%s", rows)
+	d.console.findf("Before and after the repair\n%s", rows)
 
-	// The slowest traces all wait for the lock: what else was wrong shows in the spans of one name.
+	// The slowest traces all wait for the lock; the other fault shows in the spans of one name.
 	var pages strings.Builder
-	for _, m := range mistakes {
-		fmt.Fprintf(&pages, "  %s: all spans %s of the %s\n  %s\n", m.fault, m.span, storefront, d.pages+viewer.NamePath(storefront, m.span))
+	for _, f := range faults {
+		fmt.Fprintf(&pages, "  %s: all spans %s of the %s\n  %s\n", f.name, f.span, storefront, d.pages+viewer.NamePath(storefront, f.span))
 	}
-	d.console.say("Each mistake in the spans of one name\n%s", &pages)
+	d.console.findf("Each fault in the spans of one name\n%s", &pages)
 
 	file, err := d.backend.file(ctx, t)
 	if err != nil {
 		return err
 	}
 	if file != "" {
-		d.console.say("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=%s=%s %s", wallprofile.SpanID, t.root.ID, file)
+		d.console.findf("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=%s=%s %s", wallprofile.SpanID, t.root.ID, file)
 	}
 	return nil
 }
 
-// compare is a table of what the repair changed.
+// compare returns a table of the changes that the repair made.
 func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 	var text strings.Builder
 	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
@@ -87,18 +87,18 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 	row(request+", median", milliseconds(before.P50), milliseconds(after.P50))
 	row(request+", 99th percentile", milliseconds(before.P99), milliseconds(after.P99))
 	row("requests that failed", p.faulty.report.Failed, p.repaired.report.Failed)
-	row(fmt.Sprintf("requests left out as %d were in flight", concurrency), p.faulty.report.Shed, p.repaired.report.Shed)
-	for _, m := range mistakes {
-		// A window that begins in one phase and ends in the next is the first one's.
-		wrong, err := d.backend.spent(ctx, m, p.faulty.begun, p.faulty.ended)
+	row(fmt.Sprintf("requests shed because %d were in flight", concurrency), p.faulty.report.Shed, p.repaired.report.Shed)
+	for _, f := range faults {
+		// A window that spans both phases belongs to the first one.
+		wrong, err := d.backend.spent(ctx, f, p.faulty.begun, p.faulty.ended)
 		if err != nil {
 			return "", err
 		}
-		right, err := d.backend.spent(ctx, m, p.repaired.begun.Add(window), p.repaired.ended)
+		right, err := d.backend.spent(ctx, f, p.repaired.begun.Add(window), p.repaired.ended)
 		if err != nil {
 			return "", err
 		}
-		row(m.shows+" "+short(m.function), perSecond(wrong, p.faulty.length()), perSecond(right, p.repaired.length()-window))
+		row(f.shows+" "+short(f.function), perSecond(wrong, p.faulty.length()), perSecond(right, p.repaired.length()-window))
 	}
 	if err := table.Flush(); err != nil {
 		return "", err
@@ -106,7 +106,7 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 	return text.String(), nil
 }
 
-// endpoint is the report on the small checkouts, which are most of the load.
+// endpoint returns the report of the small checkouts, which are most of the load.
 func endpoint(r load.Report) load.EndpointReport {
 	for _, e := range r.Endpoints {
 		if e.Name == "single" {
@@ -118,7 +118,7 @@ func endpoint(r load.Report) load.EndpointReport {
 
 func milliseconds(ms float64) string { return fmt.Sprintf("%.0f ms", ms) }
 
-// perSecond is a time over all goroutines in each second: 2 s/s is two at a time.
+// perSecond is a time per second, summed over all goroutines: 2 s/s is two goroutines at any time.
 func perSecond(spent, length time.Duration) string {
 	if spent == 0 {
 		return "none"
@@ -128,5 +128,5 @@ func perSecond(spent, length time.Duration) string {
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }
 
-// short is a function's name without the path of its package.
+// short returns a function's name without the path of its package.
 func short(function string) string { return function[strings.LastIndexByte(function, '/')+1:] }
