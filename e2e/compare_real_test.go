@@ -77,7 +77,8 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 			allowed := mostOf(pairs, 0.05)
 			t.Logf("%s: of %d pairs of equal sides, %d consecutive and %d alternating pairs are flagged; %d may be", metric, pairs, following, inTurns, allowed)
 			if max(following, inTurns) > allowed {
-				t.Errorf("%s: %d and %d of %d pairs of equal sides are flagged, more than the %d that a promise of one in twenty allows", metric, following, inTurns, pairs, allowed)
+				t.Errorf("%s: %d and %d of %d pairs of equal sides are flagged, more than the %d that a promise of one in twenty allows",
+					metric, following, inTurns, pairs, allowed)
 			}
 		}
 	}

@@ -274,7 +274,10 @@ func tempoImage(t *testing.T) standIn {
 // ports of its documentation.
 type containerPorts struct{}
 
-var portNumbers = map[string]int{"pyroscope": 4040, "pyroscope-grpc": 9095, "pyroscope-raft": 9099, "tempo": 3200, "tempo-grpc": 9095, "otlp-grpc": 4317, "otlp-http": 4318}
+var portNumbers = map[string]int{
+	"pyroscope": 4040, "pyroscope-grpc": 9095, "pyroscope-raft": 9099,
+	"tempo": 3200, "tempo-grpc": 9095, "otlp-grpc": 4317, "otlp-http": 4318,
+}
 
 func (containerPorts) Port(name string) int    { return portNumbers[name] }
 func (containerPorts) Addr(name string) string { return fmt.Sprintf("127.0.0.1:%d", portNumbers[name]) }

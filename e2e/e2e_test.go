@@ -366,7 +366,9 @@ func TestUnreachableServers(t *testing.T) {
 }
 
 func TestLoadEndpoints(t *testing.T) {
-	for _, path := range []string{"/load/cpu?ms=", "/load/leak?mb=", "/load/alloc?mb=", "/load/lock?ms=", "/load/block?ms=", "/load/sleep?ms=", "/load/goroutines?n="} {
+	for _, path := range []string{
+		"/load/cpu?ms=", "/load/leak?mb=", "/load/alloc?mb=", "/load/lock?ms=", "/load/block?ms=", "/load/sleep?ms=", "/load/goroutines?n=",
+	} {
 		for _, value := range []string{"-1", "0", "99999999999999999999", "1e3", "x", "%00", "1&ms=2&mb=2&n=2"} {
 			status, header, body := request(t, http.MethodGet, w.workload.Storefront.URL+path+value)
 			if status != http.StatusBadRequest || !strings.Contains(string(body), "from 1 to") && !strings.Contains(string(body), "parameter") {

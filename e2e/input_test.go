@@ -131,8 +131,11 @@ func together(t *testing.T, windows []profiles.Window, sample string, level bool
 	}
 	l := &profile.Location{}
 	return profiles.Window{
-		Meta:    record.Meta{Start: windows[0].Start, End: windows[len(windows)-1].End},
-		Profile: &profile.Profile{SampleType: []*profile.ValueType{{Type: sample}}, Sample: []*profile.Sample{{Location: []*profile.Location{l}, Value: []int64{sum}}}},
+		Meta: record.Meta{Start: windows[0].Start, End: windows[len(windows)-1].End},
+		Profile: &profile.Profile{
+			SampleType: []*profile.ValueType{{Type: sample}},
+			Sample:     []*profile.Sample{{Location: []*profile.Location{l}, Value: []int64{sum}}},
+		},
 	}
 }
 
@@ -141,7 +144,8 @@ func together(t *testing.T, windows []profiles.Window, sample string, level bool
 func sameWindow(t *testing.T, got, want profiles.Window, sample string) error {
 	t.Helper()
 	have, sum := totalOf(t, got.Profile, sample), totalOf(t, want.Profile, sample)
-	if math.Abs(float64(have-sum)) > float64(len(got.Profile.Sample)) || got.Start.Sub(want.Start).Abs() > 100*time.Millisecond || got.End.Sub(want.End).Abs() > window {
+	if math.Abs(float64(have-sum)) > float64(len(got.Profile.Sample)) ||
+		got.Start.Sub(want.Start).Abs() > 100*time.Millisecond || got.End.Sub(want.End).Abs() > window {
 		return fmt.Errorf("%s, saved were %s", describe(t, got, sample), describe(t, want, sample))
 	}
 	return nil

@@ -118,7 +118,8 @@ func (p *pipeline) opensOnProfile(t *testing.T, root query.Span) error {
 		}
 	}
 	// An unknown span id opens nothing: the answer above was not that of the whole service.
-	graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, selector, []string{"00000000000000ff"}, root.Start.Add(-time.Minute), root.End.Add(time.Minute))
+	graph, err := p.pyroscope.SpanFlameGraph(t.Context(), link.ProfileTypeID, selector, []string{"00000000000000ff"},
+		root.Start.Add(-time.Minute), root.End.Add(time.Minute))
 	if err == nil && graph.Total != 0 {
 		err = fmt.Errorf("a span that is not there has a flame graph of %v", time.Duration(graph.Total))
 	}

@@ -40,7 +40,8 @@ func main() {
 func run(ctx context.Context, args []string) error {
 	flags := flag.NewFlagSet("parked", flag.ContinueOnError)
 	span := flags.Duration("for", 3*time.Second, "duration of each measurement")
-	long := flags.Duration("long", time.Minute, "from 10,000 goroutines on, how long the wall recorder runs before it is measured, and how long it is measured: its budget is an average over a minute, and the first minute may use twice as much")
+	long := flags.Duration("long", time.Minute, "from 10,000 goroutines on, how long the wall recorder runs before it is "+
+		"measured, and how long it is measured: its budget is an average over a minute, and the first minute may use twice as much")
 	settle := flags.Duration("settle", 2*time.Second, "how long a process runs before it is measured")
 	method := flags.String("method", "", "internal: run as the measured process, with this method")
 	sink := flags.String("sink", "", "internal: address that the method pushes to")

@@ -50,7 +50,9 @@ func full() []*tracepb.ResourceSpans {
 		pair("b", &commonpb.AnyValue{Value: &commonpb.AnyValue_BoolValue{BoolValue: true}}),
 		pair("bytes", &commonpb.AnyValue{Value: &commonpb.AnyValue_BytesValue{BytesValue: []byte("abc")}}),
 		pair("list", &commonpb.AnyValue{Value: &commonpb.AnyValue_ArrayValue{ArrayValue: &commonpb.ArrayValue{Values: []*commonpb.AnyValue{text("x"), number(2)}}}}),
-		pair("map", &commonpb.AnyValue{Value: &commonpb.AnyValue_KvlistValue{KvlistValue: &commonpb.KeyValueList{Values: []*commonpb.KeyValue{pair("k", text("v")), pair("n", number(1))}}}}),
+		pair("map", &commonpb.AnyValue{Value: &commonpb.AnyValue_KvlistValue{
+			KvlistValue: &commonpb.KeyValueList{Values: []*commonpb.KeyValue{pair("k", text("v")), pair("n", number(1))}},
+		}}),
 		pair("nothing", nil),
 	}
 	return []*tracepb.ResourceSpans{{
@@ -60,8 +62,11 @@ func full() []*tracepb.ResourceSpans {
 				TraceId: id(traceID), SpanId: id(spanID), ParentSpanId: id(above), Name: "POST /reserve",
 				Kind: tracepb.Span_SPAN_KIND_CLIENT, StartTimeUnixNano: 1_544_712_660_000_000_001, EndTimeUnixNano: 1_544_712_661_000_000_002,
 				Attributes: all, Status: &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: "no stock"},
-				Events: []*tracepb.Span_Event{{Name: "exception", TimeUnixNano: 1_544_712_660_500_000_000, Attributes: []*commonpb.KeyValue{pair("exception.type", text("E"))}}},
-				Links:  []*tracepb.Span_Link{{TraceId: id(traceID), SpanId: id(above)}},
+				Events: []*tracepb.Span_Event{{
+					Name: "exception", TimeUnixNano: 1_544_712_660_500_000_000,
+					Attributes: []*commonpb.KeyValue{pair("exception.type", text("E"))},
+				}},
+				Links: []*tracepb.Span_Link{{TraceId: id(traceID), SpanId: id(above)}},
 			},
 			{TraceId: id(traceID), SpanId: id(above), Name: "root", StartTimeUnixNano: 5, EndTimeUnixNano: 4},
 		}}},

@@ -49,7 +49,8 @@ func (c *console) interval() time.Duration {
 func (c *console) load(s load.Snapshot) {
 	var line strings.Builder
 	if s.Elapsed < s.Duration {
-		fmt.Fprintf(&line, "%3.0f s of %.0f s: %d of %d requests sent, %d in flight, %d failed", s.Elapsed.Seconds(), s.Duration.Seconds(), s.Sent, s.Due, s.InFlight, s.Failed)
+		fmt.Fprintf(&line, "%3.0f s of %.0f s: %d of %d requests sent, %d in flight, %d failed",
+			s.Elapsed.Seconds(), s.Duration.Seconds(), s.Sent, s.Due, s.InFlight, s.Failed)
 	} else {
 		fmt.Fprintf(&line, "%.0f s are over: waiting for the answers to %d requests; %d failed", s.Duration.Seconds(), s.InFlight, s.Failed)
 	}

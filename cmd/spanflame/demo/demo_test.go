@@ -356,9 +356,12 @@ func TestAForeignDirectory(t *testing.T) {
 // The progress of the load needs no explanation, and never exceeds its duration.
 func TestProgressOfTheLoad(t *testing.T) {
 	for want, s := range map[string]load.Snapshot{
-		"  5 s of 14 s: 130 of 420 requests sent, 7 in flight, 1 failed\n":                                     {Elapsed: 5 * time.Second, Due: 420, Sent: 130, InFlight: 7, Failed: 1},
-		" 10 s of 14 s: 200 of 420 requests sent, 64 in flight, 0 failed, 20 shed because 64 were in flight\n": {Elapsed: 10 * time.Second, Due: 420, Sent: 200, InFlight: 64, Shed: 20},
-		"14 s are over: waiting for the answers to 42 requests; 0 failed, 20 shed because 64 were in flight\n": {Elapsed: 15 * time.Second, Due: 420, Sent: 400, InFlight: 42, Shed: 20},
+		"  5 s of 14 s: 130 of 420 requests sent, 7 in flight, 1 failed\n": {
+			Elapsed: 5 * time.Second, Due: 420, Sent: 130, InFlight: 7, Failed: 1},
+		" 10 s of 14 s: 200 of 420 requests sent, 64 in flight, 0 failed, 20 shed because 64 were in flight\n": {
+			Elapsed: 10 * time.Second, Due: 420, Sent: 200, InFlight: 64, Shed: 20},
+		"14 s are over: waiting for the answers to 42 requests; 0 failed, 20 shed because 64 were in flight\n": {
+			Elapsed: 15 * time.Second, Due: 420, Sent: 400, InFlight: 42, Shed: 20},
 	} {
 		s.Duration = 14 * time.Second
 		var lines, terminal bytes.Buffer

@@ -71,7 +71,8 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 		return err
 	}
 	if file != "" {
-		d.console.findf("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=%s=%s %s", wallprofile.SpanID, t.root.ID, file)
+		d.console.findf("The slowest trace in a terminal\n  go tool pprof -top -unit=ms -relative_percentages -tagfocus=%s=%s %s",
+			wallprofile.SpanID, t.root.ID, file)
 	}
 	return nil
 }
