@@ -25,6 +25,7 @@ import (
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/deliver"
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/spanlink"
@@ -46,6 +47,7 @@ const lastWindows = 5 * time.Second
 // Agent is a running agent.
 type Agent struct {
 	telemetry *telemetry.Telemetry
+	guard     *guard.Guard // of everything the agent runs once telemetry has started
 	capture   *capture.Capturer
 	wall      *wall.Recorder    // nil where profiles go nowhere, and where slow spans are not captured
 	busy      error             // why slow spans are not captured although they should be
@@ -115,6 +117,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, err
 	}
+	a.guard = guard.New(a.telemetry.Logger)
 	if names := unknownVariables(); len(names) > 0 {
 		a.telemetry.Logger.Warn("variables that nothing reads, most likely misspelt", "names", names)
 	}
@@ -374,7 +377,7 @@ func (a *Agent) degraded() []string {
 	if a.busy != nil {
 		words = append(words, a.busy.Error())
 	}
-	return words
+	return append(words, a.guard.Degraded()...)
 }
 
 // Shutdown captures the last window of every profile, saves it, delivers what it can until ctx is done, and ends all

@@ -45,6 +45,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 
 	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, from the CPU profiles.")
 	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, from the memory profiles.")
+	panics := m.counter("spanflame.panics", "{panic}", "Panics of the agent that were recovered, by stage.")
 	if m.err != nil {
 		return m.err
 	}
@@ -63,6 +64,9 @@ func (a *Agent) observe(meter metric.Meter) error {
 		o.ObserveFloat64(gap, c.CPUGap.Seconds())
 		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
+		for stage, n := range a.guard.Panics() {
+			o.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))
+		}
 		if a.delivery != nil {
 			s := a.delivery.Stats()
 			for k, n := range s.Counts {
