@@ -1,4 +1,4 @@
-# The spanflame binary and nothing else: no shell, no package manager, no second registry.
+# An image with the spanflame binary only: no shell, no package manager.
 # BuildKit is needed (the default builder since Docker 23) for the cache mounts.
 
 # The Collector's image, which docker-compose.yml names. Only the target of that name uses it.
@@ -7,31 +7,31 @@ ARG COLLECTOR=scratch
 FROM --platform=$BUILDPLATFORM golang:1.26.5-bookworm AS build
 WORKDIR /src
 
-# The modules are a layer of their own: a change of the code alone downloads nothing.
+# The modules have their own layer, so that a change to the code downloads nothing.
 COPY go.mod go.sum ./
 RUN --mount=type=cache,target=/go/pkg/mod go mod download
 
 COPY . .
 ARG TARGETOS
 ARG TARGETARCH
-# -s and -w leave out the linker's symbol table and DWARF. Profiles keep their function names, files
-# and lines: those come from the runtime's own table, which is always there.
+# -s and -w omit the symbol table and DWARF. Profiles still have function names, files and lines, which come
+# from the runtime's own table.
 RUN --mount=type=cache,target=/go/pkg/mod \
     --mount=type=cache,target=/root/.cache/go-build \
     CGO_ENABLED=0 GOOS=$TARGETOS GOARCH=$TARGETARCH \
     go build -trimpath -ldflags="-s -w" -o /out/spanflame ./cmd/spanflame \
     && mkdir /out/data
 
-# The Collector with our binary beside it, which checks its health: it has no program that could.
+# The Collector with our binary, which checks its health: its image has no program for that.
 FROM ${COLLECTOR} AS collector
 COPY --from=build /out/spanflame /spanflame
 
 FROM scratch
-# For servers reached over TLS.
+# For connections over TLS.
 COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/ca-certificates.crt
 COPY --from=build /out/spanflame /spanflame
-# A new named volume takes the owner of the directory it is mounted on; without this one it would be
-# root's, and the service could not write its spool.
+# A new named volume gets the owner of the directory where it is mounted. Without this directory the owner would be
+# root, and the service could not write its spool.
 COPY --from=build --chown=65532:65532 /out/data /data
 
 ARG VERSION=dev

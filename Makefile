@@ -7,22 +7,22 @@ SHELL := /bin/bash
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Neither inlined nor with debugging information: that is a third less to build, and the demo is the first thing
-# that a newcomer waits for.
+# Without inlining and debugging information the build takes a third less time: the demo is the first thing that a
+# newcomer waits for.
 .PHONY: demo
-demo: ## Run the sample service under load, open its slowest trace, repair it and compare
+demo: ## Run the workload with faults under load, open its slowest trace, repair the faults and compare
 	@echo "building the demo (about a minute the first time)"
 	@CGO_ENABLED=0 go build -buildvcs=false -gcflags=all=-l -ldflags='-s -w' -o bin/spanflame-demo ./cmd/spanflame
 	@bin/spanflame-demo demo
 
 .PHONY: test
-test: check test-unit test-kubernetes test-e2e ## Run the checks and the tests; test-stack, test-compose and test-long are more
+test: check test-unit test-kubernetes test-e2e ## Run the checks and the tests (not test-stack, test-compose and test-long)
 
 .PHONY: check
-check: ## Check formatting, vet, staticcheck and the allowed imports
+check: ## Check formatting, go.mod, vet, staticcheck and the allowed imports
 	@echo "check: gofmt"
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
-	  if [[ -n "$$unformatted" ]]; then echo "not formatted, run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	  if [[ -n "$$unformatted" ]]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
@@ -35,14 +35,14 @@ check: ## Check formatting, vet, staticcheck and the allowed imports
 .PHONY: test-unit
 test-unit: programs ## Run the tests that need no server, with the race detector
 	go test -race $$(go list ./... | grep -v -e /e2e -e /stack)
-	go test -count=1 -run 'ALarge|Bomb' ./profiles ./profiles/input # their memory is measured without the race detector
+	go test -count=1 -run 'ALarge|Bomb' ./profiles ./profiles/input # they measure memory, so without the race detector
 
 .PHONY: test-kubernetes
-test-kubernetes: ## Render the charts and check all manifests against the schemas of Kubernetes
+test-kubernetes: ## Render the charts and validate all manifests against the Kubernetes schemas
 	cd deploy/kubernetes/check && go test ./...
 
-# The pages are tested in a real browser, with pprof's graphs by Graphviz, and the orders in a real PostgreSQL. Where they cannot be installed those tests
-# are skipped, and say so.
+# The tests of the pages need a browser, and Graphviz for pprof's graphs; the tests of the workload's orders need PostgreSQL. If these
+# programs cannot be installed, the tests that need them are skipped with a message.
 .PHONY: programs
 programs:
 	@missing=(); \
@@ -52,18 +52,18 @@ programs:
 	[[ $${#missing[@]} -eq 0 ]] || { \
 	  echo "installing for the tests: $${missing[*]}"; \
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; } || \
-	  echo "cannot be installed here, and what they test is skipped: $${missing[*]}; on Debian: apt-get install $${missing[*]}"
+	  echo "cannot install $${missing[*]} here: the tests that need them are skipped; on Debian, as root: apt-get install $${missing[*]}"
 
 .PHONY: test-e2e
 test-e2e: servers programs ## Run the tests against the real Pyroscope and Tempo, with the race detector
 	go test -race -count=1 -timeout 30m -v ./stack/... ./e2e/...
 
 .PHONY: test-stack
-test-stack: ## Run the whole pipeline and follow every link between its signals on the real servers
+test-stack: ## Run the whole pipeline on the real servers and follow every link between its signals
 	go test -race -tags stack -count=1 -timeout 60m -v ./e2e -run TestStack
 
 .PHONY: test-compose
-test-compose: ## Run docker-compose.yml on a Docker engine, follow its links, restart its servers under load
+test-compose: ## Run docker-compose.yml on a Docker engine, follow its links and restart its servers under load
 	go test -tags compose -count=1 -timeout 60m -v -run TestCompose ./e2e
 
 .PHONY: test-long
@@ -72,7 +72,7 @@ test-long: servers ## Run the end-to-end tests that take minutes: spans of every
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: pictures
-pictures: servers ## Draw the pictures of the README anew, by the browser test
+pictures: servers ## Redraw the pictures of the README, in the browser test
 	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run Browser ./e2e
 
 .PHONY: examples
@@ -81,15 +81,15 @@ examples: ## Record the profiles in examples again, and update its page
 	go test -count=1 ./examples -update
 
 .PHONY: bench
-bench: ## Measure the agent beside its peers, as ratios of one run
+bench: ## Measure the agent and its peers, as ratios of one run
 	cd bench && go run ./handler && go run ./parked
 
 .PHONY: servers
-servers: ## Build the real servers, if they are not cached
+servers: ## Build the real servers if they are not cached
 	go run ./stack build --servers=pyroscope,tempo
 
 .PHONY: stack
-stack: ## Run the real servers on loopback until Ctrl-C; SERVERS=pyroscope,tempo for some
+stack: ## Run the real servers on loopback until Ctrl-C; SERVERS=pyroscope,tempo runs only some
 	go run ./stack up $(if $(SERVERS),--servers=$(SERVERS))
 
 .PHONY: build
@@ -97,5 +97,5 @@ build: ## Build the spanflame binary into bin
 	CGO_ENABLED=0 go build -trimpath -o bin/spanflame ./cmd/spanflame
 
 .PHONY: clean
-clean: ## Remove what builds and demos wrote, and the cached servers
+clean: ## Remove the output of builds and demos, and the cached servers
 	rm -rf bin data .cache

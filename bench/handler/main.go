@@ -150,7 +150,7 @@ func compare(ctx context.Context, rounds int, slice time.Duration) (err error) {
 func report(handler string, all map[string][]result) {
 	fmt.Printf("\n%s\n", handler)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "variant\ttime a request\tratio to none\tCPU a request\tratio to none\t")
+	fmt.Fprintln(w, "variant\ttime per request\tratio to none\tCPU per request\tratio to none\t")
 	for _, v := range variants {
 		wall := func(r result) float64 { return r.wall() }
 		cpu := func(r result) float64 { return r.cpu() }

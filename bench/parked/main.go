@@ -63,7 +63,7 @@ func compare(ctx context.Context, settle, span, long time.Duration) error {
 	sink := variant.Sink()
 	defer sink.Close()
 	counts := []int{10, 1_000, 10_000, 100_000}
-	fmt.Printf("%s, %d CPUs; CPU time in milliseconds a second\n", runtime.Version(), runtime.NumCPU())
+	fmt.Printf("%s, %d CPUs; CPU time in milliseconds per second\n", runtime.Version(), runtime.NumCPU())
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprint(w, "parked goroutines\t")
 	for _, n := range counts {
