@@ -209,24 +209,22 @@ func (a *Agent) startProfiles(cfg Config) error {
 	delete(labels, labelName(keyServiceName)) // every record has it by itself
 	maps.Copy(labels, cfg.ProfileLabels)
 
-	var emit, emitWall []func(record.Record)
-	var diagnosed func(wall.Diagnosis)
+	var emit []func(record.Record)
 	if a.saved != nil {
 		a.saved.startProfiles(cfg, a.telemetry.Logger)
-		d := &diagnoses{save: a.saved.profiles.Put}
-		emit, emitWall, diagnosed = append(emit, a.saved.profiles.Put), append(emitWall, d.put), d.add
+		emit = append(emit, a.saved.profiles.Put)
 	}
 	if cfg.PyroscopeAddress != "" {
 		if err := a.startDelivery(cfg); err != nil {
 			return err
 		}
 		// After the other: this one waits for the disk.
-		emit, emitWall = append(emit, a.delivery.Put), append(emitWall, a.delivery.Put)
+		emit = append(emit, a.delivery.Put)
 	}
 	var types []record.Type
 	if len(emit) > 0 {
 		types = cfg.recordTypes()
-		if err := a.startWall(cfg, wall.Options{Labels: labels, Emit: toAll(emitWall), Diagnosed: diagnosed}); err != nil {
+		if err := a.startWall(cfg, wall.Options{Labels: labels, Emit: toAll(emit)}); err != nil {
 			return err
 		}
 	}

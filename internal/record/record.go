@@ -4,7 +4,10 @@
 // schedule nor network.
 package record
 
-import "time"
+import (
+	"slices"
+	"time"
+)
 
 // Type names what a profile measures, in the terms of Pyroscope's profile names (the part of
 // "process_cpu:cpu:nanoseconds:cpu:nanoseconds" before the first colon).
@@ -41,4 +44,17 @@ type Meta struct {
 type Record struct {
 	Meta
 	Profile []byte // gzip-compressed pprof
+
+	// Comments is a gzip member with comments, which is appended to Profile where the profile is saved (see Commented),
+	// and not sent to a server. Wall profiles have one, with the diagnoses of their spans; else it is empty.
+	Comments []byte
+}
+
+// Commented returns the record with its comments in its profile. Joined gzip members are one file and joined protobuf
+// messages one message, so nothing is decompressed for that.
+func (r Record) Commented() Record {
+	if len(r.Comments) > 0 {
+		r.Profile, r.Comments = slices.Concat(r.Profile, r.Comments), nil
+	}
+	return r
 }

@@ -77,8 +77,9 @@ func OpenProfiles(o Options, log *slog.Logger) *Profiles {
 	return p
 }
 
-// Put hands over a record to be saved.
+// Put hands over a record to be saved, with its comments.
 func (p *Profiles) Put(r record.Record) {
+	r = r.Commented()
 	size := int64(len(r.Profile))
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
-	"github.com/klauspost/compress/gzip"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 	"spanflame/internal/wallprofile"
 )
@@ -28,6 +28,7 @@ type account struct {
 	duration time.Duration
 	covered  time.Duration // own time that is recorded
 	samples  []sample
+	comment  string // with the diagnosis, empty for a child span
 }
 
 type sample struct {
@@ -205,7 +206,8 @@ func (b *builder) add(a account) {
 type encoder struct {
 	service string
 	labels  map[string]string
-	zip     *gzip.Writer
+	zip     pprofwire.Gzipper
+	message bytes.Buffer // the latest profile, uncompressed
 	emit    func(record.Record)
 	open    map[string]*gathering     // by scope
 	used    map[string]map[int64]bool // by scope, the milliseconds at which records start
@@ -216,15 +218,12 @@ type gathering struct {
 	*builder
 	first, last time.Time // the earliest and the latest start of its spans
 	end         time.Time // of the span that ended last
+	comments    []string
 }
 
 func newEncoder(o Options) *encoder {
-	zip, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
-	if err != nil {
-		panic(err) // only for a level that does not exist
-	}
 	return &encoder{
-		service: o.Service, labels: maps.Clone(o.Labels), zip: zip, emit: o.Emit,
+		service: o.Service, labels: maps.Clone(o.Labels), emit: o.Emit,
 		open: make(map[string]*gathering),
 		used: map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}},
 	}
@@ -245,6 +244,9 @@ func (x *encoder) gather(scope string, a account) (emitted int) {
 		x.open[scope] = b
 	}
 	b.add(a)
+	if a.comment != "" {
+		b.comments = append(b.comments, a.comment)
+	}
 	b.first, b.last = earlier(b.first, start), later(b.last, start)
 	b.end = later(b.end, start.Add(a.duration))
 	return emitted
@@ -273,18 +275,37 @@ func (x *encoder) flush(scope string) (emitted int) {
 	delete(x.open, scope)
 	start := x.stamp(scope, b.first, len(b.p.Sample))
 	b.p.TimeNanos, b.p.DurationNanos = start.UnixNano(), int64(b.end.Sub(start))
-	var out bytes.Buffer
-	x.zip.Reset(&out)
-	_ = b.p.WriteUncompressed(x.zip) // to memory, which does not fail
-	_ = x.zip.Close()
+	x.message.Reset()
+	_ = b.p.WriteUncompressed(&x.message) // to memory, which does not fail
 	labels := make(map[string]string, len(x.labels)+1)
 	maps.Copy(labels, x.labels)
 	labels[wallprofile.SpanScope] = scope
 	x.emit(record.Record{
-		Meta:    record.Meta{Service: x.service, Type: record.Wall, Start: start, End: b.end, Labels: labels},
-		Profile: out.Bytes(),
+		Meta:     record.Meta{Service: x.service, Type: record.Wall, Start: start, End: b.end, Labels: labels},
+		Profile:  x.zip.Gzip(x.message.Bytes()),
+		Comments: x.comments(b.comments),
 	})
 	return 1
+}
+
+// comments returns the comments as a gzip member to append to the latest profile: a message that continues the profile's
+// table of strings.
+func (x *encoder) comments(all []string) []byte {
+	if len(all) == 0 {
+		return nil
+	}
+	next := uint64(0)
+	for m := pprofwire.NewMessage(x.message.Bytes()); m.Next(); {
+		if m.Field == pprofwire.ProfileString {
+			next++
+		}
+	}
+	var more pprofwire.Encoder
+	for i, c := range all {
+		more.Text(pprofwire.ProfileString, c)
+		more.Element(pprofwire.ProfileComment, next+uint64(i))
+	}
+	return x.zip.Gzip(more)
 }
 
 // stamp is when a record starts: with its first span, or as few milliseconds later as it takes to be the

@@ -14,9 +14,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/pprof/profile"
-	oteltrace "go.opentelemetry.io/otel/trace"
-
 	"spanflame/internal/record"
 	"spanflame/internal/wallprofile"
 )
@@ -221,7 +218,7 @@ func manual(t *testing.T) *recording {
 		RingBytes: 1 << 20,
 		CPUShare:  1,
 		Emit:      func(r record.Record) { rec.records = append(rec.records, r) },
-		Diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
+		diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
 		Logger:    discard,
 	})
 	if err := rec.flight.Start(); err != nil {
@@ -461,107 +458,6 @@ func otherHolder(mu sync.Locker, held chan<- struct{}) {
 	close(held)
 	time.Sleep(wait)
 	mu.Unlock()
-}
-
-// accountAt is the account of a span that slept for a second from the given time on.
-func accountAt(id byte, start time.Time) account {
-	return account{
-		span:     &span{first: "op", id: oteltrace.SpanID{id}, start: start},
-		duration: time.Second,
-		samples:  []sample{{entry{stack: noStack, state: wallprofile.WaitSleep}, false, int64(time.Second)}},
-	}
-}
-
-// Spans of one capture share a record, unless they start far from each other: they are found by its start.
-func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
-	var records []record.Record
-	x := newEncoder(Options{Service: "shop", Emit: func(r record.Record) { records = append(records, r) }})
-	epoch := time.Unix(1000, 42)
-	for i, at := range []time.Duration{3 * time.Second, 0, 40 * time.Second, 41 * time.Second} {
-		x.gather(wallprofile.ScopeChild, accountAt(byte(i+1), epoch.Add(at)))
-	}
-	if n := x.flush(wallprofile.ScopeChild); n != 1 {
-		t.Fatalf("flush: %d", n)
-	}
-	if n := x.flush(wallprofile.ScopeRoot); n != 0 {
-		t.Errorf("nothing of roots was gathered, and flush: %d", n)
-	}
-	if len(records) != 2 {
-		t.Fatalf("%d records, want 2", len(records))
-	}
-	for i, want := range []struct{ from, to time.Duration }{{0, 4 * time.Second}, {40 * time.Second, 42 * time.Second}} {
-		r := records[i]
-		p, err := profile.ParseData(r.Profile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !r.Start.Equal(epoch.Add(want.from)) || !r.End.Equal(epoch.Add(want.to)) || p.TimeNanos != r.Start.UnixNano() {
-			t.Errorf("record %d is from %v to %v, its profile at %d; want %v to %v", i, r.Start, r.End, p.TimeNanos, want.from, want.to)
-		}
-		if r.Type != record.Wall || r.Service != "shop" || r.Labels[wallprofile.SpanScope] != wallprofile.ScopeChild {
-			t.Errorf("record %d is of %+v", i, r.Meta)
-		}
-		ids := map[string]bool{}
-		for _, sm := range p.Sample {
-			ids[sm.Label["span_id"][0]] = true
-		}
-		if len(ids) != 2 {
-			t.Errorf("record %d has the spans %v, want two", i, ids)
-		}
-	}
-}
-
-// A server keeps one profile of a series and millisecond: no two records may have the same.
-func TestNoTwoRecordsOfASeriesStartTogether(t *testing.T) {
-	starts := map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}}
-	x := newEncoder(Options{Emit: func(r record.Record) {
-		at := starts[r.Labels[wallprofile.SpanScope]]
-		if at[r.Start.UnixMilli()] {
-			t.Errorf("two records at %v", r.Start)
-		}
-		at[r.Start.UnixMilli()] = true
-	}})
-	for range 50 {
-		for scope := range starts {
-			x.gather(scope, accountAt(1, time.Unix(1000, 0)))
-			x.flush(scope)
-		}
-	}
-	for scope, at := range starts {
-		if len(at) != 50 {
-			t.Errorf("%d %s records, want 50", len(at), scope)
-		}
-		for ms := range at {
-			if off := ms - 1000_000; off < 0 || off > 50 {
-				t.Errorf("a %s record starts %d ms after its span", scope, off)
-			}
-		}
-	}
-}
-
-func TestRecordsAreBounded(t *testing.T) {
-	samples := 0
-	x := newEncoder(Options{Emit: func(r record.Record) {
-		p, err := profile.ParseData(r.Profile)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if len(p.Sample) > maxBatch {
-			t.Errorf("a record of %d samples", len(p.Sample))
-		}
-		samples += len(p.Sample)
-	}})
-	a := accountAt(1, time.Unix(1000, 0))
-	for i := range maxBatch/2 - 1 {
-		a.samples = append(a.samples, sample{entry{stack: &stack{frames: []frame{{fmt.Sprint(i), "file.go", 1}}}}, false, 1})
-	}
-	for range 5 {
-		x.gather(wallprofile.ScopeRoot, a)
-	}
-	x.flush(wallprofile.ScopeRoot)
-	if samples != 5*maxBatch/2 {
-		t.Errorf("%d samples in all, want %d", samples, 5*maxBatch/2)
-	}
 }
 
 // TestEntriesAreBounded: whatever a span goes through, its account has a bounded size and loses no time.

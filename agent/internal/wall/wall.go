@@ -34,9 +34,10 @@ type Options struct {
 	// together, averaged over a minute; 0 is 0.01. The share of recording is an estimate.
 	CPUShare float64
 
-	Emit      func(record.Record) // called from the recorder's goroutine; required
-	Diagnosed func(Diagnosis)     // called for each captured root span, from the recorder's goroutine; may be nil
-	Logger    *slog.Logger        // nil is slog.Default()
+	Emit   func(record.Record) // called from the recorder's goroutine; required
+	Logger *slog.Logger        // nil is slog.Default()
+
+	diagnosed func(Diagnosis) // called for each captured root span: how tests see a diagnosis to the nanosecond
 }
 
 const (
@@ -554,12 +555,13 @@ func (r *Recorder) emit(t *root) {
 			r.lose(t, &r.stats.skippedWindow)
 			return
 		}
-		r.stats.profiles.Add(uint64(r.encoder.gather(wallprofile.ScopeRoot, a)))
 		d := diagnose(a)
 		d.log(r.o.Logger)
-		if r.o.Diagnosed != nil {
-			r.o.Diagnosed(d)
+		if r.o.diagnosed != nil {
+			r.o.diagnosed(d)
 		}
+		a.comment = wallprofile.Comment(d.SpanID, d.Sentence)
+		r.stats.profiles.Add(uint64(r.encoder.gather(wallprofile.ScopeRoot, a)))
 		r.stats.captured.Add(1)
 		if a.covered < a.duration {
 			r.stats.partial.Add(1)

@@ -46,7 +46,7 @@ func startRecorder(t *testing.T, change func(*Options)) *recording {
 			defer rec.mu.Unlock()
 			rec.records = append(rec.records, r)
 		},
-		Diagnosed: func(d Diagnosis) {
+		diagnosed: func(d Diagnosis) {
 			rec.mu.Lock()
 			defer rec.mu.Unlock()
 			rec.diagnoses = append(rec.diagnoses, d)
