@@ -18,7 +18,7 @@ import (
 	"spanflame/internal/record"
 )
 
-// maxMergedBytes bounds the stacks and names of a merged profile, so that it can be read again.
+// maxMergedBytes limits the stacks and names of a merged profile, so that it can be read again.
 const maxMergedBytes = maxProfileBytes / 2
 
 // Merge adds up profiles of one kind. Samples with different labels stay apart. It ends at the first error;
@@ -39,9 +39,9 @@ func Merge(ctx context.Context, windows iter.Seq2[Window, error]) (*profile.Prof
 	return m.Profile()
 }
 
-// A Merger adds up profiles of one kind: of the same sample types and the same period type. The sum is what
-// google/pprof's profile.Merge gives, to the unit, but for one that does not fit into 64 bits, which is an
-// error. Memory is that of the sum and of one profile. The zero Merger is ready for use, by one goroutine.
+// A Merger adds up profiles of one kind: of the same sample types and the same period type. The sum equals that of
+// google/pprof's profile.Merge to the unit, except that a sum that does not fit into 64 bits is an error. It needs the
+// memory of the sum and of one profile. The zero Merger is ready for use, by one goroutine.
 type Merger struct {
 	// DropLabels drops the labels of samples, such as the span's ID, which keep samples of one stack apart.
 	// It is set before the first profile is added.
@@ -54,11 +54,11 @@ type Merger struct {
 	kind   string  // of all of them
 	totals []int64 // of the values' magnitudes, for each type
 
-	// Each of these numbers what it has seen, in the order in which it came. A key is made of varints, which
-	// are numbers of other tables or plain, and says all that is to be written.
+	// Each of these numbers the keys it has seen, in the order in which they came. A key is made of varints, which are
+	// numbers of other tables or plain, and has everything that is written.
 	strings   interner
 	functions interner // name, system name, file, start
-	mappings  interner // what makes two mappings the same
+	mappings  interner // what equal mappings have in common
 	mapped    []mapping
 	locations interner // mapping + 1, address in it, folded; then function, line, column for each line
 	samples   interner // count of locations, these; then key, string, number, unit for each label
@@ -71,9 +71,9 @@ type Merger struct {
 	comments                                      []uint64
 	commented                                     map[uint64]bool // those
 
-	// What of the profile that is being added has which number here, + 1, or 0 if it has none yet.
+	// The numbers here of what is in the profile that is being added, + 1, or 0 if it has none yet.
 	stringAt, functionAt, mappingAt, locationAt []uint32
-	sub, locationKey, sampleKey                 []byte // of the one that is being numbered
+	sub, locationKey, sampleKey                 []byte // of what is being numbered
 	sorted                                      []label
 }
 
@@ -100,8 +100,8 @@ func (x *interner) number(key []byte) (n uint32, fresh bool) {
 	return n, true
 }
 
-// Add adds a profile, of which nothing is kept. Others may read p meanwhile, but not write or add it. After an
-// error the sum is what it was before.
+// Add adds a profile and keeps nothing of it. Other goroutines may read p at the same time, but neither write nor add
+// it. An error leaves the sum unchanged.
 func (m *Merger) Add(p *profile.Profile) error {
 	if err := p.CheckValid(); err != nil {
 		return fmt.Errorf("not a valid profile: %w", err)
@@ -113,8 +113,8 @@ func (m *Merger) Add(p *profile.Profile) error {
 	return m.add(b.Bytes())
 }
 
-// AddFile adds the profile in a file, within the limits of ReadFile, and much faster than by it. After an
-// error, which is Damaged, the sum is what it was before.
+// AddFile adds the profile in a file, within the limits of ReadFile, and much faster than by reading and adding it. An
+// error, which is Damaged, leaves the sum unchanged.
 func (m *Merger) AddFile(path string) error {
 	if m.reader == nil {
 		m.reader = newReader()
@@ -161,8 +161,7 @@ func (m *Merger) add(data []byte) error {
 	return nil
 }
 
-// admit checks all that can be wrong with adding the profile that was read, so that it is added as a whole
-// or not at all.
+// admit checks whether the profile that was read can be added, so that it is added as a whole or not at all.
 func (m *Merger) admit() error {
 	in := &m.in
 	kind := in.kind()
@@ -188,8 +187,8 @@ func (m *Merger) admit() error {
 	return nil
 }
 
-// addMagnitude returns sum + |v|, or a negative number if that does not fit. The sum of magnitudes bounds
-// every sum of the values themselves, that of one stack as that of all.
+// addMagnitude returns sum + |v|, or a negative number if that does not fit. No sum of the values themselves is larger,
+// be it of one stack or of all.
 func addMagnitude(sum, v int64) int64 {
 	if v < 0 {
 		v = -v
@@ -200,7 +199,7 @@ func addMagnitude(sum, v int64) int64 {
 	return sum + v
 }
 
-// head adds what is said of the profile as a whole, and forgets the numbers of the profile before it.
+// head adds what describes the profile as a whole, and forgets the numbers of the profile before it.
 func (m *Merger) head() {
 	in := &m.in
 	m.stringAt = zeros(m.stringAt, len(in.strings))
@@ -231,7 +230,7 @@ func (m *Merger) head() {
 	}
 }
 
-// zeros returns a slice of n zeros, s where that is large enough.
+// zeros returns a slice of n zeros, which is s if that is large enough.
 func zeros(s []uint32, n int) []uint32 {
 	if cap(s) < n {
 		return make([]uint32, n)
@@ -243,8 +242,8 @@ func zeros(s []uint32, n int) []uint32 {
 
 func (m *Merger) valueType(v valueType) valueType { return valueType{m.str(v.typ), m.str(v.unit)} }
 
-// str is the number here of a string of the profile that is being added. So are those that follow, for a
-// function, a mapping, a location and a sample.
+// str returns the number here of a string of the profile that is being added. The methods that follow do the same for
+// a function, a mapping, a location and a sample.
 func (m *Merger) str(s uint64) uint64 {
 	if m.stringAt[s] == 0 {
 		n, _ := m.strings.number(m.in.strings[s])
@@ -263,8 +262,8 @@ func (m *Merger) function(i uint32) uint64 {
 	return uint64(m.functionAt[i] - 1)
 }
 
-// mapping takes mappings for the same that have the same size in pages, offset and build (or file, where
-// that is not known): programs are loaded at different addresses.
+// mapping considers mappings equal that have the same size in pages, offset and build (or file, if that is unknown):
+// programs are loaded at different addresses.
 func (m *Merger) mapping(i int) int {
 	if m.mappingAt[i] == 0 {
 		const page = 0x1000

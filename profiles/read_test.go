@@ -86,7 +86,7 @@ func malformed(t testing.TB) map[string][]byte {
 		"zeros":                        make([]byte, 4096),
 		"text":                         []byte("heap profile: 0: 0 [0: 0] @ heapprofile\n"),
 		"cut off":                      whole[:len(whole)-3],
-		"two, one behind the other":    append(bytes.Clone(whole), whole...),
+		"two, one after the other":     append(bytes.Clone(whole), whole...),
 		"a location of no table":       spoiled(func(p *profile.Profile) { p.Location = p.Location[1:] }),
 		"a function of no table":       spoiled(func(p *profile.Profile) { p.Function = p.Function[1:] }),
 		"two locations of one ID":      spoiled(func(p *profile.Profile) { p.Location[1].ID = p.Location[0].ID }),

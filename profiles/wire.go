@@ -8,13 +8,13 @@ import (
 	"spanflame/internal/pprofwire"
 )
 
-// This file reads a profile from its wire form into tables of numbers, in which strings, functions and
-// locations are indices. google/pprof's own form has an object for each of these and maps for each sample's
-// labels: for adding up thousands of profiles that is most of the cost.
+// This file reads a profile from its wire form into tables of numbers, in which strings, functions and locations are
+// indices. google/pprof's own form has an object for each of these and maps for each sample's labels, which is most of
+// the cost of adding up thousands of profiles.
 
-// A table holds a profile in its wire form: numbers that are called str index strings, those called fn, mapping
-// and loc the slices of these names. Slices of samples lie one behind the other in common ones.
-// A table is used for one profile after the other, to save allocations.
+// A table has the contents of a profile: numbers that are called str index strings, those called fn, mapping and loc the
+// slices of these names. The slices of all samples are one after the other in common ones. A table is used for one
+// profile after the other, to save allocations.
 type table struct {
 	strings   [][]byte // of the profile's bytes
 	types     []valueType
@@ -37,7 +37,7 @@ type table struct {
 	ids, vals                            []uint64 // of the sample that is being read
 }
 
-// bodies are the messages that refer to others, which may come behind them.
+// bodies has the messages that refer to others, which may come after them.
 type bodies struct{ functions, mappings, locations, samples [][]byte }
 
 type valueType struct{ typ, unit uint64 } // str
@@ -65,7 +65,7 @@ type line struct {
 	line, column uint64
 }
 
-// sampleEnds is where in locs and labels a sample's end; they begin where those of the sample before it end.
+// sampleEnds has the ends of a sample's part of locs and of labels, which begins where that of the sample before ends.
 type sampleEnds struct{ locs, labels int }
 
 type label struct {
@@ -74,7 +74,7 @@ type label struct {
 	unit     uint64 // str
 }
 
-// index finds where in a slice the element with an ID is. IDs are any number but 0; small ones, which are
+// index returns the position in a slice of the element with an ID. IDs are any number but 0; small ones, which are
 // usual, are looked up in a slice.
 type index struct {
 	small []uint32 // position + 1, by ID
@@ -117,7 +117,7 @@ func (x *index) get(id uint64) (uint32, bool) {
 	return at - 1, ok
 }
 
-// decode reads a profile, and checks all that google/pprof's Profile.CheckValid does. The table refers to data.
+// decode reads a profile and checks everything that google/pprof's Profile.CheckValid checks. The table refers to data.
 func (t *table) decode(data []byte) error {
 	*t = table{
 		strings: t.strings[:0], types: t.types[:0], functions: t.functions[:0], mappings: t.mappings[:0],
@@ -148,7 +148,7 @@ func (t *table) decode(data []byte) error {
 			t.keepFrames = m.Varint()
 		case pprofwire.ProfileTime:
 			if t.time != 0 {
-				m.Fail(errors.New("it is several profiles, one behind the other"))
+				m.Fail(errors.New("it has several profiles, one after the other"))
 			}
 			t.time = int64(m.Varint())
 		case pprofwire.ProfileDuration:
@@ -287,7 +287,7 @@ func (t *table) location(b []byte) error {
 			id = m.Varint()
 		case pprofwire.LocationMapping:
 			x.mapping = -1
-			if at, ok := t.mappingIDs.get(m.Varint()); ok { // a mapping that is missing counts as none
+			if at, ok := t.mappingIDs.get(m.Varint()); ok { // a missing mapping counts as none
 				x.mapping = int(at)
 			}
 		case pprofwire.LocationAddress:
@@ -380,14 +380,14 @@ func (t *table) label(b []byte) error {
 	if x.str != 0 {
 		x.number, x.unit = 0, 0
 	}
-	if x.str != 0 || x.number != 0 || x.unit != 0 { // else it says nothing
+	if x.str != 0 || x.number != 0 || x.unit != 0 { // else it is empty
 		t.labels = append(t.labels, x)
 	}
 	return errors.Join(m.Err(), t.check(x.key, x.str, x.unit))
 }
 
-// weigh estimates how many bytes of memory google/pprof's form of a profile takes, without making it. The
-// figures are the sizes of its types, with what the maps of labels take.
+// weigh estimates the memory of google/pprof's form of a profile in bytes, without making it. The figures are the sizes
+// of its types and of the maps of labels.
 func weigh(data []byte) (int64, error) {
 	var sum int64
 	m := pprofwire.NewMessage(data)
@@ -409,7 +409,7 @@ func weigh(data []byte) (int64, error) {
 			m.Fail(sub.Err())
 		case pprofwire.ProfileLocation:
 			sum += 100
-			sum += 12 * int64(len(m.Bytes())) // a line of four bytes takes 48
+			sum += 12 * int64(len(m.Bytes())) // a line of four bytes becomes 48
 		case pprofwire.ProfileMapping, pprofwire.ProfileFunction:
 			sum += 200
 		case pprofwire.ProfileString:
@@ -424,7 +424,7 @@ func weigh(data []byte) (int64, error) {
 	return sum, m.Err()
 }
 
-// countVarints tells how many numbers a packed field has: each ends in a byte below 128.
+// countVarints returns how many numbers a packed field has: each ends in a byte below 128.
 func countVarints(b []byte) int {
 	n := 0
 	for _, c := range b {
@@ -435,7 +435,7 @@ func countVarints(b []byte) int {
 	return n
 }
 
-// kind says what the profile measures, such as "samples/count, cpu/nanoseconds per cpu/nanoseconds".
+// kind returns what the profile measures, such as "samples/count, cpu/nanoseconds per cpu/nanoseconds".
 func (t *table) kind() string {
 	var b strings.Builder
 	for i, st := range t.types {

@@ -14,7 +14,7 @@ import (
 	"spanflame/internal/pyroscopewire"
 )
 
-// Profile types by the names that Pyroscope gives them.
+// Profile types, by Pyroscope's names.
 const (
 	CPU        = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
 	Wall       = "wall:wall:nanoseconds:wall:nanoseconds"
@@ -77,8 +77,8 @@ func (s Selector) String() string {
 	return "{" + b.String() + "}"
 }
 
-// SpanFlameGraph is the flame graph of the spans with the given ids: what Grafana asks for when a user
-// follows the link of a span. Its root has Total 0 where there is none.
+// SpanFlameGraph returns the flame graph of the spans with the given IDs, with the call that Grafana makes when a user
+// follows the link of a span. If there is none, its root has Total 0.
 func (p *Pyroscope) SpanFlameGraph(ctx context.Context, profileType string, s Selector, spanIDs []string, start, end time.Time) (*Frame, error) {
 	return p.flameGraph(ctx, "SelectMergeSpanProfile", map[string]any{
 		"profileTypeID": profileType, "labelSelector": s.String(), "spanSelector": spanIDs,
@@ -86,7 +86,7 @@ func (p *Pyroscope) SpanFlameGraph(ctx context.Context, profileType string, s Se
 	})
 }
 
-// FlameGraph is the flame graph of all that was profiled between two times.
+// FlameGraph returns the flame graph of all profiles between two times.
 func (p *Pyroscope) FlameGraph(ctx context.Context, profileType string, s Selector, start, end time.Time) (*Frame, error) {
 	return p.flameGraph(ctx, "SelectMergeStacktraces", map[string]any{
 		"profileTypeID": profileType, "labelSelector": s.String(),
@@ -125,8 +125,8 @@ func (p *Pyroscope) flameGraph(ctx context.Context, method string, request map[s
 	return root, nil
 }
 
-// decodeLevel reads one level of a flame graph: four numbers a frame (distance to the frame on its left,
-// total, self, index of its name).
+// decodeLevel reads one level of a flame graph: four numbers a frame (distance to the frame on its left, total, self,
+// index of its name).
 func decodeLevel(values, names []string) ([]*Frame, error) {
 	var frames []*Frame
 	var at int64
@@ -152,12 +152,12 @@ func decodeLevel(values, names []string) ([]*Frame, error) {
 	return frames, nil
 }
 
-// adopt gives each frame to the parent above it.
+// adopt adds each frame to the parent above it.
 func adopt(parents, frames []*Frame) error {
 	i := 0
 	for _, f := range frames {
 		if f.Total == 0 {
-			continue // of no width: it lies at an edge, which may be that of either neighbour
+			continue // of no width, at the edge between two parents
 		}
 		for i < len(parents) && parents[i].offset+parents[i].Total <= f.offset {
 			i++
@@ -170,10 +170,9 @@ func adopt(parents, frames []*Frame) error {
 	return nil
 }
 
-// Profile is all that was profiled between two times, merged into one pprof profile. It has no samples where
-// there is nothing.
+// Profile returns all profiles between two times, merged into one pprof profile. If there are none, it has no samples.
 func (p *Pyroscope) Profile(ctx context.Context, profileType string, s Selector, start, end time.Time) (*profile.Profile, error) {
-	// A request has the same encoding as its answer, and that is a pprof profile.
+	// The answer has the encoding of the request: a pprof profile in Protocol Buffers.
 	request := pyroscopewire.SelectMergeProfile(profileType, s.String(), start, end)
 	merged := &profile.Profile{}
 	err := p.send(ctx, "/querier.v1.QuerierService/SelectMergeProfile", nil, "application/proto", request, func(b []byte) (err error) {
@@ -190,13 +189,12 @@ func (p *Pyroscope) Profile(ctx context.Context, profileType string, s Selector,
 type Point struct {
 	Time   time.Time
 	Value  float64
-	Labels map[string]string // of the series, those that were asked for; shared by its points
+	Labels map[string]string // of the series, those that were requested; shared by its points
 }
 
-// Totals is how a profile's total went between two times, by steps and, for each of them, by the values of the
-// labels that are named. A point is at the end of its step. What falls into one step is averaged by a server on
-// Pyroscope's first storage and added up on its second, which knows no average: for values in use take a step
-// that is no longer than a window.
+// Totals returns a profile type's totals between two times: a point for each step and combination of values of the named
+// labels. A point is at the end of its step. A server with Pyroscope's first storage averages the profiles of a step,
+// one with the second adds them up, as it has no average: for values in use, choose a step no longer than a window.
 func (p *Pyroscope) Totals(ctx context.Context, profileType string, s Selector, start, end time.Time, step time.Duration, by ...string) ([]Point, error) {
 	var answer struct {
 		Series []struct {
@@ -231,7 +229,7 @@ func (p *Pyroscope) Totals(ctx context.Context, profileType string, s Selector, 
 	return points, nil
 }
 
-// LabelValues are the values that a label has between two times.
+// LabelValues returns the values of a label between two times.
 func (p *Pyroscope) LabelValues(ctx context.Context, name string, start, end time.Time) ([]string, error) {
 	var answer struct {
 		Names []string `json:"names"`
@@ -241,7 +239,7 @@ func (p *Pyroscope) LabelValues(ctx context.Context, name string, start, end tim
 	return answer.Names, err
 }
 
-// ProfileTypes are the types that have data between two times.
+// ProfileTypes returns the types that have data between two times.
 func (p *Pyroscope) ProfileTypes(ctx context.Context, start, end time.Time) ([]string, error) {
 	var answer struct {
 		ProfileTypes []struct {
@@ -257,7 +255,7 @@ func (p *Pyroscope) ProfileTypes(ctx context.Context, start, end time.Time) ([]s
 	return ids, err
 }
 
-// Series are the label sets that match between two times.
+// Series returns the label sets that match between two times.
 func (p *Pyroscope) Series(ctx context.Context, s Selector, start, end time.Time) ([]map[string]string, error) {
 	var answer struct {
 		LabelsSet []struct {

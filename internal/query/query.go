@@ -1,6 +1,6 @@
-// Package query reads traces from Tempo and flame graphs from Pyroscope by the same calls that Grafana
-// makes. The viewer, package profiles/input and the end-to-end tests use it. It writes nothing, and it is no general
-// client: it has what walking from a slow trace to its flame graph takes.
+// Package query reads traces from Tempo and flame graphs from Pyroscope with the same calls that Grafana makes. The
+// viewer, package profiles/input and the end-to-end tests use it. It writes nothing, and it is not a general client: it
+// has the calls that lead from a slow trace to its flame graph.
 package query
 
 import (
@@ -15,10 +15,10 @@ import (
 	"time"
 )
 
-// maxAnswer bounds the body of an answer, in bytes.
+// maxAnswer limits the body of an answer, in bytes.
 const maxAnswer = 64 << 20
 
-// timeout bounds one call.
+// timeout limits one call.
 const timeout = 30 * time.Second
 
 // client calls one server.
@@ -31,7 +31,7 @@ func newClient(base string) client {
 	return client{strings.TrimRight(base, "/"), &http.Client{Timeout: timeout}}
 }
 
-// call sends body as JSON where there is one, and decodes the answer, which is JSON, with decode.
+// call sends body as JSON, unless it is nil, and decodes the answer, which is JSON, with decode.
 func (c client) call(ctx context.Context, path string, query url.Values, body any, decode func([]byte) error) error {
 	if body == nil {
 		return c.send(ctx, path, query, "application/json", nil, decode)
@@ -43,7 +43,7 @@ func (c client) call(ctx context.Context, path string, query url.Values, body an
 	return c.send(ctx, path, query, "application/json", b, decode)
 }
 
-// send sends a body where there is one, and decodes the answer, which has the same type, with decode.
+// send sends body, unless it is nil, and decodes the answer, which has the same media type, with decode.
 func (c client) send(ctx context.Context, path string, query url.Values, mediaType string, body []byte, decode func([]byte) error) error {
 	method, reader := http.MethodGet, io.Reader(nil)
 	if body != nil {
@@ -57,7 +57,7 @@ func (c client) send(ctx context.Context, path string, query url.Values, mediaTy
 	if err != nil {
 		return err
 	}
-	u = req.URL.Redacted() // errors are shown to whoever asked, and a password is the operator's
+	u = req.URL.Redacted() // errors are shown to users, and a password is the operator's
 	req.Header.Set("Accept", mediaType)
 	if body != nil {
 		req.Header.Set("Content-Type", mediaType)

@@ -53,12 +53,12 @@ type found struct {
 	} `json:"spanSets"`
 }
 
-// search asks for the traces that have spans which match, each with at most perTrace of these.
+// search returns the traces that have spans that match, each with at most perTrace of these.
 func (t *Tempo) search(ctx context.Context, traceQL string, start, end time.Time, limit, perTrace int) ([]found, error) {
 	var answer struct {
 		Traces []found `json:"traces"`
 	}
-	// Tempo takes whole seconds: the window is widened to them.
+	// Tempo accepts whole seconds: the time range is widened to them.
 	err := t.call(ctx, "/api/search", url.Values{
 		"q":     {traceQL},
 		"start": {strconv.FormatInt(start.Unix(), 10)},
@@ -71,7 +71,7 @@ func (t *Tempo) search(ctx context.Context, traceQL string, start, end time.Time
 		if len(tr.TraceID) > 32 {
 			return nil, fmt.Errorf("search: trace %q", tr.TraceID)
 		}
-		tr.TraceID = strings.Repeat("0", 32-len(tr.TraceID)) + tr.TraceID // a search leaves zeros at the front out
+		tr.TraceID = strings.Repeat("0", 32-len(tr.TraceID)) + tr.TraceID // a search leaves out leading zeros
 	}
 	return answer.Traces, err
 }
@@ -101,7 +101,7 @@ func (t *Tempo) Search(ctx context.Context, traceQL string, start, end time.Time
 }
 
 // Spans returns spans that match a TraceQL query between two times, of at most limit traces and at most 20 of
-// each. They have id, name, start and end, and the attributes that are text which the query selects.
+// each. They have ID, name, start and end, and the text attributes that the query selects.
 func (t *Tempo) Spans(ctx context.Context, traceQL string, start, end time.Time, limit int) ([]Span, error) {
 	traces, err := t.search(ctx, traceQL, start, end, limit, 20)
 	if err != nil {
@@ -114,7 +114,7 @@ func (t *Tempo) Spans(ctx context.Context, traceQL string, start, end time.Time,
 				start, err1 := strconv.ParseInt(s.StartTimeUnixNano, 10, 64)
 				took, err2 := strconv.ParseInt(s.DurationNanos, 10, 64)
 				if err := errors.Join(err1, err2); err != nil || len(s.SpanID) > 16 {
-					return nil, fmt.Errorf("search: span %q begins at %q and takes %q", s.SpanID, s.StartTimeUnixNano, s.DurationNanos)
+					return nil, fmt.Errorf("search: span %q begins at %q and has the duration %q", s.SpanID, s.StartTimeUnixNano, s.DurationNanos)
 				}
 				span := Span{
 					TraceID:    tr.TraceID,
@@ -138,7 +138,7 @@ func (t *Tempo) Spans(ctx context.Context, traceQL string, start, end time.Time,
 // Span is one span of a trace.
 type Span = traces.Span
 
-// Trace returns the spans of a trace, in the order of their starts; none where it is not known.
+// Trace returns the spans of a trace, in the order of their starts; none if the trace is unknown.
 func (t *Tempo) Trace(ctx context.Context, traceID string) ([]Span, error) {
 	var answer struct {
 		Trace json.RawMessage `json:"trace"`

@@ -1,6 +1,6 @@
-// Command fleet is many agents against one Pyroscope: it sends again and again, under as many instance
-// names, what one agent saved, on the agents' own schedule and through their own client, and says what the
-// server made of it. The figures of docs/scale.md are its own. It is no load generator for anything else.
+// Command fleet plays many agents against one Pyroscope: it sends the saved profiles of one agent repeatedly, under many
+// instance names, with the schedule and the client of an agent, and prints the outcome. The figures of docs/scale.md
+// come from it. It is not a general load generator.
 package main
 
 import (
@@ -29,10 +29,10 @@ import (
 	"spanflame/internal/record"
 )
 
-// maxProfile bounds a saved profile, in bytes.
+// maxProfile limits the size of a saved profile, in bytes.
 const maxProfile = 16 << 20
 
-// senders is how many records one agent has under way at once.
+// senders is how many records one agent sends at a time.
 const senders = 8
 
 type options struct {
@@ -47,14 +47,14 @@ type options struct {
 func main() {
 	var o options
 	flag.StringVar(&o.url, "pyroscope", "http://127.0.0.1:4040", "base `URL` of the server")
-	flag.StringVar(&o.dir, "profiles", "", "`directory` of one service that an agent saved")
-	flag.IntVar(&o.agents, "agents", 1000, "how many agents")
-	flag.IntVar(&o.services, "services", 50, "how many services they belong to")
+	flag.StringVar(&o.dir, "profiles", "", "`directory` with the saved profiles of one service")
+	flag.IntVar(&o.agents, "agents", 1000, "number of agents")
+	flag.IntVar(&o.services, "services", 50, "number of services they belong to")
 	flag.DurationVar(&o.window, "window", 15*time.Second, "length of a window")
-	flag.DurationVar(&o.length, "for", 2*time.Minute, "how long")
-	flag.DurationVar(&o.spread, "spread", 0, "over which time the agents' ends of windows are spread; 0 has all at once")
-	flag.IntVar(&o.slow, "slow", 5, "wall-clock profiles an agent and window, spread over it; the others come at its end")
-	flag.IntVar(&o.retries, "retries", 20, "how often a record that the server did not take is sent again")
+	flag.DurationVar(&o.length, "for", 2*time.Minute, "duration of the run")
+	flag.DurationVar(&o.spread, "spread", 0, "duration over which the ends of the agents' windows are spread; with 0 all end at once")
+	flag.IntVar(&o.slow, "slow", 5, "wall-clock profiles per agent and window, spread over it; the others are sent at its end")
+	flag.IntVar(&o.retries, "retries", 20, "how often a record that the server did not accept is sent again")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
@@ -93,11 +93,11 @@ func run(ctx context.Context, o options, out io.Writer) error {
 	return nil
 }
 
-// load reads what one service saved: the largest profile of each type, which is of a window under load, and slow
-// of its wall-clock profiles.
+// load reads saved profiles of one service: the largest of each type, which is from a window under load, and so many
+// wall-clock profiles as slow says.
 func load(dir string, slow int) ([]record.Record, error) {
 	if dir == "" {
-		return nil, errors.New("-profiles is not set: want a directory that an agent saved (SPANFLAME_DIR/profiles/SERVICE)")
+		return nil, errors.New("-profiles is not set: want a directory of saved profiles (SPANFLAME_DIR/profiles/SERVICE)")
 	}
 	largest := map[record.Type]record.Record{}
 	var walls []record.Record
@@ -139,18 +139,18 @@ func load(dir string, slow int) ([]record.Record, error) {
 	return append(records, walls...), nil
 }
 
-// fleet is what all agents share.
+// fleet has what all agents share.
 type fleet struct {
 	client *push.Client
 
 	sent, taken, again, given, bytes atomic.Int64
 
 	mu      sync.Mutex
-	took    *hdrhistogram.Histogram // microseconds from when a record was due to the server's answer that took it
+	took    *hdrhistogram.Histogram // microseconds from when a record was due to the server's acceptance
 	reasons map[string]int
 }
 
-// agent is one agent: at the end of each of its windows it sends what it captured.
+// agent plays one agent: it sends its profiles at the end of each window.
 func (f *fleet) agent(ctx context.Context, o options, i int, records []record.Record, begun time.Time) {
 	var offset time.Duration
 	if o.spread > 0 {
@@ -184,7 +184,7 @@ func (f *fleet) agent(ctx context.Context, o options, i int, records []record.Re
 	}
 }
 
-// deliver sends one record until the server has taken it.
+// deliver sends one record until the server accepts it.
 func (f *fleet) deliver(ctx context.Context, o options, r record.Record, due time.Time) {
 	f.sent.Add(1)
 	for try := range o.retries + 1 {
@@ -193,7 +193,7 @@ func (f *fleet) deliver(ctx context.Context, o options, r record.Record, due tim
 			f.taken.Add(1)
 			f.bytes.Add(int64(len(r.Profile)))
 			f.mu.Lock()
-			_ = f.took.RecordValue(time.Since(due).Microseconds()) // beyond a minute it is counted nowhere else
+			_ = f.took.RecordValue(time.Since(due).Microseconds()) // more than a minute does not fit
 			f.mu.Unlock()
 			return
 		}
@@ -222,7 +222,7 @@ func sleep(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// timeless is a profile without its time.
+// timeless returns the profile without its time.
 func timeless(profile []byte) ([]byte, error) {
 	raw, err := pprofwire.Gunzip(profile, maxProfile)
 	if err != nil {
@@ -235,7 +235,7 @@ func timeless(profile []byte) ([]byte, error) {
 	return pprofwire.Gzip(raw), nil
 }
 
-// at is a timeless profile as of t: the time follows in a gzip member of its own.
+// at returns a timeless profile with the time t, which follows in a gzip member of its own.
 func at(timeless []byte, t time.Time) []byte {
 	var field pprofwire.Encoder
 	field.Number(pprofwire.ProfileTime, uint64(t.UnixNano()))
@@ -245,9 +245,9 @@ func at(timeless []byte, t time.Time) []byte {
 func (f *fleet) print(out io.Writer, o options, size int, took time.Duration) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	fmt.Fprintf(out, "%d agents for %s: %d profiles sent, %d taken, %d sent again, %d given up; %.2f MB/s\n",
+	fmt.Fprintf(out, "%d agents for %s: %d profiles sent, %d accepted, %d sent again, %d given up; %.2f MB/s\n",
 		o.agents, took.Round(time.Second), f.sent.Load(), f.taken.Load(), f.again.Load(), f.given.Load(), float64(f.bytes.Load())/1e6/took.Seconds())
-	fmt.Fprintf(out, "from when a profile was due to the server's answer: median %s, 90 %% within %s, 99 %% within %s, slowest %s\n",
+	fmt.Fprintf(out, "from when a profile was due until the server accepted it: median %s, 90 %% within %s, 99 %% within %s, slowest %s\n",
 		micro(f.took.ValueAtQuantile(50)), micro(f.took.ValueAtQuantile(90)), micro(f.took.ValueAtQuantile(99)), micro(f.took.Max()))
 	for _, reason := range slices.Sorted(maps.Keys(f.reasons)) {
 		fmt.Fprintf(out, "%8d × %s\n", f.reasons[reason], reason)

@@ -20,17 +20,17 @@ import (
 	"spanflame/agent/internal/redact"
 )
 
-// Outcome is what became of a record, in the terms of what to do with it next.
+// Outcome is the result of a push, which decides what to do with the record next.
 type Outcome int
 
 const (
 	// Accepted: the server has it.
 	Accepted Outcome = iota + 1
-	// Permanent: this record will never be accepted as it is. Set it aside with the reason.
+	// Permanent: the server will never accept this record. Set it aside with the reason.
 	Permanent
 	// TooOld: the server refuses the record's time. Keep it as a file; the reason names the setting.
 	TooOld
-	// Throttled: the server wants less at a time. Send again after RetryAfter, or after a pause.
+	// Throttled: too much at a time for the server. Send again after RetryAfter, or after a pause.
 	Throttled
 	// Transient: the network, the server or the configuration is at fault, not the record. Send again later.
 	Transient
@@ -55,10 +55,10 @@ func (o Outcome) String() string {
 // Result is the answer to one Push.
 type Result struct {
 	Outcome    Outcome
-	Status     int           // of HTTP; 0 where there was no answer
-	Reason     string        // one line for an operator: bounded, printable, without secrets; empty if accepted
+	Status     int           // of HTTP; 0 if there was no answer
+	Reason     string        // one short line for an operator: printable, without secrets; empty if accepted
 	RetryAfter time.Duration // as the server asked, at most an hour; 0 if it did not
-	Changes    Changes       // what of the labels was not sent as it was
+	Changes    Changes       // labels that were not sent unchanged
 }
 
 const (
@@ -77,8 +77,8 @@ type answer struct {
 	body        []byte
 }
 
-// Pyroscope's words, where the status alone does not tell. It answers the same status for a limit that
-// passes by itself and for one that never will.
+// Pyroscope's words, where the status alone does not decide: it answers with the same status for a limit that passes
+// and for one that never does.
 var (
 	rateWords    = regexp.MustCompile(`(?i)push rate limit|rate.?limit|too many requests|limit of .* reached`)
 	seriesWords  = regexp.MustCompile(`(?i)active series limit`)
@@ -88,7 +88,7 @@ var (
 	windowBounds = regexp.MustCompile(`profile timestamp: ([^,]+),.* ends at ([^)]+)`)
 )
 
-// classify sorts every answer there is. clean makes foreign text fit to be shown.
+// classify returns the outcome of any answer. clean makes the server's text safe to show.
 func classify(a answer, now time.Time, clean func(string) string) Result {
 	said, code := a.said()
 	res := Result{Status: a.status, RetryAfter: retryAfter(a.retryAfter, now)}
@@ -109,7 +109,7 @@ func classify(a answer, now time.Time, clean func(string) string) Result {
 	case s == http.StatusProxyAuthRequired:
 		return outcome(Transient, "the proxy refuses the credentials (%d): %s; check HTTPS_PROXY and HTTP_PROXY", s, said)
 	case seriesWords.MatchString(said):
-		// 429, yet no pause helps this record: waiting at the head of the queue it would only age the rest.
+		// 429, yet no pause helps this record, and at the head of the queue it would only delay the others.
 		return outcome(Permanent, "%s (limits.max_global_series_per_tenant)", said)
 	case s == http.StatusTooManyRequests && sizeWords.MatchString(said), s == http.StatusRequestEntityTooLarge:
 		return outcome(Permanent, "too large (%d): %s", s, said)
@@ -125,7 +125,7 @@ func classify(a answer, now time.Time, clean func(string) string) Result {
 		return outcome(Permanent, "refused (%d): %s", s, said)
 	case s == http.StatusNotFound, s == http.StatusMethodNotAllowed, s == http.StatusUnsupportedMediaType, s == http.StatusNotImplemented, code == "unimplemented":
 		return outcome(Transient, "no Pyroscope push service at this address (%d): %s; check the server's URL", s, said)
-	default: // 5xx, 408, and what no server should answer: none of it speaks against the record
+	default: // 5xx, 408, and what no server should answer: none of it is due to the record
 		return outcome(Transient, "answered %d: %s", s, said)
 	}
 }
@@ -148,8 +148,8 @@ func (a answer) said() (text, code string) {
 	return string(a.body), ""
 }
 
-// windowAdvice names the setting that refused a record's time. The server's own clock decides, so its
-// words are read rather than ours.
+// windowAdvice names the setting by which the server refused a record's time. The server's clock decides, so the times
+// are read from its answer.
 func windowAdvice(said string) string {
 	const older = "raise limits.reject_older_than at the server to take it later"
 	const newer = "check both clocks, or raise limits.reject_newer_than at the server"
@@ -166,7 +166,7 @@ func windowAdvice(said string) string {
 	return older
 }
 
-// retryAfter reads seconds or a date, as RFC 9110 has it. What cannot be read, or lies in the past, is 0.
+// retryAfter reads seconds or a date (RFC 9110). A value that cannot be read, or a time in the past, is 0.
 func retryAfter(value string, now time.Time) time.Duration {
 	if value == "" {
 		return 0
@@ -180,7 +180,7 @@ func retryAfter(value string, now time.Time) time.Duration {
 	return max(0, min(d, maxRetryAfter))
 }
 
-// transportReason says in an operator's words why there was no answer.
+// transportReason returns, for an operator, why there was no answer.
 func transportReason(ctx context.Context, err error) string {
 	var (
 		unknown  x509.UnknownAuthorityError
@@ -211,7 +211,7 @@ func transportReason(ctx context.Context, err error) string {
 // userinfo finds credentials in an address anywhere in a text, such as a proxy's in an error.
 var userinfo = regexp.MustCompile(`://[^/@\s"]*@`)
 
-// clean makes text from outside fit for logs, metrics and files: one line, printable, bounded, no secrets.
+// clean makes text from outside safe for logs, metrics and files: one short line, printable, no secrets.
 func (c *Client) clean(s string) string {
 	s = userinfo.ReplaceAllString(c.secrets.Replace(s), "://")
 	s = strings.Map(func(r rune) rune {
@@ -227,7 +227,7 @@ func (c *Client) clean(s string) string {
 	if len(s) <= maxReasonBytes {
 		return s
 	}
-	// Pyroscope repeats all labels first and comes to the point last: both ends matter.
+	// Pyroscope repeats all labels first and gives the reason last: both ends matter.
 	const gap = " ... "
 	tail := s[len(s)-maxReasonBytes/2:]
 	for !utf8.RuneStart(tail[0]) {

@@ -17,20 +17,20 @@ const (
 	maxValueBytes = 2048
 )
 
-// Changes counts what of a record's labels could not be sent as it was. Names holds the labels concerned,
-// at most maxChangedNames of them, so that one log line can tell which.
+// Changes counts the labels of a record that could not be sent unchanged. Names has the names of these labels, at
+// most maxChangedNames, for one log line.
 type Changes struct {
-	Dropped  int // labels left out: above the limit of 30, reserved, empty, or named as another once renamed
-	Renamed  int // labels whose name had characters that a label name cannot have
-	Cut      int // labels with values cut at 2048 bytes or made valid UTF-8
-	Other    int // labels with values above MaxLabelValues, sent as OtherValue
-	TraceIDs int // samples that lost their trace_id, for a server that would make a series of each trace
+	Dropped  int // labels left out: above the limit of 30, reserved, empty, or with the name of another after renaming
+	Renamed  int // labels whose name had characters that are not allowed in one
+	Cut      int // labels with values that were cut at 2048 bytes or made valid UTF-8
+	Other    int // labels with more values than MaxLabelValues: the rest was sent as OtherValue
+	TraceIDs int // samples whose trace_id was left out, because the server would make a series of each trace
 	Names    []string
 }
 
 const maxChangedNames = 8
 
-// Any says whether something was changed that a user may miss. The trace_id rule is not such a thing.
+// Any reports whether a user may miss something. Nobody misses a trace_id.
 func (c Changes) Any() bool { return c.Dropped+c.Renamed+c.Cut+c.Other > 0 }
 
 func (c *Changes) note(counter *int, name string) {
@@ -41,12 +41,12 @@ func (c *Changes) note(counter *int, name string) {
 	}
 }
 
-// cumulative are the types that the runtime counts since the process began, and without labels. The agent
-// has already turned them into the window's delta; unless told so by __delta__, the server would difference
-// them once more and swallow the first.
+// cumulative has the types that the runtime counts since the process began, and without labels. The agent sends
+// their deltas. The label __delta__ tells the server so, which would otherwise take differences of them again and
+// drop the first.
 var cumulative = map[record.Type]bool{record.Memory: true, record.Mutex: true, record.Block: true}
 
-// seriesLabels returns the labels of the record's series, sorted by name, fit for the server's rules.
+// seriesLabels returns the labels of the record's series, sorted by name, as the server's rules want them.
 func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
 	var ch Changes
 	out := []pyroscopewire.Label{
@@ -56,7 +56,7 @@ func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
 		out = append(out, pyroscopewire.Label{Name: "__delta__", Value: "false"})
 	}
 	taken := map[string]bool{record.ServiceLabel: true}
-	// A label whose name is right as it is wins over one that is renamed to it.
+	// A label whose name needs no change wins over one that is renamed to it.
 	names := slices.SortedFunc(maps.Keys(m.Labels), func(a, b string) int {
 		if ra, rb := labelName(a) != a, labelName(b) != b; ra != rb {
 			if rb {
@@ -82,7 +82,7 @@ func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
 	return out, ch
 }
 
-// value bounds a label's value and makes it valid UTF-8.
+// value limits a label's value and makes it valid UTF-8.
 func (c *Changes) value(name, value string) string {
 	fit := cut(strings.ToValidUTF8(value, "\uFFFD"), maxValueBytes)
 	if fit != value {
@@ -91,8 +91,8 @@ func (c *Changes) value(name, value string) string {
 	return fit
 }
 
-// labelName makes a name fit for Prometheus' rules, [a-zA-Z_][a-zA-Z0-9_]*: the server refuses the whole
-// profile for one name that is not.
+// labelName changes a name to follow Prometheus' rule, [a-zA-Z_][a-zA-Z0-9_]*: the server refuses the whole profile
+// for one name that does not.
 func labelName(s string) string {
 	name := []byte(cut(s, maxNameBytes-1))
 	for i, b := range name {

@@ -15,11 +15,11 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// maxProfileBytes bounds what is decompressed: sixteen times what the server takes in one piece.
+// maxProfileBytes limits the size of a decompressed profile: sixteen times what the server accepts in one piece.
 const maxProfileBytes = 64 << 20
 
-// prepare returns the profile as it is sent. What the server could not even unpack is an error here, for
-// it would answer such a profile with the same 500 as a fault of its own, and be asked for ever.
+// prepare returns the profile that is sent. One that the server could not decompress is an error here: the server
+// would answer it with the same 500 as a failure of its own, and it would be sent again indefinitely.
 func (c *Client) prepare(ctx context.Context, r record.Record, room int, ch *Changes) ([]byte, error) {
 	raw, err := decompress(r.Profile)
 	if err != nil {
@@ -36,7 +36,7 @@ func (c *Client) prepare(ctx context.Context, r record.Record, room int, ch *Cha
 	if err != nil {
 		return nil, err
 	}
-	changed := c.bound.fit(p, room, ch)
+	changed := c.labels.fit(p, room, ch)
 	if hasTraceID(p) && !c.keepsTraceID(ctx) {
 		ch.TraceIDs += dropTraceID(p)
 		changed = true
@@ -58,7 +58,7 @@ func (c *Client) prepare(ctx context.Context, r record.Record, room int, ch *Cha
 
 func decompress(b []byte) ([]byte, error) { return pprofwire.Gunzip(b, maxProfileBytes) }
 
-// parse returns a profile that is whole: the library writes what it would not take, and panics at some of it.
+// parse returns a valid profile: the library writes profiles that it would not read, and panics at some of them.
 func parse(raw []byte) (*profile.Profile, error) {
 	p, err := profile.ParseUncompressed(raw)
 	if err != nil {
@@ -67,7 +67,7 @@ func parse(raw []byte) (*profile.Profile, error) {
 	return p, p.CheckValid()
 }
 
-// shape is what can be learned of an uncompressed profile without building it.
+// shape describes an uncompressed profile, without building it.
 type shape struct {
 	samples  int
 	labelled bool // some sample has a label
@@ -93,10 +93,10 @@ func inspect(raw []byte) (shape, error) {
 	return s, m.Err()
 }
 
-// fit brings the samples' string labels under the rules for series labels, which the server makes of them:
-// one bad name refuses the whole profile. room is how many more labels a series may have. It reports whether
-// anything changed.
-func (b *bound) fit(p *profile.Profile, room int, ch *Changes) bool {
+// fit changes the samples' string labels to follow the rules for series labels, which the server makes of them: it
+// refuses the whole profile for one bad name. room is how many more labels a series may have. It reports whether it
+// changed anything.
+func (l *labelLimit) fit(p *profile.Profile, room int, ch *Changes) bool {
 	keys := map[string]bool{}
 	for _, s := range p.Sample {
 		for k := range s.Label {
@@ -108,10 +108,10 @@ func (b *bound) fit(p *profile.Profile, room int, ch *Changes) bool {
 	changed := false
 	for _, k := range slices.SortedFunc(maps.Keys(keys), sampleLabelOrder) {
 		name := labelName(k)
-		beside := isLink(k)
+		link := isLink(k)
 		switch {
-		case beside:
-		case taken[name] || strings.HasPrefix(name, "__") || room <= 0 || !b.name(name):
+		case link:
+		case taken[name] || strings.HasPrefix(name, "__") || room <= 0 || !l.name(name):
 			ch.note(&ch.Dropped, k)
 			changed = true
 			continue
@@ -119,7 +119,7 @@ func (b *bound) fit(p *profile.Profile, room int, ch *Changes) bool {
 			ch.note(&ch.Renamed, k)
 			changed = true
 		}
-		if !beside {
+		if !link {
 			room--
 		}
 		sent[k], taken[name] = name, true
@@ -137,7 +137,7 @@ func (b *bound) fit(p *profile.Profile, room int, ch *Changes) bool {
 				w := cut(strings.ToValidUTF8(v, "\uFFFD"), maxValueBytes)
 				cutKeys[k] = cutKeys[k] || w != v
 				if !isLink(k) {
-					within := b.value(name, w)
+					within := l.value(name, w)
 					otherKeys[k] = otherKeys[k] || within != w
 					w = within
 				}
@@ -163,7 +163,7 @@ func isLink(k string) bool {
 	return k == wallprofile.SpanID || k == wallprofile.ProfileID || k == wallprofile.TraceID
 }
 
-// sampleLabelOrder is who gets the room: first what links spans, then names that are right as they are.
+// sampleLabelOrder sorts labels by who gets the room: those that link spans, then those whose names need no change.
 func sampleLabelOrder(a, b string) int {
 	rank := func(k string) int {
 		switch {

@@ -1,10 +1,9 @@
-// Package push sends one record to Pyroscope, once, and says what became of it. The agent's delivery loop
-// uses it; the loop owns the queue, the pauses and the retries, so nothing here waits, repeats or remembers
-// a record. Every answer a server, a proxy or the network can give is sorted into one of five outcomes in
-// one place (see Outcome).
+// Package push sends one record to Pyroscope, once, and returns the outcome. The agent's delivery loop uses it; the
+// loop owns the queue, the pauses and the retries, so nothing here waits, repeats or remembers a record. Every answer
+// of a server, a proxy or the network becomes one of five outcomes in one place (see Outcome).
 //
-// The call is the connect call push.v1.PusherService/Push rather than /ingest: its labels need no escaping,
-// so a service name with a comma, a brace or a quote arrives as it is.
+// It calls push.v1.PusherService/Push rather than /ingest: the labels of the first need no escaping, so a service name
+// with a comma, a brace or a quote arrives unchanged.
 package push
 
 import (
@@ -34,12 +33,12 @@ const (
 	contentType    = "application/proto"
 	userAgent      = "spanflame"
 	defaultTimeout = 10 * time.Second
-	maxAnswerBytes = 16 << 10 // what is read of an answer; a Connect error is a few hundred bytes
+	maxAnswerBytes = 16 << 10 // limit of an answer's size; a Connect error has a few hundred bytes
 )
 
-// Config says where to send and as whom. New keeps a copy.
+// Config has the address and the credentials. New keeps a copy.
 type Config struct {
-	URL string // http or https, with a path where a proxy wants one; user:password@ is taken as basic auth
+	URL string // http or https, with a path if a proxy needs one; user:password@ is basic auth
 
 	BasicAuthUser     string
 	BasicAuthPassword string
@@ -47,14 +46,14 @@ type Config struct {
 	TenantID          string            // X-Scope-OrgID
 	Headers           map[string]string // sent with every request
 
-	CAFile   string // PEM; trusted instead of the system's authorities
-	CertFile string // PEM; client certificate, read again at every handshake so that it can be rotated
+	CAFile   string // PEM; trusted in place of the system's authorities
+	CertFile string // PEM; client certificate, read at every handshake so that it can be rotated
 	KeyFile  string // PEM; its key
 
 	Timeout time.Duration // of one request from dial to the last byte of the answer; 0 is 10 s
 }
 
-// String leaves out every secret: it is what a log or an error shows of a Config.
+// String returns the configuration without secrets, for logs and errors.
 func (c Config) String() string {
 	auth := "none"
 	switch u, _ := url.Parse(c.URL); {
@@ -75,7 +74,7 @@ func (c Config) LogValue() slog.Value { return slog.StringValue(c.String()) }
 // MarshalText keeps the secrets out of every encoder that asks for text, JSON among them.
 func (c Config) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// Validate names the field, the value where it is no secret, and what is allowed.
+// Validate returns an error that names the field, its value unless it is secret, and what is allowed.
 func (c Config) Validate() error {
 	_, err := c.parseURL()
 	if err != nil {
@@ -104,15 +103,15 @@ func (c Config) Validate() error {
 		case key == "Content-Type" || key == "Content-Length" || key == "Content-Encoding" || key == "Host" || key == "Transfer-Encoding":
 			return fmt.Errorf("push: Headers: %q is set by every request itself", name)
 		case key == "Authorization" && (c.BasicAuthUser != "" || c.BearerToken != ""):
-			return fmt.Errorf("push: Headers: %q beside BasicAuthUser or BearerToken: choose one", name)
+			return fmt.Errorf("push: Headers: %q together with BasicAuthUser or BearerToken: choose one", name)
 		case key == "X-Scope-Orgid" && c.TenantID != "":
-			return fmt.Errorf("push: Headers: %q beside TenantID: choose one", name)
+			return fmt.Errorf("push: Headers: %q together with TenantID: choose one", name)
 		}
 	}
 	return nil
 }
 
-// parseURL returns the address without trailing slash. Its errors never show a password.
+// parseURL returns the address without a trailing slash. Its errors never contain a password.
 func (c Config) parseURL() (*url.URL, error) {
 	bad := func(why string) (*url.URL, error) {
 		return nil, fmt.Errorf("push: URL %q: %s; want http://host:port or https://host:port", redact.URL(c.URL), why)
@@ -128,7 +127,7 @@ func (c Config) parseURL() (*url.URL, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return bad("it has a query or a fragment")
 	case u.User != nil && (c.BasicAuthUser != "" || c.BearerToken != ""):
-		return bad("it has a user of its own beside BasicAuthUser or BearerToken")
+		return bad("it has a user, and BasicAuthUser or BearerToken is set too")
 	}
 	u.Path = strings.TrimRight(u.Path, "/")
 	u.RawPath = ""
@@ -151,7 +150,7 @@ type Client struct {
 	secrets *strings.Replacer
 	timeout time.Duration
 	http    *http.Client
-	bound   bound
+	labels  labelLimit
 
 	mu      sync.Mutex
 	version version
@@ -209,12 +208,12 @@ func New(c Config) (*Client, error) {
 			Transport: &http.Transport{
 				Proxy:               http.ProxyFromEnvironment,
 				TLSClientConfig:     tlsConfig,
-				ForceAttemptHTTP2:   true, // a TLS configuration of one's own turns it off
+				ForceAttemptHTTP2:   true, // a custom TLS configuration turns it off
 				MaxIdleConnsPerHost: 8,    // one for each that sends at once
 				IdleConnTimeout:     90 * time.Second,
-				DisableCompression:  true, // answers are a few bytes, and their size is bounded as sent
+				DisableCompression:  true, // answers have a few bytes, and their size is limited as sent
 			},
-			// A redirect would carry the credentials to wherever the answer says; it is reported instead.
+			// A redirect would send the credentials to the address in the answer; it is reported instead.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		},
 	}, nil
@@ -248,8 +247,8 @@ func (c Config) tls() (*tls.Config, error) {
 	return t, nil
 }
 
-// hide returns a replacer for what must not be shown even when a server echoes it. Values of less than four
-// bytes are left alone: they are words like "1" or "eu" rather than secrets, and would garble the text.
+// hide returns a replacer of secrets, which a server may repeat in its answer. Values of less than four bytes are left
+// alone: they are words like "1" or "eu" rather than secrets, and would garble the text.
 func hide(secrets []string) *strings.Replacer {
 	var pairs []string
 	for _, s := range secrets {
@@ -263,7 +262,7 @@ func hide(secrets []string) *strings.Replacer {
 // Close closes the idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Push sends the record once. It ends at the latest with ctx or the configured timeout.
+// Push sends the record once. It returns when ctx or the configured timeout ends, at the latest.
 func (c *Client) Push(ctx context.Context, r record.Record) Result {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
 	defer cancel()
@@ -277,7 +276,7 @@ func (c *Client) Push(ctx context.Context, r record.Record) Result {
 	res := c.send(ctx, body)
 	res.Changes = changes
 	if res.Outcome == Transient {
-		c.forgetVersion() // the server may come back as another one
+		c.forgetVersion() // another version may come back
 	}
 	return res
 }

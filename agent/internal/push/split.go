@@ -14,27 +14,26 @@ import (
 
 // Limits are the sizes above which a profile is split. The zero value fits Pyroscope's defaults.
 type Limits struct {
-	// Bytes is the most a part takes uncompressed; 0 is 1 MiB. Pyroscope refuses for ever what is above its
-	// burst of 2 MiB, and one of just that size waits for a rate budget that no other agent touches: half
-	// of it leaves room.
+	// Bytes is the largest size of a part, uncompressed; 0 is 1 MiB. Pyroscope never accepts more than its burst of
+	// 2 MiB, and accepts a part of that size only while no other agent sends anything: half of it leaves room.
 	Bytes int
-	// Samples is the most samples of a part; 0 is 16,000, Pyroscope's own limit.
+	// Samples is the largest number of samples of a part; 0 is 16,000, Pyroscope's own limit.
 	Samples int
 }
 
 const (
 	defaultPartBytes   = 1 << 20
 	defaultPartSamples = 16_000
-	// minSampleBytes is the least one sample takes: tag and length, a location and a value.
+	// minSampleBytes is the size of the smallest sample: tag and length, a location and a value.
 	minSampleBytes = 8
 )
 
-// Split returns r itself when it is within the limits, and otherwise records of the same window and labels
-// whose samples together are r's. Ordinary profiles are not even decompressed. Split before a record is
-// spooled: each part is then delivered, and answered, by itself.
+// Split returns r itself if it is within the limits, and otherwise records of the same window and labels whose samples
+// together are r's. Small profiles are not even decompressed. A record is split before it is spooled, so that each
+// part is delivered and answered on its own.
 //
-// The parts' times differ by a millisecond each: Pyroscope takes profiles of one series and time for copies
-// of one another and keeps a single one.
+// The parts' times differ by a millisecond each: Pyroscope keeps only one of several profiles of the same series and
+// time, which it considers copies.
 func Split(r record.Record, l Limits) ([]record.Record, error) {
 	if l.Bytes <= 0 {
 		l.Bytes = defaultPartBytes
@@ -68,12 +67,12 @@ func Split(r record.Record, l Limits) ([]record.Record, error) {
 	return parts, nil
 }
 
-// split halves the samples until each part fits: what a part takes is only known once it is written,
-// for parts repeat the functions they share.
+// split halves the samples until each part fits: the size of a part is known only when it was written, since parts
+// repeat the functions they share.
 func split(r record.Record, p *profile.Profile, samples []*profile.Sample, l Limits, parts *[]record.Record) error {
 	if len(samples) <= l.Samples {
 		p.Sample = samples
-		part, err := profile.Merge([]*profile.Profile{p}) // leaves behind what these samples do not use
+		part, err := profile.Merge([]*profile.Profile{p}) // leaves out what these samples do not use
 		if err != nil {
 			return err
 		}
@@ -88,7 +87,7 @@ func split(r record.Record, p *profile.Profile, samples []*profile.Sample, l Lim
 			return nil
 		}
 		if len(samples) == 1 {
-			return fmt.Errorf("one sample alone takes %d bytes, the limit is %d", raw.Len(), l.Bytes)
+			return fmt.Errorf("one sample alone has %d bytes, the limit is %d", raw.Len(), l.Bytes)
 		}
 	}
 	half := len(samples) / 2
@@ -98,8 +97,8 @@ func split(r record.Record, p *profile.Profile, samples []*profile.Sample, l Lim
 	return split(r, p, samples[half:], l, parts)
 }
 
-// trailerSize returns the uncompressed size that a gzip file of one member gives in its last four bytes,
-// and at least the compressed size.
+// trailerSize returns the uncompressed size, which is in the last four bytes of a gzip file of one member, and at
+// least the compressed size.
 func trailerSize(gz []byte) int {
 	if len(gz) < 4 {
 		return 0

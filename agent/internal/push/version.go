@@ -14,19 +14,20 @@ import (
 const (
 	versionPath    = "/api/v1/status/buildinfo"
 	versionTTL     = time.Hour
-	versionPause   = time.Minute // between questions to a server that does not answer well
+	versionPause   = time.Minute // between requests to a server that does not answer, or not well
 	versionTimeout = 2 * time.Second
 )
 
-// version is what the server last said of itself.
+// version is the server's last answer.
 type version struct {
 	asked time.Time
 	ok    bool // it answered, and no request has failed since
 	keeps bool // 2.1 or later
 }
 
-// keepsTraceID says whether the server keeps trace_id beside the sample. It asks on first use, every hour,
-// and after failures; who cannot be asked counts as old, which costs a label and never a flood of series.
+// keepsTraceID reports whether the server keeps trace_id with the sample. It asks the server on first use, every hour
+// and after failures. A server that does not answer counts as old: that loses a label, and never makes a series of each
+// trace.
 func (c *Client) keepsTraceID(ctx context.Context) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -39,7 +40,7 @@ func (c *Client) keepsTraceID(ctx context.Context) bool {
 	return c.version.keeps
 }
 
-// forgetVersion makes the next use ask again, though not more often than every versionPause.
+// forgetVersion makes the next use ask again, but not more often than every versionPause.
 func (c *Client) forgetVersion() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -74,7 +75,8 @@ func (c *Client) askVersion(ctx context.Context) (string, bool) {
 	return info.Data.Version, true
 }
 
-// atLeast reads versions such as "2.1.0", "v2.2.1-rc.0" and "2.1". What it cannot read is older.
+// atLeast reports whether a version such as "2.1.0", "v2.2.1-rc.0" or "2.1" is that one or a later one. One that cannot
+// be read is not.
 func atLeast(v string, major, minor int) bool {
 	a, rest, ok := strings.Cut(strings.TrimPrefix(v, "v"), ".")
 	if !ok {

@@ -84,7 +84,7 @@ func TestTheBoundHoldsForAllProfilesOfAProcess(t *testing.T) {
 }
 
 func TestLabelNamesAreBounded(t *testing.T) {
-	var b bound
+	var b labelLimit
 	var wg sync.WaitGroup
 	for i := range 2 * maxLabels {
 		wg.Go(func() {
