@@ -37,7 +37,7 @@ func BenchmarkConvert(b *testing.B) {
 			var events uint64
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				c := newConverter(r.o.ChildMin, r.hurried)
+				c := newConverter(r.o.ChildMin, r.deadlineReached)
 				if t := s.mark.(*span).root; follow {
 					t.conv, t.span.conv = rootLedger{}, nil
 					c.track(t)

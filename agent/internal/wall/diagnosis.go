@@ -27,7 +27,7 @@ type Share struct {
 
 // Top is the function and state that took most of a span's own time.
 type Top struct {
-	Function string // as culprit has it
+	Function string // the one to blame, see [wallprofile.Blamed]
 	State    string
 	Time     time.Duration
 	Holder   string // who held the lock it waited for, empty unless it is certain
@@ -58,7 +58,7 @@ func diagnose(a account) Diagnosis {
 			continue
 		}
 		states[s.state] += time.Duration(s.ns)
-		places[place{culprit(s.stack), s.state}] += time.Duration(s.ns)
+		places[place{s.stack.blamed(), s.state}] += time.Duration(s.ns)
 	}
 	for s, took := range states {
 		d.States = append(d.States, Share{s.String(), took})
@@ -76,7 +76,7 @@ func diagnose(a account) Diagnosis {
 	if top.state == wallprofile.WaitMutex || top.state == wallprofile.WaitRWMutex {
 		held := make(map[string]int64)
 		for _, s := range a.samples {
-			if !s.other && s.state == top.state && culprit(s.stack) == top.function {
+			if !s.other && s.state == top.state && s.stack.blamed() == top.function {
 				for who, ns := range t.conv.holders[s.stack] {
 					held[who] += ns
 				}
@@ -119,6 +119,3 @@ func ratio(part, whole time.Duration) float64 {
 	}
 	return float64(int(1000*float64(part)/float64(whole)+0.5)) / 1000
 }
-
-// culprit is the function to blame for the time of a stack.
-func culprit(s *stack) string { return wallprofile.Blamed(s.functions()) }

@@ -28,7 +28,7 @@ func TestSpansAreFoundByTheStartOfTheirRecord(t *testing.T) {
 	x := newEncoder(Options{Service: "shop", Emit: func(r record.Record) { records = append(records, r) }})
 	epoch := time.Unix(1000, 42)
 	for i, at := range []time.Duration{3 * time.Second, 0, 40 * time.Second, 41 * time.Second} {
-		x.gather(wallprofile.ScopeChild, accountAt(byte(i+1), epoch.Add(at)))
+		x.add(wallprofile.ScopeChild, accountAt(byte(i+1), epoch.Add(at)))
 	}
 	if n := x.flush(wallprofile.ScopeChild); n != 1 {
 		t.Fatalf("flush: %d", n)
@@ -73,7 +73,7 @@ func TestNoTwoRecordsOfASeriesStartTogether(t *testing.T) {
 	}})
 	for range 50 {
 		for scope := range starts {
-			x.gather(scope, accountAt(1, time.Unix(1000, 0)))
+			x.add(scope, accountAt(1, time.Unix(1000, 0)))
 			x.flush(scope)
 		}
 	}
@@ -96,21 +96,21 @@ func TestRecordsAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(p.Sample) > maxBatch {
+		if len(p.Sample) > maxRecordSamples {
 			t.Errorf("a record of %d samples", len(p.Sample))
 		}
 		samples += len(p.Sample)
 	}})
 	a := accountAt(1, time.Unix(1000, 0))
-	for i := range maxBatch/2 - 1 {
+	for i := range maxRecordSamples/2 - 1 {
 		a.samples = append(a.samples, sample{entry{stack: &stack{frames: []frame{{fmt.Sprint(i), "file.go", 1}}}}, false, 1})
 	}
 	for range 5 {
-		x.gather(wallprofile.ScopeRoot, a)
+		x.add(wallprofile.ScopeRoot, a)
 	}
 	x.flush(wallprofile.ScopeRoot)
-	if samples != 5*maxBatch/2 {
-		t.Errorf("%d samples in all, want %d", samples, 5*maxBatch/2)
+	if samples != 5*maxRecordSamples/2 {
+		t.Errorf("%d samples in all, want %d", samples, 5*maxRecordSamples/2)
 	}
 }
 
@@ -119,15 +119,15 @@ func TestRecordsCarryTheirDiagnoses(t *testing.T) {
 	var records []record.Record
 	x := newEncoder(Options{Emit: func(r record.Record) { records = append(records, r) }})
 	at := time.Unix(1000, 0)
-	gather := func(scope string, after time.Duration, comment string) {
+	add := func(scope string, after time.Duration, comment string) {
 		a := accountAt(1, at.Add(after))
 		a.comment = comment
-		x.gather(scope, a)
+		x.add(scope, a)
 	}
-	gather(wallprofile.ScopeRoot, 0, "span_id=00000000000000aa 612 ms POST /checkout")
-	gather(wallprofile.ScopeChild, 0, "")
-	gather(wallprofile.ScopeRoot, time.Second, "span_id=00000000000000bb größer\nals")
-	gather(wallprofile.ScopeRoot, 2*spread, "span_id=00000000000000cc next") // too late for the same record
+	add(wallprofile.ScopeRoot, 0, "span_id=00000000000000aa 612 ms POST /checkout")
+	add(wallprofile.ScopeChild, 0, "")
+	add(wallprofile.ScopeRoot, time.Second, "span_id=00000000000000bb größer\nals")
+	add(wallprofile.ScopeRoot, 2*maxSpread, "span_id=00000000000000cc next") // too late for the same record
 	x.flush(wallprofile.ScopeChild)
 	x.flush(wallprofile.ScopeRoot)
 

@@ -106,7 +106,7 @@ func FuzzConvert(f *testing.F) {
 		for _, s := range spans {
 			s.ended.Store(int64(time.Second))
 		}
-		c := newConverter(1, r.hurried)
+		c := newConverter(1, r.deadlineReached)
 		c.track(first)
 		c.track(second)
 		for _, gap := range []bool{true, false} {

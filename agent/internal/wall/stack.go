@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // frame is one function on a stack.
@@ -29,6 +31,9 @@ func (s *stack) functions() iter.Seq2[string, string] {
 		}
 	}
 }
+
+// blamed is the function to blame for the time of the stack.
+func (s *stack) blamed() string { return wallprofile.Blamed(s.functions()) }
 
 // noStack stands where the trace gives none.
 var noStack = &stack{}
@@ -71,7 +76,7 @@ func (in *interner) intern(handle trace.Stack) *stack {
 	if !ok {
 		s = &stack{}
 		for f := range handle.Frames() {
-			if len(s.frames) == 0 && foreign(f.Func) || f.Func == outermost {
+			if len(s.frames) == 0 && isMarking(f.Func) || f.Func == outermost {
 				continue
 			}
 			s.frames = append(s.frames, frame{
@@ -109,7 +114,7 @@ var ours = strings.TrimSuffix(reflect.TypeFor[Recorder]().PkgPath(), "/wall")
 
 // foreign tells the frames at a leaf that are none of the application's: those by which a mark is
 // written, and those of a preemption, which happens between any two instructions.
-func foreign(function string) bool {
+func isMarking(function string) bool {
 	for _, prefix := range [...]string{
 		"runtime.asyncPreempt",
 		"runtime/trace.",

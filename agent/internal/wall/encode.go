@@ -2,7 +2,6 @@ package wall
 
 import (
 	"bytes"
-	"cmp"
 	"maps"
 	"slices"
 	"time"
@@ -16,131 +15,11 @@ import (
 
 // maxBatch is how many samples spans may have together to share a record. It keeps records small enough
 // for a server; the receiver splits what a single span makes larger.
-const maxBatch = 4_000
+const maxRecordSamples = 4_000
 
-// spread is how far the starts of the spans in one record may lie apart: Pyroscope finds a span's samples
+// maxSpread is how far the starts of the spans in one record may lie apart: Pyroscope finds a span's samples
 // by the record's start, which Grafana looks for within half a minute of the span.
-const spread = 10 * time.Second
-
-// account is a span's finished profile: its samples, and what they sum to.
-type account struct {
-	span     *span
-	duration time.Duration
-	covered  time.Duration // own time that is recorded
-	samples  []sample
-	comment  string // with the diagnosis, empty for a child span
-}
-
-type sample struct {
-	entry
-	other bool // on another goroutine than the span's own
-	ns    int64
-}
-
-// account sums up a span that has ended.
-func (s *span) account() account {
-	l := s.conv
-	a := account{span: s, duration: l.to.Sub(l.from)}
-	if l.lost {
-		a.duration = s.duration()
-	}
-	owned := s.owned()
-	type key struct {
-		at    *path
-		stack *stack
-		state wallprofile.State
-		other bool
-	}
-	sums := make(map[key]int64)
-	for k, ns := range l.now {
-		own := owned(k.seg)
-		if !own && k.at == nil && k.seg.lane == l.lane {
-			continue // the starter, after the span had left it
-		}
-		sums[key{k.at, k.stack, k.state, !own}] += ns
-		if own {
-			a.covered += time.Duration(ns)
-		}
-	}
-	for k, ns := range sums {
-		a.samples = append(a.samples, sample{entry{at: k.at, stack: k.stack, state: k.state}, k.other, ns})
-	}
-	slices.SortFunc(a.samples, func(x, y sample) int { return cmp.Compare(y.ns, x.ns) })
-	if rest := a.duration - a.covered; rest > 0 {
-		why := wallprofile.NotRecorded
-		if l.moved && !l.lost {
-			why = wallprofile.Elsewhere
-			a.covered = a.duration
-		}
-		a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(rest)})
-	}
-	if whole := time.Duration(s.whole.Load()); whole > 0 && a.duration > whole {
-		a.fit(whole)
-	}
-	if a.covered > 0 {
-		for why, ns := range s.ends(a.duration) {
-			a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(ns)})
-			a.duration += ns
-			a.covered += ns
-		}
-	}
-	return a
-}
-
-// fit shortens an account to what the span took. Where the operating system keeps a thread from running while it
-// writes an event, the trace's reader moves what depends on that event to a later time, the end of a span, too.
-func (a *account) fit(whole time.Duration) {
-	shrink := float64(whole) / float64(a.duration)
-	covered := a.covered == a.duration
-	var own *sample // the largest, which takes what the rounding leaves
-	rest := int64(whole)
-	for i := range a.samples {
-		if x := &a.samples[i]; !x.other {
-			x.ns = int64(float64(x.ns) * shrink)
-			rest -= x.ns
-			if own == nil {
-				own = x
-			}
-		}
-	}
-	if own != nil {
-		own.ns += rest
-	}
-	a.duration, a.covered = whole, time.Duration(float64(a.covered)*shrink)
-	if covered {
-		a.covered = whole
-	}
-}
-
-// ends is the time between the span's own start and end and its marks, which are so long apart. A goroutine that
-// writes a mark is likely to be preempted right after it, so the clock that was read after the first mark may tell
-// too much; the whole is exact.
-func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
-	head, tail := s.head, time.Duration(0)
-	if whole := time.Duration(s.whole.Load()); whole > 0 {
-		rest := max(0, whole-marked)
-		head = min(head, rest)
-		tail = rest - head
-	}
-	ends := make(map[wallprofile.State]time.Duration)
-	if head > 0 {
-		ends[wallprofile.Starting] = head
-	}
-	if tail > 0 {
-		ends[wallprofile.Ending] = tail
-	}
-	return ends
-}
-
-// names is the path of spans from the local root to s.
-func (s *span) names() []string {
-	var names []string
-	for p := s; p != nil; p = p.parent {
-		names = append(names, p.currentName())
-	}
-	slices.Reverse(names)
-	return names
-}
+const maxSpread = 10 * time.Second
 
 // builder makes a pprof profile of accounts.
 type builder struct {
@@ -209,12 +88,12 @@ type encoder struct {
 	zip     pprofwire.Gzipper
 	message bytes.Buffer // the latest profile, uncompressed
 	emit    func(record.Record)
-	open    map[string]*gathering     // by scope
+	open    map[string]*openRecord    // by scope
 	used    map[string]map[int64]bool // by scope, the milliseconds at which records start
 }
 
-// gathering is a record in the making.
-type gathering struct {
+// openRecord is a record in the making.
+type openRecord struct {
 	*builder
 	first, last time.Time // the earliest and the latest start of its spans
 	end         time.Time // of the span that ended last
@@ -224,23 +103,23 @@ type gathering struct {
 func newEncoder(o Options) *encoder {
 	return &encoder{
 		service: o.Service, labels: maps.Clone(o.Labels), emit: o.Emit,
-		open: make(map[string]*gathering),
+		open: make(map[string]*openRecord),
 		used: map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}},
 	}
 }
 
 // gather adds an account to the scope's open record. It returns how many records it had to emit for that.
-func (x *encoder) gather(scope string, a account) (emitted int) {
+func (x *encoder) add(scope string, a account) (emitted int) {
 	start := a.span.start
 	if b := x.open[scope]; b != nil {
 		first, last := earlier(b.first, start), later(b.last, start)
-		if last.Sub(first) > spread || len(b.p.Sample)+len(a.samples) > maxBatch {
+		if last.Sub(first) > maxSpread || len(b.p.Sample)+len(a.samples) > maxRecordSamples {
 			emitted = x.flush(scope)
 		}
 	}
 	b := x.open[scope]
 	if b == nil {
-		b = &gathering{builder: newBuilder(), first: start, last: start}
+		b = &openRecord{builder: newBuilder(), first: start, last: start}
 		x.open[scope] = b
 	}
 	b.add(a)

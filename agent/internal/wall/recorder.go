@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"spanflame/internal/record"
-	"spanflame/internal/wallprofile"
 )
 
 // Options configure a Recorder.
@@ -69,12 +68,12 @@ type Recorder struct {
 	pending []*root
 	closed  bool // nothing takes what is pending any more
 
-	wake     chan struct{} // a root was put into pending
-	stop     chan struct{}
-	stopOnce sync.Once
-	hurry    chan struct{} // closed when a Stop has reached its deadline
-	hurryOne sync.Once
-	done     chan struct{}
+	wake         chan struct{} // a root was put into pending
+	stop         chan struct{}
+	stopOnce     sync.Once
+	deadline     chan struct{} // closed when a Stop has reached its deadline
+	deadlineOnce sync.Once
+	done         chan struct{}
 
 	// What follows belongs to the recorder's goroutine.
 	conv    *converter
@@ -126,17 +125,17 @@ func newRecorder(o Options) *Recorder {
 			MinAge:   ringAge,
 			MaxBytes: uint64(max(1, o.RingBytes/2)),
 		}),
-		wake:    make(chan struct{}, 1),
-		stop:    make(chan struct{}),
-		hurry:   make(chan struct{}),
-		done:    make(chan struct{}),
-		encoder: newEncoder(o),
-		budget:  newBudget(o.CPUShare, now),
-		cut:     now,
-		paced:   now,
-		gap:     true,
+		wake:     make(chan struct{}, 1),
+		stop:     make(chan struct{}),
+		deadline: make(chan struct{}),
+		done:     make(chan struct{}),
+		encoder:  newEncoder(o),
+		budget:   newBudget(o.CPUShare, now),
+		cut:      now,
+		paced:    now,
+		gap:      true,
 	}
-	r.conv = newConverter(o.ChildMin, r.hurried)
+	r.conv = newConverter(o.ChildMin, r.deadlineReached)
 	return r
 }
 
@@ -149,14 +148,14 @@ func (r *Recorder) Stop(ctx context.Context) error {
 	case <-r.done:
 		return nil
 	case <-ctx.Done():
-		r.hurryOne.Do(func() { close(r.hurry) })
+		r.deadlineOnce.Do(func() { close(r.deadline) })
 		return fmt.Errorf("stopping the span recorder: %w", context.Cause(ctx))
 	}
 }
 
-func (r *Recorder) hurried() bool {
+func (r *Recorder) deadlineReached() bool {
 	select {
-	case <-r.hurry:
+	case <-r.deadline:
 		return true
 	default:
 		return false
@@ -208,7 +207,7 @@ func (r *Recorder) run() {
 			}
 		case <-r.stop:
 			r.stopped.Store(true)
-			if !r.hurried() {
+			if !r.deadlineReached() {
 				r.capture()
 			}
 			r.flight.Stop()
@@ -223,20 +222,20 @@ func (r *Recorder) run() {
 // some of the slow spans are captured rather than none, or all of them at any price.
 func (r *Recorder) pace(now time.Time) {
 	share := visits(runtime.NumGoroutine())
-	dear := share > r.o.CPUShare
+	expensive := share > r.o.CPUShare
 	if !r.paused {
 		r.budget.spend(time.Duration(share * float64(now.Sub(r.paced))))
 	}
 	r.paced = now
 	switch {
-	case !r.paused && dear && r.budget.available(now, "") <= 0:
+	case !r.paused && expensive && r.budget.available(now, "") <= 0:
 		r.flight.Stop()
 		r.paused, r.gap, r.cut = true, true, now
 		if r.stats.pauses.Add(1) == 1 {
 			r.o.Logger.Warn("the recording of slow spans pauses from time to time: with so many goroutines it takes more CPU than it may (said once, then counted)",
 				slog.Int("goroutines", runtime.NumGoroutine()), slog.Float64("takes", share), slog.Float64("may_take", r.o.CPUShare))
 		}
-	case r.paused && (!dear || r.budget.recovered(now)):
+	case r.paused && (!expensive || r.budget.recovered(now)):
 		if err := r.flight.Start(); err != nil {
 			r.budget.tokens = 0 // tried again when it has recovered once more
 			r.o.Logger.Warn("the recording of slow spans does not resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
@@ -263,138 +262,6 @@ func (r *Recorder) forgetting(now time.Time) bool {
 		r.stats.unended.Add(1)
 	}
 	return slow && now.Sub(r.cut) >= min(maxPiece, r.reach()/2)
-}
-
-// capture takes a snapshot, converts what is new in it and wanted, and emits the spans that are complete.
-// The thread is the recorder's own meanwhile, so that its CPU time can be told.
-func (r *Recorder) capture() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	w := &work{r: r, began: cpuTime(), taken: make(map[*root]bool)}
-	if snap := w.snapshot(); snap != nil {
-		w.convert(snap)
-	}
-	w.resolve()
-	w.emit()
-	cost := w.spent()
-	r.budget.spend(cost)
-	r.stats.cpu.Add(int64(cost))
-}
-
-// work is one capture.
-type work struct {
-	r       *Recorder
-	began   time.Duration // CPU time of the thread
-	pending []*root       // slow roots that asked for this capture
-	taken   map[*root]bool
-	short   bool // the budget did not allow all that was needed
-}
-
-func (w *work) spent() time.Duration { return cpuTime() - w.began }
-
-// available is what the budget still allows for the span names that have most of it left.
-func (w *work) available(roots []*root) time.Duration {
-	now := time.Now()
-	best := w.r.budget.available(now, "")
-	if len(roots) > 0 {
-		best = w.r.budget.available(now, roots[0].currentName())
-		for _, t := range roots[1:] {
-			best = max(best, w.r.budget.available(now, t.currentName()))
-		}
-	}
-	return best - w.spent()
-}
-
-// snapshot returns the generations of the trace that are new, wanted and affordable, nil if there are
-// none. It decides which roots are followed.
-func (w *work) snapshot() *snapshot {
-	r := w.r
-	w.take()
-	if r.paused || w.available(w.pending) <= r.budget.fixed {
-		w.short = true
-		return nil
-	}
-	asked := time.Now()
-	snap := &snapshot{after: r.last, limit: r.o.RingBytes / 2}
-	_, err := r.flight.WriteTo(snap)
-	r.budget.learnFixed(w.spent())
-	r.stats.snapshots.Add(1)
-	if err != nil {
-		r.unreadable("taking a snapshot", err)
-		return nil
-	}
-	r.measure(snap, asked)
-	if len(snap.gens) == 0 {
-		return nil
-	}
-
-	// Only now: a root that began between the list and the snapshot's end would lose the start of its
-	// account, as no generation is converted twice.
-	wanted := w.follow()
-	if snap.gens[0].number != r.last+1 {
-		r.gap = true
-	}
-	r.last = snap.gens[len(snap.gens)-1].number
-	if snap.since(r.oldest(wanted, asked)) > 0 {
-		r.gap = true
-	}
-	r.cut = asked
-	for len(snap.gens) > 0 && r.budget.predict(snap.size) > w.available(w.pending) {
-		snap.drop()
-		r.gap, w.short = true, true
-		r.stats.skippedGenerations.Add(1)
-	}
-	for t := range wanted {
-		r.conv.track(t)
-	}
-	if len(snap.gens) == 0 {
-		return nil
-	}
-	return snap
-}
-
-// take adds the roots that asked meanwhile.
-func (w *work) take() {
-	w.r.mu.Lock()
-	for _, t := range w.r.pending {
-		t.asked = false
-		if !w.taken[t] {
-			w.taken[t] = true
-			w.pending = append(w.pending, t)
-		}
-	}
-	w.r.pending = nil
-	w.r.mu.Unlock()
-}
-
-// follow returns the roots that are worth following, which are those that still run and those that ask
-// (in this order: see span.End), and stops following all others.
-func (w *work) follow() map[*root]struct{} {
-	wanted := make(map[*root]struct{})
-	want := func(t *root) {
-		if !t.conv.over {
-			wanted[t] = struct{}{}
-		}
-	}
-	w.r.live.older(time.Now(), 0, want)
-	w.take()
-	for _, t := range w.pending {
-		want(t)
-	}
-	for t := range w.r.conv.tracked {
-		if _, ok := wanted[t]; !ok {
-			w.r.conv.drop(t)
-		}
-	}
-	return wanted
-}
-
-// measure learns how fast the trace grows.
-func (r *Recorder) measure(snap *snapshot, now time.Time) {
-	r.advanced = now
-	if d := now.Sub(snap.first); !snap.first.IsZero() && d > 0 {
-		r.rate = float64(snap.total) / float64(d)
-	}
 }
 
 // reach is how far back the ring goes at the rate at which the trace grows now.
@@ -431,153 +298,6 @@ func (r *Recorder) advance() {
 	r.budget.learnFixed(cost)
 	r.budget.spend(cost)
 	r.stats.cpu.Add(int64(cost))
-}
-
-// oldest is the start of the earliest root that is not followed yet, or the newest cut if one is.
-func (r *Recorder) oldest(wanted map[*root]struct{}, now time.Time) time.Time {
-	oldest := now
-	for t := range wanted {
-		from := t.began
-		if _, ok := r.conv.tracked[t]; ok {
-			from = r.cut
-		}
-		if from.Before(oldest) {
-			oldest = from
-		}
-	}
-	return oldest
-}
-
-func (w *work) convert(snap *snapshot) {
-	r := w.r
-	size, events, before := snap.size, r.conv.events, cpuTime()
-	err := r.conv.convert(snap.reader(), r.gap)
-	r.gap = err != nil
-	r.budget.learn(size, cpuTime()-before)
-	r.stats.bytes.Add(uint64(size))
-	r.stats.events.Add(r.conv.events - events)
-	r.stats.skippedGoroutines.Store(r.conv.unfollowed)
-	r.stats.crowded.Store(r.conv.crowded)
-	if err == nil {
-		return
-	}
-	r.unreadable("converting a snapshot", err)
-	if errors.Is(err, errPanic) {
-		// It may have happened between two changes that belong together: trust none of the accounts.
-		for t := range r.conv.tracked {
-			r.conv.drop(t)
-		}
-		r.conv.finished = nil
-	}
-}
-
-// unreadable reports a snapshot that could not be used. The spans that needed it are counted with those
-// whose part of the trace was lost.
-func (r *Recorder) unreadable(doing string, err error) {
-	if r.stats.unreadable.Add(1) == 1 {
-		r.o.Logger.Warn("a part of the execution trace is not readable: wall-clock profiles of spans will lack it (said once, then counted)",
-			slog.String("while", doing), slog.Any("error", err))
-	}
-}
-
-// resolve finds the roots whose end the conversion did not see: the mark may be in the next snapshot, or
-// it is lost.
-func (w *work) resolve() {
-	r := w.r
-	for _, t := range w.pending {
-		switch {
-		case t.conv.queued:
-		case t.conv.over:
-			r.lose(t, &r.stats.skippedWindow) // given up while it ran
-		case !w.short && !t.conv.missed && !r.stopped.Load():
-			t.conv.missed = true
-			if lost := r.request(t); lost != nil {
-				r.lose(t, lost)
-			}
-		case t.conv.emitted:
-			r.conv.drop(t) // a child that outlived it, whose end is lost
-		case t.span.conv != nil:
-			r.conv.abandon(&t.span)
-		default:
-			why := &r.stats.skippedWindow
-			if w.short {
-				why = &r.stats.skippedBudget
-			}
-			r.lose(t, why)
-		}
-	}
-}
-
-// lose gives up a root, and what it has to emit, for the reason that the counter stands for.
-func (r *Recorder) lose(t *root, why *atomic.Uint64) {
-	if !t.conv.emitted && !t.conv.counted {
-		t.conv.counted = true
-		why.Add(1)
-	}
-	r.stats.skippedChildren.Add(uint64(len(t.conv.children)))
-	t.conv.children = nil
-	r.conv.drop(t)
-}
-
-// emit encodes the spans that are complete, in a fair order, until the budget is spent.
-func (w *work) emit() {
-	r := w.r
-	finished := r.conv.finished
-	r.conv.finished = nil
-	slow := finished[:0]
-	for _, t := range finished {
-		if t.duration() >= r.o.SlowSpan {
-			slow = append(slow, t)
-		} else {
-			r.conv.drop(t)
-		}
-	}
-	for _, t := range r.budget.fair(slow) {
-		switch name := t.currentName(); {
-		case r.hurried():
-			r.lose(t, &r.stats.skippedStop)
-		case w.available([]*root{t}) <= 0:
-			r.lose(t, &r.stats.skippedBudget)
-		default:
-			r.budget.serve(time.Now(), name)
-			r.emit(t)
-		}
-	}
-	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeRoot)))
-	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeChild)))
-}
-
-// emit emits what is complete of a root: itself, unless that was done, and its children.
-func (r *Recorder) emit(t *root) {
-	if !t.conv.emitted {
-		a := t.span.account()
-		if a.covered == 0 {
-			r.lose(t, &r.stats.skippedWindow)
-			return
-		}
-		d := diagnose(a)
-		d.log(r.o.Logger)
-		if r.o.diagnosed != nil {
-			r.o.diagnosed(d)
-		}
-		a.comment = wallprofile.Comment(d.SpanID, d.Sentence)
-		r.stats.profiles.Add(uint64(r.encoder.gather(wallprofile.ScopeRoot, a)))
-		r.stats.captured.Add(1)
-		if a.covered < a.duration {
-			r.stats.partial.Add(1)
-		}
-		t.conv.emitted, t.conv.missed = true, false
-		t.conv.empty(t.span.conv.now)
-	}
-	for _, s := range t.conv.children {
-		r.stats.profiles.Add(uint64(r.encoder.gather(wallprofile.ScopeChild, s.account())))
-		t.conv.empty(s.conv.now)
-	}
-	r.stats.children.Add(uint64(len(t.conv.children)))
-	t.conv.children, t.conv.queued = nil, false
-	if len(t.conv.members) == 0 {
-		r.conv.drop(t)
-	}
 }
 
 // giveUp counts what no capture will serve any more.

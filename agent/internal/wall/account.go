@@ -1,0 +1,129 @@
+package wall
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"spanflame/internal/wallprofile"
+)
+
+// account is a span's finished profile: its samples, and what they sum to.
+type account struct {
+	span     *span
+	duration time.Duration
+	covered  time.Duration // own time that is recorded
+	samples  []sample
+	comment  string // with the diagnosis, empty for a child span
+}
+
+type sample struct {
+	entry
+	other bool // on another goroutine than the span's own
+	ns    int64
+}
+
+// account sums up a span that has ended.
+func (s *span) account() account {
+	l := s.conv
+	a := account{span: s, duration: l.to.Sub(l.from)}
+	if l.lost {
+		a.duration = s.duration()
+	}
+	owned := s.owned()
+	type key struct {
+		at    *path
+		stack *stack
+		state wallprofile.State
+		other bool
+	}
+	sums := make(map[key]int64)
+	for k, ns := range l.now {
+		own := owned(k.seg)
+		if !own && k.at == nil && k.seg.lane == l.lane {
+			continue // the starter, after the span had left it
+		}
+		sums[key{k.at, k.stack, k.state, !own}] += ns
+		if own {
+			a.covered += time.Duration(ns)
+		}
+	}
+	for k, ns := range sums {
+		a.samples = append(a.samples, sample{entry{at: k.at, stack: k.stack, state: k.state}, k.other, ns})
+	}
+	slices.SortFunc(a.samples, func(x, y sample) int { return cmp.Compare(y.ns, x.ns) })
+	if rest := a.duration - a.covered; rest > 0 {
+		why := wallprofile.NotRecorded
+		if l.moved && !l.lost {
+			why = wallprofile.Elsewhere
+			a.covered = a.duration
+		}
+		a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(rest)})
+	}
+	if whole := time.Duration(s.whole.Load()); whole > 0 && a.duration > whole {
+		a.fit(whole)
+	}
+	if a.covered > 0 {
+		for why, ns := range s.ends(a.duration) {
+			a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(ns)})
+			a.duration += ns
+			a.covered += ns
+		}
+	}
+	return a
+}
+
+// fit shortens an account to what the span took. Where the operating system keeps a thread from running while it
+// writes an event, the trace's reader moves what depends on that event to a later time, the end of a span, too.
+func (a *account) fit(whole time.Duration) {
+	shrink := float64(whole) / float64(a.duration)
+	covered := a.covered == a.duration
+	var own *sample // the largest, which takes what the rounding leaves
+	rest := int64(whole)
+	for i := range a.samples {
+		if x := &a.samples[i]; !x.other {
+			x.ns = int64(float64(x.ns) * shrink)
+			rest -= x.ns
+			if own == nil {
+				own = x
+			}
+		}
+	}
+	if own != nil {
+		own.ns += rest
+	}
+	a.duration, a.covered = whole, time.Duration(float64(a.covered)*shrink)
+	if covered {
+		a.covered = whole
+	}
+}
+
+// ends is the time between the span's own start and end and its marks, which are so long apart. A goroutine that
+// writes a mark is likely to be preempted right after it, so the clock that was read after the first mark may tell
+// too much; the whole is exact.
+func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
+	head, tail := s.head, time.Duration(0)
+	if whole := time.Duration(s.whole.Load()); whole > 0 {
+		rest := max(0, whole-marked)
+		head = min(head, rest)
+		tail = rest - head
+	}
+	ends := make(map[wallprofile.State]time.Duration)
+	if head > 0 {
+		ends[wallprofile.Starting] = head
+	}
+	if tail > 0 {
+		ends[wallprofile.Ending] = tail
+	}
+	return ends
+}
+
+// names is the path of spans from the local root to s.
+func (s *span) names() []string {
+	var names []string
+	for p := s; p != nil; p = p.parent {
+		names = append(names, p.currentName())
+	}
+	slices.Reverse(names)
+	return names
+}

@@ -1,0 +1,170 @@
+package wall
+
+import (
+	"time"
+
+	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
+)
+
+// entry is what the time of one sample of the profile has in common.
+type entry struct {
+	seg   *segment
+	at    *path // spans below the one whose ledger this is
+	stack *stack
+	state wallprofile.State
+}
+
+// ledger is time in nanoseconds by entry.
+type ledger map[entry]int64
+
+// put adds time to one of the ledgers of a root's spans.
+func (t *rootLedger) put(to ledger, k entry, ns int64) {
+	if _, ok := to[k]; !ok {
+		if t.entries >= maxEntries {
+			k.at, k.stack = nil, noStack
+		}
+		if _, ok := to[k]; !ok {
+			t.entries++
+		}
+	}
+	to[k] += ns
+}
+
+// empty discards what is in ledgers of a root's spans.
+func (t *rootLedger) empty(ledgers ...ledger) {
+	for _, l := range ledgers {
+		t.entries -= len(l)
+		clear(l)
+	}
+}
+
+// spanLedger is what the converter knows of a span whose begin it saw. Most spans are fast and never have one.
+type spanLedger struct {
+	done     bool
+	lost     bool // the end mark was not seen
+	from, to trace.Time
+	lane     *lane
+	seg      *segment // the lane's at the begin
+	endLane  *lane    // where it ended, if on another goroutine that is known
+	moved    bool     // it ended on another goroutine
+
+	up     *span   // the nearest ancestor that still runs: it gets this span's time, too
+	prefix *path   // the ended spans between up and this one
+	open   []*span // running spans whose up is this one
+	based  []*lane // goroutines whose base is this one
+
+	now  ledger // not yet added to up's
+	kept ledger // already added, or not up's: a span that overlaps this one has it there
+}
+
+// rootLedger is what the converter knows of a root beside its span.
+type rootLedger struct {
+	members  map[*span]struct{} // spans in known
+	lanes    map[*lane]struct{}
+	entries  int                         // in the ledgers of all its spans
+	holders  map[*stack]map[string]int64 // time waiting for a lock at a stack, by who released it
+	children []*span                     // ended, at least childMin long, not yet emitted
+	queued   bool                        // in finished
+	missed   bool                        // asked for a capture that did not see its end
+	emitted  bool
+	counted  bool // why it is not emitted is counted
+	over     bool // nothing more will come of it
+}
+
+// done reports whether the root itself has been handed over or is about to be.
+func (t *rootLedger) done() bool { return t.queued || t.emitted }
+
+// settle adds a running span's time so far to its ancestor's account.
+func (c *converter) settle(s *span) {
+	l := s.conv
+	for _, child := range l.open {
+		c.settle(child)
+	}
+	if l.up == nil {
+		return
+	}
+	c.add(l.up, c.paths.join(l.prefix, s.currentName()), l.now)
+	for k, ns := range l.now {
+		s.root.conv.put(l.kept, k, ns)
+	}
+	s.root.conv.empty(l.now)
+}
+
+// add adds time in a descendant, which is at a path below to, to its account.
+func (c *converter) add(to *span, at *path, what ledger) {
+	for k, ns := range what {
+		k.at = c.paths.concat(at, k.at)
+		to.root.conv.put(to.conv.now, k, ns)
+	}
+}
+
+// cutBelow closes the slices of all goroutines whose time goes to the span or to one below it.
+func (c *converter) cutBelow(s *span, now trace.Time) {
+	c.cut(s.conv.lane.g, now, nil)
+	for _, l := range s.conv.based {
+		c.cut(l.g, now, nil)
+	}
+	for _, child := range s.conv.open {
+		c.cutBelow(child, now)
+	}
+}
+
+// cut closes a goroutine's slice at now. The stack is that of the event which ends it, if it has one: a
+// running slice without CPU samples takes it, but for the first half after a preemption, which is nearer
+// to where that was.
+func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
+	d := now.Sub(g.since)
+	if !g.known || d <= 0 {
+		return
+	}
+	s, where := g.state, g.stack
+	if s == wallprofile.Running {
+		switch {
+		case g.sample != nil:
+			where = g.sample
+		case at != nil && at != noStack:
+			where = at
+		}
+		if g.assist {
+			s = wallprofile.Assisting
+		}
+	}
+	if s == wallprofile.Running || s == wallprofile.Assisting || s == wallprofile.Runnable {
+		stopped := g.stopped
+		if c.world.since != 0 {
+			stopped[c.world.by-wallprofile.StoppedGC] += now.Sub(max(c.world.since, g.since))
+		}
+		for i, ns := range stopped {
+			ns = min(ns, d)
+			c.charge(g, where, wallprofile.StoppedGC+wallprofile.State(i), ns)
+			d -= ns
+		}
+	}
+	if s == wallprofile.Running && g.resumed && where != g.stack && g.sample == nil {
+		c.charge(g, g.stack, s, d/2)
+		d -= d / 2
+	}
+	c.charge(g, where, s, d)
+	g.since = now
+	g.resumed = false
+	g.stopped = [2]time.Duration{}
+}
+
+func (c *converter) charge(g *goroutine, where *stack, s wallprofile.State, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	for _, l := range g.lanes {
+		to := l.current()
+		if to == nil {
+			continue
+		}
+		k := entry{seg: l.seg, stack: where, state: s}
+		l.root.conv.put(to.conv.now, k, int64(d))
+		for _, overlapped := range l.under {
+			l.root.conv.put(overlapped.conv.kept, k, int64(d))
+		}
+	}
+}

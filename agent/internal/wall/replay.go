@@ -1,0 +1,459 @@
+package wall
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"runtime/debug"
+	"time"
+
+	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
+)
+
+// converter replays generations of the trace, in order and each once, and keeps the accounts of the
+// spans that it was told to track. Between two calls of convert it holds what goroutines were doing at
+// the cut. It belongs to one goroutine.
+type converter struct {
+	childMin time.Duration
+
+	tracked    map[*root]struct{}
+	known      map[uint64]*span // spans of tracked roots whose end was not seen yet
+	goroutines map[trace.GoID]*goroutine
+	stacks     *interner
+	paths      paths
+
+	last            trace.Time // of the newest event
+	world           stop
+	finished        []*root // roots that have something to emit, each once
+	events          uint64
+	lanes           int
+	deadlineReached func() bool // asked now and then: whether to leave off
+	unfollowed      uint64      // goroutines not followed because there were too many
+	crowded         uint64      // roots given up because too many were open on one goroutine
+}
+
+// stop is a stop-the-world in progress, if since is not zero.
+type stop struct {
+	since trace.Time
+	by    wallprofile.State
+}
+
+func newConverter(childMin time.Duration, deadlineReached func() bool) *converter {
+	return &converter{
+		childMin:        childMin,
+		deadlineReached: deadlineReached,
+		tracked:         make(map[*root]struct{}),
+		known:           make(map[uint64]*span),
+		goroutines:      make(map[trace.GoID]*goroutine),
+		stacks:          newInterner(),
+		paths:           make(paths),
+	}
+}
+
+// track makes the converter follow a root, or learn of the spans it got since.
+func (c *converter) track(t *root) {
+	if _, ok := c.tracked[t]; !ok {
+		c.tracked[t] = struct{}{}
+		t.conv.members = make(map[*span]struct{})
+		t.conv.lanes = make(map[*lane]struct{})
+		c.learn(t, &t.span)
+	}
+	t.mu.Lock()
+	fresh := t.fresh
+	t.fresh = nil
+	t.mu.Unlock()
+	for _, s := range fresh {
+		c.learn(t, s)
+	}
+}
+
+func (c *converter) learn(t *root, s *span) {
+	c.known[s.number] = s
+	t.conv.members[s] = struct{}{}
+}
+
+func (c *converter) forget(s *span) {
+	delete(c.known, s.number)
+	delete(s.root.conv.members, s)
+	s.root.mu.Lock()
+	s.root.count--
+	s.root.mu.Unlock()
+}
+
+// drop stops following a root.
+func (c *converter) drop(t *root) {
+	for s := range t.conv.members {
+		c.forget(s)
+	}
+	for l := range t.conv.lanes {
+		c.close(l)
+	}
+	t.conv.over = true
+	delete(c.tracked, t)
+	if len(c.tracked) == 0 || len(c.paths) > maxPaths {
+		clear(c.paths) // as with stacks, that equal ones have two pointers costs space and nothing else
+	}
+}
+
+// errPanic is a defect of the trace reader, which may panic on a damaged trace.
+var errPanic = errors.New("trace reader panicked")
+
+// errHurried ends a conversion that nobody waits for any more.
+var errDeadline = errors.New("left off because the recorder is being stopped")
+
+// convert replays a snapshot that continues the one before it, or after a gap.
+func (c *converter) convert(r io.Reader, gap bool) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
+		}
+	}()
+	reader, err := trace.NewReader(r)
+	if err != nil {
+		return fmt.Errorf("opening trace: %w", err)
+	}
+	for {
+		e, err := reader.ReadEvent()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return fmt.Errorf("reading trace after %d events: %w", c.events, err)
+		}
+		c.events++
+		if c.events%(1<<14) == 0 && c.deadlineReached() {
+			return errDeadline
+		}
+		if gap && e.Kind() == trace.EventSync {
+			c.lose(e)
+			gap = false
+		}
+		c.event(e)
+		c.last = e.Time()
+	}
+}
+
+// lose closes the accounts at the newest event and resumes them at a generation after a gap, in which
+// marks and transitions went unseen.
+func (c *converter) lose(e trace.Event) {
+	var resumed time.Time
+	if clocks := e.Sync().ClockSnapshot; clocks != nil {
+		resumed = clocks.Wall
+	}
+	c.world = stop{}
+	for _, g := range c.goroutines {
+		c.cut(g, c.last, nil)
+		g.known, g.since, g.sample, g.assist, g.stopped = false, e.Time(), nil, false, [2]time.Duration{}
+	}
+	for t := range c.tracked {
+		for s := range t.conv.members {
+			if s.ended.Load() != 0 && s.endTime().Before(resumed) {
+				c.abandon(s)
+			}
+		}
+	}
+}
+
+// abandon ends a span whose end mark will not be seen.
+func (c *converter) abandon(s *span) {
+	if s.conv == nil {
+		c.forget(s)
+		return
+	}
+	s.conv.lost = true
+	c.end(s, c.last, s.conv.lane.g.id)
+}
+
+func (c *converter) event(e trace.Event) {
+	switch e.Kind() {
+	case trace.EventSync:
+		c.stacks.generation()
+	case trace.EventStateTransition:
+		c.transition(e)
+	case trace.EventStackSample:
+		if g := c.goroutines[e.Goroutine()]; g != nil {
+			c.sampled(g, e)
+		}
+	case trace.EventLog:
+		c.mark(e)
+	case trace.EventRangeBegin, trace.EventRangeActive, trace.EventRangeEnd:
+		c.ranged(e)
+	}
+}
+
+// mark handles the begin and the end of spans.
+func (c *converter) mark(e trace.Event) {
+	log := e.Log()
+	switch log.Category {
+	case beginCategory:
+		s := c.known[spanNumber(log.Message)]
+		if s == nil {
+			// A span that is not followed. Whoever is open on this goroutine may have left it.
+			if g := c.goroutines[e.Goroutine()]; g != nil {
+				c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
+				leave(g, nil)
+			}
+			return
+		}
+		if s.conv == nil {
+			c.begin(s, e)
+		}
+	case endCategory:
+		if s := c.known[spanNumber(log.Message)]; s != nil {
+			if s.conv == nil {
+				c.forget(s) // its begin was before the first generation that was converted
+				return
+			}
+			if g := c.goroutines[e.Goroutine()]; g != nil {
+				c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
+			}
+			c.end(s, e.Time(), e.Goroutine())
+		}
+	}
+}
+
+func (c *converter) begin(s *span, e trace.Event) {
+	now := e.Time()
+	g := c.goroutines[e.Goroutine()]
+	if g == nil {
+		g = &goroutine{id: e.Goroutine(), state: wallprofile.Running, known: true, since: now, stack: noStack}
+		c.goroutines[g.id] = g
+	}
+	c.cut(g, now, c.stacks.intern(e.Stack()))
+	leave(g, s.root)
+	var on *lane
+	for _, l := range g.lanes {
+		if l.root == s.root {
+			on = l
+		}
+	}
+	if on == nil {
+		on = c.newLane(g, s.root)
+		if len(g.lanes) > maxOpen {
+			// Most likely the oldest was never ended.
+			oldest := g.lanes[0].root
+			c.crowded++
+			oldest.conv.counted = true
+			c.drop(oldest)
+		}
+	}
+	on.push(s)
+
+	s.conv = &spanLedger{from: now, lane: on, seg: on.seg, now: make(ledger), kept: make(ledger)}
+	for p := s.parent; p != nil; p = p.parent {
+		if p.conv == nil {
+			continue // its begin was not seen
+		}
+		if !p.conv.done {
+			s.conv.up = p
+			p.conv.open = append(p.conv.open, s)
+			break
+		}
+		s.conv.prefix = c.paths.concat(c.paths.join(nil, p.currentName()), s.conv.prefix)
+	}
+}
+
+// end closes a span's account at now. Its time goes to the nearest ancestor that still runs as well;
+// spans and goroutines that outlive it belong to that one from here on.
+func (c *converter) end(s *span, now trace.Time, on trace.GoID) {
+	l := s.conv
+	c.cutBelow(s, now)
+	l.done, l.to = true, now
+	if l.lane.g.id != on {
+		l.moved = true
+		if g := c.goroutines[on]; g != nil {
+			for _, other := range g.lanes {
+				if other.root == s.root {
+					l.endLane = other
+				}
+			}
+		}
+	}
+	name := s.currentName()
+	for _, child := range l.open {
+		c.settle(child)
+		child.conv.up = l.up
+		if l.up != nil {
+			child.conv.prefix = c.paths.concat(c.paths.join(l.prefix, name), child.conv.prefix)
+			l.up.conv.open = append(l.up.conv.open, child)
+		}
+	}
+	l.open = nil
+	for _, other := range l.based {
+		other.base = l.up
+		if l.up != nil {
+			l.up.conv.based = append(l.up.conv.based, other)
+		} else if len(other.open) == 0 {
+			c.close(other)
+		}
+	}
+	l.based = nil
+	l.lane.pop(s)
+	if l.lane.current() == nil {
+		c.close(l.lane)
+	}
+	if l.up != nil {
+		c.add(l.up, c.paths.join(l.prefix, name), l.now)
+		l.up.conv.open = without(l.up.conv.open, s)
+	}
+	c.forget(s)
+	t := s.root
+	switch {
+	case s.parent == nil:
+		c.finish(t)
+	case s.duration() >= c.childMin:
+		for k, ns := range l.kept {
+			t.conv.put(l.now, k, ns)
+		}
+		t.conv.empty(l.kept)
+		t.conv.children = append(t.conv.children, s)
+		if t.conv.done() {
+			c.finish(t)
+		}
+	default:
+		t.conv.empty(l.now, l.kept)
+	}
+}
+
+func (c *converter) finish(t *root) {
+	if !t.conv.queued {
+		t.conv.queued = true
+		c.finished = append(c.finished, t)
+	}
+}
+
+func (c *converter) transition(e trace.Event) {
+	st := e.StateTransition()
+	if st.Resource.Kind != trace.ResourceGoroutine {
+		return
+	}
+	from, to := st.Goroutine()
+	id := st.Resource.Goroutine()
+	if from == trace.GoNotExist {
+		if creator := c.goroutines[e.Goroutine()]; creator != nil {
+			c.spawn(creator, id, to, e)
+		}
+		return
+	}
+	g := c.goroutines[id]
+	if g == nil {
+		return
+	}
+	now := e.Time()
+	if !g.known {
+		// The first event after a gap tells what the goroutine was doing all along.
+		g.known = true
+		if from == trace.GoUndetermined {
+			from = to
+		}
+		c.enter(g, from, st, noStack)
+	}
+	if from == to || from == trace.GoUndetermined {
+		return // a status, repeated in each generation
+	}
+	at := c.stacks.intern(st.Stack)
+	if from == trace.GoWaiting && (g.state == wallprofile.WaitMutex || g.state == wallprofile.WaitRWMutex) && e.Goroutine() != trace.NoGoroutine {
+		c.released(g, now, c.stacks.intern(e.Stack()))
+	}
+	c.cut(g, now, at)
+	g.since = now
+	g.sample = nil
+	g.resumed = to == trace.GoRunning && g.preempted
+	g.preempted = st.Reason == "preempted"
+	if to == trace.GoNotExist {
+		for len(g.lanes) > 0 {
+			c.exit(g.lanes[0])
+		}
+		return
+	}
+	c.enter(g, to, st, at)
+}
+
+// enter sets the state that a slice is in, and the stack that it takes.
+func (c *converter) enter(g *goroutine, to trace.GoState, st trace.StateTransition, at *stack) {
+	if at == noStack {
+		at = c.stacks.intern(st.Stack)
+	}
+	if at != noStack {
+		g.stack = at
+	}
+	switch to {
+	case trace.GoRunnable:
+		g.state = wallprofile.Runnable
+	case trace.GoWaiting:
+		g.state = blocked(st.Reason, g.stack)
+	case trace.GoSyscall:
+		g.state = wallprofile.Syscall
+	default:
+		g.state = wallprofile.Running
+	}
+}
+
+// released notes who released the lock that the goroutine was waiting for.
+func (c *converter) released(g *goroutine, now trace.Time, by *stack) {
+	holder := releaser(by)
+	if holder == "" {
+		return
+	}
+	for _, l := range g.lanes {
+		t := &l.root.conv
+		if t.holders == nil {
+			t.holders = make(map[*stack]map[string]int64)
+		}
+		if t.holders[g.stack] == nil {
+			t.holders[g.stack] = make(map[string]int64)
+		}
+		t.holders[g.stack][holder] += int64(now.Sub(g.since))
+	}
+}
+
+// sampled gives the part of a running slice around each CPU sample to its stack.
+func (c *converter) sampled(g *goroutine, e trace.Event) {
+	if g.state != wallprofile.Running || !g.known || e.Time() < g.since {
+		return
+	}
+	at := c.stacks.intern(e.Stack())
+	if !at.ofGoroutine() {
+		return // the nearest event knows more
+	}
+	if g.sample != nil {
+		if middle := g.sampleAt + (e.Time()-g.sampleAt)/2; middle > g.since {
+			c.cut(g, middle, nil)
+		}
+	}
+	g.sample, g.sampleAt = at, e.Time()
+}
+
+// ranged handles stops of the world and goroutines that help the garbage collector.
+func (c *converter) ranged(e trace.Event) {
+	r := e.Range()
+	begin := e.Kind() != trace.EventRangeEnd
+	switch name := r.Name; {
+	case name == "GC mark assist" && r.Scope.Kind == trace.ResourceGoroutine:
+		if g := c.goroutines[r.Scope.Goroutine()]; g != nil && g.assist != begin {
+			c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
+			g.assist = begin
+		}
+	case len(name) > len(stopPrefix) && name[:len(stopPrefix)] == stopPrefix:
+		if begin {
+			c.world = stop{since: e.Time(), by: wallprofile.StoppedOther}
+			if name[len(stopPrefix):len(stopPrefix)+1] == "G" { // "GC mark termination", "GC sweep termination"
+				c.world.by = wallprofile.StoppedGC
+			}
+			return
+		}
+		if c.world.since == 0 {
+			return
+		}
+		for _, g := range c.goroutines {
+			if from := max(c.world.since, g.since); e.Time() > from {
+				g.stopped[c.world.by-wallprofile.StoppedGC] += e.Time().Sub(from)
+			}
+		}
+		c.world = stop{}
+	}
+}
+
+const stopPrefix = "stop-the-world ("
