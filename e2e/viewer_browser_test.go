@@ -16,6 +16,8 @@ import (
 	"testing"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
@@ -127,7 +129,10 @@ func call[P, R any](b *browser, command cdp.Command[P, R], params P) R {
 // scheme makes the pages light or dark.
 func (b *browser) scheme(value string) {
 	b.t.Helper()
-	call(b, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}}})
+	call(
+		b, emulation.SetEmulatedMedia,
+		emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: value}}},
+	)
 }
 
 // open goes to an address and waits until the page is there.
@@ -163,7 +168,9 @@ func (b *browser) enter(text string) {
 	b.t.Helper()
 	before := eval[float64](b, "performance.timeOrigin")
 	b.do(chromedp.KeyEvent(kb.Enter))
-	b.until(fmt.Sprintf("performance.timeOrigin != %f && document.readyState == 'complete' && document.documentElement.textContent.includes(%q)", before, text))
+	b.until(
+		fmt.Sprintf("performance.timeOrigin != %f && document.readyState == 'complete' && document.documentElement.textContent.includes(%q)", before, text),
+	)
 }
 
 // until waits for a condition. Between two pages there is none to ask.
@@ -204,7 +211,8 @@ func (b *browser) picture(name, from, to string) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
-	clip := eval[page.Viewport](b, fmt.Sprintf(`(() => { const a = document.querySelector(%q).getBoundingClientRect(), b = document.querySelector(%q).getBoundingClientRect();
+	clip := eval[page.Viewport](b, fmt.Sprintf(`(() => {
+		const a = document.querySelector(%q).getBoundingClientRect(), b = document.querySelector(%q).getBoundingClientRect();
 		return {x: 0, y: Math.max(0, a.top + scrollY - 8), width: document.documentElement.clientWidth, height: b.bottom - a.top + 16, scale: 1}; })()`, from, to))
 	beyond := true
 	png := call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{Clip: &clip, CaptureBeyondViewport: &beyond}).Data
@@ -321,8 +329,10 @@ func TestBrowserDarkAndNarrow(t *testing.T) {
 	}
 	call(b, emulation.SetDeviceMetricsOverride, emulation.SetDeviceMetricsOverrideParams{Width: 360, Height: 700, DeviceScaleFactor: 2, Mobile: true})
 	for _, path := range []string{
-		"/", viewer.SpanPath(v.cart.TraceID, v.cart.ID), "/names", "/compare?a=" + v.cart.TraceID + "/" + v.cart.ID + "&b=" + v.lock.TraceID + "/" + v.lock.ID,
-		"/memory?service=storefront", "/profiles?service=storefront", "/compare", "/name?" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(),
+		"/", viewer.SpanPath(v.cart.TraceID, v.cart.ID), "/names",
+		"/compare?a=" + v.cart.TraceID + "/" + v.cart.ID + "&b=" + v.lock.TraceID + "/" + v.lock.ID,
+		"/memory?service=storefront", "/profiles?service=storefront", "/compare",
+		"/name?" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(),
 	} {
 		b.open(v.directory + path)
 		if width := eval[int](b, "document.documentElement.scrollWidth"); width > 360 {
@@ -334,13 +344,14 @@ func TestBrowserDarkAndNarrow(t *testing.T) {
 func TestBrowserShowsHostileNamesAsText(t *testing.T) {
 	dir := t.TempDir()
 	names := []string{
-		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, "two\nlines\r\n", "\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd", strings.Repeat("long ", 2000),
+		`<script>alert(1)</script>`, `"><img src=x onerror=alert(1)>`, `'-alert(1)-'`, "two\nlines\r\n",
+		"\u202eright to left\u202c \u05e9\u05dc\u05d5\u05dd", strings.Repeat("long ", 2000),
 	}
 	var paths []string
 	for i, name := range names {
 		paths = append(paths, saveHostile(t, dir, byte(i+1), name)...)
 	}
-	source, err := viewer.OpenDirectory(dir)
+	source, err := source.OpenDirectory(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -378,10 +389,11 @@ func saveHostile(t *testing.T, dir string, n byte, name string) []string {
 	err := traces.Marshal(&line, []*tracepb.ResourceSpans{{
 		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{Key: "service.name", Value: text(name)}}},
 		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{
-			TraceId: traceID, SpanId: spanID, Name: name, StartTimeUnixNano: uint64(start.UnixNano()), EndTimeUnixNano: uint64(start.Add(time.Second).UnixNano()),
-			Attributes: []*commonpb.KeyValue{{Key: "pyroscope.profile.id", Value: text(id)}, {Key: name, Value: text(name)}},
-			Status:     &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: name},
-			Events:     []*tracepb.Span_Event{{Name: name, TimeUnixNano: uint64(start.UnixNano())}},
+			TraceId: traceID, SpanId: spanID, Name: name, StartTimeUnixNano: uint64(start.UnixNano()),
+			EndTimeUnixNano: uint64(start.Add(time.Second).UnixNano()),
+			Attributes:      []*commonpb.KeyValue{{Key: "pyroscope.profile.id", Value: text(id)}, {Key: name, Value: text(name)}},
+			Status:          &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: name},
+			Events:          []*tracepb.Span_Event{{Name: name, TimeUnixNano: uint64(start.UnixNano())}},
 		}}}},
 	}})
 	if err != nil {
@@ -421,5 +433,9 @@ func saveHostile(t *testing.T, dir string, n byte, name string) []string {
 		t.Fatal(err)
 	}
 	wall := viewer.TracePath(trace) + "/span/" + id + "/wall/"
-	return []string{viewer.SpanPath(trace, id), wall + "flamegraph", wall + "top", wall + "peek?f=.", "/memory?" + url.Values{"service": {name[:min(len(name), 2000)]}}.Encode(), "/?" + url.Values{"name": {name[:min(len(name), 2000)]}}.Encode()}
+	return []string{
+		viewer.SpanPath(trace, id), wall + "flamegraph", wall + "top", wall + "peek?f=.",
+		"/memory?" + url.Values{"service": {name[:min(len(name), 2000)]}}.Encode(),
+		"/?" + url.Values{"name": {name[:min(len(name), 2000)]}}.Encode(),
+	}
 }

@@ -25,6 +25,8 @@ import (
 	"testing"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/query"
@@ -39,7 +41,7 @@ type viewed struct {
 	workload          *processes.Workload
 	directory         string // URL of the pages over the directory
 	servers           string // URL of the pages over Tempo and Pyroscope
-	local, remote     viewer.Source
+	local, remote     source.Source
 	from              time.Time
 	lock, sleep, cart query.Span
 }
@@ -94,7 +96,7 @@ func view(t *testing.T) *viewed {
 		t.Fatal(err)
 	}
 
-	dir, err := viewer.OpenDirectory(v.dir)
+	dir, err := source.OpenDirectory(v.dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -104,7 +106,7 @@ func view(t *testing.T) *viewed {
 		}
 	})
 	v.local, v.directory = dir, servePages(t, dir)
-	servers, err := viewer.NewServers(w.stack.Tempo().URL, w.stack.Pyroscope().URL)
+	servers, err := source.NewServers(w.stack.Tempo().URL, w.stack.Pyroscope().URL)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +118,7 @@ func view(t *testing.T) *viewed {
 const slowSpan = 50 * time.Millisecond
 
 // servePages serves the pages over a source. Whatever they log fails the test.
-func servePages(t *testing.T, source viewer.Source) string {
+func servePages(t *testing.T, source source.Source) string {
 	t.Helper()
 	handler, err := viewer.New(source, viewer.Options{SlowSpan: slowSpan, Log: slog.New(slog.NewTextHandler(testLog{t}, nil))})
 	if err != nil {
@@ -178,7 +180,10 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
 		local, remote := stacks(t, v.directory, tt.span, tt.typ), stacks(t, v.servers, tt.span, tt.typ)
 		if len(local) == 0 || !maps.Equal(local, remote) {
-			t.Errorf("%s of %s: %d stacks in the directory, %d on the servers; they differ:\n%v\n%v", tt.typ, tt.span.Name, len(local), len(remote), local, remote)
+			t.Errorf(
+				"%s of %s: %d stacks in the directory, %d on the servers; they differ:\n%v\n%v", tt.typ, tt.span.Name,
+				len(local), len(remote), local, remote,
+			)
 		}
 		page := "%s" + strings.Replace(viewer.SpanPath(tt.span.TraceID, tt.span.ID), "#", "&type="+tt.typ+"#", 1)
 		_, here, _ := strings.Cut(content(t, fmt.Sprintf(page, v.directory)), `<svg class="flame"`)
@@ -192,7 +197,9 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 	for _, pages := range []string{v.directory, v.servers} {
 		for path, want := range map[string][]string{
 			// Other tests, too, lock briefly.
-			"/?service=storefront&name=load/lock&min=800ms":                                                  {viewer.TracePath(v.lock.TraceID), "waiting for a mutex in workload.(*contendedLock).wait"},
+			"/?service=storefront&name=load/lock&min=800ms": {
+				viewer.TracePath(v.lock.TraceID), "waiting for a mutex in workload.(*contendedLock).wait",
+			},
 			"/names?" + url.Values{"from": {v.from.UTC().Format(time.RFC3339)}}.Encode():                     {"GET /load/lock"},
 			"/name?last=1h&" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(): {"workload.priceBasket", "against the median"},
 			"/memory?last=1h&service=storefront":                                                             {"/memory/plot.svg", "workload.(*leak).grow"},
@@ -245,13 +252,13 @@ func comparisonIsOfOneRequest(t *testing.T, v *viewed) {
 // profilesAreThere fails unless both have a service's types and the version of its profiles.
 func profilesAreThere(t *testing.T, v *viewed) {
 	t.Helper()
-	for name, source := range map[string]viewer.Source{"directory": v.local, "servers": v.remote} {
-		contents, err := source.Contents(t.Context(), "storefront", v.from, time.Now())
+	for name, from := range map[string]source.Source{"directory": v.local, "servers": v.remote} {
+		contents, err := from.Contents(t.Context(), "storefront", v.from, time.Now())
 		if err != nil {
 			t.Fatal(err)
 		}
 		for _, want := range []record.Type{record.CPU, record.Wall, record.Memory, record.Goroutine} {
-			if !slices.ContainsFunc(contents, func(c viewer.Content) bool { return c.Type == want && c.Version == version }) {
+			if !slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == want && c.Version == version }) {
 				t.Errorf("the %s: no %s profiles of version %s: %v", name, want, version, contents)
 			}
 		}
@@ -270,7 +277,7 @@ func profilesAreThere(t *testing.T, v *viewed) {
 // adds up the windows of a time.
 func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 	t.Helper()
-	memory := func(source viewer.Source, most int) []viewer.MemoryPoint {
+	memory := func(source source.Source, most int) []source.MemoryPoint {
 		points, err := source.Memory(t.Context(), "storefront", v.from, time.Now(), most)
 		if err != nil || len(points) == 0 {
 			t.Fatalf("memory: %d points, %v", len(points), err)
@@ -278,9 +285,9 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 		return points
 	}
 	all := memory(v.remote, 10_000)
-	most := slices.MaxFunc(all, func(a, b viewer.MemoryPoint) int { return cmp.Compare(a.Bytes, b.Bytes) }).Bytes
+	most := slices.MaxFunc(all, func(a, b source.MemoryPoint) int { return cmp.Compare(a.Bytes, b.Bytes) }).Bytes
 	for _, p := range memory(v.local, 10_000) {
-		if !slices.ContainsFunc(all, func(q viewer.MemoryPoint) bool { return q.Bytes == p.Bytes }) {
+		if !slices.ContainsFunc(all, func(q source.MemoryPoint) bool { return q.Bytes == p.Bytes }) {
 			t.Errorf("%d bytes at %v are not among those of the servers: %v", p.Bytes, p.From, all)
 		}
 	}
@@ -288,7 +295,11 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 		// Asked for from here, the point of the window has the window's own millisecond, of which the server counts
 		// only the beginning as that time.
 		from := p.From.Truncate(time.Millisecond).Add(time.Millisecond - 100*time.Millisecond)
-		for w, err := range v.remote.Series(t.Context(), viewer.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: from, To: time.Now()}) {
+		for w, err := range v.remote.Series(
+			t.Context(),
+			source.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: from, To: time.Now()},
+			240,
+		) {
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -299,7 +310,11 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 		}
 	}
 	windows := 0
-	for w, err := range v.remote.Series(t.Context(), viewer.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: v.from, To: time.Now()}) {
+	for w, err := range v.remote.Series(
+		t.Context(),
+		source.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: v.from, To: time.Now()},
+		240,
+	) {
 		if err != nil || windows == len(all) {
 			t.Fatalf("more windows than %d, or %v", len(all), err)
 		}
@@ -315,7 +330,10 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 		if p.Bytes > most {
 			t.Errorf("%d bytes from %v to %v, but no window had more than %d", p.Bytes, p.From, p.To, most)
 		}
-		merged, err := v.remote.Profile(t.Context(), viewer.Selection{Service: "storefront", Instance: p.Instance, Type: record.Memory, From: p.From, To: p.To})
+		merged, err := v.remote.Profile(
+			t.Context(),
+			source.Selection{Service: "storefront", Instance: p.Instance, Type: record.Memory, From: p.From, To: p.To},
+		)
 		if err != nil {
 			t.Error(err)
 			continue
@@ -344,7 +362,11 @@ func TestGoToolPprofShowsTheSame(t *testing.T) {
 	}{{v.lock, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
 		page := content(t, v.directory+strings.Replace(viewer.SpanPath(tt.span.TraceID, tt.span.ID), "#", "&type="+tt.typ+"#", 1))
 		file := filepath.Join(t.TempDir(), "downloaded.pb.gz")
-		if err := os.WriteFile(file, []byte(content(t, fmt.Sprintf("%s%s/span/%s/%s.pb.gz", v.directory, viewer.TracePath(tt.span.TraceID), tt.span.ID, tt.typ))), 0o644); err != nil {
+		if err := os.WriteFile(
+			file,
+			[]byte(content(t, fmt.Sprintf("%s%s/span/%s/%s.pb.gz", v.directory, viewer.TracePath(tt.span.TraceID), tt.span.ID, tt.typ))),
+			0o644,
+		); err != nil {
 			t.Fatal(err)
 		}
 		downloaded := top(t, file)

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/format"
@@ -168,12 +170,12 @@ func missing(t profileType, before, after error) error {
 }
 
 // sides are the selections of a comparison that is not of spans, and where that of before is.
-func (s *server) sides(c comparison) (before Source, a, b Selection) {
+func (s *server) sides(c comparison) (before source.Source, a, b source.Selection) {
 	before = s.source
 	if c.What == "directories" {
 		before = s.options.Base
 	}
-	of := Selection{Service: c.service, Type: c.Type.Type, Slow: s.options.SlowSpan}
+	of := source.Selection{Service: c.service, Type: c.Type.Type, Slow: s.options.SlowSpan}
 	a, b = of, of
 	a.Version, b.Version = c.versionA, c.versionB
 	a.From, a.To, b.From, b.To = c.a.from, c.a.to, c.b.from, c.b.to
@@ -185,7 +187,7 @@ func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*p
 	if err != nil {
 		return nil, err
 	}
-	return s.source.Profile(ctx, spanSelection(sp, t))
+	return s.source.Profile(ctx, source.OfSpan(sp, t))
 }
 
 // spanAt is the span that TRACE/SPAN means.
@@ -204,9 +206,9 @@ func (s *server) spanAt(ctx context.Context, id string) (traces.Span, error) {
 
 // mean is a selection's profile as the mean of one of its windows, or of its requests where it is of these; as it
 // is where nothing is known of them.
-func mean(ctx context.Context, from Source, sel Selection) (*profile.Profile, error) {
+func mean(ctx context.Context, from source.Source, sel source.Selection) (*profile.Profile, error) {
 	p, err := from.Profile(ctx, sel)
-	if err != nil || gauge(sel.Type) {
+	if err != nil || source.Level(sel.Type) {
 		return p, err
 	}
 	if sel.Type == record.Wall {
@@ -221,14 +223,14 @@ func mean(ctx context.Context, from Source, sel Selection) (*profile.Profile, er
 
 // meanRequest scales a wall-clock profile to the mean of its requests. Where samples do not tell of which request they
 // are, it takes as long as the requests that were recorded took on average: the profile of a request has all of its time.
-func meanRequest(ctx context.Context, from Source, sel Selection, p *profile.Profile) error {
+func meanRequest(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) error {
 	if n := len(spansIn(p)); n > 0 {
 		p.Scale(1 / float64(n))
 		return nil
 	}
 	requests, err := from.Captured(
 		ctx,
-		Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans},
+		source.Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans},
 	)
 	if err != nil {
 		return err

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles/compare"
@@ -39,8 +41,11 @@ type verdictRow struct {
 }
 
 // judge compares a type's windows of two selections.
-func judge(ctx context.Context, before, after Source, a, b Selection) (verdict, error) {
-	report, err := compare.Compare(ctx, before.Series(ctx, a), after.Series(ctx, b), compare.Options{Metrics: []string{metrics[a.Type]}})
+func judge(ctx context.Context, before, after source.Source, a, b source.Selection) (verdict, error) {
+	report, err := compare.Compare(
+		ctx, before.Series(ctx, a, judgedWindows), after.Series(ctx, b, judgedWindows),
+		compare.Options{Metrics: []string{metrics[a.Type]}},
+	)
 	if err != nil {
 		return verdict{}, err
 	}
@@ -93,8 +98,8 @@ type suspect struct {
 }
 
 // findLeaks looks for leaks in the windows of a selection.
-func findLeaks(ctx context.Context, source Source, sel Selection) (leakVerdict, error) {
-	report, err := leaks.Find(ctx, source.Series(ctx, sel), leaks.Options{})
+func findLeaks(ctx context.Context, from source.Source, sel source.Selection) (leakVerdict, error) {
+	report, err := leaks.Find(ctx, from.Series(ctx, sel, judgedWindows), leaks.Options{})
 	if err != nil {
 		return leakVerdict{}, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"golang.org/x/sync/errgroup"
 
 	"spanflame/internal/format"
@@ -61,7 +63,7 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	if page.Period, err = parsePeriod(q, "", now); err != nil {
 		return err
 	}
-	f := Filter{Service: page.Service, Name: page.Name, From: page.Period.from, To: page.Period.to, Limit: listedTraces}
+	f := source.Filter{Service: page.Service, Name: page.Name, From: page.Period.from, To: page.Period.to, Limit: listedTraces}
 	if f.Min, err = parseMin(page.Min); err != nil {
 		return err
 	}
@@ -113,7 +115,7 @@ type diagnosis struct {
 
 // of tells whether the trace's duration and name are those that the sentence begins with, which tells the
 // duration in milliseconds.
-func (d diagnosis) of(t Summary) bool {
+func (d diagnosis) of(t source.Summary) bool {
 	return d.name == t.Name && (d.took-t.Duration).Abs() <= time.Millisecond
 }
 
@@ -148,7 +150,7 @@ func (s *server) diagnose(ctx context.Context, traceID string) (d diagnosis, why
 // diagnoseSpan diagnoses a span by its wall-clock profile: in the words of its agent where they were saved with
 // it, which knows more.
 func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis, error) {
-	p, err := s.load(ctx, s.source, spanSelection(span, record.Wall))
+	p, err := s.load(ctx, s.source, source.OfSpan(span, record.Wall))
 	if err != nil {
 		return diagnosis{}, err
 	}
@@ -171,7 +173,7 @@ func mainSpan(spans []traces.Span) (traces.Span, bool) {
 	var best traces.Span
 	found, isEntry := false, false
 	for _, s := range spans {
-		if !captured(s) {
+		if !source.Marked(s) {
 			continue
 		}
 		e := entry(s, byID)

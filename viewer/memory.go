@@ -8,6 +8,8 @@ import (
 	"net/url"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/go-analyze/charts"
 	"github.com/google/pprof/profile"
 
@@ -74,7 +76,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	if hours := last.To.Sub(first.To).Hours(); hours > 0 {
 		page.Growth = format.Bytes(int64(float64(last.Bytes-first.Bytes) / hours))
 	}
-	for _, p := range spread(points, 24) {
+	for _, p := range source.Spread(points, 24) {
 		page.Points = append(page.Points, point{p.To.UTC(), format.Bytes(p.Bytes)})
 	}
 	of := url.Values{"service": {page.Service}}
@@ -86,8 +88,8 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	page.Plot = "/memory/plot.svg?" + of.Encode()
 	spec := url.Values{
 		"kind": {"memory"}, "service": {page.Service}, "instance": {page.Instance},
-		"afrom": {stamp(first.From)}, "ato": {stamp(first.end())},
-		"bfrom": {stamp(last.From)}, "bto": {stamp(last.end())},
+		"afrom": {stamp(first.From)}, "ato": {stamp(first.End())},
+		"bfrom": {stamp(last.From)}, "bto": {stamp(last.End())},
 	}
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
 	grown, err := once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) (comparisonResult, error) {
@@ -102,7 +104,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Changes = grown.Changes
 	page.Difference = newDifference(grown.tree, "bytes", "/memory?"+of.Encode()+"&frame=", zoom)
-	sel := Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.end()}
+	sel := source.Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.End()}
 	page.Leaks, err = once(r.Context(), s, fmt.Sprintf("leaks %q", sel), func(ctx context.Context) (leakVerdict, error) {
 		return findLeaks(ctx, s.source, sel)
 	})
@@ -112,12 +114,12 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "memory.html", page)
 }
 
-func (s *server) memoryPoints(ctx context.Context, service string, p period) ([]MemoryPoint, error) {
+func (s *server) memoryPoints(ctx context.Context, service string, p period) ([]source.MemoryPoint, error) {
 	key := fmt.Sprintf("memory %q %q %q %q", service, p.Last, p.From, p.To)
 	if points, ok := s.memories.get(key); ok {
 		return points, nil
 	}
-	return once(ctx, s, key, func(ctx context.Context) ([]MemoryPoint, error) {
+	return once(ctx, s, key, func(ctx context.Context) ([]source.MemoryPoint, error) {
 		points, err := s.source.Memory(ctx, service, p.from, p.to, plotted)
 		if err == nil {
 			s.memories.put(key, points)
@@ -139,7 +141,7 @@ func (s *server) memoryPair(ctx context.Context, q url.Values) (p, base *profile
 	if a.from.IsZero() || a.to.IsZero() || b.from.IsZero() || b.to.IsZero() || q.Get("service") == "" {
 		return nil, nil, badRequest("The address of this flame graph is not whole.")
 	}
-	sel := Selection{Service: q.Get("service"), Instance: q.Get("instance"), Type: record.Memory, From: b.from, To: b.to}
+	sel := source.Selection{Service: q.Get("service"), Instance: q.Get("instance"), Type: record.Memory, From: b.from, To: b.to}
 	if p, err = s.source.Profile(ctx, sel); err != nil {
 		return nil, nil, err
 	}
@@ -193,7 +195,7 @@ var plotThemes = map[string]string{"": charts.ThemeLight, "dark": charts.ThemeDa
 
 // plot draws the points as a line, at the same distance from each other: their windows are. The page's own
 // background is behind it.
-func plot(points []MemoryPoint, theme string) ([]byte, error) {
+func plot(points []source.MemoryPoint, theme string) ([]byte, error) {
 	values := make([]float64, len(points))
 	labels := make([]string, len(points))
 	for i, p := range points {

@@ -169,9 +169,11 @@ var hasGraphviz = sync.OnceValue(func() bool {
 })
 
 // bar is what stands above pprof's own page: the way back. It is the only part that is not pprof's.
-var bar = template.Must(template.New("bar").Parse(`<nav id="spanflame" aria-label="spanflame"><a href="{{.Back}}">← {{.BackText}}</a> <span>{{.Title}}</span></nav>
+var bar = template.Must(template.New("bar").Parse(`<nav id="spanflame" aria-label="spanflame">
+<a href="{{.Back}}">← {{.BackText}}</a> <span>{{.Title}}</span></nav>
 <style nonce="{{.Nonce}}">
-#spanflame{position:fixed;z-index:9;left:0;right:0;bottom:0;display:flex;gap:1em;padding:.5em 1em;font:14px/1.4 system-ui,sans-serif;background:#20242b;color:#f3f4f6}
+#spanflame{position:fixed;z-index:9;left:0;right:0;bottom:0;display:flex;gap:1em;padding:.5em 1em;
+font:14px/1.4 system-ui,sans-serif;background:#20242b;color:#f3f4f6}
 #spanflame a{color:#9fd0ff}#spanflame span{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;unicode-bidi:isolate}
 #config,#save-dialog,#delete-dialog,#list,#disasm,#action-source,#action-source-tab,#download,#action-title+hr{display:none!important}
 {{if not .Graph}}#graphbtn{display:none!important}{{end}}

@@ -11,6 +11,8 @@ import (
 	"slices"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/format"
@@ -54,7 +56,10 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
 		return err
 	}
-	spans, err := s.source.Captured(r.Context(), Filter{From: page.Period.from, To: page.Period.to, Slow: s.options.SlowSpan, Limit: capturedSpans})
+	spans, err := s.source.Captured(
+		r.Context(),
+		source.Filter{From: page.Period.from, To: page.Period.to, Slow: s.options.SlowSpan, Child: defaultChildSpan, Limit: capturedSpans},
+	)
 	if err != nil {
 		return err
 	}
@@ -80,7 +85,8 @@ func byName(spans []traces.Span, q url.Values) []listedName {
 		}
 		names = append(names, listedName{
 			Path: "/name?" + of.Encode(), Service: k.service, Name: k.name, Count: len(all),
-			Median: format.Duration(quantile(all, 0.5)), P99: format.Duration(quantile(all, 0.99)), Slowest: format.Duration(all[len(all)-1]), slowest: all[len(all)-1],
+			Median: format.Duration(quantile(all, 0.5)), P99: format.Duration(quantile(all, 0.99)),
+			Slowest: format.Duration(all[len(all)-1]), slowest: all[len(all)-1],
 		})
 	}
 	slices.SortFunc(names, func(a, b listedName) int {
@@ -135,7 +141,7 @@ func buckets(spans []traces.Span) bucket {
 		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
 	})
 	n := len(sorted)
-	b := bucket{sorted: sorted, all: spread(sorted, mergedSpans), words: "the slowest 1 %"}
+	b := bucket{sorted: sorted, all: source.Spread(sorted, mergedSpans), words: "the slowest 1 %"}
 	share := n / 100
 	if n < fewSpans {
 		share, b.words = n/10, "the slowest 10 %"
@@ -143,14 +149,14 @@ func buckets(spans []traces.Span) bucket {
 	if n < 10 {
 		share, b.words = 1, "the slowest"
 	}
-	b.slow = spread(sorted[:min(share, n)], mergedSpans)
-	b.median = spread(sorted[min(n*2/5, max(n-1, 0)):min(max(n*3/5, n*2/5+1), n)], mergedSpans)
+	b.slow = source.Spread(sorted[:min(share, n)], mergedSpans)
+	b.median = source.Spread(sorted[min(n*2/5, max(n-1, 0)):min(max(n*3/5, n*2/5+1), n)], mergedSpans)
 	return b
 }
 
 // selection is the wall-clock profiles of spans.
-func selection(service string, spans []traces.Span) Selection {
-	sel := Selection{Service: service, Type: record.Wall, SpanIDs: make([]string, 0, len(spans))}
+func selection(service string, spans []traces.Span) source.Selection {
+	sel := source.Selection{Service: service, Type: record.Wall, SpanIDs: make([]string, 0, len(spans))}
 	for _, sp := range spans {
 		sel.SpanIDs = append(sel.SpanIDs, sp.ID)
 		if sel.From.IsZero() || sp.Start.Before(sel.From) {
@@ -195,7 +201,10 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	}
 	page.Median, page.P90, page.P99 = format.Duration(quantile(took, 0.5)), format.Duration(quantile(took, 0.9)), format.Duration(quantile(took, 0.99))
 	for _, sp := range b.sorted[:min(len(b.sorted), listedSlowest)] {
-		page.Slowest = append(page.Slowest, listedTrace{Path: SpanPath(sp.TraceID, sp.ID), Started: sp.Start.UTC(), Duration: format.Duration(sp.Duration())})
+		page.Slowest = append(
+			page.Slowest,
+			listedTrace{Path: SpanPath(sp.TraceID, sp.ID), Started: sp.Start.UTC(), Duration: format.Duration(sp.Duration())},
+		)
 	}
 	parts := map[string][]traces.Span{"all": b.all, "slow": b.slow, "median": b.median}
 	if parts[page.Part] == nil {
@@ -261,7 +270,10 @@ func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 	}
 	spans, err := s.source.Captured(
 		ctx,
-		Filter{Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Slow: s.options.SlowSpan, Limit: capturedSpans},
+		source.Filter{
+			Service: q.Get("service"), Name: q.Get("name"), From: p.from, To: p.to, Slow: s.options.SlowSpan,
+			Child: defaultChildSpan, Limit: capturedSpans,
+		},
 	)
 	if err != nil {
 		return bucket{}, err
@@ -391,7 +403,10 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 				back.Set(name, q.Get(name))
 			}
 		}
-		b = barData{Back: "/name?" + back.Encode(), BackText: "back to the name", Title: fmt.Sprintf("%s of %s %s", q.Get("part"), q.Get("service"), q.Get("name"))}
+		b = barData{
+			Back: "/name?" + back.Encode(), BackText: "back to the name",
+			Title: fmt.Sprintf("%s of %s %s", q.Get("part"), q.Get("service"), q.Get("name")),
+		}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.namePair(ctx, q) }
 	case "compare":
 		c, err := s.parseComparison(q)

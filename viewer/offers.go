@@ -8,6 +8,8 @@ import (
 	"slices"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"spanflame/internal/format"
 	"spanflame/internal/traces"
 )
@@ -74,7 +76,7 @@ func (s *server) offers(ctx context.Context, c comparison, services []string) (*
 
 // contents are those of a service in a time. Where that has no beginning they are of the last day, or older where there is
 // nothing: to know the versions of all that a directory keeps takes long.
-func (s *server) contents(ctx context.Context, service string, p period) ([]Content, error) {
+func (s *server) contents(ctx context.Context, service string, p period) ([]source.Content, error) {
 	if p.from.IsZero() && p.to.IsZero() {
 		recent, err := s.source.Contents(ctx, service, time.Now().Add(-offeredTime), time.Time{})
 		if err != nil || len(recent) > 0 {
@@ -87,7 +89,7 @@ func (s *server) contents(ctx context.Context, service string, p period) ([]Cont
 // offerSpans offers the slowest spans for a comparison of which no side is chosen, and spans of the same name, from
 // the slowest to the fastest, where one is; of any name if there are no others of that.
 func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error {
-	f := Filter{Slow: s.options.SlowSpan, Limit: capturedSpans}
+	f := source.Filter{Slow: s.options.SlowSpan, Child: defaultChildSpan, Limit: capturedSpans}
 	var chosen traces.Span
 	if o.Chosen = cmp.Or(c.spanA, c.spanB); o.Chosen != "" {
 		var err error
@@ -96,7 +98,7 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 		}
 		f.Service, f.Name = chosen.Service, chosen.Name
 	}
-	captured := func(f Filter) ([]traces.Span, error) {
+	captured := func(f source.Filter) ([]traces.Span, error) {
 		spans, err := s.source.Captured(ctx, f)
 		return slices.DeleteFunc(spans, func(sp traces.Span) bool { return sp.ID == chosen.ID }), err
 	}
@@ -119,7 +121,7 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
 	})
 	if o.Chosen != "" {
-		spans = spread(spans, offeredSpans)
+		spans = source.Spread(spans, offeredSpans)
 	}
 	for _, sp := range spans[:min(len(spans), offeredSpans)] {
 		offered := offeredSpan{
@@ -160,7 +162,7 @@ var recentTimes = []struct {
 
 // offeredTypes are the comparisons of a service with the base directory, of its versions, one after another, and of its
 // times.
-func offeredTypes(service string, contents []Content, hasBase bool, now time.Time) []offeredType {
+func offeredTypes(service string, contents []source.Content, hasBase bool, now time.Time) []offeredType {
 	var all []offeredType
 	for _, t := range profileTypes {
 		var versions []string

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles"
@@ -201,7 +203,7 @@ type ofService struct {
 	Service  string // empty where there is none
 	Services []string
 	Period   period // that was asked for
-	source   Source
+	source   source.Source
 }
 
 // LeftOut says which profiles the page is without.
@@ -232,7 +234,7 @@ func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time)
 		of.Service = of.Services[0]
 		// Without traces the first is as good as any.
 		if found, err := s.source.Search(
-			ctx, Filter{From: of.Period.from, To: of.Period.to, Limit: 1},
+			ctx, source.Filter{From: of.Period.from, To: of.Period.to, Limit: 1},
 		); err == nil && len(found.Traces) > 0 && slices.Contains(of.Services, found.Traces[0].Service) {
 			of.Service = found.Traces[0].Service
 		}

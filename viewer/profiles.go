@@ -10,6 +10,8 @@ import (
 	"slices"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/format"
@@ -101,7 +103,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 // mergeProfiles fills the page with what was chosen, of the time that is shown.
 func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period, q url.Values, zoom int) error {
 	ctx := r.Context()
-	sel := Selection{Service: page.Service, Instance: page.Instance, Version: page.Version, Type: page.Type.Type, From: shown.from, To: shown.to}
+	sel := source.Selection{Service: page.Service, Instance: page.Instance, Version: page.Version, Type: page.Type.Type, From: shown.from, To: shown.to}
 	p, err := s.load(ctx, s.source, sel)
 	if err != nil {
 		return err
@@ -118,7 +120,7 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 	page.Flame, page.Others = newFlame(p, "/profiles?"+q.Encode()+"&frame=", zoom), newOthers(p)
 	page.Download = "/profiles.pb.gz?" + q.Encode()
 	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}
-	if of, ok := arguments(files); ok && (len(files) == 1 || !gauge(sel.Type)) { // pprof adds up: the page has the mean of a gauge
+	if of, ok := arguments(files); ok && (len(files) == 1 || !source.Level(sel.Type)) { // pprof adds up: the page has the mean of a gauge
 		page.Commands = append(page.Commands, "go tool pprof -http=:"+of)
 	}
 	spec := maps.Clone(q)
@@ -128,13 +130,13 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 }
 
 // chosenType is the type of a name, or the first that there is.
-func chosenType(name string, contents []Content) (profileType, error) {
+func chosenType(name string, contents []source.Content) (profileType, error) {
 	if name != "" {
 		return parseType(name)
 	}
 	for _, preferred := range append([]profileType{{Name: typeCPU}}, profileTypes...) {
 		t, err := parseType(preferred.Name)
-		if err != nil || slices.ContainsFunc(contents, func(c Content) bool { return c.Type == t.Type }) {
+		if err != nil || slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == t.Type }) {
 			return t, err
 		}
 	}
@@ -142,14 +144,14 @@ func chosenType(name string, contents []Content) (profileType, error) {
 }
 
 // offerParts offers the types and the versions that there are.
-func (page *profilesPage) offerParts(q url.Values, contents []Content) {
+func (page *profilesPage) offerParts(q url.Values, contents []source.Content) {
 	offer := func(words, name, value string, current bool) part {
 		of := maps.Clone(q)
 		of.Set(name, value)
 		return part{link{words, "/profiles?" + of.Encode()}, current}
 	}
 	for _, t := range profileTypes {
-		if t == page.Type || slices.ContainsFunc(contents, func(c Content) bool { return c.Type == t.Type }) {
+		if t == page.Type || slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == t.Type }) {
 			page.Types = append(page.Types, offer(t.Words, "type", t.Name, t == page.Type))
 		}
 	}
@@ -169,7 +171,7 @@ func (page *profilesPage) offerParts(q url.Values, contents []Content) {
 }
 
 // lastPart is the end of what there is of a type, or of now where that is not known.
-func lastPart(t profileType, version string, contents []Content, now time.Time) period {
+func lastPart(t profileType, version string, contents []source.Content, now time.Time) period {
 	to := time.Time{}
 	for _, c := range contents {
 		if c.Type == t.Type && (version == "" || c.Version == version) && c.To.After(to) {
@@ -185,7 +187,7 @@ func lastPart(t profileType, version string, contents []Content, now time.Time) 
 }
 
 // list lists windows.
-func (page *profilesPage) list(q url.Values, windows []Window) {
+func (page *profilesPage) list(q url.Values, windows []source.Window) {
 	page.Count = len(windows)
 	for i, win := range windows {
 		if i == 0 || win.From.Before(page.From) {
@@ -208,7 +210,7 @@ func (page *profilesPage) list(q url.Values, windows []Window) {
 			of.Del("instance")
 		}
 		of.Set("from", stamp(win.From))
-		of.Set("to", stamp(win.end()))
+		of.Set("to", stamp(win.End()))
 		page.Windows = append(page.Windows, listedWindow{
 			Path: "/profiles?" + of.Encode(), Length: format.Duration(win.To.Sub(win.From)), Instance: win.Instance, Started: win.From.UTC(),
 		})
@@ -216,19 +218,22 @@ func (page *profilesPage) list(q url.Values, windows []Window) {
 }
 
 // profilesSelection is what the parameters of the page choose.
-func profilesSelection(q url.Values) (Selection, profileType, error) {
+func profilesSelection(q url.Values) (source.Selection, profileType, error) {
 	if err := allow(q, profilesParameters...); err != nil {
-		return Selection{}, profileType{}, err
+		return source.Selection{}, profileType{}, err
 	}
 	t, err := parseType(cmp.Or(q.Get("type"), typeCPU))
 	if err != nil {
-		return Selection{}, t, err
+		return source.Selection{}, t, err
 	}
 	p, err := parsePeriod(q, "", time.Now())
 	if q.Get("service") == "" {
 		err = cmp.Or(err, badRequest("Say which service: service=…"))
 	}
-	return Selection{Service: q.Get("service"), Instance: q.Get("instance"), Version: q.Get("version"), Type: t.Type, From: p.from, To: p.to}, t, err
+	return source.Selection{
+		Service: q.Get("service"), Instance: q.Get("instance"), Version: q.Get("version"), Type: t.Type, From: p.from,
+		To: p.to,
+	}, t, err
 }
 
 // profilesFile sends the profile of the page as a file.

@@ -16,6 +16,8 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/format"
@@ -150,9 +152,27 @@ func (s *server) spans(ctx context.Context, id string) ([]traces.Span, error) {
 		return nil, err
 	}
 	if len(spans) == 0 {
-		return nil, refusal{http.StatusNotFound, fmt.Sprintf("There is no trace %s: it has not arrived yet, was not sampled, or was removed because of its age.", id)}
+		return nil, refusal{
+			http.StatusNotFound,
+			fmt.Sprintf("There is no trace %s: it has not arrived yet, was not sampled, or was removed because of its age.", id),
+		}
 	}
 	return spans, nil
+}
+
+// entry reports whether a span is where its service was entered: the root of the trace, or the child of another service's
+// span. Parents are looked up in byID.
+func entry(s traces.Span, byID map[string]traces.Span) bool {
+	parent, known := byID[s.ParentID]
+	return !known || parent.Service != s.Service
+}
+
+func index(spans []traces.Span) map[string]traces.Span {
+	byID := make(map[string]traces.Span, len(spans))
+	for _, s := range spans {
+		byID[s.ID] = s
+	}
+	return byID
 }
 
 // rootOf is the span that a trace began with.
@@ -184,7 +204,7 @@ func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool 
 	ids := make(map[string][]string) // by service
 	start, end := bounds(spans)
 	for _, sp := range spans {
-		if captured(sp) && len(ids[sp.Service]) < shownSpans {
+		if source.Marked(sp) && len(ids[sp.Service]) < shownSpans {
 			ids[sp.Service] = append(ids[sp.Service], sp.ID)
 		}
 	}
@@ -193,7 +213,7 @@ func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool 
 		if len(of) == 1 {
 			continue // its own flame graph says it better
 		}
-		p, err := s.load(ctx, s.source, Selection{Service: service, Type: record.Wall, From: start, To: end, SpanIDs: of})
+		p, err := s.load(ctx, s.source, source.Selection{Service: service, Type: record.Wall, From: start, To: end, SpanIDs: of})
 		if err != nil {
 			continue
 		}
@@ -239,19 +259,20 @@ func rows(
 		r := row{
 			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: format.Duration(s.Duration()), After: format.Duration(s.Start.Sub(start)),
 			X: format.Percent(float64(s.Start.Sub(start)) / whole), W: format.Percent(float64(s.Duration()) / whole),
-			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error, StatusMessage: format.Clean(s.StatusMessage, shownText),
-			Attributes: pairs(s.Attributes), Resource: pairs(s.Resource),
+			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error,
+			StatusMessage: format.Clean(s.StatusMessage, shownText),
+			Attributes:    pairs(s.Attributes), Resource: pairs(s.Resource),
 		}
 		for _, e := range s.Events[:min(len(s.Events), shownEvents)] {
 			r.Events = append(r.Events, event{format.Duration(e.Time.Sub(start)), format.Clean(e.Name, shownText), pairs(e.Attributes)})
 		}
 		there, known := have[s.ID]
-		if captured(s) && (there || !known) {
+		if source.Marked(s) && (there || !known) {
 			r.Links = append(r.Links, link{"wall", spanQuery(s, typeWall)})
 		} else {
 			r.Why = whyNot(s, typeWall, byID, time.Now(), slow)
 		}
-		if captured(s) && entry(s, byID) {
+		if source.Marked(s) && entry(s, byID) {
 			r.Links = append(r.Links, link{"CPU", spanQuery(s, typeCPU)})
 		}
 		all = append(all, r)
@@ -293,9 +314,9 @@ func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Tim
 	switch {
 	case typ == typeCPU && !isEntry:
 		return "CPU samples carry the id of the span that entered the service." + inside
-	case !captured(s) && s.Duration() < defaultChildSpan:
+	case !source.Marked(s) && s.Duration() < defaultChildSpan:
 		return "Shorter than 10 ms: so short a span has no flame graph of its own." + inside
-	case !captured(s):
+	case !source.Marked(s):
 		return "The agent did not mark this span: its service does not run the agent, or wall-clock profiles are off." + inside
 	case now.Sub(s.End) < settleTime:
 		return "Not there yet: profiles are saved when their window ends. Load the page again in a moment." + inside
@@ -319,7 +340,7 @@ func around(s traces.Span, byID map[string]traces.Span) string {
 		if !ok || up.Service != s.Service {
 			return ""
 		}
-		if captured(up) && up.ID != s.ID {
+		if source.Marked(up) && up.ID != s.ID {
 			return " Its time is in the flame graph of the span around it, " + format.Clean(up.Name, 100) + "."
 		}
 		at = up
@@ -349,7 +370,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	for _, other := range []string{typeWall, typeCPU} {
 		v.Types = append(v.Types, link{other, spanQuery(sp, other)})
 	}
-	sel := spanSelection(sp, t.Type)
+	sel := source.OfSpan(sp, t.Type)
 	p, err := s.load(r.Context(), s.source, sel)
 	if errors.Is(err, profiles.ErrNone) {
 		v.Why = whyNot(sp, typ, byID, time.Now(), s.options.SlowSpan)
@@ -435,12 +456,12 @@ func (s *server) download(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sel := spanSelection(sp, t.Type)
+	sel := source.OfSpan(sp, t.Type)
 	return s.sendFile(w, r, sel, sp.ID+"-"+t.Name, "The span has no such profile.")
 }
 
 // sendFile sends a selection's profile as a file that is named so, without its ending.
-func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel Selection, name, none string) error {
+func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel source.Selection, name, none string) error {
 	b, err := once(r.Context(), s, fmt.Sprintf("download %q", sel), func(ctx context.Context) ([]byte, error) {
 		p, err := s.source.Profile(ctx, sel) // of its own: writing a profile changes it
 		if err != nil {
@@ -468,7 +489,7 @@ func (s *server) spanPprof(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sel := spanSelection(sp, t.Type)
+	sel := source.OfSpan(sp, t.Type)
 	key := fmt.Sprintf("span %q", sel)
 	m, err := s.mount(r.Context(), key, func(ctx context.Context) (*profile.Profile, *profile.Profile, error) {
 		p, err := s.source.Profile(ctx, sel)

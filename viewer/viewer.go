@@ -23,6 +23,8 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 	"golang.org/x/sync/singleflight"
 
@@ -63,7 +65,7 @@ type Options struct {
 	// pyroscope there.
 	GrafanaURL string
 	// Base is what the page Compare can compare the source with; nil for nothing.
-	Base Source
+	Base source.Source
 	// SlowSpan is how long a request has to take to be recorded, as the services' agents are told by
 	// SPANFLAME_SLOW_SPAN. Zero is their default, 100 ms.
 	SlowSpan time.Duration
@@ -73,7 +75,7 @@ type Options struct {
 
 // server has the pages.
 type server struct {
-	source  Source
+	source  source.Source
 	options Options
 	grafana *url.URL // nil for none
 	hosts   map[string]bool
@@ -85,20 +87,20 @@ type server struct {
 	profiles  *cache[*profile.Profile]
 	mounts    *cache[*mount]
 	diagnoses *cache[diagnosis]
-	memories  *cache[[]MemoryPoint]
+	memories  *cache[[]source.MemoryPoint]
 	compared  *cache[*comparisonResult]
 }
 
-// New returns the pages over a source.
-func New(source Source, o Options) (http.Handler, error) {
+// New returns the pages that show a source.
+func New(from source.Source, o Options) (http.Handler, error) {
 	s := &server{
-		source: source, options: o, hosts: make(map[string]bool),
+		source: from, options: o, hosts: make(map[string]bool),
 		making:    make(chan struct{}, pagesAtOnce),
 		heavy:     make(chan struct{}, heavyAtOnce),
 		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
 		mounts:    newCache[*mount](keptMounts, keptFor),
 		diagnoses: newCache[diagnosis](keptDiagnoses, time.Hour),
-		memories:  newCache[[]MemoryPoint](keptProfiles, keptFor),
+		memories:  newCache[[]source.MemoryPoint](keptProfiles, keptFor),
 		compared:  newCache[*comparisonResult](keptMounts, keptFor),
 	}
 	if s.options.Log == nil {
@@ -149,6 +151,14 @@ func URL(listening net.Addr) string {
 	return "http://" + listening.String()
 }
 
+// StartPath returns the path of the page to start with: the slow traces, or the profiles if the source has only these.
+func StartPath(from source.Source) string {
+	if d, ok := from.(*source.Directory); ok && d.Foreign() {
+		return "/profiles"
+	}
+	return "/"
+}
+
 // TracePath is the path of the page of a trace.
 func TracePath(traceID string) string { return "/trace/" + url.PathEscape(traceID) }
 
@@ -177,7 +187,10 @@ func (s *server) guard(next http.Handler) http.Handler {
 		h.Set("Cache-Control", "no-cache")
 		switch {
 		case !s.known(r.Host):
-			http.Error(w, "These pages are not served under this host name. Use the address that was printed, or name it with --host.", http.StatusMisdirectedRequest)
+			http.Error(
+				w, "These pages are not served under this host name. Use the address that was printed, or name it with --host.",
+				http.StatusMisdirectedRequest,
+			)
 			return
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			h.Set("Allow", "GET, HEAD")
@@ -246,9 +259,12 @@ func (s *server) makePage(w *buffer, r *http.Request, show func(http.ResponseWri
 		return
 	}
 	var refused refusal
-	failed, isFailed := errors.AsType[serverError](err)
+	failed, isFailed := errors.AsType[source.ServerError](err)
 	switch {
 	case errors.As(err, &refused):
+	case errors.Is(err, source.ErrTooLong):
+		text := err.Error()
+		refused = refusal{http.StatusBadRequest, strings.ToUpper(text[:1]) + text[1:] + "."}
 	case isFailed:
 		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
 		refused = refusal{http.StatusBadGateway, failed.Error()}
@@ -303,7 +319,7 @@ func (s *server) asset(name, contentType string) http.HandlerFunc {
 
 // load returns a profile, which is shared and must not be changed. What is asked for by many at once is read
 // once.
-func (s *server) load(ctx context.Context, from Source, sel Selection) (*profile.Profile, error) {
+func (s *server) load(ctx context.Context, from source.Source, sel source.Selection) (*profile.Profile, error) {
 	slices.Sort(sel.SpanIDs)
 	key := fmt.Sprintf("%p %q", from, sel)
 	if p, ok := s.profiles.get(key); ok {

@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/spf13/cobra"
 
 	"spanflame/internal/record"
@@ -57,7 +59,10 @@ The pages have no accounts: listen on loopback, or behind a proxy that knows its
 	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope to take profiles from, with --tempo")
 	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana to link to")
 	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
-	flags.DurationVar(&o.slowSpan, "slow-span", 0, "how long a request takes at least to be recorded, where services set another than the default of 100ms")
+	flags.DurationVar(
+		&o.slowSpan, "slow-span", 0,
+		"how long a request takes at least to be recorded, where services set another than the default of 100ms",
+	)
 	flags.StringSliceVar(&o.hosts, "host", nil, "further host names by which the pages may be asked for")
 	return cmd
 }
@@ -67,16 +72,16 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if o.slowSpan < 0 {
 		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
 	}
-	source, err := openSource(ctx, o)
+	from, err := openSource(ctx, o)
 	if err != nil {
 		return err
 	}
 	options := viewer.Options{GrafanaURL: o.grafana, Hosts: o.hosts, SlowSpan: o.slowSpan, Log: slog.Default()}
-	if closer, ok := source.(io.Closer); ok {
+	if closer, ok := from.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
 	if o.base != "" {
-		base, err := viewer.Open(ctx, o.base)
+		base, err := source.Open(ctx, o.base)
 		if err != nil {
 			return fmt.Errorf("base directory: %w", err)
 		}
@@ -88,32 +93,32 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 		return fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070: %w", o.listen, err)
 	}
 	options.Hosts = append(options.Hosts, host)
-	handler, err := viewer.New(source, options)
+	handler, err := viewer.New(from, options)
 	if err != nil {
 		return err
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("--listen %s: the port is taken by another program, perhaps another viewer: choose one with --listen, such as --listen 127.0.0.1:0 for a free one", o.listen)
+		return fmt.Errorf(
+			"--listen %s: the port is taken by another program, perhaps another viewer: choose one with --listen, such as --listen 127.0.0.1:0 for a free one",
+			o.listen,
+		)
 	}
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", o.listen, err)
 	}
-	start := ""
-	if d, ok := source.(*viewer.Directory); ok {
-		start = strings.TrimSuffix(d.Start(), "/")
-	}
+	start := strings.TrimSuffix(viewer.StartPath(from), "/")
 	fmt.Fprintf(out, "%s is shown at %s%s\n", described(o), viewer.URL(listener.Addr()), start)
 	return viewer.Serve(ctx, listener, handler, options.Log)
 }
 
 // openSource is the directory, or the servers where they are named.
-func openSource(ctx context.Context, o viewOptions) (viewer.Source, error) {
+func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	switch {
 	case o.tempo != "" && o.pyroscope != "" && o.dir != "":
 		return nil, fmt.Errorf("either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
 	case o.tempo != "" && o.pyroscope != "":
-		return viewer.NewServers(o.tempo, o.pyroscope)
+		return source.NewServers(o.tempo, o.pyroscope)
 	case o.tempo != "" || o.pyroscope != "":
 		return nil, errors.New("--tempo and --pyroscope are given together: the traces are in the one, the profiles in the other")
 	}
@@ -121,9 +126,12 @@ func openSource(ctx context.Context, o viewOptions) (viewer.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	d, err := viewer.Open(ctx, dir)
+	d, err := source.Open(ctx, dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s: there is no such directory: start a service with the agent, which saves there with SPANFLAME_DIR=%s, or run spanflame demo", dir, dir)
+		return nil, fmt.Errorf(
+			"%s: there is no such directory: start a service with the agent, which saves there with SPANFLAME_DIR=%s, or run spanflame demo",
+			dir, dir,
+		)
 	}
 	if _, damaged := errors.AsType[profiles.Damaged](err); damaged {
 		return nil, fmt.Errorf("%w: want the directory that agents save to, or profiles as go tool pprof reads them", err)
@@ -141,7 +149,9 @@ func viewedDir(o viewOptions) (string, error) {
 	case o.dir != "":
 		return o.dir, nil
 	case dir == "off":
-		return "", errors.New("SPANFLAME_DIR is off, so that nothing is saved: name a directory, spanflame view DIR, or the servers that have the data, --tempo URL --pyroscope URL")
+		return "", errors.New(
+			"SPANFLAME_DIR is off, so that nothing is saved: name a directory, spanflame view DIR, or the servers that have the data, --tempo URL --pyroscope URL",
+		)
 	case dir != "":
 		return dir, nil
 	}

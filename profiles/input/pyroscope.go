@@ -22,15 +22,6 @@ import (
 // defaultRange is how far a query without a start looks back.
 const defaultRange = time.Hour
 
-const (
-	// apart is the least time between two captures of an instance. Agents capture every second or less often, but
-	// the first window and the last are what is left of one.
-	apart = 100 * time.Millisecond
-
-	// longestQuery is how much Pyroscope is asked for at once: a query takes a day at most, unless it is set otherwise.
-	longestQuery = 23 * time.Hour
-)
-
 // levels are the sample types that are measured at an instant. A server adds them up over a time range.
 var levels = []string{"inuse_space", "inuse_objects", "goroutine", "goroutineleak"}
 
@@ -112,11 +103,11 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 	if !from.Before(to) {
 		return nil, fmt.Errorf("the query's range from %s until %s is empty", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
 	}
-	from, to = from.Truncate(apart), to.Add(apart-1).Truncate(apart)
+	from, to = from.Truncate(query.Cell), to.Add(query.Cell-1).Truncate(query.Cell) // a capture is in the same cell whatever the range
 	if step == 0 {
 		step = to.Sub(from) / defaultSteps
 	}
-	step = max(time.Second, step.Round(apart))
+	step = max(time.Second, step.Round(query.Cell))
 	if steps := to.Sub(from) / step; steps > maxWindows {
 		return nil, fmt.Errorf("a step of %v divides the range of %v into %d windows: want at most %d", step, to.Sub(from), steps, maxWindows)
 	}
@@ -155,7 +146,7 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 type pyroscopeReader struct {
 	server *query.Pyroscope
 	Query
-	from, to time.Time // multiples of apart
+	from, to time.Time // multiples of query.Cell
 	step     time.Duration
 }
 
@@ -215,23 +206,16 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 	}
 }
 
-// captures are all that the range has, by time. The server tells the totals of cells of time, by the ends of these.
+// captures returns all captures of the range, by time.
 func (r pyroscopeReader) captures(ctx context.Context) ([]capture, error) {
-	var all []capture
-	for start := r.from; start.Before(r.to); start = start.Add(longestQuery) {
-		before := start.Add(-time.Millisecond) // a point is of what came after the point before it
-		end := minTime(start.Add(longestQuery), r.to).Add(-time.Millisecond)
-		points, err := r.server.Totals(ctx, r.Type, r.Selector, before, end, apart, record.InstanceLabel)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range points {
-			if p.Time.After(before) {
-				all = append(all, capture{instance: p.Labels[record.InstanceLabel], start: p.Time.Add(time.Millisecond - apart)})
-			}
-		}
+	found, err := r.server.Captures(ctx, r.Type, r.Selector, r.from, r.to.Add(-time.Millisecond), record.InstanceLabel)
+	if err != nil {
+		return nil, err
 	}
-	slices.SortStableFunc(all, func(a, b capture) int { return a.start.Compare(b.start) })
+	var all []capture
+	for _, c := range found {
+		all = append(all, capture{instance: c.Labels[record.InstanceLabel], start: c.Start})
+	}
 	r.measure(all)
 	return all, nil
 }
@@ -298,7 +282,7 @@ func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels 
 	w.End = w.Start.Add(covered)
 	// The server selects by nanoseconds, the end included, and is told milliseconds: a millisecond before the end of the
 	// last capture's cell would leave out what began within it. No other capture of the instance is as near.
-	end := captures[len(captures)-1].start.Add(apart)
+	end := captures[len(captures)-1].start.Add(query.Cell)
 	var err error
 	if w.Profile, err = r.server.Profile(ctx, r.Type, selector, w.Start, end); err != nil || len(w.Profile.Sample) == 0 {
 		return w, err

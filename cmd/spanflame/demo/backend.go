@@ -7,8 +7,9 @@ import (
 	"slices"
 	"strings"
 
+	"spanflame/viewer/source"
+
 	"spanflame/stack/servers"
-	"spanflame/viewer"
 )
 
 // Backend is where the services' traces and profiles go, and where the viewer reads them.
@@ -30,7 +31,7 @@ const (
 // backend is an open Backend.
 type backend struct {
 	env    []string // NAME=value, for the services' agents
-	source viewer.Source
+	source source.Source
 }
 
 func (d *demo) openBackend(ctx context.Context) error {
@@ -54,7 +55,7 @@ func (d *demo) openBackend(ctx context.Context) error {
 
 func (d *demo) openLocal() error {
 	dir := filepath.Join(d.Dir, "saved")
-	source, err := viewer.OpenDirectory(dir)
+	source, err := source.OpenDirectory(dir)
 	if err != nil {
 		return err
 	}
@@ -95,7 +96,7 @@ func (d *demo) openRemote() error {
 
 // read sets two servers as the backend.
 func (d *demo) read(tempo, pyroscope string, env ...string) error {
-	source, err := viewer.NewServers(tempo, pyroscope)
+	source, err := source.NewServers(tempo, pyroscope)
 	if err != nil {
 		return err
 	}

@@ -6,9 +6,10 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"spanflame/internal/record"
 	"spanflame/profiles"
-	"spanflame/viewer"
 )
 
 // leak is the function of the storefront whose memory in use grows most.
@@ -53,8 +54,8 @@ func (b *backend) leak(ctx context.Context, from, to time.Time) (leak, error) {
 }
 
 // held returns the bytes in use at a point, by the function that allocated them.
-func (b *backend) held(ctx context.Context, at viewer.MemoryPoint) (map[string]int64, error) {
-	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Instance: at.Instance, Type: record.Memory, From: at.From, To: at.To})
+func (b *backend) held(ctx context.Context, at source.MemoryPoint) (map[string]int64, error) {
+	p, err := b.profile(ctx, source.Selection{Service: storefront, Instance: at.Instance, Type: record.Memory, From: at.From, To: at.To})
 	if err != nil {
 		return nil, err
 	}

@@ -8,13 +8,14 @@ import (
 	"slices"
 	"time"
 
+	"spanflame/viewer/source"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
-	"spanflame/viewer"
 )
 
 // storefront is the service whose traces and profiles the demo shows.
@@ -37,14 +38,14 @@ type slowTrace struct {
 }
 
 // wall selects the wall-clock profile of the trace's root.
-func (t slowTrace) wall() viewer.Selection {
-	return viewer.Selection{Service: t.root.Service, Type: record.Wall, From: t.root.Start, To: t.root.End, SpanIDs: []string{t.root.ID}}
+func (t slowTrace) wall() source.Selection {
+	return source.Selection{Service: t.root.Service, Type: record.Wall, From: t.root.Start, To: t.root.End, SpanIDs: []string{t.root.ID}}
 }
 
 // slowest returns the slowest of the storefront's traces that began between from and to, whose name contains part
 // and whose root has a wall-clock profile, or ErrNone if there is none yet.
 func (b *backend) slowest(ctx context.Context, part string, from, to time.Time) (slowTrace, error) {
-	found, err := b.source.Search(ctx, viewer.Filter{Service: storefront, Name: part, Min: slow, From: from, To: to, Limit: 20})
+	found, err := b.source.Search(ctx, source.Filter{Service: storefront, Name: part, Min: slow, From: from, To: to, Limit: 20})
 	if err != nil {
 		return slowTrace{}, err
 	}
@@ -90,7 +91,7 @@ func (b *backend) file(ctx context.Context, t slowTrace) (string, error) {
 }
 
 // profile returns the selected profile, or ErrNone if it has no samples.
-func (b *backend) profile(ctx context.Context, s viewer.Selection) (*profile.Profile, error) {
+func (b *backend) profile(ctx context.Context, s source.Selection) (*profile.Profile, error) {
 	p, err := b.source.Profile(ctx, s)
 	if err == nil && len(p.Sample) == 0 {
 		err = profiles.ErrNone
@@ -100,7 +101,7 @@ func (b *backend) profile(ctx context.Context, s viewer.Selection) (*profile.Pro
 
 // spent returns how much time the fault took in the storefront between two times, or 0 if no profile contains it.
 func (b *backend) spent(ctx context.Context, f fault, from, to time.Time) (time.Duration, error) {
-	p, err := b.profile(ctx, viewer.Selection{Service: storefront, Type: f.profile, From: from, To: to})
+	p, err := b.profile(ctx, source.Selection{Service: storefront, Type: f.profile, From: from, To: to})
 	if errors.Is(err, profiles.ErrNone) {
 		return 0, nil
 	}

@@ -1,4 +1,4 @@
-package viewer
+package source
 
 import (
 	"context"
@@ -22,8 +22,8 @@ import (
 	"spanflame/profiles"
 )
 
-// Directory is what an agent in local mode saves, profiles below DIR/profiles and traces below DIR/traces, or
-// profiles alone that any tool wrote. It may be read while it is written.
+// Directory is a directory that an agent saves to, with profiles in DIR/profiles and traces in DIR/traces, or one with
+// profiles of any tool. It may be written to while it is read.
 type Directory struct {
 	profiles lister
 	root     *os.Root
@@ -33,7 +33,7 @@ type Directory struct {
 	damaged map[string]error // profiles that could not be used, by path; at most maxDamaged
 }
 
-// lister knows the profiles in files: [profiles.Dir] those that agents save, [looseFiles] any others.
+// lister lists profiles in files: [profiles.Dir] those that agents save, [foreignFiles] those of other tools.
 type lister interface {
 	List(ctx context.Context, q profiles.Query) ([]profiles.Entry, []profiles.Damaged, error)
 	Services(ctx context.Context) ([]string, error)
@@ -41,13 +41,13 @@ type lister interface {
 
 var (
 	_ lister = (*profiles.Dir)(nil)
-	_ lister = (*looseFiles)(nil)
+	_ lister = (*foreignFiles)(nil)
 )
 
-// maxDamaged bounds the files that are remembered as damaged.
+// maxDamaged limits the files that are remembered as damaged.
 const maxDamaged = 1_000
 
-// note remembers a file that could not be used.
+// note remembers that a file cannot be used.
 func (d *Directory) note(bad profiles.Damaged) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -56,7 +56,7 @@ func (d *Directory) note(bad profiles.Damaged) {
 	}
 }
 
-// usable forgets that a file could not be used.
+// usable forgets that a file could not be used, such as one that was still being written.
 func (d *Directory) usable(path string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -65,15 +65,15 @@ func (d *Directory) usable(path string) {
 
 var _ Source = (*Directory)(nil)
 
-// Open returns what there is at a path: the directory of an agent, which is one that has profiles or traces below it
-// or nothing yet; another directory with files that end in .pb.gz; or one such file. It must exist. Of files that
-// are not an agent's it reads all, so that it knows what they are of.
+// Open opens a path, which must exist: the directory of an agent, which has a directory profiles or traces or is still
+// empty; another directory with files that end in .pb.gz; or one such file. It reads all files that are not an agent's, as
+// only their contents say what they are.
 func Open(ctx context.Context, path string) (*Directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	service := strings.TrimSuffix(filepath.Base(path), ".pb.gz") // a link's own name, which somebody chose
+	service := strings.TrimSuffix(filepath.Base(path), ".pb.gz") // of a link its own name
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, err
 	}
@@ -88,20 +88,19 @@ func Open(ctx context.Context, path string) (*Directory, error) {
 			}
 		}
 	}
-	loose, err := openLoose(ctx, path, service)
+	foreign, err := openForeign(ctx, path, service)
 	switch {
 	case err != nil:
 		return nil, err
-	case loose == nil:
+	case foreign == nil:
 		return OpenDirectory(path)
 	case !info.IsDir():
 		path = filepath.Dir(path)
 	}
-	return newDirectory(path, loose)
+	return newDirectory(path, foreign)
 }
 
-// OpenDirectory returns the profiles and traces of an agent's directory. It need not have any yet, but it must
-// exist.
+// OpenDirectory opens the directory of an agent, which must exist and may be empty.
 func OpenDirectory(dir string) (*Directory, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -122,18 +121,16 @@ func newDirectory(dir string, files lister) (*Directory, error) {
 	return &Directory{profiles: files, root: root, index: newTraceIndex(root, "traces"), damaged: make(map[string]error)}, nil
 }
 
-// Start is the path of the page to begin with: the slow traces, or the profiles where there are only these.
-func (d *Directory) Start() string {
-	if _, loose := d.profiles.(*looseFiles); loose {
-		return "/profiles"
-	}
-	return "/"
+// Foreign reports whether the directory has profiles of other tools, and therefore no traces.
+func (d *Directory) Foreign() bool {
+	_, foreign := d.profiles.(*foreignFiles)
+	return foreign
 }
 
-// Close releases the directory.
+// Close closes the directory.
 func (d *Directory) Close() error { return d.root.Close() }
 
-// Search is of [TraceSource].
+// Search implements [Traces].
 func (d *Directory) Search(ctx context.Context, f Filter) (Found, error) {
 	if err := d.index.refresh(ctx); err != nil {
 		return Found{}, err
@@ -145,7 +142,7 @@ func (d *Directory) Search(ctx context.Context, f Filter) (Found, error) {
 	return found, nil
 }
 
-// LeftOut is of [ProfileSource].
+// LeftOut implements [Profiles].
 func (d *Directory) LeftOut() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -155,7 +152,7 @@ func (d *Directory) LeftOut() string {
 	return fmt.Sprintf("Profiles that cannot be used and are left out: %d, such as %v.", len(d.damaged), one(d.damaged))
 }
 
-// Trace is of [TraceSource].
+// Trace implements [Traces].
 func (d *Directory) Trace(ctx context.Context, id string) ([]traces.Span, error) {
 	if err := d.index.refresh(ctx); err != nil {
 		return nil, err
@@ -163,7 +160,7 @@ func (d *Directory) Trace(ctx context.Context, id string) ([]traces.Span, error)
 	return d.index.trace(ctx, id)
 }
 
-// Captured is of [TraceSource].
+// Captured implements [Traces].
 func (d *Directory) Captured(ctx context.Context, f Filter) ([]traces.Span, error) {
 	if err := d.index.refresh(ctx); err != nil {
 		return nil, err
@@ -180,12 +177,12 @@ func (s Selection) query() profiles.Query {
 		q.Labels[record.VersionLabel] = s.Version
 	}
 	if s.Type == record.Wall && s.SpanIDs == nil {
-		q.Labels[wallprofile.SpanScope] = wallprofile.ScopeRoot // which contain their children
+		q.Labels[wallprofile.SpanScope] = wallprofile.ScopeRoot // whose profiles include those of their children
 	}
 	return q
 }
 
-// list returns the files of a selection, by time.
+// list lists the files of a selection, by time.
 func (d *Directory) list(ctx context.Context, s Selection) ([]profiles.Entry, error) {
 	entries, damaged, err := d.profiles.List(ctx, s.query())
 	for _, bad := range damaged {
@@ -194,8 +191,8 @@ func (d *Directory) list(ctx context.Context, s Selection) ([]profiles.Entry, er
 	return entries, err
 }
 
-// read reads files one by one, but for those that cannot be used. Those of other tools have the labels that their place
-// gives them, but no service: packages compare and leaks tell by it that their values count from the process's start.
+// read reads files one by one and leaves out those that cannot be used. Files of other tools get the labels of their
+// place but no service, by which packages compare and leaks know that their values count from the start of the process.
 func (d *Directory) read(ctx context.Context, entries []profiles.Entry) iter.Seq2[profiles.Window, error] {
 	return func(yield func(profiles.Window, error) bool) {
 		for _, e := range entries {
@@ -212,7 +209,7 @@ func (d *Directory) read(ctx context.Context, entries []profiles.Entry) iter.Seq
 	}
 }
 
-// Profile is of [ProfileSource].
+// Profile implements [Profiles].
 func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile, error) {
 	entries, err := d.list(ctx, s)
 	if err != nil {
@@ -231,23 +228,23 @@ func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile,
 			}
 		}
 	})
-	if err == nil && gauge(s.Type) && windows > 1 {
+	if err == nil && Level(s.Type) && windows > 1 {
 		p.Scale(1 / float64(windows))
 	}
 	return p, err
 }
 
-// Series is of [ProfileSource].
-func (d *Directory) Series(ctx context.Context, s Selection) iter.Seq2[profiles.Window, error] {
+// Series implements [Profiles].
+func (d *Directory) Series(ctx context.Context, s Selection, most int) iter.Seq2[profiles.Window, error] {
 	entries, err := d.list(ctx, s)
 	if err != nil {
 		return func(yield func(profiles.Window, error) bool) { yield(profiles.Window{}, err) }
 	}
-	return d.read(ctx, spread(entries, judgedWindows))
+	return d.read(ctx, Spread(entries, most))
 }
 
-// Windows is of [ProfileSource]. Files that turned out to be damaged when they were read have none, so that a sum is
-// divided by the windows that are in it.
+// Windows implements [Profiles]. It leaves out files that turned out to be damaged when they were read, so that a sum is
+// divided by the number of windows that are in it.
 func (d *Directory) Windows(ctx context.Context, s Selection) ([]Window, error) {
 	entries, err := d.list(ctx, s)
 	d.mu.Lock()
@@ -261,7 +258,7 @@ func (d *Directory) Windows(ctx context.Context, s Selection) ([]Window, error) 
 	return windows, err
 }
 
-// Files is of [ProfileSource].
+// Files implements [Profiles].
 func (d *Directory) Files(ctx context.Context, s Selection) ([]string, error) {
 	entries, err := d.list(ctx, s)
 	var files []string
@@ -271,7 +268,7 @@ func (d *Directory) Files(ctx context.Context, s Selection) ([]string, error) {
 	return files, err
 }
 
-// Contents is of [ProfileSource].
+// Contents implements [Profiles].
 func (d *Directory) Contents(ctx context.Context, service string, from, to time.Time) ([]Content, error) {
 	entries, damaged, err := d.profiles.List(ctx, profiles.Query{Service: service, From: from, To: to})
 	if err != nil {
@@ -306,12 +303,12 @@ func (d *Directory) Contents(ctx context.Context, service string, from, to time.
 	return all, nil
 }
 
-// Services is of [ProfileSource]. A directory knows its services without looking at times.
+// Services implements [Profiles]. It returns all services of the directory, whatever the time range.
 func (d *Directory) Services(ctx context.Context, _, _ time.Time) ([]string, error) {
 	return d.profiles.Services(ctx)
 }
 
-// Memory is of [ProfileSource].
+// Memory implements [Profiles].
 func (d *Directory) Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error) {
 	entries, err := d.list(ctx, Selection{Service: service, Type: record.Memory, From: from, To: to})
 	if err != nil {
@@ -319,11 +316,11 @@ func (d *Directory) Memory(ctx context.Context, service string, from, to time.Ti
 	}
 	instance := func(e profiles.Entry) string { return e.Labels[record.InstanceLabel] }
 	entries = largest(entries, instance, func(e profiles.Entry) float64 {
-		bytes, _ := d.inUse(e) // nothing, if it cannot be read
+		bytes, _ := d.inUse(e) // 0 if it cannot be read
 		return float64(bytes)
 	})
 	var points []MemoryPoint
-	for _, e := range spread(entries, most) {
+	for _, e := range Spread(entries, most) {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
 		}
@@ -334,11 +331,11 @@ func (d *Directory) Memory(ctx context.Context, service string, from, to time.Ti
 	return points, nil
 }
 
-// inUse is how much memory was in use, if the profile can be read.
+// inUse returns how much memory was in use, if the profile can be read.
 func (d *Directory) inUse(e profiles.Entry) (int64, bool) {
 	w, err := profiles.ReadFile(e.Path)
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) { // its time was over
+		if !errors.Is(err, fs.ErrNotExist) { // removed because of its age
 			d.note(profiles.Damaged{Path: e.Path, Err: err})
 		}
 		return 0, false
@@ -350,20 +347,8 @@ func (d *Directory) inUse(e profiles.Entry) (int64, bool) {
 	return profiles.Total(w.Profile, inUse, nil), true
 }
 
-// one is the first of the files in order.
+// one returns the first of the files.
 func one(damaged map[string]error) profiles.Damaged {
 	path := slices.Min(slices.Collect(maps.Keys(damaged)))
 	return profiles.Damaged{Path: path, Err: damaged[path]}
-}
-
-// spread takes at most n of all, evenly, the first and the last among them.
-func spread[T any](all []T, n int) []T {
-	if len(all) <= n {
-		return all
-	}
-	var some []T
-	for i := range n {
-		some = append(some, all[i*(len(all)-1)/(n-1)])
-	}
-	return some
 }

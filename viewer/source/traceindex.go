@@ -1,4 +1,4 @@
-package viewer
+package source
 
 import (
 	"bytes"
@@ -19,69 +19,69 @@ import (
 	"spanflame/internal/traces"
 )
 
-// Bounds of the index of a directory's traces.
+// Limits of the index of a directory's traces.
 const (
-	maxIndexed     = 200_000                // traces, and their spans that are kept; the oldest traces go first
-	maxTraceBytes  = 64 << 20               // of the lines that are read for one trace
-	maxTraceLines  = 256                    // likewise
-	refreshBudget  = 2 * time.Second        // of reading what is new, for one request; the next goes on
+	maxIndexed     = 200_000                // traces and their kept spans; the oldest traces are forgotten first
+	maxTraceBytes  = 64 << 20               // of lines that are read for one trace
+	maxTraceLines  = 256                    // that are read for one trace
+	refreshBudget  = 2 * time.Second        // of reading new lines, for one request; the next one continues
 	refreshEvery   = 200 * time.Millisecond // how old the index may be
 	readAtOnce     = 256 << 10              // bytes
 	maxIndexedText = 512                    // bytes of a name in the index
 )
 
-// traceIndex knows what the trace files below a directory hold: for each trace what a list of traces shows,
-// and where its lines are. It reads only what was added since it looked last, newest files first, and keeps
-// no spans: a trace is read anew from its lines.
+// traceIndex indexes the trace files of a directory: for each trace it has what a list of traces shows, and where its
+// lines are. It reads only what was added since it last looked, newest files first, and does not keep whole spans: a trace
+// is read again from its lines.
 type traceIndex struct {
-	root *os.Root // nothing outside of it is opened
-	dir  string   // below root; it may not be there yet
+	root *os.Root // nothing outside it is opened
+	dir  string   // below root; it need not exist yet
 	most int      // maxIndexed
 
-	refreshing chan struct{} // holds one token: who has it reads files
+	refreshing chan struct{} // holds one token, which guards reading files
 	mu         sync.RWMutex  // guards what follows
 	files      map[string]*traceFile
 	traces     map[string]*indexedTrace
-	indexed    int       // spans that are kept, of all traces
-	refreshed  time.Time // when everything was read last
-	unread     int64     // bytes that were not read yet
+	indexed    int       // kept spans of all traces
+	refreshed  time.Time // when the files were last looked at
+	unread     int64     // bytes that are not read yet
 	damaged    int       // lines that could not be read
 	forgotten  int       // traces left out for maxIndexed
 }
 
-// traceFile is one file, as far as it was read.
+// traceFile is one file, as far as it has been read.
 type traceFile struct {
 	name     string // path below the root
-	read     int64  // bytes that were read: whole lines, and the beginning of one that is too long
+	read     int64  // bytes that have been read: whole lines, and the start of one that is too long
 	skipping bool   // inside a line that is too long
 	size     int64  // when it was looked at
 	time     time.Time
 	gone     bool
 }
 
-// line is where spans of a trace lie.
+// line is the place of a line with spans of a trace.
 type line struct {
 	file   *traceFile
 	offset int64
 	length int
 }
 
-// indexedTrace is what is kept of a trace.
+// indexedTrace is the part of a trace that is kept.
 type indexedTrace struct {
 	id         string
 	start, end int64 // ns since 1970
 	spans      int
 	errors     int
-	entries    []indexedSpan // the spans without a parent in their line, and those with a profile
+	entries    []indexedSpan // spans without a parent in their line, and spans with a profile
 	lines      []line
 	rooted     bool // the first entry is the root
 }
 
-// indexedSpan is what is kept of a span.
+// indexedSpan is the part of a span that is kept.
 type indexedSpan struct {
 	id, parent, service, name string
 	start, end                int64
-	captured                  bool
+	marked                    bool // see Marked
 }
 
 func (e indexedSpan) took() time.Duration { return time.Duration(e.end - e.start) }
@@ -95,7 +95,7 @@ func newTraceIndex(root *os.Root, dir string) *traceIndex {
 	return x
 }
 
-// refresh reads what is new. It returns before all of it was read when that takes too long.
+// refresh reads what is new, or as much of it as its time allows.
 func (x *traceIndex) refresh(ctx context.Context) error {
 	select {
 	case <-x.refreshing:
@@ -124,7 +124,7 @@ func (x *traceIndex) refresh(ctx context.Context) error {
 			continue
 		}
 		rest, err := x.readNew(f, deadline)
-		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed meanwhile: its time was over
+		if err != nil && !errors.Is(err, fs.ErrNotExist) { // removed in the meantime because of its age
 			return fmt.Errorf("read traces: %w", err)
 		}
 		unread += rest
@@ -136,8 +136,8 @@ func (x *traceIndex) refresh(ctx context.Context) error {
 	return nil
 }
 
-// look lists the directory and returns the files that have something new, newest first. What was read from
-// files that are gone or were replaced is dropped.
+// look lists the directory and returns the files that have new contents, newest first. It drops what was read from files
+// that are gone or were replaced.
 func (x *traceIndex) look() ([]*traceFile, error) {
 	var todo []*traceFile
 	seen := make(map[string]bool)
@@ -189,14 +189,14 @@ func (x *traceIndex) look() ([]*traceFile, error) {
 		x.drop()
 		x.mu.Unlock()
 	}
-	// The names of files begin with the time at which they were opened.
+	// The name of a file begins with the time at which it was opened.
 	slices.SortFunc(todo, func(a, b *traceFile) int {
 		return cmp.Or(cmp.Compare(path.Base(b.name), path.Base(a.name)), cmp.Compare(a.name, b.name))
 	})
 	return todo, nil
 }
 
-// drop takes the lines of files that are gone out of the index.
+// drop removes the lines of files that are gone from the index.
 func (x *traceIndex) drop() {
 	for id, t := range x.traces {
 		t.lines = slices.DeleteFunc(t.lines, func(l line) bool { return l.file.gone })
@@ -207,8 +207,8 @@ func (x *traceIndex) drop() {
 	}
 }
 
-// readNew reads whole lines from where it stopped the last time. A last line without its end is left for
-// later: it is being written. It returns how many bytes it left because the time was over.
+// readNew reads whole lines from where it last stopped. A last line without an end is left for later: it is being written.
+// It returns how many bytes it left because the deadline was reached.
 func (x *traceIndex) readNew(f *traceFile, deadline time.Time) (int64, error) {
 	file, err := x.root.Open(f.name)
 	if err != nil {
@@ -218,9 +218,9 @@ func (x *traceIndex) readNew(f *traceFile, deadline time.Time) (int64, error) {
 	if _, err := file.Seek(f.read, io.SeekStart); err != nil {
 		return 0, err
 	}
-	var pending []byte // of a line, whose end was not read yet
+	var pending []byte // of a line whose end has not been read yet
 	buf := make([]byte, readAtOnce)
-	at := f.read // where pending begins in the file
+	at := f.read // where pending starts in the file
 	for {
 		n, err := file.Read(buf)
 		for rest := buf[:n]; len(rest) > 0; {
@@ -260,7 +260,7 @@ func (x *traceIndex) countDamaged() {
 	x.mu.Unlock()
 }
 
-// addLine takes the spans of a line into the index.
+// addLine adds the spans of a line to the index.
 func (x *traceIndex) addLine(at line, text []byte) {
 	if len(bytes.TrimSpace(text)) == 0 {
 		return
@@ -292,12 +292,12 @@ func (x *traceIndex) addLine(at line, text []byte) {
 		}
 		// A span whose parent is in the same batch is inside its service.
 		parent, here := services[s.ParentID]
-		if here && parent == s.Service && !captured(s) || len(t.entries) >= maxEntries {
+		if here && parent == s.Service && !Marked(s) || len(t.entries) >= maxEntries {
 			continue
 		}
 		e := indexedSpan{
 			id: s.ID, parent: strings.Clone(s.ParentID), service: shorten(s.Service), name: shorten(s.Name),
-			start: s.Start.UnixNano(), end: s.End.UnixNano(), captured: captured(s),
+			start: s.Start.UnixNano(), end: s.End.UnixNano(), marked: Marked(s),
 		}
 		if s.ParentID == "" && !t.rooted {
 			t.rooted = true
@@ -309,15 +309,15 @@ func (x *traceIndex) addLine(at line, text []byte) {
 	}
 }
 
-// maxEntries bounds what is kept of one trace.
+// maxEntries limits the spans that are kept of one trace.
 const maxEntries = 200
 
-// shorten copies a name, so that the index does not keep its line alive.
+// shorten copies the start of a name, so that the index does not keep the whole line in memory.
 func shorten(s string) string {
 	return strings.Clone(s[:min(len(s), maxIndexedText)])
 }
 
-// forget drops the oldest traces above the bound.
+// forget drops the oldest traces beyond the limit.
 func (x *traceIndex) forget() {
 	if x.indexed+len(x.traces) <= x.most {
 		return
@@ -328,7 +328,7 @@ func (x *traceIndex) forget() {
 	}
 	slices.SortFunc(oldest, func(a, b *indexedTrace) int { return cmp.Compare(a.start, b.start) })
 	for _, t := range oldest {
-		if x.indexed+len(x.traces) <= x.most*9/10 { // some room, so that this is rare
+		if x.indexed+len(x.traces) <= x.most*9/10 { // below the limit, so that this is rare
 			return
 		}
 		delete(x.traces, t.id)
@@ -337,7 +337,7 @@ func (x *traceIndex) forget() {
 	}
 }
 
-// root is the entry that names the trace.
+// root returns the entry that the trace is named after.
 func (t *indexedTrace) root() indexedSpan {
 	if len(t.entries) == 0 {
 		return indexedSpan{}
@@ -348,7 +348,7 @@ func (t *indexedTrace) root() indexedSpan {
 	return slices.MinFunc(t.entries, func(a, b indexedSpan) int { return cmp.Compare(a.start, b.start) })
 }
 
-// search returns the summaries that match, slowest first.
+// search returns the matching traces, slowest first.
 func (x *traceIndex) search(f Filter) Found {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
@@ -376,30 +376,30 @@ func (x *traceIndex) search(f Filter) Found {
 	})
 	found.Traces = found.Traces[:min(len(found.Traces), f.Limit)]
 	if x.unread > 0 {
-		found.Notes = append(found.Notes, fmt.Sprintf("Older traces are still being read (%s to go): load the page again.", format.Bytes(x.unread)))
+		found.Notes = append(found.Notes, fmt.Sprintf("Older traces are still being read (%s left): load the page again.", format.Bytes(x.unread)))
 	}
 	if x.damaged > 0 {
 		found.Notes = append(found.Notes, fmt.Sprintf("Lines of the trace files that cannot be read and are left out: %d.", x.damaged))
 	}
 	if x.forgotten > 0 {
-		found.Notes = append(found.Notes, fmt.Sprintf("The oldest traces are left out, there are too many to keep in mind: %d.", x.forgotten))
+		found.Notes = append(found.Notes, fmt.Sprintf("The oldest traces are left out, as there are too many: %d.", x.forgotten))
 	}
 	return found
 }
 
-// within tells whether a time is in the filter's range.
+// within reports whether a time is in the filter's range.
 func within(ns int64, f Filter) bool {
 	return (f.From.IsZero() || ns >= f.From.UnixNano()) && (f.To.IsZero() || ns <= f.To.UnixNano())
 }
 
-// captured returns the spans with a profile of a service and name, the latest first.
+// captured returns the marked spans that match, the latest first.
 func (x *traceIndex) captured(f Filter) []traces.Span {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	var found []traces.Span
 	for _, t := range x.traces {
 		for _, e := range t.entries {
-			if e.captured && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) && t.recorded(e, f) {
+			if e.marked && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) && t.recorded(e, f) {
 				found = append(found, traces.Span{
 					TraceID: t.id, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end),
 				})
@@ -412,11 +412,11 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 	return found[:min(len(found), f.Limit)]
 }
 
-// recorded tells whether a span can have a profile where requests that take as long as f.Slow are recorded. What
-// lies between a marked span and the entry to its service is marked, too: it takes as long.
+// recorded reports whether a span can have a profile, given how long recorded requests take. All spans between a marked
+// span and the entry to its service are marked, too, as they take at least as long.
 func (t *indexedTrace) recorded(e indexedSpan, f Filter) bool {
 	request := e
-	for range t.entries { // a trace can be a circle
+	for range t.entries { // the parents of spans can form a circle
 		i := slices.IndexFunc(t.entries, func(up indexedSpan) bool { return up.id == request.parent && up.service == request.service })
 		if i < 0 {
 			break
@@ -424,7 +424,7 @@ func (t *indexedTrace) recorded(e indexedSpan, f Filter) bool {
 		request = t.entries[i]
 	}
 	inside := request.id != e.id
-	return request.took() >= f.Slow && (!inside || !f.Requests && e.took() >= min(defaultChildSpan, f.Slow))
+	return request.took() >= f.Slow && (!inside || !f.Requests && e.took() >= min(f.Child, f.Slow))
 }
 
 // trace reads the spans of a trace from its lines.
@@ -447,14 +447,14 @@ func (x *traceIndex) trace(ctx context.Context, id string) ([]traces.Span, error
 		}
 		text, err := x.readLine(l)
 		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-			continue // removed or replaced since it was indexed
+			continue // removed or replaced after it was indexed
 		}
 		if err != nil {
 			return nil, fmt.Errorf("read trace %s: %w", id, err)
 		}
 		all, err := traces.Unmarshal(text)
 		if err != nil {
-			continue // likewise: it was good when it was indexed
+			continue // replaced: it could be read when it was indexed
 		}
 		for _, s := range all {
 			if s.TraceID == id && !seen[s.ID] {
@@ -479,8 +479,4 @@ func (x *traceIndex) readLine(l line) ([]byte, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return text, err
-}
-
-func sortByStart(spans []traces.Span) {
-	slices.SortStableFunc(spans, func(a, b traces.Span) int { return a.Start.Compare(b.Start) })
 }

@@ -1,4 +1,4 @@
-package viewer
+package source
 
 import (
 	"bytes"
@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"spanflame/internal/traces"
+	"spanflame/viewer/internal/fixture"
 )
 
 // found are the traces that the index knows now.
@@ -34,14 +35,14 @@ func names(f Found) string {
 	return strings.Join(all, ", ")
 }
 
-func single(name string, took time.Duration) span {
-	return span{trace: name, id: name, service: "svc", name: name, took: took}
+func single(name string, took time.Duration) fixture.Span {
+	return fixture.Span{Trace: name, ID: name, Service: "svc", Name: name, Took: took}
 }
 
 // TestFilesGrowAndGo reads like the life of a directory.
 func TestFilesGrowAndGo(t *testing.T) {
-	d := newSaved(t)
-	dir := d.open()
+	d := fixture.New(t)
+	dir := open(t, d.Dir)
 	is := func(when, want string) {
 		t.Helper()
 		if got := names(found(t, dir)); got != want {
@@ -50,27 +51,27 @@ func TestFilesGrowAndGo(t *testing.T) {
 	}
 	is("nothing was saved", "")
 
-	first := d.traceFile("svc", "20260102T150405")
-	a, b := asLine(t, single("a", 3*time.Second)), asLine(t, single("b", 2*time.Second))
-	d.write(first, a)
+	first := d.TraceFile("svc", "20260102T150405")
+	a, b := fixture.Line(t, single("a", 3*time.Second)), fixture.Line(t, single("b", 2*time.Second))
+	d.Write(first, a)
 	is("one line", "a 1")
-	d.write(first, b[:len(b)/2])
+	d.Write(first, b[:len(b)/2])
 	is("half of a line", "a 1")
-	d.write(first, b[len(b)/2:len(b)-1])
+	d.Write(first, b[len(b)/2:len(b)-1])
 	is("a line without its end", "a 1")
-	d.write(first, b[len(b)-1:])
+	d.Write(first, b[len(b)-1:])
 	is("the line's end", "a 1, b 1")
 
-	d.write(first, []byte("no JSON\n\n{\"resourceSpans\":[{\"scopeSpans\":[{\"spans\":[{}]}]}]}\n"))
+	d.Write(first, []byte("no JSON\n\n{\"resourceSpans\":[{\"scopeSpans\":[{\"spans\":[{}]}]}]}\n"))
 	is("lines that are no traces", "a 1, b 1")
 	if notes := strings.Join(found(t, dir).Notes, ""); !strings.Contains(notes, "left out: 2.") {
 		t.Errorf("notes %q, want the 2 damaged lines to be counted", notes)
 	}
 
-	second := d.traceFile("other", "20260102T160000")
-	d.write(second, asLine(t, span{trace: "a", id: "a2", parent: "a", service: "other", name: "child", took: time.Second}))
+	second := d.TraceFile("other", "20260102T160000")
+	d.Write(second, fixture.Line(t, fixture.Span{Trace: "a", ID: "a2", Parent: "a", Service: "other", Name: "child", Took: time.Second}))
 	is("a span of another service", "a 2, b 1")
-	if spans, err := dir.Trace(t.Context(), traceID("a")); err != nil || len(spans) != 2 || spans[0].Name != "a" || spans[1].Name != "child" {
+	if spans, err := dir.Trace(t.Context(), fixture.TraceID("a")); err != nil || len(spans) != 2 || spans[0].Name != "a" || spans[1].Name != "child" {
 		t.Errorf("trace: %v, %v", spans, err)
 	}
 
@@ -78,30 +79,30 @@ func TestFilesGrowAndGo(t *testing.T) {
 		t.Fatal(err)
 	}
 	is("a file is gone", "a 2") // what is known of the whole stays
-	if spans, err := dir.Trace(t.Context(), traceID("a")); err != nil || len(spans) != 1 {
+	if spans, err := dir.Trace(t.Context(), fixture.TraceID("a")); err != nil || len(spans) != 1 {
 		t.Errorf("trace whose one file is gone: %v, %v", spans, err)
 	}
 
-	if err := os.WriteFile(second, asLine(t, single("c", time.Second))[:0], 0o644); err != nil {
+	if err := os.WriteFile(second, fixture.Line(t, single("c", time.Second))[:0], 0o644); err != nil {
 		t.Fatal(err)
 	}
 	is("a file was emptied", "")
-	d.write(second, asLine(t, single("c", time.Second)))
+	d.Write(second, fixture.Line(t, single("c", time.Second)))
 	is("and written anew", "c 1")
 }
 
 func TestLineThatIsTooLong(t *testing.T) {
-	d := newSaved(t)
-	dir := d.open()
-	file := d.traceFile("svc", "f")
+	d := fixture.New(t)
+	dir := open(t, d.Dir)
+	file := d.TraceFile("svc", "f")
 	long := bytes.Repeat([]byte("x"), traces.MaxLine/2+1)
-	d.write(file, long)
-	d.write(file, long)
+	d.Write(file, long)
+	d.Write(file, long)
 	if got := names(found(t, dir)); got != "" {
 		t.Errorf("traces %q", got)
 	}
-	d.write(file, append(long, '\n'))
-	d.write(file, asLine(t, single("a", time.Second)))
+	d.Write(file, append(long, '\n'))
+	d.Write(file, fixture.Line(t, single("a", time.Second)))
 	f := found(t, dir)
 	if names(f) != "a 1" || len(f.Notes) != 1 || !strings.Contains(f.Notes[0], "left out: 1.") {
 		t.Errorf("traces %q, notes %q, want the line after the long one, which is counted once", names(f), f.Notes)
@@ -109,13 +110,13 @@ func TestLineThatIsTooLong(t *testing.T) {
 }
 
 func TestSearchFilters(t *testing.T) {
-	d := newSaved(t)
-	d.spans(
-		span{trace: "a", id: "a", service: "shop", name: "POST /checkout", took: time.Second},
-		span{trace: "a", id: "a2", parent: "a", service: "stock", name: "reserve", took: time.Second / 2},
-		span{trace: "b", id: "b", service: "shop", name: "GET /", start: time.Hour, took: 100 * time.Millisecond},
+	d := fixture.New(t)
+	d.Spans(
+		fixture.Span{Trace: "a", ID: "a", Service: "shop", Name: "POST /checkout", Took: time.Second},
+		fixture.Span{Trace: "a", ID: "a2", Parent: "a", Service: "stock", Name: "reserve", Took: time.Second / 2},
+		fixture.Span{Trace: "b", ID: "b", Service: "shop", Name: "GET /", Start: time.Hour, Took: 100 * time.Millisecond},
 	)
-	dir := d.open()
+	dir := open(t, d.Dir)
 	for _, tt := range []struct {
 		f    Filter
 		want string
@@ -125,8 +126,8 @@ func TestSearchFilters(t *testing.T) {
 		{Filter{Service: "stock", Name: "checkout"}, ""}, // of one and the same span
 		{Filter{Name: "CHECK"}, "POST /checkout 2"},
 		{Filter{Min: 200 * time.Millisecond}, "POST /checkout 2"},
-		{Filter{From: began.Add(time.Minute)}, "GET / 1"},
-		{Filter{To: began.Add(time.Minute)}, "POST /checkout 2"},
+		{Filter{From: fixture.Began.Add(time.Minute)}, "GET / 1"},
+		{Filter{To: fixture.Began.Add(time.Minute)}, "POST /checkout 2"},
 		{Filter{Limit: 1}, "POST /checkout 2"},
 	} {
 		if tt.f.Limit == 0 {
@@ -140,8 +141,8 @@ func TestSearchFilters(t *testing.T) {
 }
 
 func TestIndexIsBounded(t *testing.T) {
-	d := newSaved(t)
-	dir := d.open()
+	d := fixture.New(t)
+	dir := open(t, d.Dir)
 	const files, each = 5, 100
 	dir.index.most = files * each
 	for i := range files {
@@ -149,9 +150,14 @@ func TestIndexIsBounded(t *testing.T) {
 		for j := range each {
 			n := i*each + j
 			name := fmt.Sprint(n)
-			b.Write(asLine(t, span{trace: name, id: name, service: "svc", name: name, start: time.Duration(n) * time.Second, took: time.Second, profiled: true}))
+			b.Write(
+				fixture.Line(
+					t,
+					fixture.Span{Trace: name, ID: name, Service: "svc", Name: name, Start: time.Duration(n) * time.Second, Took: time.Second, Profiled: true},
+				),
+			)
 		}
-		d.write(d.traceFile("svc", fmt.Sprint("f", i)), b.Bytes())
+		d.Write(d.TraceFile("svc", fmt.Sprint("f", i)), b.Bytes())
 	}
 	f := found(t, dir)
 	x := dir.index
@@ -169,12 +175,12 @@ func TestIndexIsBounded(t *testing.T) {
 
 func FuzzTraceFile(f *testing.F) {
 	f.Add([]byte("{}\n"))
-	f.Add(asLine(f, single("a", time.Second)))
-	f.Add(append(asLine(f, single("a", time.Second)), asLine(f, single("b", time.Second))[:20]...))
+	f.Add(fixture.Line(f, single("a", time.Second)))
+	f.Add(append(fixture.Line(f, single("a", time.Second)), fixture.Line(f, single("b", time.Second))[:20]...))
 	f.Fuzz(func(t *testing.T, content []byte) {
-		d := newSaved(t)
-		d.write(d.traceFile("svc", "f"), content)
-		dir := d.open()
+		d := fixture.New(t)
+		d.Write(d.TraceFile("svc", "f"), content)
+		dir := open(t, d.Dir)
 		for _, tr := range found(t, dir).Traces {
 			spans, err := dir.Trace(t.Context(), tr.TraceID)
 			if err != nil || len(spans) == 0 {

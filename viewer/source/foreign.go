@@ -1,4 +1,4 @@
-package viewer
+package source
 
 import (
 	"cmp"
@@ -17,36 +17,36 @@ import (
 	"spanflame/profiles"
 )
 
-// Bounds of files that are not an agent's.
+// Limits of foreign files.
 const (
-	maxLoose   = 10_000
-	looseEvery = 5 * time.Second // how old the list may be
+	maxForeign   = 10_000
+	foreignEvery = 5 * time.Second // how old the list may be
 )
 
-// looseFiles are profiles in files of any tool: those of a directory that end in .pb.gz, also in directories below it,
-// or one file. What a file does not say of itself its place says: the service is named after the directory, or the
-// file, and the version after the directory below it. A file is read once, and again when it has changed.
-type looseFiles struct {
+// foreignFiles are the profiles of other tools: the files of a directory and those below it that end in .pb.gz, or one
+// file. The place of a file stands for what it does not say itself: its service is named after the directory, or the
+// file, and its version after the subdirectory. A file is read once, and again after it has changed.
+type foreignFiles struct {
 	path    string
-	service string // of files that do not say it
+	service string // of files that do not name theirs
 
-	turn   chan struct{} // holds one token: who has it looks at files, and at what follows
+	turn   chan struct{} // holds one token, which guards looking at files and what follows
 	looked time.Time
-	files  map[string]looseFile // by path
+	files  map[string]foreignFile // by path
 }
 
-// looseFile is a file as it was when it was read.
-type looseFile struct {
+// foreignFile is a file as it was last read.
+type foreignFile struct {
 	size     int64
 	modified time.Time
 	entry    profiles.Entry
 	err      error // why it cannot be used
 }
 
-// openLoose reads the files at a path, which is no link; service is theirs unless they say another. It is nil where a
-// directory has none. A file that is named must be usable.
-func openLoose(ctx context.Context, path, service string) (*looseFiles, error) {
-	l := &looseFiles{path: path, service: service, turn: make(chan struct{}, 1), files: make(map[string]looseFile)}
+// openForeign reads the files at a path, which is not a link; service is the service of those that do not name theirs. It
+// returns nil for a directory without profiles, and an error for a single file that cannot be used.
+func openForeign(ctx context.Context, path, service string) (*foreignFiles, error) {
+	l := &foreignFiles{path: path, service: service, turn: make(chan struct{}, 1), files: make(map[string]foreignFile)}
 	if err := l.look(ctx); err != nil {
 		return nil, err
 	}
@@ -60,32 +60,32 @@ func openLoose(ctx context.Context, path, service string) (*looseFiles, error) {
 	return l, nil
 }
 
-// look reads the files that are new.
-func (l *looseFiles) look(ctx context.Context) error {
-	files := make(map[string]looseFile)
+// look reads the files that are new or have changed.
+func (l *foreignFiles) look(ctx context.Context) error {
+	files := make(map[string]foreignFile)
 	err := filepath.WalkDir(l.path, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && path != l.path:
-			return nil // it was removed since it was listed
+			return nil // it was removed after it was listed
 		case ctx.Err() != nil:
 			return ctx.Err()
-		case err != nil && path != l.path && len(files) < maxLoose:
-			files[path] = looseFile{err: err} // a directory that cannot be read
+		case err != nil && path != l.path && len(files) < maxForeign:
+			files[path] = foreignFile{err: err} // a directory that cannot be read
 			return fs.SkipDir
 		case err != nil:
 			return err
 		case !d.Type().IsRegular() || !strings.HasSuffix(path, ".pb.gz") && path != l.path:
 			return nil
-		case len(files) >= maxLoose:
-			return fmt.Errorf("%s has more than %d profiles: name a directory below it", l.path, maxLoose)
+		case len(files) >= maxForeign:
+			return fmt.Errorf("%s has more than %d profiles: name a directory below it", l.path, maxForeign)
 		}
 		info, err := d.Info()
 		if err != nil {
-			return nil // likewise
+			return nil // it was removed, too
 		}
 		f, ok := l.files[path]
 		if !ok || f.size != info.Size() || !f.modified.Equal(info.ModTime()) || f.err != nil && !ofBytes(f.err) {
-			f = looseFile{size: info.Size(), modified: info.ModTime()}
+			f = foreignFile{size: info.Size(), modified: info.ModTime()}
 			f.entry, f.err = l.entry(ctx, path)
 		}
 		if !errors.Is(f.err, fs.ErrNotExist) {
@@ -94,21 +94,21 @@ func (l *looseFiles) look(ctx context.Context) error {
 		return ctx.Err()
 	})
 	if err != nil {
-		maps.Copy(l.files, files) // need not be read again
+		maps.Copy(l.files, files) // these are not read again
 		return fmt.Errorf("list profiles: %w", err)
 	}
 	l.files, l.looked = files, time.Now()
 	return nil
 }
 
-// ofBytes tells whether an error is of what is in a file, and comes again until the file changes. Others, such as of too
-// many open files, may be over the next time.
+// ofBytes reports whether an error is about the contents of a file and therefore lasts until the file changes. Others,
+// such as too many open files, may be gone at the next try.
 func ofBytes(err error) bool {
 	return errors.Is(err, record.ErrDamaged) || errors.Is(err, record.ErrTooLarge)
 }
 
-// entry reads what a file is of.
-func (l *looseFiles) entry(ctx context.Context, path string) (profiles.Entry, error) {
+// entry reads what kind of profile a file is, and of which service, version and time.
+func (l *foreignFiles) entry(ctx context.Context, path string) (profiles.Entry, error) {
 	found, damaged, err := profiles.Find(ctx, profiles.Query{}, path)
 	switch {
 	case err != nil:
@@ -116,7 +116,7 @@ func (l *looseFiles) entry(ctx context.Context, path string) (profiles.Entry, er
 	case len(damaged) > 0:
 		return profiles.Entry{}, damaged[0].Err
 	case len(found) == 0:
-		return profiles.Entry{}, fs.ErrNotExist // it was removed since it was listed
+		return profiles.Entry{}, fs.ErrNotExist // it was removed after it was listed
 	}
 	e := found[0]
 	if e.Service == "" {
@@ -132,15 +132,15 @@ func (l *looseFiles) entry(ctx context.Context, path string) (profiles.Entry, er
 	return e, nil
 }
 
-// List is of lister.
-func (l *looseFiles) List(ctx context.Context, q profiles.Query) ([]profiles.Entry, []profiles.Damaged, error) {
+// List implements lister.
+func (l *foreignFiles) List(ctx context.Context, q profiles.Query) ([]profiles.Entry, []profiles.Damaged, error) {
 	select {
 	case <-l.turn:
 		defer func() { l.turn <- struct{}{} }()
 	case <-ctx.Done():
 		return nil, nil, context.Cause(ctx)
 	}
-	if time.Since(l.looked) > looseEvery {
+	if time.Since(l.looked) > foreignEvery {
 		if err := l.look(ctx); err != nil {
 			return nil, nil, err
 		}
@@ -160,8 +160,8 @@ func (l *looseFiles) List(ctx context.Context, q profiles.Query) ([]profiles.Ent
 	return entries, damaged, nil
 }
 
-// withoutScope is the query for a profile. Only the wall-clock profiles of agents say of which spans they are: all others
-// are searched as those of requests.
+// withoutScope returns the query without the span scope if the profile has none: only those of agents have, and all
+// others count as profiles of requests.
 func withoutScope(q profiles.Query, m record.Meta) profiles.Query {
 	if _, ok := m.Labels[wallprofile.SpanScope]; !ok {
 		q.Labels = maps.Clone(q.Labels)
@@ -170,8 +170,8 @@ func withoutScope(q profiles.Query, m record.Meta) profiles.Query {
 	return q
 }
 
-// Services is of lister.
-func (l *looseFiles) Services(ctx context.Context) ([]string, error) {
+// Services implements lister.
+func (l *foreignFiles) Services(ctx context.Context) ([]string, error) {
 	entries, _, err := l.List(ctx, profiles.Query{})
 	return profiles.ServiceNames(entries), err
 }

@@ -1,12 +1,9 @@
-package viewer
+package source
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"html"
-	"log/slog"
 	"maps"
 	"net/http"
 	"net/http/httptest"
@@ -16,12 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/pprof/profile"
-
 	"spanflame/internal/query"
 	"spanflame/internal/record"
-	"spanflame/internal/traces"
-	"spanflame/internal/wallprofile"
+	"spanflame/profiles"
 )
 
 func TestTraceQL(t *testing.T) {
@@ -46,12 +40,12 @@ func TestRecorded(t *testing.T) {
 		100 * time.Millisecond: `span.pyroscope.profile.id != "" && (duration >= 100000000ns || kind != server && kind != consumer && duration >= 10000000ns)`,
 		5 * time.Millisecond:   `span.pyroscope.profile.id != "" && (duration >= 5000000ns || kind != server && kind != consumer && duration >= 5000000ns)`,
 	} {
-		if got := recorded(Filter{Slow: slow}); got != want {
+		if got := recorded(Filter{Slow: slow, Child: 10 * time.Millisecond}); got != want {
 			t.Errorf("%v: %s, want %s", slow, got, want)
 		}
 	}
 	want := `span.pyroscope.profile.id != "" && (kind = server || kind = consumer) && duration >= 100000000ns`
-	if got := recorded(Filter{Slow: defaultSlowSpan, Requests: true}); got != want {
+	if got := recorded(Filter{Slow: 100 * time.Millisecond, Requests: true}); got != want {
 		t.Errorf("requests: %s, want %s", got, want)
 	}
 }
@@ -72,8 +66,12 @@ func TestProfileOfAFlameGraph(t *testing.T) {
 		}
 		got = append(got, strings.Join(names, ";"))
 	}
-	if want := []string{"main", "main;a", "main;main"}; !slices.Equal(got, want) || sum(p, 0) != 100 || len(p.Function) != 2 || p.SampleType[0].Type != "cpu" {
-		t.Errorf("stacks %q of %d ns in %d functions of type %s, want %q of 100 ns", got, sum(p, 0), len(p.Function), p.SampleType[0].Type, want)
+	want := []string{"main", "main;a", "main;main"}
+	if !slices.Equal(got, want) || profiles.Total(p, 0, nil) != 100 || len(p.Function) != 2 || p.SampleType[0].Type != "cpu" {
+		t.Errorf(
+			"stacks %q of %d ns in %d functions of type %s, want %q of 100 ns", got, profiles.Total(p, 0, nil),
+			len(p.Function), p.SampleType[0].Type, want,
+		)
 	}
 	if p := fromGraph(&query.Frame{Name: "total"}, "wall"); len(p.Sample) != 0 {
 		t.Errorf("an empty graph: %v, want no samples", p)
@@ -127,7 +125,10 @@ func TestMemoryOfServersIsOfOneWindow(t *testing.T) {
 	for _, tt := range []struct {
 		most int
 		want []int64
-	}{{100, []int64{10, 20, 30, 40, 50, 60}}, {6, []int64{10, 20, 30, 40, 50, 60}}, {3, []int64{15, 35, 55}}, {4, []int64{15, 35, 55}}, {1, []int64{35}}} {
+	}{
+		{100, []int64{10, 20, 30, 40, 50, 60}}, {6, []int64{10, 20, 30, 40, 50, 60}}, {3, []int64{15, 35, 55}},
+		{4, []int64{15, 35, 55}}, {1, []int64{35}},
+	} {
 		points, err := s.Memory(t.Context(), "shop", start.Add(-time.Minute), start.Add(time.Hour), tt.most)
 		var got []int64
 		for _, p := range points {
@@ -192,54 +193,14 @@ func TestServersAreAskedForADayAtATime(t *testing.T) {
 		t.Errorf("a week has %d windows, %v, want %d", len(got), err, len(windows))
 	}
 	sel.To = start.Add(2 * week)
-	var refused refusal
-	if _, err := s.Windows(t.Context(), sel); !errors.As(err, &refused) || refused.status != http.StatusBadRequest {
-		t.Errorf("two weeks: %v, want a refusal", err)
+	if _, err := s.Windows(t.Context(), sel); !errors.Is(err, ErrTooLong) {
+		t.Errorf("two weeks: %v, want %v", err, ErrTooLong)
 	}
-	if _, err := s.Captured(t.Context(), Filter{From: sel.From, To: sel.To, Limit: 1}); !errors.As(err, &refused) {
-		t.Errorf("the spans of two weeks: %v, want a refusal", err)
+	if _, err := s.Profile(t.Context(), sel); !errors.Is(err, ErrTooLong) {
+		t.Errorf("the profile of two weeks: %v, want %v", err, ErrTooLong)
 	}
-}
-
-// What a server does not answer is its failure, and is said with its address, without the password.
-func TestServerThatFails(t *testing.T) {
-	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "no room left", http.StatusServiceUnavailable)
-	}))
-	t.Cleanup(broken.Close)
-	gone := httptest.NewServer(nil)
-	gone.Close()
-	empty := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "{}") }))
-	t.Cleanup(empty.Close)
-	secret := func(address string) string { return strings.Replace(address, "http://", "http://shop:hunter2@", 1) }
-	shown := func(address string) string { return strings.Replace(address, "http://", "http://shop:xxxxx@", 1) }
-	trace := TracePath(traceID("t"))
-	for _, tt := range []struct{ tempo, pyroscope, path, want string }{
-		{gone.URL, empty.URL, "/", "Tempo at " + shown(gone.URL) + " does not answer: dial tcp "},
-		{gone.URL, empty.URL, trace, "Tempo at " + shown(gone.URL) + " does not answer: dial tcp "},
-		{gone.URL, empty.URL, "/names", "Tempo at " + shown(gone.URL) + " does not answer: dial tcp "},
-		{broken.URL, empty.URL, "/", "Tempo at " + shown(broken.URL) + " does not answer as it should: "},
-		{empty.URL, gone.URL, "/", "Pyroscope at " + shown(gone.URL) + " does not answer: dial tcp "},
-		{empty.URL, gone.URL, "/memory", "Pyroscope at " + shown(gone.URL) + " does not answer: dial tcp "},
-		{empty.URL, broken.URL, "/compare", "Pyroscope at " + shown(broken.URL) + " does not answer as it should: "},
-		{empty.URL, gone.URL, "/memory/plot.svg?service=shop", "Pyroscope at " + shown(gone.URL) + " does not answer: dial tcp "},
-	} {
-		source, err := NewServers(secret(tt.tempo), secret(tt.pyroscope))
-		if err != nil {
-			t.Fatal(err)
-		}
-		var log strings.Builder
-		h, err := New(source, Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
-		if err != nil {
-			t.Fatal(err)
-		}
-		w := get(h, tt.path)
-		if got := html.UnescapeString(w.Body.String()); w.Code != http.StatusBadGateway || !strings.Contains(got, tt.want) || strings.Contains(got, "hunter2") {
-			t.Errorf("%s: status %d, want %d and %q:\n%s", tt.path, w.Code, http.StatusBadGateway, tt.want, got)
-		}
-		if !strings.Contains(log.String(), "does not answer") || strings.Contains(log.String(), "hunter2") {
-			t.Errorf("%s: logged %s", tt.path, &log)
-		}
+	if _, err := s.Captured(t.Context(), Filter{From: sel.From, To: sel.To, Limit: 1}); !errors.Is(err, ErrTooLong) {
+		t.Errorf("the spans of two weeks: %v, want %v", err, ErrTooLong)
 	}
 }
 
@@ -250,48 +211,6 @@ func TestServersAddresses(t *testing.T) {
 		}
 		if _, err := NewServers("http://127.0.0.1:3200", bad); err == nil {
 			t.Errorf("Pyroscope's address %q was taken", bad)
-		}
-	}
-}
-
-// unlabelled is a source as servers are: profiles do not tell of which requests they are.
-type unlabelled struct {
-	Source
-	requests []traces.Span
-	asked    Filter
-}
-
-func (u *unlabelled) Profile(context.Context, Selection) (*profile.Profile, error) {
-	return pprofOf(began, time.Minute, "wall", "nanoseconds", nil, sample{"main.wait;[waiting: mutex]", 540e6, ""}, sample{"main.work", 60e6, ""},
-		sample{wallprofile.Others + ";main.help", 900e6, ""}), nil
-}
-
-func (u *unlabelled) Captured(_ context.Context, f Filter) ([]traces.Span, error) {
-	u.asked = f
-	return u.requests, nil
-}
-
-func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
-	sel := Selection{Service: "shop", Version: "2", Type: record.Wall, Slow: 50 * time.Millisecond, From: began, To: began.Add(time.Hour)}
-	at := func(took time.Duration) traces.Span { return traces.Span{Start: began, End: began.Add(took)} }
-	for _, tt := range []struct {
-		requests []traces.Span
-		want     int64 // of the requests' own time
-	}{
-		{[]traces.Span{at(100e6), at(200e6), at(300e6)}, 200e6},
-		{[]traces.Span{at(600e6)}, 600e6},
-		{nil, 600e6}, // nothing is known of them
-	} {
-		source := &unlabelled{requests: tt.requests}
-		p, err := mean(t.Context(), source, sel)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := sum(p, 0); got < tt.want-2 || got > tt.want+2 {
-			t.Errorf("%d requests: %d ns, want %d", len(tt.requests), got, tt.want)
-		}
-		if want := (Filter{Service: "shop", Version: "2", Slow: sel.Slow, Requests: true, From: sel.From, To: sel.To, Limit: capturedSpans}); source.asked != want {
-			t.Errorf("asked for %+v, want %+v", source.asked, want)
 		}
 	}
 }

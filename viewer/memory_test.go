@@ -1,0 +1,100 @@
+package viewer
+
+import (
+	"html"
+	"net/http"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"spanflame/internal/record"
+	"spanflame/viewer/internal/fixture"
+)
+
+func TestMemory(t *testing.T) {
+	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
+	got := page(t, h, "/memory")
+	shows(t, got, "Memory of", "10 MiB", "13 MiB", "240 MiB an hour", "&#43;3 MiB", "main.leak", "/memory/plot.svg?service=storefront")
+	if _, table, _ := strings.Cut(got, "Where it differs most"); strings.Contains(table, "main.steady") {
+		t.Error("what did not grow is in the table")
+	}
+	shows(t, got, `class="more" href="/memory?service=storefront&amp;frame=`, `aria-label="main.leak: before 0 B, after 3 MiB, &#43;3 MiB"`,
+		`class="same" href="/memory?service=storefront&amp;frame=`)
+	shows(t, page(t, h, regexpOf(t, got, `href="(/memory[^"]*&amp;frame=\d+)#difference" aria-label="main.leak`)), "Zoomed to <bdi><code>main.leak")
+	drawn := make(map[string]bool)
+	for _, address := range regexp.MustCompile(`/memory/plot\.svg[^" ]*`).FindAllString(got, -1) {
+		w := get(h, html.UnescapeString(address))
+		svg := w.Body.String()
+		if w.Code != http.StatusOK || w.Header().Get("Content-Type") != "image/svg+xml" || !strings.Contains(svg, "<svg") {
+			t.Errorf("%s: status %d, %s", address, w.Code, w.Header().Get("Content-Type"))
+		}
+		drawn[svg] = true
+	}
+	if len(drawn) != 2 {
+		t.Errorf("%d different plots, want one on a light and one on a dark background", len(drawn))
+	}
+	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.leak", "back to memory")
+	shows(t, page(t, h, "/memory?service=inventory"), "There are no profiles of a service &#34;inventory&#34;. There are of: storefront.")
+	shows(t, page(t, h, "/memory?service=storefront&last=15m"), "There are fewer than two memory profiles")
+}
+
+// Two instances with windows at the same times: what the one holds is no growth of the other's.
+func TestMemoryIsOfOneInstance(t *testing.T) {
+	d := fixture.New(t)
+	for i, held := range []struct{ steady, leaking int64 }{{5 << 20, 10 << 20}, {5 << 20, 12 << 20}, {5 << 20, 14 << 20}} {
+		for instance, bytes := range map[string]int64{"pod-1": held.steady, "pod-2": held.leaking} {
+			start := fixture.Began.Add(time.Duration(i) * 15 * time.Second)
+			d.Profile(record.Meta{
+				Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second),
+				Labels: map[string]string{"service_instance_id": instance},
+			}, "inuse_space", "bytes", fixture.Sample("main.main;main.hold", bytes, ""))
+		}
+	}
+	h := pages(t, open(t, d.Dir), Options{})
+	got := page(t, h, "/memory")
+	shows(t, got, "<b>10 MiB</b>", "<b>14 MiB</b>", "pod-2", "&#43;4 MiB", "main.hold")
+	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.hold")
+
+	// Of all windows it is the mean of one, not their sum.
+	shows(t, page(t, h, "/compare?what=times&type=memory&service=storefront&ato=2026-01-02T15:04:20Z&bfrom=2026-01-02T15:04:20Z"),
+		"before <b>7.5 MiB</b>", "after <b>9 MiB</b>")
+}
+
+func TestMemoryNamesTheLeak(t *testing.T) {
+	d := fixture.New(t)
+	for i := range 40 {
+		start := fixture.Began.Add(time.Duration(i) * 15 * time.Second)
+		d.Profile(record.Meta{Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second)}, "inuse_space", "bytes",
+			fixture.Sample("main.main;main.same", 50<<20+fixture.Jitter(i), ""), fixture.Sample("main.main;main.leak", int64(i)<<20+fixture.Jitter(i), ""))
+	}
+	h := pages(t, open(t, d.Dir), Options{})
+	got := page(t, h, "/memory?service=storefront")
+	_, suspects, _ := strings.Cut(got, "Suspected leaks")
+	suspects, _, _ = strings.Cut(suspects, "</table>")
+	shows(t, suspects, "main.leak", "4 MiB")
+	if strings.Contains(suspects, "main.same") {
+		t.Errorf("what did not grow is suspected:\n%s", suspects)
+	}
+
+	shows(t, page(t, h, "/memory?service=storefront&to="+fixture.Began.Add(time.Minute).Format(time.RFC3339)), "No stack grows as a leak does.")
+}
+
+// TestMemorySaysWhatMayBeChance has a stack that grew in 12 of 15 steps.
+func TestMemorySaysWhatMayBeChance(t *testing.T) {
+	d := fixture.New(t)
+	held := int64(10 << 20)
+	for i := range 16 {
+		if held += 1 << 20; i == 4 || i == 8 || i == 12 {
+			held -= 3 << 19
+		}
+		start := fixture.Began.Add(time.Duration(i) * 15 * time.Second)
+		d.Profile(record.Meta{Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second)}, "inuse_space", "bytes",
+			fixture.Sample("main.main;main.hold", held, ""))
+	}
+	memory := page(t, pages(t, open(t, d.Dir), Options{}), "/memory?service=storefront")
+	shows(t, memory, "No stack grows as a leak does.", "Perhaps by chance: more profiles will tell")
+	if _, after, _ := strings.Cut(memory, "Perhaps by chance"); !strings.Contains(after, "main.hold") || strings.Contains(rowOf(after, "main.hold"), "num more") {
+		t.Errorf("what may be chance is not where it is said:\n%s", memory)
+	}
+}

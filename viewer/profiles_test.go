@@ -1,0 +1,106 @@
+package viewer
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
+	"spanflame/viewer/internal/fixture"
+)
+
+// Without a word of which, a page is of the service whose request was the slowest, not of the first of the alphabet; where
+// there are no traces of any, of that.
+func TestTheServiceToLookAt(t *testing.T) {
+	d := fixture.Shop(t)
+	d.Profile(
+		record.Meta{Service: "aviary", Type: record.CPU, Start: fixture.Began, End: fixture.Began.Add(15 * time.Second)},
+		"cpu", "nanoseconds", fixture.Sample("main.sing", 1e7, ""),
+	)
+	h := pages(t, open(t, d.Dir), Options{})
+	for _, path := range []string{"/profiles", "/memory"} {
+		shows(t, page(t, h, path), `of <bdi class="service">storefront</bdi>`)
+	}
+	quiet := fixture.New(t)
+	for _, service := range []string{"zoo", "aviary"} {
+		quiet.Profile(
+			record.Meta{Service: service, Type: record.CPU, Start: fixture.Began, End: fixture.Began.Add(15 * time.Second)}, "cpu",
+			"nanoseconds", fixture.Sample("main.sing", 1e7, ""),
+		)
+	}
+	shows(t, page(t, pages(t, open(t, quiet.Dir), Options{}), "/profiles"), `of <bdi class="service">aviary</bdi>`)
+}
+
+func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
+	d := fixture.Shop(t)
+	m := record.Meta{Service: "storefront", Type: record.Memory, Start: fixture.Began.Add(20 * time.Second), End: fixture.Began.Add(35 * time.Second)}
+	path := filepath.Join(d.Dir, "profiles", filepath.FromSlash(m.SavedPath()))
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("\x1f\x8bno profile"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	h := pages(t, open(t, d.Dir), Options{})
+	shows(t, page(t, h, "/memory?service=storefront"), "13 MiB", "main.leak", "left out: 1, such as "+path)
+	shows(t, page(t, h, "/profiles?service=storefront&type=memory"), "left out: 1, such as "+path)
+	shows(t, page(t, h, "/"), "Profiles that cannot be used and are left out: 1, such as "+path)
+}
+
+// A single window is of one instance, though others have one of the same time.
+func TestWindowOfOneInstance(t *testing.T) {
+	d := fixture.New(t)
+	for _, instance := range []string{"left", "right"} {
+		d.Profile(record.Meta{
+			Service: "shop", Type: record.CPU, Start: fixture.Began, End: fixture.Began.Add(15 * time.Second),
+			Labels: map[string]string{record.InstanceLabel: instance},
+		}, "cpu", "nanoseconds", fixture.Sample("main."+instance, 5e8, ""))
+	}
+	h := pages(t, open(t, d.Dir), Options{})
+	all := page(t, h, "/profiles")
+	shows(t, all, "main.left", "main.right", "2 windows")
+	window := regexpOf(t, all, `<li><a href="(/profiles\?[^"]*instance=left[^"]*)"`)
+	one := page(t, h, window)
+	shows(t, one, "main.left", "1 window from", "<bdi>left</bdi>")
+	if strings.Contains(one, "main.right") {
+		t.Error("the window of one instance has the other's functions")
+	}
+	if p, err := profile.Parse(get(h, regexpOf(t, one, `href="(/profiles\.pb\.gz[^"]*)"`)).Body); err != nil || sum(p, 0) != 5e8 {
+		t.Errorf("the download of one instance: %v, %v", p, err)
+	}
+}
+
+// A page of profiles is of no single span, and does not speak of one where all of the time is other goroutines'.
+func TestProfilesOfOthersAlone(t *testing.T) {
+	d := fixture.New(t)
+	d.Wall("shop", 0, time.Second, fixture.Sample(wallprofile.Others+";main.help", 9e8, "root"))
+	got := page(t, pages(t, open(t, d.Dir), Options{}), "/profiles?type=wall")
+	shows(t, got, "There is nothing to draw.", "Other goroutines worked 900 ms")
+	if strings.Contains(got, "own goroutine") {
+		t.Error("the page speaks of a span's own goroutine")
+	}
+}
+
+// The time that is shown unasked is not that of the form: another service has another, and any time can be chosen.
+func TestProfilesFormHasNoTimeUnasked(t *testing.T) {
+	dir := t.TempDir()
+	for i := range 2 {
+		fixture.Foreign(
+			t, filepath.Join(dir, fmt.Sprintf("cpu-%d.pb.gz", i)), fixture.Began.Add(time.Duration(i)*24*time.Hour), "cpu",
+			"nanoseconds", fixture.Sample("main.main", 5e8, ""),
+		)
+	}
+	h := pages(t, open(t, dir), Options{})
+	got := page(t, h, "/profiles")
+	shows(t, got, "1 window from")
+	if strings.Contains(got, `type="hidden" name="from"`) {
+		t.Error("the form has a time that nobody asked for")
+	}
+	shows(t, page(t, h, "/profiles?last="), "2 windows from")
+}

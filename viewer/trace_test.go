@@ -1,0 +1,175 @@
+package viewer
+
+import (
+	"fmt"
+	"html"
+	"net/http"
+	"net/url"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
+	"spanflame/viewer/internal/fixture"
+)
+
+func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
+	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
+	list := page(t, h, "/")
+	shows(t, list, `href="`+rootPath()+`"`, "600 ms", "POST /checkout", "4 spans", "1 with errors",
+		`<bdi>450 ms (75 %) waiting for a mutex in main.(*Cart).Price</bdi>`) // the duration and the name are above it
+
+	tr := page(t, h, rootPath())
+	shows(t, tr, "4 spans of 2 services", "600 ms POST /checkout: 450 ms (75 %) waiting for a mutex",
+		"/checkout", "POST /reserve failed", "POST /reserve event", // attributes, errors and events
+		"[waiting: mutex]: 450 ms, 75 %", // of the span's own 600 ms, not of what others did
+		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
+		`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`,
+		"Other goroutines worked 300 ms for it", "main.prefetch",
+		"Shorter than 10 ms: so short a span has no flame graph of its own. Its time is in the flame graph of the span around it, POST /checkout.",
+		"go tool pprof -http=: http://localhost"+wallPath()+".pb.gz", "-tagfocus=span_id="+fixture.SpanID("root"),
+	)
+	shows(
+		t,
+		page(t, h, "/compare?"+url.Values{"a": {fixture.TraceID("t") + "/" + fixture.SpanID("root")}, "type": {typeCPU}}.Encode()),
+		`value="`+fixture.TraceID("t"), "Two spans",
+	)
+	shows(t, tr, "Compare with another span")
+	cpu := page(t, h, rootPath()+"?span="+fixture.SpanID("root")+"&type=cpu")
+	shows(t, cpu, "main.discount: 80 ms, 100 %")
+	if strings.Contains(cpu, "main.elsewhere") {
+		t.Error("the CPU flame graph has another span's samples")
+	}
+	// Where there is none, a link leads to the reason.
+	shows(t, tr, `href="?span=`+fixture.SpanID("short")+`#flame"`)
+	none := page(t, h, rootPath()+"?span="+fixture.SpanID("inventory"))
+	shows(t, none, "There is none.", "Faster than a request has to be slow to be recorded")
+}
+
+func TestZoom(t *testing.T) {
+	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
+	all := page(t, h, rootPath())
+	m := regexp.MustCompile(`href="([^"]*)" aria-label="main\.discount: `).FindStringSubmatch(all)
+	if m == nil {
+		t.Fatalf("main.discount is no link:\n%s", all)
+	}
+	path, _, _ := strings.Cut(html.UnescapeString(m[1]), "#")
+	zoomed := page(t, h, path)
+	shows(t, zoomed, "Zoomed to <bdi><code>main.discount</code></bdi>", "show all")
+	if strings.Contains(zoomed, ">[waiting: mutex]</text>") {
+		t.Error("what is beside the frame is still there")
+	}
+	if w := regexp.MustCompile(`width="100%" height="21"><a[^>]*aria-label="main\.discount`); !w.MatchString(zoomed) {
+		t.Errorf("main.discount does not take the whole width:\n%s", zoomed)
+	}
+}
+
+func TestPprofPages(t *testing.T) {
+	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
+	for _, name := range []string{"flamegraph", "top", "peek?f=discount"} {
+		w := get(h, wallPath()+"/"+name)
+		shows(t, w.Body.String(), "discount", "back to the trace", SpanPath(fixture.TraceID("t"), fixture.SpanID("root")))
+		policy := w.Header().Get("Content-Security-Policy")
+		if !strings.Contains(policy, "sandbox allow-scripts") || !strings.Contains(policy, "script-src 'nonce-") || strings.Contains(policy, "unsafe") {
+			t.Errorf("%s: policy %q", name, policy)
+		}
+	}
+	if w := get(h, wallPath()+"/"); w.Code != http.StatusFound || w.Header().Get("Location") != "flamegraph" {
+		t.Errorf("the first page: status %d to %q", w.Code, w.Header().Get("Location"))
+	}
+	// The profile names /etc/passwd as its source, and pprof would write the user's settings.
+	for _, name := range []string{"source?f=discount", "disasm?f=discount", "saveconfig?config=x", "deleteconfig?config=x", "download", "nothing"} {
+		if w := get(h, wallPath()+"/"+name); w.Code != http.StatusNotFound || strings.Contains(w.Body.String(), "root:") {
+			t.Errorf("%s: status %d: %s", name, w.Code, w.Body)
+		}
+	}
+	if w := get(h, wallPath()+"/top?f=(("); w.Code != http.StatusBadRequest || w.Header().Get("Content-Type") != "text/plain; charset=utf-8" {
+		t.Errorf("a bad expression: status %d, %s", w.Code, w.Header().Get("Content-Type"))
+	}
+}
+
+func TestDownloadIsTheSpanAlone(t *testing.T) {
+	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
+	for typ, want := range map[string]int64{"wall": 600e6, "cpu": 80e6} {
+		w := get(h, fmt.Sprintf("%s/span/%s/%s.pb.gz", rootPath(), fixture.SpanID("root"), typ))
+		p, err := profile.Parse(w.Body)
+		if err != nil || w.Code != http.StatusOK {
+			t.Fatalf("%s: status %d, %v", typ, w.Code, err)
+		}
+		if got := sum(p, 0); got != want {
+			t.Errorf("%s: total of the span's own time %d, want %d", typ, got, want)
+		}
+		if got := w.Header().Get("Content-Disposition"); got != fmt.Sprintf(`attachment; filename="%s-%s.pb.gz"`, fixture.SpanID("root"), typ) {
+			t.Errorf("%s: %s", typ, got)
+		}
+	}
+}
+
+func TestGrafanaLink(t *testing.T) {
+	h := pages(t, open(t, fixture.Shop(t).Dir), Options{GrafanaURL: "https://grafana.example/sub/"})
+	m := regexp.MustCompile(`href="(https://grafana\.example/sub/explore\?[^"]*)"`).FindStringSubmatch(page(t, h, rootPath()))
+	if m == nil {
+		t.Fatal("no link to Grafana")
+	}
+	u, err := url.Parse(html.UnescapeString(m[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shows(t, u.Query().Get("panes"), fixture.TraceID("t"), `"spanId":"`+fixture.SpanID("root")+`"`, `"datasource":"tempo"`)
+	for _, bad := range []string{"javascript:alert(1)", "grafana", "http://"} {
+		if _, err := New(open(t, fixture.Shop(t).Dir), Options{GrafanaURL: bad}); err == nil {
+			t.Errorf("Grafana's address %q was taken", bad)
+		}
+	}
+}
+
+func TestWhyNot(t *testing.T) {
+	now := fixture.Began.Add(time.Hour)
+	attributes := func(id string) map[string]string { return map[string]string{wallprofile.ProfileIDAttribute: id} }
+	at := func(id, parent string, took time.Duration, marked bool) traces.Span {
+		s := traces.Span{ID: id, ParentID: parent, Service: "svc", Name: "name of " + id, Start: fixture.Began, End: fixture.Began.Add(took)}
+		if marked {
+			s.Attributes = attributes(id)
+		}
+		return s
+	}
+	slow, fast := at("slow", "", time.Second, true), at("fast", "", 50*time.Millisecond, true)
+	late := at("late", "", time.Second, true)
+	late.End = now.Add(-time.Second)
+	for want, tt := range map[string]struct {
+		span traces.Span
+		typ  string
+	}{
+		"Shorter than 10 ms: so short a span has no flame graph of its own. Its time is in the flame graph of the span around it, " +
+			"name of slow.": {at("a", "slow", time.Millisecond, false), typeWall},
+		"The agent did not mark this span":              {at("b", "", time.Second, false), typeWall},
+		"Not there yet":                                 {late, typeWall},
+		"No CPU sample fell into this span":             {slow, typeCPU},
+		"CPU samples carry the id of the span":          {at("c", "slow", time.Second, true), typeCPU},
+		"Faster than a request has to be slow":          {fast, typeWall},
+		"The request that it belongs to was not slow":   {at("d", "fast", 40*time.Millisecond, true), typeWall},
+		"Unknown. The recording may have been over its": {slow, typeWall},
+	} {
+		byID := index([]traces.Span{slow, fast, late, tt.span})
+		if got := whyNot(tt.span, tt.typ, byID, now, defaultSlowSpan); !strings.HasPrefix(got, want) {
+			t.Errorf("%s of %s: %q, want %q", tt.typ, tt.span.ID, got, want)
+		}
+	}
+}
+
+func TestCircularTrace(t *testing.T) {
+	d := fixture.New(t)
+	d.Spans(
+		fixture.Span{ID: "a", Parent: "b", Service: "svc", Name: "a", Took: time.Second, Profiled: true},
+		fixture.Span{ID: "b", Parent: "a", Service: "svc", Name: "b", Took: time.Second},
+		fixture.Span{ID: "c", Parent: "c", Service: "svc", Name: "c", Took: time.Second},
+		fixture.Span{ID: "d", Parent: "e", Service: "svc", Name: "d", Took: time.Second},
+		fixture.Span{ID: "e", Parent: "d", Service: "svc", Name: "e", Took: time.Second},
+		fixture.Span{ID: "f", Parent: "e", Service: "svc", Name: "below the circle", Took: time.Second},
+	)
+	shows(t, page(t, pages(t, open(t, d.Dir), Options{}), rootPath()), "6 spans", "below the circle")
+}
