@@ -3,7 +3,6 @@
 package e2e
 
 import (
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -102,8 +101,8 @@ func recordWorkload(t *testing.T, length time.Duration) (saved string) {
 	saved = filepath.Join(dir, "saved")
 	// The race detector changes the profiles, and with it the workload is too slow for this load.
 	binary := filepath.Join(dir, "spanflame")
-	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
-		t.Fatalf("build spanflame: %v\n%s", err, out)
+	if err := processes.Build(t.Context(), binary); err != nil {
+		t.Fatal(err)
 	}
 	s, err := processes.Start(t.Context(), processes.Options{Binary: binary, Dir: dir, Env: []string{
 		"SPANFLAME_DIR=" + saved,

@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"testing"
 	"time"
@@ -59,8 +58,8 @@ func run(m *testing.M) (code int, err error) {
 		err = os.RemoveAll(w.dir)
 	}()
 	w.binary = filepath.Join(w.dir, "spanflame")
-	if out, err := exec.Command("go", "build", "-race", "-o", w.binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("build spanflame: %w\n%s", err, out)
+	if err := processes.Build(ctx, w.binary, "-race"); err != nil {
+		return 1, err
 	}
 	if w.stack, err = servers.Start(ctx, servers.Options{DataDir: filepath.Join(w.dir, "servers"), Progress: os.Stderr}); err != nil {
 		return 1, err

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"spanflame/profiles"
+	"spanflame/workload/processes"
 )
 
 var update = flag.Bool("update", false, "write into README.md what its commands print")
@@ -34,8 +35,8 @@ func runTests(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	if out, err := exec.Command("go", "build", "-o", dir, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "build spanflame: %v\n%s", err, out)
+	if err := processes.Build(context.Background(), dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	program = dir

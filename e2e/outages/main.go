@@ -15,7 +15,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -81,14 +80,14 @@ func measure(ctx context.Context, outage time.Duration, only string) (err error)
 	}
 	defer os.RemoveAll(dir)
 	binary := filepath.Join(dir, "spanflame")
-	if out, err := exec.CommandContext(ctx, "go", "build", "-o", binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
-		return fmt.Errorf("build spanflame: %w\n%s", err, out)
+	if err := processes.Build(ctx, binary); err != nil {
+		return err
 	}
 	stack, err := servers.Start(ctx, servers.Options{Servers: []string{servers.Pyroscope}, DataDir: filepath.Join(dir, "servers"), Progress: os.Stderr})
 	if err != nil {
 		return err
 	}
-	defer stack.Stop(context.WithoutCancel(ctx)) // its data go with dir
+	defer stack.Stop(context.WithoutCancel(ctx)) // its data is removed with dir
 	fmt.Printf("| For %s | pyroscope-go captured | delivered | spanflame captured | delivered |\n|---|--:|--:|--:|--:|\n", outage)
 	for i, r := range rows {
 		if !strings.Contains(r.name, only) {

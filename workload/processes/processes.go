@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"spanflame/internal/child"
@@ -23,6 +24,16 @@ type Options struct {
 	Binary string   // path of the spanflame program
 	Dir    string   // holds the logs, the database and the spools of the services
 	Env    []string // NAME=value, for both services, in addition to PATH and HOME
+}
+
+// Build builds the spanflame program at path, for Options.Binary. It needs the source of this module. flags are further
+// flags of go build, such as -race.
+func Build(ctx context.Context, path string, flags ...string) error {
+	args := slices.Concat([]string{"build"}, flags, []string{"-o", path, "spanflame/cmd/spanflame"})
+	if out, err := exec.CommandContext(ctx, "go", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("build spanflame: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // Service is a running service of the workload.

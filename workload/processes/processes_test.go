@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,10 +21,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "spanflame-processes-")
 	if err == nil {
 		binary = filepath.Join(dir, "spanflame")
-		var out []byte
-		if out, err = exec.Command("go", "build", "-o", binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
-			err = fmt.Errorf("build spanflame: %w\n%s", err, out)
-		}
+		err = Build(context.Background(), binary)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)

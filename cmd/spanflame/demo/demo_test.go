@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"spanflame/workload/load"
+	"spanflame/workload/processes"
 )
 
 // binary is the spanflame program.
@@ -29,10 +30,7 @@ func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "spanflame-demo-")
 	if err == nil {
 		binary = filepath.Join(dir, "spanflame")
-		var out []byte
-		if out, err = exec.Command("go", "build", "-o", binary, "spanflame/cmd/spanflame").CombinedOutput(); err != nil {
-			err = fmt.Errorf("build spanflame: %w\n%s", err, out)
-		}
+		err = processes.Build(context.Background(), binary)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
