@@ -266,7 +266,7 @@ func (a *Agent) startDelivery(cfg Config) error {
 		return err
 	}
 	queue, err := spool.Open(spool.Options{
-		Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: a.telemetry.Logger,
+		Service: cfg.ServiceName, Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: a.telemetry.Logger,
 	})
 	if err != nil {
 		client.Close()

@@ -255,7 +255,7 @@ func TestAFailedStartDeliversNothing(t *testing.T) {
 	cfg := quiet(t)
 	cfg.PyroscopeAddress = server.URL
 	cfg.AdminAddress = l.Addr().String()
-	earlier, err := spool.Open(spool.Options{Dir: cfg.SpoolDir})
+	earlier, err := spool.Open(spool.Options{Service: cfg.ServiceName, Dir: cfg.SpoolDir})
 	if err != nil {
 		t.Fatal(err)
 	}

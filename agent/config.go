@@ -135,7 +135,8 @@ type Config struct {
 	// SPANFLAME_DIR_MAX_AGE; default: 168h; allowed: a duration above zero.
 	DirMaxAge time.Duration
 
-	// SpoolDir is the directory in which captured profiles wait for delivery.
+	// SpoolDir is the directory in which captured profiles wait for delivery. If the user has no cache directory, they
+	// wait in memory.
 	// SPANFLAME_SPOOL_DIR; default: spanflame/spool/SERVICE in the user's cache directory.
 	SpoolDir string
 
@@ -300,11 +301,10 @@ func (c Config) withDefaults() Config {
 		c.Dir, _ = record.DefaultDir()
 	}
 	if c.SpoolDir == "" {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			cache = os.TempDir()
+		// Without a cache directory profiles wait in memory: a directory that users share is nobody's own.
+		if cache, err := os.UserCacheDir(); err == nil {
+			c.SpoolDir = filepath.Join(cache, "spanflame", "spool", record.DirName(c.ServiceName))
 		}
-		c.SpoolDir = filepath.Join(cache, "spanflame", "spool", record.DirName(c.ServiceName))
 	}
 	settings.SetDefaults(&c)
 	set[io.Writer](&c.Stdout, os.Stdout)

@@ -162,8 +162,9 @@ func TestWhereThingsAreKept(t *testing.T) {
 		t.Errorf("a service called .. has its spool in %q", c.SpoolDir)
 	}
 	t.Setenv("HOME", "")
-	if c := (Config{}).over(Config{}).withDefaults(); c.Dir != "" || c.saves() {
-		t.Errorf("without a home saved in %q", c.Dir)
+	t.Setenv("XDG_CACHE_HOME", "")
+	if c := (Config{}).over(Config{}).withDefaults(); c.Dir != "" || c.saves() || c.SpoolDir != "" {
+		t.Errorf("without a home saved in %q and spooled in %q, want neither", c.Dir, c.SpoolDir)
 	}
 }
 

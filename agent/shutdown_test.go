@@ -49,7 +49,7 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				dir := t.TempDir()
-				queue, err := spool.Open(spool.Options{Dir: dir})
+				queue, err := spool.Open(spool.Options{Service: "svc", Dir: dir})
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -74,7 +74,7 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 					t.Error("the error does not say what is left")
 				}
 				<-a.done
-				next, err := spool.Open(spool.Options{Dir: dir})
+				next, err := spool.Open(spool.Options{Service: "svc", Dir: dir})
 				if err != nil {
 					t.Fatal(err)
 				}

@@ -115,7 +115,7 @@ func delivering(t *testing.T, dir, url string) (*Delivery, *syncBuffer) {
 	t.Helper()
 	out := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	queue, err := spool.Open(spool.Options{Dir: dir, Logger: log})
+	queue, err := spool.Open(spool.Options{Service: "svc", Dir: dir, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -150,7 +150,7 @@ func asking(t *testing.T, dir string, f asked) (*Delivery, *syncBuffer) {
 	t.Helper()
 	out := &syncBuffer{}
 	log := slog.New(slog.NewTextHandler(out, nil))
-	queue, err := spool.Open(spool.Options{Dir: dir, Logger: log})
+	queue, err := spool.Open(spool.Options{Service: "svc", Dir: dir, Logger: log})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,7 +1,7 @@
-// Package save keeps what the agent captures in a directory, in standard files that stay readable by
-// themselves: profiles as compressed pprof, one file each, and spans as lines of OTLP JSON. Both are rings,
-// bounded in bytes and age. The agent is its only user; what must reach a server waits in package spool
-// instead, which loses nothing: here the service comes first, and what cannot be written is counted and gone.
+// Package save keeps what the agent captures in a directory, in standard files that other tools read: profiles as
+// compressed pprof, one file each, and spans as lines of OTLP JSON. Both are rings, limited in bytes and age. The agent
+// is its only user. What must reach a server waits in package spool instead, which loses nothing: here the service
+// comes first, and what cannot be written is counted and dropped.
 package save
 
 import (
@@ -17,6 +17,7 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
@@ -28,7 +29,7 @@ type Options struct {
 	MaxAge   time.Duration // older files go
 }
 
-// Bounds of the profiles that wait to be written: about as much as a minute of slow requests.
+// Limits of the profiles that wait to be written: about as much as a minute of slow requests.
 const (
 	maxQueue      = 1024
 	maxQueueBytes = 16 << 20
@@ -36,10 +37,10 @@ const (
 
 // Profiles saves records. It owns a goroutine that writes: Put never waits for the disk.
 //
-// A file is written under another name and renamed when it is whole, so a reader sees all of it or nothing.
-// It is not synced to the disk: that would keep the disk busy for a copy that nobody waits for. When the
-// process is killed, what is written stays; when the power fails, the files of the last half minute may be
-// empty or cut off, which a record's checksum tells.
+// A file is written under another name and renamed when it is complete, so a reader sees all of it or nothing. It is
+// not synced to the disk: that would keep the disk busy for a copy that nobody waits for. When the process is killed,
+// what is written stays; when the power fails, the files of the last half minute may be empty or cut off, which a
+// record's checksum shows.
 type Profiles struct {
 	ring *ring
 	log  *slog.Logger
@@ -52,17 +53,19 @@ type Profiles struct {
 	bytes  int64
 	closed bool
 
-	since time.Time // of the first file that could not be written; zero while they can. Of the goroutine alone
+	// Of the goroutine alone.
+	since time.Time // of the first file that could not be written; zero while they can
 	lost  Count     // since then
 }
 
-// OpenProfiles begins to save below o.Dir/profiles. A directory that cannot be used is no error: that is said
-// once in the log, and again when it can.
+// OpenProfiles begins to save below o.Dir/profiles. A directory that cannot be used is no error: that is logged
+// once, and once more when it can.
 func OpenProfiles(o Options, log *slog.Logger) *Profiles {
 	p := &Profiles{
 		ring: &ring{
-			root:   filepath.Join(o.Dir, "profiles", record.DirName(o.Service)),
-			levels: []string{"2006-01-02", "15"}, // as record.Meta.SavedPath has them
+			base:   o.Dir,
+			names:  []string{"profiles", record.DirName(o.Service)},
+			levels: []string{"2006-01-02", "15"}, // as in record.Meta.SavedPath
 			parse: func(file string) (time.Time, error) {
 				n, err := record.ParseFileName(file)
 				return n.Start, err
@@ -128,7 +131,7 @@ func (p *Profiles) next() (r record.Record, ok, closed bool) {
 	return r, true, false
 }
 
-// giveUp empties the queue, so that the goroutine ends after the file that it is at.
+// giveUp empties the queue, so that the goroutine ends after the file that it writes.
 func (p *Profiles) giveUp() Count {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -138,7 +141,7 @@ func (p *Profiles) giveUp() Count {
 	return lost
 }
 
-// save writes one record, and says when that begins to fail and when it works again.
+// save writes one record, and logs when that begins to fail and when it works again.
 func (p *Profiles) save(r record.Record) {
 	var file bytes.Buffer
 	if err := record.Encode(&file, r); err != nil {
@@ -152,10 +155,10 @@ func (p *Profiles) save(r record.Record) {
 		p.log.Warn("profile is too large for the directory", "type", r.Type, "bytes", size, "limit", p.ring.maxBytes/2)
 		return
 	}
-	_, name, _ := strings.Cut(r.SavedPath(), "/") // the ring's root is the service's directory
+	_, name, _ := strings.Cut(r.SavedPath(), "/") // the ring's directory is the service's
 	name = filepath.FromSlash(name)
-	err := p.ring.commit(filepath.Dir(name), r.Start, 1, size, func() error {
-		return writeFile(filepath.Join(p.ring.root, name), file.Bytes())
+	err := p.ring.commit(filepath.Dir(name), r.Start, 1, size, func(root *os.Root) error {
+		return writeFile(root, name, file.Bytes())
 	})
 	p.ring.tally.writes(err)
 	switch {
@@ -164,24 +167,24 @@ func (p *Profiles) save(r record.Record) {
 		if p.since.IsZero() {
 			p.since = time.Now()
 			p.log.Warn("profiles cannot be saved and are dropped until they can (logged once); set SPANFLAME_DIR to another directory, or to off",
-				"directory", p.ring.root, "error", err)
+				"directory", p.ring.path(), "error", err)
 		}
 		p.lost.Items++
 		p.lost.Bytes += size
 	default:
 		p.ring.tally.count(Saved, "", Count{1, size})
 		if !p.since.IsZero() {
-			p.log.Info("profiles are saved again", "directory", p.ring.root,
+			p.log.Info("profiles are saved again", "directory", p.ring.path(),
 				"outage", time.Since(p.since).Round(time.Millisecond).String(), "lost", p.lost.Items, "bytes", p.lost.Bytes)
 			p.since, p.lost = time.Time{}, Count{}
 		}
 	}
 }
 
-// writeFile writes a new file so that it is there, whole, whenever it is seen, or leaves none.
-func writeFile(path string, b []byte) error {
-	temp := path + tempSuffix
-	f, err := create(temp)
+// writeFile writes a new file so that it is there, complete, whenever it is seen, or leaves none.
+func writeFile(root *os.Root, name string, b []byte) error {
+	temp := name + tempSuffix
+	f, err := create(root, temp)
 	if err != nil {
 		return err
 	}
@@ -190,21 +193,21 @@ func writeFile(path string, b []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(temp, path)
+		err = root.Rename(temp, name)
 	}
 	if err != nil {
-		os.Remove(temp)
+		root.Remove(temp)
 	}
 	return err
 }
 
-// create makes a new file, and the directories that it lies in.
-func create(path string) (*os.File, error) {
+// create makes a new file, and the directories that it is in.
+func create(root *os.Root, name string) (*os.File, error) {
 	for tries := 0; ; tries++ {
-		if err := os.MkdirAll(filepath.Dir(path), dirMode); err != nil {
+		if err := root.MkdirAll(filepath.Dir(name), owndir.DirMode); err != nil {
 			return nil, err
 		}
-		f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+		f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, owndir.FileMode)
 		if err == nil || tries > 0 || !errors.Is(err, fs.ErrNotExist) {
 			return f, err
 		}
@@ -212,8 +215,8 @@ func create(path string) (*os.File, error) {
 	}
 }
 
-// Close writes what waits, until ctx is done, and ends the goroutines. It is called once. The error says what
-// is lost: what still waits then, or since files cannot be written.
+// Close writes what waits, until ctx is done, and ends the goroutines. It is called once. The error says what is lost:
+// what still waits then, and what could not be written.
 func (p *Profiles) Close(ctx context.Context) error {
 	p.mu.Lock()
 	p.closed = true
@@ -231,7 +234,7 @@ func (p *Profiles) Close(ctx context.Context) error {
 	}
 	err := p.ring.close(ctx)
 	if lost.Items > 0 {
-		err = errors.Join(err, fmt.Errorf("%d profiles (%d bytes) could not be saved in %s", lost.Items, lost.Bytes, p.ring.root))
+		err = errors.Join(err, fmt.Errorf("%d profiles (%d bytes) could not be saved in %s", lost.Items, lost.Bytes, p.ring.path()))
 	}
 	return err
 }

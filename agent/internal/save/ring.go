@@ -10,35 +10,36 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"spanflame/agent/internal/owndir"
 )
 
 const (
 	tempSuffix = ".tmp"
-	dirMode    = 0o700
-	fileMode   = 0o600
 
-	// slack is the part of the bound that is freed beyond what is needed, so that a full ring lists its
+	// slack is the part of the limit that is freed beyond what is needed, so that a full ring lists its
 	// oldest directory now and then and not for each file.
 	slack = 64
 
 	trimEvery = time.Minute      // how often files above the age are looked for
 	scanEvery = 10 * time.Minute // how often the ring looks at what others have done in the directory
 
-	// settled is how old a directory's modification time must be for it to tell of every later change: the
-	// coarsest clocks of file systems have steps of two seconds.
+	// settled is how old a directory's modification time must be to show every later change: the coarsest
+	// clocks of file systems have steps of two seconds.
 	settled = 3 * time.Second
 
-	// abandoned is how old an unfinished file must be to be nobody's any more.
+	// abandoned is how old an unfinished file must be for its writer to have ended.
 	abandoned = time.Hour
 )
 
-// ring is a directory of files that are named by time, bounded in bytes and in age: the oldest files go. What
-// has other names is neither counted nor touched. It remembers a sum for each directory and no file, so a
-// ring of a hundred thousand files costs the service no memory. Other processes may save to the same
-// directory and remove from it: a ring sees their work every ten minutes.
+// ring is a directory of files that are named by time, limited in bytes and in age: the oldest files are removed.
+// Files with other names are neither counted nor touched. It remembers a sum for each directory and nothing for a
+// file, so a ring of a hundred thousand files costs the service no memory. Other processes may save to the same
+// directory and remove from it: a ring notices every ten minutes.
 type ring struct {
-	root     string
-	levels   []string // layouts of the names of the directories between root and the files
+	base     string   // the directory that a person named
+	names    []string // of the agent's own directories in it; the last one has the files
+	levels   []string // layouts of the names of the directories between that one and the files
 	parse    func(file string) (time.Time, error)
 	maxBytes int64
 	maxAge   time.Duration
@@ -48,20 +49,56 @@ type ring struct {
 	done chan struct{}
 
 	mu      sync.Mutex // held over each change of the directory, so that the sums are those of what is there
+	dir     *os.Root   // nil until it is opened
 	folders map[string]*folder
 	used    int64
-	scanned bool // the sums know of what earlier processes left; the bound holds from here on
+	scanned bool // the sums include what earlier processes left; the limit is kept from here on
 }
 
 // folder is a directory with files in it.
 type folder struct {
 	Count
 	first    time.Time // of the oldest file
-	modified time.Time // as of when it was listed; zero unless it can be told by it whether it has changed since
+	modified time.Time // when it was listed; zero unless it shows whether the directory has changed since
 }
 
-// start has the ring kept within its bounds until close. The goroutine looks first at what is there, one
-// directory at a time: writers are held up for no longer than that takes.
+// path returns where the ring's files are.
+func (r *ring) path() string { return filepath.Join(r.base, filepath.Join(r.names...)) }
+
+// open returns the ring's directory. It makes it if it is missing, and opens it again if it was replaced.
+func (r *ring) open() (*os.Root, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.root()
+}
+
+// root is open for the methods that have the lock.
+func (r *ring) root() (*os.Root, error) {
+	if r.dir != nil {
+		if owndir.Is(r.dir, r.path()) {
+			return r.dir, nil
+		}
+		r.dir.Close()
+		r.dir = nil
+	}
+	dir, err := owndir.Base(r.base)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range r.names {
+		below, err := owndir.Make(dir, name)
+		dir.Close()
+		if err != nil {
+			return nil, err
+		}
+		dir = below
+	}
+	r.dir = dir
+	return dir, nil
+}
+
+// start keeps the ring within its limits until close. The goroutine looks first at what is there, one directory at a
+// time: writers wait no longer than that takes.
 func (r *ring) start() {
 	r.folders = make(map[string]*folder)
 	r.quit, r.done = make(chan struct{}), make(chan struct{})
@@ -83,9 +120,7 @@ func (r *ring) start() {
 					err = r.scan()
 					continue
 				}
-				r.mu.Lock()
-				err = r.trim(0)
-				r.mu.Unlock()
+				err = r.trimNow()
 			}
 		}
 	}()
@@ -96,15 +131,24 @@ func (r *ring) close(ctx context.Context) error {
 	close(r.quit)
 	select {
 	case <-r.done:
-		return nil
 	case <-ctx.Done():
-		return fmt.Errorf("%s: the disk does not answer: %w", r.root, context.Cause(ctx))
+		return fmt.Errorf("%s: the disk does not answer: %w", r.path(), context.Cause(ctx))
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.dir == nil {
+		return nil
+	}
+	return r.dir.Close()
 }
 
-// scan brings the sums up to what lies in the directory, and removes what is too much.
+// scan updates the sums to what is in the directory, and removes what is above the limits.
 func (r *ring) scan() error {
-	dirs, err := r.dirs()
+	root, err := r.open()
+	if err != nil {
+		return err
+	}
+	dirs, err := r.dirs(root)
 	if err != nil {
 		return err
 	}
@@ -117,28 +161,39 @@ func (r *ring) scan() error {
 		}
 		there[dir] = true
 		r.mu.Lock()
-		err = errors.Join(err, r.measure(dir))
+		err = errors.Join(err, r.measure(root, dir))
 		r.mu.Unlock()
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for dir := range r.folders {
-		// One that was made since the listing is there all the same.
-		if _, statErr := os.Stat(filepath.Join(r.root, dir)); !there[dir] && errors.Is(statErr, fs.ErrNotExist) {
+		// One that was made after the listing is not in it.
+		if _, statErr := root.Stat(dir); !there[dir] && errors.Is(statErr, fs.ErrNotExist) {
 			r.forget(dir)
 		}
 	}
 	r.scanned = true
-	return errors.Join(err, r.trim(0))
+	return errors.Join(err, r.trim(root, 0))
 }
 
-// dirs are the directories, below root, that files may lie in.
-func (r *ring) dirs() ([]string, error) {
+// trimNow removes what is above the limits.
+func (r *ring) trimNow() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	root, err := r.root()
+	if err != nil {
+		return err
+	}
+	return r.trim(root, 0)
+}
+
+// dirs returns the directories, below the root, that files may be in.
+func (r *ring) dirs(root *os.Root) ([]string, error) {
 	dirs := []string{"."}
 	for _, layout := range r.levels {
 		var below []string
 		for _, dir := range dirs {
-			entries, err := os.ReadDir(filepath.Join(r.root, dir))
+			entries, err := owndir.Entries(root, dir)
 			if err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return nil, err
 			}
@@ -153,10 +208,9 @@ func (r *ring) dirs() ([]string, error) {
 	return dirs, nil
 }
 
-// measure sums up a directory, unless it is known not to have changed. mu is held.
-func (r *ring) measure(dir string) error {
-	path := filepath.Join(r.root, dir)
-	info, err := os.Stat(path)
+// measure sums up a directory, unless it is known not to have changed. It has the lock, as all that follows.
+func (r *ring) measure(root *os.Root, dir string) error {
+	info, err := root.Stat(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		r.forget(dir)
 		return nil
@@ -166,14 +220,14 @@ func (r *ring) measure(dir string) error {
 	}
 	now := time.Now()
 	f := &folder{}
-	// Files that grow do not change their directory: where there are such, none is ever settled.
+	// Files that grow do not change their directory: with such files, none is ever settled.
 	if len(r.levels) > 0 && now.Sub(info.ModTime()) > settled {
 		f.modified = info.ModTime()
 		if before := r.folders[dir]; before != nil && before.modified.Equal(f.modified) {
 			return nil
 		}
 	}
-	entries, err := os.ReadDir(path)
+	entries, err := owndir.Entries(root, dir)
 	if err != nil {
 		return err
 	}
@@ -183,12 +237,13 @@ func (r *ring) measure(dir string) error {
 		if err != nil || !e.Type().IsRegular() {
 			continue
 		}
-		info, err := e.Info()
+		name := filepath.Join(dir, e.Name())
+		info, err := root.Lstat(name)
 		switch {
 		case err != nil: // removed meanwhile
 		case !temp:
 			f.add(at, info.Size())
-		case now.Sub(info.ModTime()) > abandoned && os.Remove(filepath.Join(path, e.Name())) == nil:
+		case now.Sub(info.ModTime()) > abandoned && root.Remove(name) == nil:
 			r.tally.count(Unfinished, "", Count{1, info.Size()})
 		}
 	}
@@ -208,7 +263,7 @@ func (f *folder) add(at time.Time, size int64) {
 	f.Bytes += size
 }
 
-// forget leaves a directory out of the sums. mu is held.
+// forget leaves a directory out of the sums.
 func (r *ring) forget(dir string) {
 	if f := r.folders[dir]; f != nil {
 		delete(r.folders, dir)
@@ -221,16 +276,20 @@ func (r *ring) use(bytes int64) {
 	r.tally.held.Store(r.used)
 }
 
-// commit makes room for size bytes and has write put them into a file of dir, whose name tells the time at.
-// items is 1 for a new file and 0 for one that grows. size is far below the bound. A write that fails leaves
+// commit makes room for size bytes and calls write to put them into a file of dir, whose name has the time at.
+// items is 1 for a new file and 0 for one that grows. size is far below the limit. A write that fails leaves
 // nothing.
-func (r *ring) commit(dir string, at time.Time, items int, size int64, write func() error) error {
+func (r *ring) commit(dir string, at time.Time, items int, size int64, write func(*os.Root) error) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if err := r.trim(size); err != nil {
+	root, err := r.root()
+	if err != nil {
 		return err
 	}
-	if err := write(); err != nil {
+	if err := r.trim(root, size); err != nil {
+		return err
+	}
+	if err := write(root); err != nil {
 		return err
 	}
 	f := r.folders[dir]
@@ -247,8 +306,8 @@ func (r *ring) commit(dir string, at time.Time, items int, size int64, write fun
 	return nil
 }
 
-// trim removes files that are too old, and of the others the oldest, until size more bytes fit. mu is held.
-func (r *ring) trim(size int64) error {
+// trim removes files that are too old, and of the others the oldest, until size more bytes fit.
+func (r *ring) trim(root *os.Root, size int64) error {
 	oldest := time.Now().Add(-r.maxAge)
 	room := r.maxBytes - size
 	if r.scanned && r.used > room {
@@ -259,13 +318,13 @@ func (r *ring) trim(size int64) error {
 		if f == nil || !f.first.Before(oldest) && !(r.scanned && r.used > room) {
 			return nil
 		}
-		if err := r.shrink(dir, oldest, room); err != nil {
+		if err := r.shrink(root, dir, oldest, room); err != nil {
 			return fmt.Errorf("the oldest files cannot be removed: %w", err)
 		}
 	}
 }
 
-// oldest is the directory with the oldest file, nil where there is no file.
+// oldest returns the directory with the oldest file, nil if there is no file.
 func (r *ring) oldest() (string, *folder) {
 	var dir string
 	var oldest *folder
@@ -277,11 +336,10 @@ func (r *ring) oldest() (string, *folder) {
 	return dir, oldest
 }
 
-// shrink removes files from a directory, oldest first, as long as they are older than the given time or the
-// ring has more bytes than room. A directory that is empty then goes as well. mu is held.
-func (r *ring) shrink(dir string, oldest time.Time, room int64) error {
-	path := filepath.Join(r.root, dir)
-	entries, err := os.ReadDir(path) // by name, and so by time
+// shrink removes files from a directory, oldest first, as long as they are older than the given time or the ring has
+// more bytes than room. A directory that is empty then is removed as well.
+func (r *ring) shrink(root *os.Root, dir string, oldest time.Time, room int64) error {
+	entries, err := owndir.Entries(root, dir) // by name, and so by time
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
@@ -294,7 +352,7 @@ func (r *ring) shrink(dir string, oldest time.Time, room int64) error {
 	}
 	if len(ours) != f.Items { // another process has been here: with old sums too much would go
 		f.modified = time.Time{}
-		return r.measure(dir)
+		return r.measure(root, dir)
 	}
 	for _, e := range ours {
 		at, err := r.parse(e.Name())
@@ -309,13 +367,14 @@ func (r *ring) shrink(dir string, oldest time.Time, room int64) error {
 			}
 			reason = "full"
 		}
-		info, err := e.Info()
+		name := filepath.Join(dir, e.Name())
+		info, err := root.Lstat(name)
 		if err == nil {
-			err = os.Remove(filepath.Join(path, e.Name()))
+			err = root.Remove(name)
 		}
-		if errors.Is(err, fs.ErrNotExist) { // another process is at it, too: look again
+		if errors.Is(err, fs.ErrNotExist) { // another process removes files, too: look again
 			f.modified = time.Time{}
-			return r.measure(dir)
+			return r.measure(root, dir)
 		}
 		if err != nil {
 			return err
@@ -327,8 +386,8 @@ func (r *ring) shrink(dir string, oldest time.Time, room int64) error {
 	}
 	r.forget(dir)
 	for range r.levels {
-		if os.Remove(filepath.Join(r.root, dir)) != nil {
-			return nil // not empty: strange files, or a fresh one
+		if root.Remove(dir) != nil {
+			return nil // not empty: foreign files, or a fresh one
 		}
 		dir = filepath.Dir(dir)
 	}

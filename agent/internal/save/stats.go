@@ -6,15 +6,17 @@ import (
 	"sync/atomic"
 )
 
-// Event is what became of a file.
+// Event is what happened to a file.
 type Event string
 
 // The events. Of profiles, what was put is saved, failed, or waiting to be written.
 const (
-	Saved      Event = "saved"
-	Removed    Event = "removed"    // to keep the bound: full or age
-	Failed     Event = "failed"     // not saved: write, queue_full, too_large, invalid, shut_down or closed; of traces a batch of spans counts as one
-	Unfinished Event = "unfinished" // left by a process that was killed while it wrote, cleaned up
+	Saved   Event = "saved"
+	Removed Event = "removed" // to keep the limits: full or age
+	// Failed is what was not saved: write, queue_full, too_large, invalid, shut_down or closed. Of traces a batch of
+	// spans counts as one.
+	Failed     Event = "failed"
+	Unfinished Event = "unfinished" // left by a process that was killed while it wrote, and removed
 )
 
 // Key is what a counter counts.
@@ -32,18 +34,18 @@ type Count struct {
 // Stats is what happened since the start.
 type Stats struct {
 	Bytes    int64 // in the directory, as far as known
-	Degraded error // why files cannot be saved, or not kept within the bounds; nil while all is well
+	Degraded error // why files cannot be saved, or not kept within the limits; nil while they can
 	Counts   map[Key]Count
 }
 
-// tally is Stats in the making. It has a lock of its own, so that a disk that hangs holds up nobody who looks.
+// tally collects Stats. It has a lock of its own, so that a disk that hangs does not delay its readers.
 type tally struct {
 	held atomic.Int64
 
 	mu      sync.Mutex
 	counts  map[Key]Count
 	writing error // why the last file could not be written
-	keeping error // why the bounds could not be kept the last time
+	keeping error // why the limits could not be kept the last time
 }
 
 func (t *tally) count(e Event, reason string, n Count) {

@@ -14,28 +14,30 @@ import (
 
 // A file of traces is closed, and another begun, when it has either of these.
 const (
-	maxTraceFile    = 8 << 20 // bytes; less where the bound is small
+	maxTraceFile    = 8 << 20 // bytes; less if the limit is small
 	maxTraceFileAge = time.Hour
 	tracesInRing    = 8 // files that the ring has room for, at least
 )
 
-// Traces saves lines, each a batch of spans. A line is in the file when Write returns, and survives the
-// process; as with profiles it is not synced to the disk.
+// Traces saves lines, each a batch of spans. A line is in the file when Write returns, and survives the process. As
+// with profiles, it is not synced to the disk.
 type Traces struct {
 	ring *ring
 
 	mu     sync.Mutex
 	file   *os.File // nil between files
+	root   *os.Root // of the ring, in which the file is
 	opened time.Time
 	size   int64
 	closed bool
 }
 
-// OpenTraces begins to save below o.Dir/traces. A directory that cannot be used is no error: it is one of
-// each Write.
+// OpenTraces begins to save below o.Dir/traces. A directory that cannot be used is no error here, but one of each
+// Write.
 func OpenTraces(o Options) *Traces {
 	t := &Traces{ring: &ring{
-		root:     filepath.Join(o.Dir, "traces", record.DirName(o.Service)),
+		base:     o.Dir,
+		names:    []string{"traces", record.DirName(o.Service)},
 		parse:    parseTraceFileName,
 		maxBytes: o.MaxBytes, maxAge: o.MaxAge,
 	}}
@@ -75,11 +77,12 @@ func (t *Traces) append(line []byte) error {
 	if t.file == nil {
 		items, t.opened, t.size = 1, time.Now(), 0
 	}
-	err := t.ring.commit(".", t.opened, items, size, func() (err error) {
+	err := t.ring.commit(".", t.opened, items, size, func(root *os.Root) (err error) {
 		if t.file == nil {
-			if t.file, err = create(filepath.Join(t.ring.root, traceFileName(t.opened))); err != nil {
+			if t.file, err = create(root, traceFileName(t.opened)); err != nil {
 				return err
 			}
+			t.root = root
 		}
 		_, err = t.file.Write(line)
 		return err
@@ -92,9 +95,9 @@ func (t *Traces) append(line []byte) error {
 	return nil
 }
 
-// there tells whether the file still has its name: somebody may have cleaned up.
+// there reports whether the file still has its name: someone may have deleted it.
 func (t *Traces) there() bool {
-	named, err := os.Stat(t.file.Name())
+	named, err := os.Lstat(filepath.Join(t.ring.path(), filepath.Base(t.file.Name())))
 	if err != nil {
 		return false
 	}
@@ -102,14 +105,14 @@ func (t *Traces) there() bool {
 	return err == nil && os.SameFile(named, open)
 }
 
-// undo takes back what a failed write left, so that the file ends with a whole line, and closes it.
+// undo removes what a failed write left, so that the file ends with a complete line, and closes it.
 func (t *Traces) undo() error {
 	if t.file == nil {
 		return nil
 	}
 	var err error
 	if t.size == 0 {
-		err = os.Remove(t.file.Name())
+		err = t.root.Remove(filepath.Base(t.file.Name()))
 	} else {
 		err = t.file.Truncate(t.size)
 	}

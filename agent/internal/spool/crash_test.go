@@ -19,7 +19,7 @@ const crashDir = "SPOOL_CRASH_DIR"
 
 // crashChild writes and reads as fast as it can, and says what it has done once it is done.
 func crashChild(dir string) {
-	s, err := Open(Options{Dir: dir})
+	s, err := Open(Options{Service: "shop", Dir: dir})
 	if err != nil {
 		fmt.Println("error", err)
 		os.Exit(1)

@@ -2,7 +2,6 @@ package spool
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"io/fs"
 	"math/rand/v2"
@@ -14,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
@@ -40,21 +40,40 @@ type evicted struct {
 
 func (q *quarantine) path() string { return filepath.Join(q.dir, asideName) }
 
-// move takes a file, whatever it is, out of its place. Nothing is opened or followed.
-func (q *quarantine) move(from, name, reason, detail string) error {
-	to, err := q.prepare(name, reason, detail)
+// open makes the folder. The caller closes both roots.
+func (q *quarantine) open() (base, folder *os.Root, err error) {
+	if q.dir == "" {
+		return nil, nil, errNoDirectory
+	}
+	if base, err = owndir.Base(q.dir); err != nil {
+		return nil, nil, err
+	}
+	if folder, err = owndir.Make(base, asideName); err != nil {
+		base.Close()
+		return nil, nil, err
+	}
+	return base, folder, nil
+}
+
+// move takes a file, whatever it is, out of its slot. Nothing is opened or followed.
+func (q *quarantine) move(slot, file, name, reason, detail string) error {
+	base, folder, err := q.open()
 	if err != nil {
 		return err
 	}
-	fi, err := os.Lstat(from)
+	defer base.Close()
+	defer folder.Close()
+	name = q.prepare(folder, name, reason, detail)
+	from := filepath.Join(slot, file)
+	fi, err := base.Lstat(from)
 	if err == nil {
-		err = os.Rename(from, to)
+		err = base.Rename(from, filepath.Join(asideName, name))
 	}
 	if err != nil {
-		os.Remove(to + reasonSuffix)
+		folder.Remove(name + reasonSuffix)
 		return err
 	}
-	q.settle(size(fi))
+	q.settle(folder, size(fi))
 	return nil
 }
 
@@ -64,70 +83,91 @@ func (q *quarantine) write(r record.Record, name, reason, detail string) error {
 	if err := record.Encode(&b, r); err != nil {
 		return err
 	}
-	to, err := q.prepare(name, reason, detail)
+	base, folder, err := q.open()
 	if err != nil {
 		return err
 	}
-	if err := writeFile(to, b.Bytes()); err != nil {
-		os.Remove(to + reasonSuffix)
+	defer base.Close()
+	defer folder.Close()
+	name = q.prepare(folder, name, reason, detail)
+	if err := writeFile(folder, name, b.Bytes()); err != nil {
+		folder.Remove(name + reasonSuffix)
 		return err
 	}
-	q.settle(int64(b.Len()))
+	q.settle(folder, int64(b.Len()))
 	return nil
 }
 
-// prepare makes the folder and the file with the reason, and returns the path for the file itself.
-func (q *quarantine) prepare(name, reason, detail string) (string, error) {
-	if err := os.Mkdir(q.path(), dirMode); err != nil && !errors.Is(err, fs.ErrExist) {
-		return "", err
-	}
-	to := filepath.Join(q.path(), name)
-	if _, err := os.Lstat(to); err == nil {
-		to = filepath.Join(q.path(), fmt.Sprintf("%08x-%s", rand.Uint32(), name))
+// prepare writes the file with the reason, and returns a free name for the file itself.
+func (q *quarantine) prepare(folder *os.Root, name, reason, detail string) string {
+	if _, err := folder.Lstat(name); err == nil {
+		if n, err := record.ParseFileName(name); err == nil {
+			n.ID = rand.Uint32()
+			name = n.String()
+		} else {
+			name = fmt.Sprintf("%08x-%s", rand.Uint32(), name)
+		}
 	}
 	text := fmt.Sprintf("%s %s\n%s\n", time.Now().UTC().Format(time.RFC3339), reason, detail)
 	// Without space for the reason the file itself is still worth keeping.
-	if err := os.WriteFile(to+reasonSuffix, []byte(text), fileMode); err == nil {
+	if err := folder.WriteFile(name+reasonSuffix, []byte(text), owndir.FileMode); err == nil {
 		q.bytes.Add(int64(len(text)))
 	}
-	return to, nil
+	return name
 }
 
 // settle makes the move durable as far as the disk allows, and keeps the folder within its limit.
-func (q *quarantine) settle(added int64) {
-	_ = syncDir(q.path()) // the file is in its place; nothing better can be done with it
+func (q *quarantine) settle(folder *os.Root, added int64) {
+	_ = owndir.Sync(folder) // the file is in its place; nothing better can be done with it
 	if q.bytes.Add(added) > q.max {
-		q.measure()
+		q.trim(folder)
 	}
 }
 
-// measure looks at what is in the folder and deletes the oldest files above the limit. Only regular files
-// are deleted; a directory or a link that was set aside stays until someone has looked at it.
+// measure looks at what is in the folder, if there is one, and keeps it within its limit.
 func (q *quarantine) measure() {
+	base, err := owndir.Base(q.dir)
+	if err != nil {
+		return // the slot's error says as much
+	}
+	defer base.Close()
+	folder, err := owndir.Open(base, asideName)
+	if err != nil {
+		return // not there yet, or not the agent's: then nothing must be deleted
+	}
+	defer folder.Close()
+	q.trim(folder)
+}
+
+// trim deletes the oldest files in the folder above the limit. Only records and their reasons are deleted; what has
+// other names stays until someone has looked at it, and does not count against the limit.
+func (q *quarantine) trim(folder *os.Root) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	list, err := os.ReadDir(q.path())
+	list, err := owndir.Entries(folder, ".")
 	if err != nil {
-		return // not there yet, or not to be read: then nothing can be deleted either
+		return
 	}
 	var files []fs.FileInfo
-	var total int64
+	var total, foreign int64
 	for _, d := range list {
-		fi, err := d.Info()
+		fi, err := folder.Lstat(d.Name())
 		if err != nil {
 			continue // another process was faster
 		}
-		total += size(fi)
-		if fi.Mode().IsRegular() {
-			files = append(files, fi)
+		if _, err := record.ParseFileName(strings.TrimSuffix(d.Name(), reasonSuffix)); err != nil || !fi.Mode().IsRegular() {
+			foreign += size(fi)
+			continue
 		}
+		total += fi.Size()
+		files = append(files, fi)
 	}
 	slices.SortStableFunc(files, func(a, b fs.FileInfo) int { return a.ModTime().Compare(b.ModTime()) })
 	for _, fi := range files {
 		if total <= q.max {
 			break
 		}
-		if err := os.Remove(filepath.Join(q.path(), fi.Name())); err != nil {
+		if err := folder.Remove(fi.Name()); err != nil {
 			continue
 		}
 		total -= fi.Size()
@@ -136,7 +176,7 @@ func (q *quarantine) measure() {
 			q.evicted = append(q.evicted, evicted{n.Type, fi.Size()})
 		}
 	}
-	q.bytes.Store(total)
+	q.bytes.Store(total + foreign)
 }
 
 func size(fi fs.FileInfo) int64 {

@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -10,34 +11,72 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 
+	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
 const (
 	lockName   = "lock"
 	tempSuffix = ".tmp"
-	maxSlots   = 1024 // processes that share a directory
-	dirMode    = 0o700
-	fileMode   = 0o600
+	maxSlots   = 1024    // processes that share a directory
 	maxSeq     = 1 << 62 // a file name that claims more is not ours
 
 	adoptAtOnce = 10_000 // records of another process taken over before others get a turn
 )
 
-// slot is the numbered directory of one process, held by a lock that ends with the process.
+// slot is the numbered directory of one process, held by a lock that ends with the process. The lock's file names the
+// service, so that services that share the spool's directory do not take each other's slots.
 type slot struct {
 	dir  string
+	root *os.Root
 	lock *os.File
 	next uint64 // sequence number of the next file
 }
 
-func (s *slot) path(seq uint64, n record.Name) string {
-	return filepath.Join(s.dir, fmt.Sprintf("%016x-%s", seq, n))
+func (s *slot) path(seq uint64, n record.Name) string { return filepath.Join(s.dir, fileName(seq, n)) }
+
+// release gives the slot to other processes.
+func (s *slot) release() {
+	s.lock.Close()
+	s.root.Close()
 }
 
-func (s *slot) release() { s.lock.Close() }
+// remove deletes a file of the slot, also after release: a reader may be done with it only then.
+func (s *slot) remove(name string) error {
+	err := s.root.Remove(name)
+	if !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	base, err := owndir.Base(filepath.Dir(s.dir))
+	if err != nil {
+		return err
+	}
+	defer base.Close()
+	root, err := owndir.Open(base, s.name())
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return root.Remove(name)
+}
+
+// name returns the slot's name in the spool's directory.
+func (s *slot) name() string { return filepath.Base(s.dir) }
+
+func fileName(seq uint64, n record.Name) string { return fmt.Sprintf("%016x-%s", seq, n) }
+
+// Errors of a slot that this process leaves alone.
+var (
+	errLocked       = errors.New("locked by another process")
+	errOtherService = errors.New("has records of another service")
+)
+
+// errNoDirectory is why the queue is in memory if no directory is named.
+var errNoDirectory = errors.New("no directory is named, and the user has no cache directory: set SPANFLAME_SPOOL_DIR")
+
+// maxServiceBytes limits the name of a service in the lock's file.
+const maxServiceBytes = 4096
 
 // parseFile reads the name of a record's file in a slot.
 func parseFile(name string) (uint64, record.Name, bool) {
@@ -53,20 +92,20 @@ func parseFile(name string) (uint64, record.Name, bool) {
 	return seq, n, err == nil
 }
 
-// write stores one file so that it is there, whole, whenever it is seen: temp file, fsync, rename, fsync of
+// write stores one file so that it is there, complete, whenever it is seen: temp file, fsync, rename, fsync of
 // the directory. After an error nothing is left of it.
 func (s *slot) write(n record.Name, file []byte) (seq uint64, err error) {
 	seq = s.next
-	path := s.path(seq, n)
-	if err := writeFile(path+tempSuffix, file); err != nil {
+	name := fileName(seq, n)
+	if err := writeFile(s.root, name+tempSuffix, file); err != nil {
 		return 0, err
 	}
-	if err = os.Rename(path+tempSuffix, path); err == nil {
-		err = syncDir(s.dir)
+	if err = s.root.Rename(name+tempSuffix, name); err == nil {
+		err = owndir.Sync(s.root)
 	}
 	if err != nil {
-		os.Remove(path + tempSuffix)
-		os.Remove(path)
+		s.root.Remove(name + tempSuffix)
+		s.root.Remove(name)
 		return 0, err
 	}
 	s.next++
@@ -74,8 +113,8 @@ func (s *slot) write(n record.Name, file []byte) (seq uint64, err error) {
 }
 
 // writeFile writes a new file through to the disk, or leaves none.
-func writeFile(path string, b []byte) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, fileMode)
+func writeFile(root *os.Root, name string, b []byte) error {
+	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, owndir.FileMode)
 	if err != nil {
 		return err
 	}
@@ -87,43 +126,37 @@ func writeFile(path string, b []byte) error {
 		err = cerr
 	}
 	if err != nil {
-		os.Remove(path)
+		root.Remove(name)
 	}
 	return err
 }
 
-// syncDir makes the names in a directory durable. Some filesystems have no such call and need none.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
+// acquire locks the first free slot and queues what is in it, then adopts.
+func (s *Spool) acquire() error {
+	if s.opt.Dir == "" {
+		return errNoDirectory
+	}
+	base, err := owndir.Base(s.opt.Dir)
 	if err != nil {
 		return err
 	}
-	defer d.Close()
-	if err := d.Sync(); err != nil && !errors.Is(err, syscall.EINVAL) && !errors.Is(err, syscall.ENOTSUP) {
-		return err
-	}
-	return nil
-}
-
-// acquire locks the first free slot and queues what is in it, then adopts.
-func (s *Spool) acquire() error {
-	if err := os.MkdirAll(s.opt.Dir, dirMode); err != nil {
-		return err
-	}
+	defer base.Close()
 	var refused error
 	for i := range maxSlots {
-		dir := filepath.Join(s.opt.Dir, strconv.Itoa(i))
-		lock, err := lockSlot(dir, true)
+		sl, err := s.lockSlot(base, strconv.Itoa(i), owndir.Make)
 		switch {
-		case errors.Is(err, errLocked):
+		case errors.Is(err, errLocked), errors.Is(err, errOtherService):
 			continue
-		case errors.Is(err, fs.ErrPermission) && isDir(dir):
+		case errors.Is(err, fs.ErrPermission), errors.Is(err, owndir.ErrUnsafe):
 			refused = err // another user's slot
 			continue
 		case err != nil:
 			return err
 		}
-		s.slot = &slot{dir: dir, lock: lock, next: 1}
+		s.slot = sl
+		if refused != nil {
+			s.log.warn("refused", "slots in the queue's directory are not used", "error", refused)
+		}
 		if err := s.recover(); err != nil {
 			s.slot.release()
 			s.slot = nil
@@ -134,26 +167,48 @@ func (s *Spool) acquire() error {
 		s.countEvicted()
 		return nil
 	}
-	return fmt.Errorf("all %d slots in %s are taken: %w", maxSlots, s.opt.Dir, errors.Join(errLocked, refused))
+	return fmt.Errorf("all %d slots in %s are in use: %w", maxSlots, s.opt.Dir, errors.Join(errLocked, refused))
 }
 
-func isDir(path string) bool {
-	fi, err := os.Lstat(path)
-	return err == nil && fi.IsDir()
+// lockSlot locks a slot of this service, without waiting. A slot of another service is free to use if it is empty.
+func (s *Spool) lockSlot(base *os.Root, name string, open func(*os.Root, string) (*os.Root, error)) (*slot, error) {
+	root, err := open(base, name)
+	if err != nil {
+		return nil, err
+	}
+	sl := &slot{dir: filepath.Join(s.opt.Dir, name), root: root, next: 1}
+	if sl.lock, err = lockFile(root, lockName); err != nil {
+		root.Close()
+		return nil, err
+	}
+	if err := s.claim(sl); err != nil {
+		sl.release()
+		return nil, err
+	}
+	return sl, nil
 }
 
-// lockSlot locks the slot, without waiting. If create, a missing one is made.
-func lockSlot(dir string, create bool) (*os.File, error) {
-	if create {
-		err := os.Mkdir(dir, dirMode)
-		if err == nil {
-			err = syncDir(filepath.Dir(dir))
+// claim writes the service into the lock's file, unless another is there that has records in the slot.
+func (s *Spool) claim(sl *slot) error {
+	there, err := io.ReadAll(io.LimitReader(sl.lock, maxServiceBytes))
+	if err != nil || string(there) == s.opt.Service {
+		return err
+	}
+	if len(there) > 0 {
+		entries, err := owndir.Entries(sl.root, ".")
+		if err != nil {
+			return err
 		}
-		if err != nil && !errors.Is(err, fs.ErrExist) {
-			return nil, err
+		if len(entries) > 1 {
+			return fmt.Errorf("%s: %w %q", sl.dir, errOtherService, there)
 		}
 	}
-	return lockFile(filepath.Join(dir, lockName))
+	// What a crash leaves of this is empty or the whole name, as far as it matters: an empty file is anybody's.
+	if err := sl.lock.Truncate(0); err != nil {
+		return err
+	}
+	_, err = sl.lock.WriteAt([]byte(s.opt.Service), 0)
+	return err
 }
 
 // recover queues what earlier processes left in the slot: it is older than all that the queue has.
@@ -175,29 +230,34 @@ func (s *Spool) recover() error {
 // unadopted then notes that there are more.
 func (s *Spool) adopt() {
 	s.unadopted.Store(false)
-	entries, err := os.ReadDir(s.opt.Dir)
+	base, err := owndir.Base(s.opt.Dir)
+	if err != nil {
+		s.opt.Logger.Warn("slots of other processes cannot be listed", "directory", s.opt.Dir, "error", err)
+		return
+	}
+	defer base.Close()
+	entries, err := owndir.Entries(base, ".")
 	if err != nil {
 		s.opt.Logger.Warn("slots of other processes cannot be listed", "directory", s.opt.Dir, "error", err)
 		return
 	}
 	for _, d := range entries {
-		dir := filepath.Join(s.opt.Dir, d.Name())
-		if n, err := strconv.Atoi(d.Name()); err != nil || n < 0 || n >= maxSlots || dir == s.slot.dir || !d.IsDir() {
+		n, err := strconv.Atoi(d.Name())
+		if err != nil || n < 0 || n >= maxSlots || d.Name() == s.slot.name() || !d.IsDir() {
 			continue
 		}
-		lock, err := lockSlot(dir, false)
+		dead, err := s.lockSlot(base, d.Name(), owndir.Open)
 		if err != nil {
 			continue // alive, or not ours to touch
 		}
-		dead := &slot{dir: dir, lock: lock}
-		if err := s.adoptSlot(dead); err != nil {
-			s.opt.Logger.Warn("another process's profiles cannot be taken over", "directory", dir, "error", err)
+		if err := s.adoptSlot(base, dead); err != nil {
+			s.opt.Logger.Warn("another process's profiles cannot be taken over", "directory", dead.dir, "error", err)
 		}
 		dead.release()
 	}
 }
 
-func (s *Spool) adoptSlot(dead *slot) error {
+func (s *Spool) adoptSlot(base *os.Root, dead *slot) error {
 	found, more, err := s.scan(dead, Adopted, adoptAtOnce)
 	if err != nil || len(found) == 0 {
 		return err
@@ -206,16 +266,16 @@ func (s *Spool) adoptSlot(dead *slot) error {
 		s.unadopted.Store(true)
 	}
 	for i, e := range found {
-		from := e.path()
+		from := filepath.Join(dead.name(), fileName(e.seq, e.name()))
 		e.slot, e.seq = s.slot, s.slot.next
-		if err = os.Rename(from, e.path()); err != nil {
+		if err = base.Rename(from, filepath.Join(s.slot.name(), fileName(e.seq, e.name()))); err != nil {
 			found = found[:i] // the rest stays where it is
 			s.unadopted.Store(false)
 			break
 		}
 		s.slot.next++
 	}
-	err = errors.Join(err, syncDir(s.slot.dir), syncDir(dead.dir))
+	err = errors.Join(err, owndir.Sync(s.slot.root), owndir.Sync(dead.root))
 	s.queue.found(found, Adopted)
 	s.makeRoom(0)
 	s.queue.signal()
@@ -227,7 +287,7 @@ func (s *Spool) adoptSlot(dead *slot) error {
 // writes are removed; everything else that is no record is set aside and counted under the event. It stops at
 // limit records and reports whether there are more.
 func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more bool, err error) {
-	files, err := os.ReadDir(sl.dir)
+	files, err := owndir.Entries(sl.root, ".")
 	if err != nil {
 		return nil, false, err
 	}
@@ -242,7 +302,7 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 			return found, true, nil
 		}
 		var size int64
-		if fi, err := f.Info(); err == nil && fi.Mode().IsRegular() {
+		if fi, err := sl.root.Lstat(name); err == nil && fi.Mode().IsRegular() {
 			size = fi.Size()
 		}
 		stem, temp := strings.CutSuffix(name, tempSuffix)
@@ -250,7 +310,7 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 		switch {
 		case temp && ours && f.Type().IsRegular():
 			s.queue.count(Unfinished, "", n.Type, size)
-			if err := os.Remove(filepath.Join(sl.dir, name)); err != nil {
+			if err := sl.root.Remove(name); err != nil {
 				s.opt.Logger.Warn("unfinished file cannot be removed", "file", filepath.Join(sl.dir, name), "error", err)
 			}
 		case temp || !ours:
@@ -273,7 +333,7 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 // in the queue, so it delays nothing.
 func (s *Spool) setAsideForeign(sl *slot, name string, event Event, reason, detail string, t record.Type, size int64) {
 	path := filepath.Join(sl.dir, name)
-	if err := s.aside.move(path, name, reason, detail); err != nil {
+	if err := s.aside.move(sl.name(), name, name, reason, detail); err != nil {
 		s.log.warn("not_moved", "foreign file in the queue's directory cannot be moved aside", "file", path, "error", err)
 		return
 	}

@@ -18,12 +18,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
 
+	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
@@ -43,9 +43,10 @@ const (
 // ErrClosed is returned by Next after the spool was closed.
 var ErrClosed = errors.New("spool: closed")
 
-// Options of a spool. Only Dir is required.
+// Options of a spool. Service is required.
 type Options struct {
-	Dir           string        // made if missing, shared by the processes of a service
+	Service       string        // whose records these are; those of others are set aside
+	Dir           string        // made if missing, shared by the processes of a service. Empty keeps the queue in memory
 	MaxBytes      int64         // of this process's queue on disk; above it the oldest records go. 0 is 256 MiB
 	MaxAge        time.Duration // since a record's start; older ones go. 0 is 24 h
 	MemoryBytes   int64         // of the queue kept while the directory cannot be written. 0 is 8 MiB
@@ -55,8 +56,8 @@ type Options struct {
 
 func (o *Options) complete() error {
 	switch {
-	case o.Dir == "":
-		return errors.New("spool: Dir is empty: name a directory that survives restarts")
+	case o.Service == "":
+		return errors.New("spool: Service is empty: want the name of the service whose records are spooled")
 	case o.MaxBytes < 0:
 		return fmt.Errorf("spool: MaxBytes %d: want a positive number of bytes, or 0 for %d", o.MaxBytes, DefaultMaxBytes)
 	case o.MaxAge < 0:
@@ -179,8 +180,8 @@ func (s *Spool) write(e *entry, file []byte) error {
 	}
 	seq, err := s.slot.write(e.name(), file)
 	if err != nil {
-		if !isDir(s.slot.dir) { // removed while in use: make another
-			s.slot.release()
+		if !owndir.Is(s.slot.root, s.slot.dir) { // removed while in use: make another
+			s.slot.lock.Close() // not its root: readers find there that their files are missing
 			s.slot = nil
 		}
 		s.disk.failed(err)
@@ -277,13 +278,20 @@ func (s *Spool) load(e *entry) (record.Record, error) {
 	if now.slot == nil {
 		return *now.rec, nil
 	}
-	f, err := openRegular(now.path())
+	f, err := owndir.OpenFile(now.slot.root, fileName(now.seq, now.name()))
 	if err != nil {
 		return record.Record{}, err
 	}
 	defer f.Close()
-	return record.Decode(f, maxRecordBytes)
+	r, err := record.Decode(f, maxRecordBytes)
+	if err == nil && r.Service != s.opt.Service {
+		err = fmt.Errorf("%w: the record is of the service %q, the spool of %q", errOtherRecord, r.Service, s.opt.Service)
+	}
+	return r, err
 }
+
+// errOtherRecord is wrapped by the error for a record that is not to be sent with this service's credentials.
+var errOtherRecord = errors.New("not this service's")
 
 // damage returns the reason for which a file that cannot be read leaves the queue, "" if it stays.
 func damage(err error) string {
@@ -294,6 +302,8 @@ func damage(err error) string {
 		return "missing"
 	case errors.Is(err, record.ErrForeign):
 		return "foreign"
+	case errors.Is(err, errOtherRecord):
+		return "other_service"
 	case errors.Is(err, record.ErrDamaged), errors.Is(err, record.ErrTooLarge):
 		return "damaged"
 	case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE), errors.Is(err, syscall.ENOMEM):
@@ -342,7 +352,7 @@ func (s *Spool) SetAside(it *Item, reason, detail string) {
 	if now.slot == nil {
 		s.setAsideFromMemory(it.entry, *now.rec, reason, detail)
 	} else if e, ok := s.queue.finish(it.entry, SetAside, reason); ok {
-		if err := s.aside.move(e.path(), name, reason, detail); err != nil {
+		if err := s.aside.move(e.slot.name(), fileName(e.seq, e.name()), name, reason, detail); err != nil {
 			s.log.warn("not_moved", "profile cannot be moved aside", "file", e.path(), "error", err, "detail", detail)
 		} else {
 			s.logSetAside(reason, name, detail)
@@ -377,7 +387,7 @@ func (s *Spool) unlink(e *entry) {
 		return
 	}
 	// Not followed by an fsync: a removal that a power cut undoes means a record delivered twice, not lost.
-	if err := os.Remove(e.path()); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := e.slot.remove(fileName(e.seq, e.name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.queue.count(NotRemoved, "", e.typ, e.size)
 		s.opt.Logger.Warn("profile cannot be removed and will be found again after a restart", "file", e.path(), "error", err)
 	}

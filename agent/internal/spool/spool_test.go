@@ -53,6 +53,9 @@ func rec(i int) record.Record {
 
 func open(t *testing.T, o Options) *Spool {
 	t.Helper()
+	if o.Service == "" {
+		o.Service = "shop"
+	}
 	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -132,11 +135,11 @@ func files(t *testing.T, dir string) []string {
 
 func TestWrongOptionsAreNamed(t *testing.T) {
 	for want, o := range map[string]Options{
-		"Dir":           {},
-		"MaxBytes":      {Dir: "x", MaxBytes: -1},
-		"MaxAge":        {Dir: "x", MaxAge: -1},
-		"MemoryBytes":   {Dir: "x", MemoryBytes: -1},
-		"SetAsideBytes": {Dir: "x", SetAsideBytes: -1},
+		"Service":       {Dir: "x"},
+		"MaxBytes":      {Service: "shop", Dir: "x", MaxBytes: -1},
+		"MaxAge":        {Service: "shop", Dir: "x", MaxAge: -1},
+		"MemoryBytes":   {Service: "shop", Dir: "x", MemoryBytes: -1},
+		"SetAsideBytes": {Service: "shop", Dir: "x", SetAsideBytes: -1},
 	} {
 		if _, err := Open(o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v", want, err)
@@ -448,7 +451,7 @@ func TestEachRecordIsAdoptedOnce(t *testing.T) {
 	seen := map[string]int{}
 	for range 4 { // four new ones start at once
 		wg.Go(func() {
-			s, err := Open(Options{Dir: dir})
+			s, err := Open(Options{Service: "shop", Dir: dir})
 			if err != nil {
 				t.Error(err)
 				return
@@ -761,7 +764,7 @@ func BenchmarkOpen(b *testing.B) {
 	fill(b, filepath.Join(dir, "0"), 100_000)
 	b.ReportAllocs()
 	for b.Loop() {
-		s, err := Open(Options{Dir: dir, MaxBytes: 1 << 40})
+		s, err := Open(Options{Service: "shop", Dir: dir, MaxBytes: 1 << 40})
 		if err != nil || s.Stats().Items != 100_000 {
 			b.Fatal(err)
 		}
@@ -770,7 +773,7 @@ func BenchmarkOpen(b *testing.B) {
 }
 
 func BenchmarkPut(b *testing.B) {
-	s, err := Open(Options{Dir: b.TempDir()})
+	s, err := Open(Options{Service: "shop", Dir: b.TempDir()})
 	if err != nil {
 		b.Fatal(err)
 	}
