@@ -166,7 +166,7 @@ type kind struct {
 	function string // of the largest stack
 	state    string // its leaf; "" for running
 	others   string // a function that other goroutines spend time in for the span; "" for none
-	says     string // part of the log's sentence about the root
+	says     string // part of the root's diagnosis in the log
 	spend    func(t *testing.T, ctx context.Context, d time.Duration)
 }
 
@@ -344,7 +344,7 @@ func kinds(t *testing.T) []kind {
 const rootTakes, childTakes = 200 * time.Millisecond, 20 * time.Millisecond
 
 // TestWallOfEveryKind: a request that spends its time in any way has a flame graph whose largest stack names the function
-// and the state, at its root and at a child span of a tenth of it; and the log says it in a sentence.
+// and the state, at its root and at a child span of a tenth of it; and the log has its diagnosis.
 func TestWallOfEveryKind(t *testing.T) {
 	p := startAgent(t, "wall-kinds")
 	all := kinds(t)

@@ -73,8 +73,8 @@ func startAgent(t *testing.T, service string) *inProcess {
 	return p
 }
 
-// said is the log's line about the span's time.
-func (p *inProcess) said(t *testing.T, spanID string) (sentence string) {
+// said returns the log's line about the span's time.
+func (p *inProcess) said(t *testing.T, spanID string) (diagnosis string) {
 	t.Helper()
 	f, err := os.Open(p.log)
 	if err != nil {
@@ -90,10 +90,10 @@ func (p *inProcess) said(t *testing.T, spanID string) (sentence string) {
 			t.Fatalf("%v: %s", err, lines.Bytes())
 		}
 		if line.SpanID == spanID {
-			sentence = line.Msg
+			diagnosis = line.Msg
 		}
 	}
-	return sentence
+	return diagnosis
 }
 
 // What Grafana asks for, around a span: the link for more than the graph inside the span's details.
@@ -117,12 +117,12 @@ func wallGraph(t *testing.T, s query.Span, margin time.Duration) *query.Frame {
 	return graph
 }
 
-// own is the time of the span's own goroutine of which its profile tells anything.
+// own is the time of the span's own goroutine of which its profile has information.
 func own(graph *query.Frame) time.Duration {
 	return time.Duration(graph.Total - graph.Find(othersFrame) - graph.Find(unknownFrame) - graph.Find(elsewhereFrame))
 }
 
-// exact tells whether a profile accounts for a span's duration within one hundredth.
+// exact reports whether a profile accounts for a span's duration within one hundredth.
 func exact(graph *query.Frame, s query.Span) bool {
 	return (own(graph) - s.Duration()).Abs() <= s.Duration()/100
 }
@@ -161,7 +161,7 @@ func spansOf(t *testing.T, id oteltrace.TraceID, count int) []query.Span {
 	return spans
 }
 
-// TestWallUnderLoad: of 500 requests with a child span each, beside quick requests that keep the CPUs busy, every span has
+// TestWallUnderLoad: of 500 requests with a child span each, next to quick requests that keep the CPUs busy, every span has
 // its profile, and 99 of 100 profiles account for their span within one hundredth.
 func TestWallUnderLoad(t *testing.T) {
 	p := startAgent(t, "wall-load")
@@ -216,7 +216,7 @@ func TestWallUnderLoad(t *testing.T) {
 	noise.Wait()
 
 	// Where the operating system keeps a thread from running while it writes an event, the trace has all that depends
-	// on it at a later time, and the goroutines beside the span's own, which have no time that is known, have less.
+	// on it at a later time, and goroutines other than the span's own, whose time is not known, have less.
 	spans, off, short := 0, 0, 0
 	for _, id := range ids {
 		for _, s := range spansOf(t, id, 2) {

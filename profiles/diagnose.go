@@ -12,7 +12,7 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// Diagnose says in one line what most of a span's own time went to, such as
+// Diagnose returns one line on what took most of a span's own time, such as
 // "612 ms POST /api/checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", from the
 // wall-clock profile of that span alone. It is empty for a profile that has none of the span's own time.
 func Diagnose(p *profile.Profile, spanName string, duration time.Duration) string {
@@ -60,13 +60,13 @@ func placeOf(s *profile.Sample) (at wallprofile.Place, own bool) {
 	return at, true
 }
 
-// Sentence is the diagnosis that the agent noted in a wall-clock profile for a span, in a comment such as
-// "span_id=4466fc8554eaf499 612 ms POST /api/checkout: …"; it is empty if there is none. It can say more
-// than Diagnose, such as who held a lock.
-func Sentence(p *profile.Profile, spanID string) string {
+// SavedDiagnosis returns the diagnosis that the agent saved with a wall-clock profile for a span, in a comment such as
+// "span_id=4466fc8554eaf499 612 ms POST /api/checkout: …"; it is empty if there is none. It can have more
+// than Diagnose, such as the holder of a lock.
+func SavedDiagnosis(p *profile.Profile, spanID string) string {
 	for _, c := range p.Comments {
-		if id, sentence, ok := wallprofile.ParseComment(c); ok && id == spanID {
-			return sentence
+		if id, diagnosis, ok := wallprofile.ParseComment(c); ok && id == spanID {
+			return diagnosis
 		}
 	}
 	return ""

@@ -54,10 +54,10 @@ func TestDiagnose(t *testing.T) {
 	}
 }
 
-func TestSentence(t *testing.T) {
+func TestSavedDiagnosis(t *testing.T) {
 	p := &profile.Profile{Comments: []string{"made by hand", "span_id=00aa 5 ms GET /: 4 ms, held by main.x", "span_id=00aab 6 ms"}}
 	for id, want := range map[string]string{"00aa": "5 ms GET /: 4 ms, held by main.x", "00aab": "6 ms", "00": "", "": ""} {
-		if got := profiles.Sentence(p, id); got != want {
+		if got := profiles.SavedDiagnosis(p, id); got != want {
 			t.Errorf("%q: got %q, want %q", id, got, want)
 		}
 	}

@@ -154,7 +154,7 @@ func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis,
 	if err != nil {
 		return diagnosis{}, err
 	}
-	sentence := cmp.Or(profiles.Sentence(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
+	sentence := cmp.Or(profiles.SavedDiagnosis(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
 	if sentence == "" {
 		return diagnosis{}, profiles.ErrNone
 	}

@@ -10,8 +10,8 @@ import (
 type labels unsafe.Pointer
 
 // goroutineLabels and setGoroutineLabels are the runtime's own accessors. Package runtime/pprof can set
-// labels from a context only and cannot read them at all, so without these neither could the labels that
-// an application set by itself be restored, nor could End know whether it runs on the starter. The
+// labels from a context only and cannot read them at all, so without these the labels that an
+// application set by itself could not be restored, and End could not know whether it runs on the starter. The
 // runtime keeps both, with these signatures, for packages that link to them (go.dev/issue/67401).
 //
 //go:linkname goroutineLabels runtime/pprof.runtime_getProfLabel

@@ -1,30 +1,30 @@
-// Package spanlink wraps a TracerProvider so that profiles can be told apart by span: the agent installs
+// Package spanlink wraps a TracerProvider so that profiles are linked to spans: the agent installs
 // it as the global provider. The goroutine that starts a sampled span carries the pprof labels span_id and
 // span_name of its local root while the span runs, which the CPU profile records, and the span's start and
 // end are marked for the wall-clock profile (see [Marks]). A local root span gets the attribute
 // pyroscope.profile.id, by which Grafana links it to its flame graph. The package neither samples nor
-// exports spans, and it costs an unsampled span nothing but the check.
+// exports spans, and an unsampled span costs only the check.
 //
 // The labels and the attribute are those of github.com/grafana/otel-profiling-go. Its wrapper restores at
 // the end of a span the labels of the span's context, on whichever goroutine calls End. Here the labels
-// are restored to what the goroutine had before the span, be they from a context or not, and only on a
-// goroutine that still has the span's own: its starter, or one which that started meanwhile and which
-// ends the span. A goroutine that ends somebody else's span keeps its labels. A child span that starts on
-// a goroutine which has the labels of its context already, as nearly all do, leaves them as they are.
+// are restored to those that the goroutine had before the span, from a context or not, and only on a
+// goroutine that still has the span's labels: its starter, or a goroutine which that one started during the
+// span and which ends the span. A goroutine that ends a span of another one keeps its labels. A child span
+// that starts on a goroutine with the labels of its context, as nearly all do, leaves them unchanged.
 //
 // A child span that took at least ten milliseconds gets the attribute, too, while its marks are recorded:
-// its own wall-clock profile exists when its local root turns out to be slow, which is not known yet when
-// the child ends. Where the root was fast, the link of such a child opens an empty graph.
+// its own wall-clock profile exists if its local root turns out to be slow, which is not known yet when the
+// child ends. If the root was fast, the link of such a child opens an empty graph.
 //
 // # Limits (Go 1.26)
 //
 // A goroutine's labels can be changed by that goroutine only. When a span is ended on another goroutine,
 // its starter keeps the labels until it starts its next span; at the end of that one they are gone. The
 // same holds for a goroutine that was started inside a span and outlives it. Until then CPU profiles
-// charge both to the span; the wall-clock profile does not, it goes by marks. Labels
+// charge both to the span; the wall-clock profile does not, since it uses marks. Labels
 // that the application set outside of the context are not visible during a span, because labels cannot be
-// merged without their context, and are restored at its end. Labels that it sets during a span and leaves
-// behind stay.
+// merged without their context, and are restored at its end. Labels that it sets during a span and does not
+// restore stay.
 package spanlink
 
 import (
@@ -66,8 +66,8 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvide
 	}
 }
 
-// provider embeds what it wraps, as the tracer and the span do, so that methods which the interfaces gain
-// pass through.
+// provider embeds what it wraps, as the tracer and the span do, so that methods which are added to the
+// interfaces pass through.
 type provider struct {
 	trace.TracerProvider
 	marks  Marks
@@ -92,7 +92,7 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 	}
 	s := &span{Span: inner, p: t.p, name: name}
 	if t.p.marks != nil {
-		// Before anything else: the mark is to be as near to the SDK's own time as it can.
+		// First of all: the mark should be as near to the SDK's own time as possible.
 		s.start = time.Now()
 		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
 			s.start = timed.StartTime()
@@ -106,8 +106,8 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 type rootKey struct{}
 
 // label gives the goroutine the labels of the span's local root. A set of labels belongs to one span, so that
-// it can be told at the end whose the goroutine's are; where the goroutine has those of the context already,
-// the span has no set and changes nothing.
+// the end can recognise them; if the goroutine already has those of the context, the span has no set and
+// changes nothing.
 func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context {
 	before := goroutineLabels()
 	root, inside := ctx.Value(rootKey{}).(*span)
@@ -128,13 +128,13 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	return ctx
 }
 
-// span is a sampled span. It is in its context itself, so that a span which is taken from there and ended
-// is ended here, and so that the tracers of its TracerProvider are wrapped, too.
+// span is a sampled span. It is in its context itself, so that a span which is taken from there is ended
+// here, and so that the tracers of its TracerProvider are wrapped, too.
 type span struct {
 	trace.Span
 	p      *provider
 	name   string    // at the start
-	start  time.Time // as the span itself has it, if it is marked
+	start  time.Time // the span's own, if it is marked
 	mark   Mark      // nil if not marked
 	labels *labelled // nil if it changed none
 	ended  atomic.Bool
@@ -143,7 +143,7 @@ type span struct {
 func (s *span) TracerProvider() trace.TracerProvider { return s.p }
 
 // End ends the span once; further calls do nothing. It may be deferred: a panic that unwinds through it
-// is recorded as the SDK records it, and goes on.
+// is recorded as the SDK records it, and continues.
 func (s *span) End(options ...trace.SpanEndOption) {
 	if v := recover(); v != nil {
 		defer panic(v)
@@ -182,7 +182,7 @@ func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOpti
 }
 
 // endPanicking ends the wrapped span by a deferred call in a function that panics: that is how the SDK
-// comes to know of a panic. It panics again itself, which ends here.
+// notices a panic. The SDK panics again, which ends here.
 func (s *span) endPanicking(v any, options []trace.SpanEndOption) {
 	defer func() { _ = recover() }()
 	defer s.Span.End(options...)
@@ -190,7 +190,7 @@ func (s *span) endPanicking(v any, options []trace.SpanEndOption) {
 }
 
 // started is a TracerProvider for otel-profiling-go to wrap: its tracer starts nothing and returns the
-// span that is in the context, which is thereby labelled after it was found to be sampled.
+// span in the context, so that a span is labelled after it was found to be sampled.
 type started struct{ trace.TracerProvider }
 
 func (started) Tracer(string, ...trace.TracerOption) trace.Tracer { return startedTracer{} }

@@ -73,12 +73,12 @@ func (s *span) account() account {
 	return a
 }
 
-// fit shortens an account to what the span took. Where the operating system keeps a thread from running while it
-// writes an event, the trace's reader moves what depends on that event to a later time, the end of a span, too.
+// fit shortens an account to the duration of the span. If the operating system preempts a thread while it writes an
+// event, the trace's reader moves everything that depends on that event to a later time, including the end of a span.
 func (a *account) fit(whole time.Duration) {
 	shrink := float64(whole) / float64(a.duration)
 	covered := a.covered == a.duration
-	var own *sample // the largest, which takes what the rounding leaves
+	var own *sample // the largest, which gets the rounding error
 	rest := int64(whole)
 	for i := range a.samples {
 		if x := &a.samples[i]; !x.other {
@@ -98,9 +98,9 @@ func (a *account) fit(whole time.Duration) {
 	}
 }
 
-// ends is the time between the span's own start and end and its marks, which are so long apart. A goroutine that
-// writes a mark is likely to be preempted right after it, so the clock that was read after the first mark may tell
-// too much; the whole is exact.
+// ends returns the time between the span's own start and end and its marks, which are marked apart. A goroutine that
+// writes a mark is often preempted right after it, so the clock that was read after the first mark may be late; the
+// whole is exact.
 func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
 	head, tail := s.head, time.Duration(0)
 	if whole := time.Duration(s.whole.Load()); whole > 0 {

@@ -52,7 +52,7 @@ func (b *budget) refill(now time.Time) {
 	}
 }
 
-// spend takes what was measured; the bucket may go below zero and has to recover first.
+// spend charges measured time; the bucket may go below zero and has to recover first.
 func (b *budget) spend(d time.Duration) { b.tokens -= d }
 
 // visit is what the runtime spends on each goroutine of the process when it ends a generation of the trace,

@@ -11,7 +11,7 @@ import (
 )
 
 // capture takes a snapshot, converts what is new in it and wanted, and emits the spans that are complete.
-// The thread is the recorder's own meanwhile, so that its CPU time can be told.
+// The goroutine is locked to its thread meanwhile, so that its CPU time can be measured.
 func (r *Recorder) capture() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -32,7 +32,7 @@ type work struct {
 	began   time.Duration // CPU time of the thread
 	pending []*root       // slow roots that asked for this capture
 	taken   map[*root]bool
-	short   bool // the budget did not allow all that was needed
+	short   bool // the budget was too small for the work
 }
 
 func (w *work) spent() time.Duration { return cpuTime() - w.began }
@@ -98,7 +98,7 @@ func (w *work) snapshot() *snapshot {
 	return snap
 }
 
-// take adds the roots that asked meanwhile.
+// take adds the roots that have asked for a capture since.
 func (w *work) take() {
 	w.r.mu.Lock()
 	for _, t := range w.r.pending {
@@ -112,7 +112,7 @@ func (w *work) take() {
 	w.r.mu.Unlock()
 }
 
-// follow returns the roots that are worth following, which are those that still run and those that ask
+// follow returns the roots to follow, which are those that still run and those that asked for this capture
 // (in this order: see span.End), and stops following all others.
 func (w *work) follow() map[*root]struct{} {
 	wanted := make(map[*root]struct{})
@@ -172,7 +172,7 @@ func (w *work) convert(snap *snapshot) {
 	}
 	r.unreadable("converting a snapshot", err)
 	if errors.Is(err, errPanic) {
-		// It may have happened between two changes that belong together: trust none of the accounts.
+		// The panic may have come between two changes that belong together: none of the accounts can be trusted.
 		for t := range r.conv.tracked {
 			r.conv.drop(t)
 		}
@@ -184,7 +184,7 @@ func (w *work) convert(snap *snapshot) {
 // whose part of the trace was lost.
 func (r *Recorder) unreadable(doing string, err error) {
 	if r.stats.unreadable.Add(1) == 1 {
-		r.o.Logger.Warn("a part of the execution trace is not readable: wall-clock profiles of spans will lack it (said once, then counted)",
+		r.o.Logger.Warn("part of the execution trace is not readable and will be missing from wall-clock profiles (logged once, then counted)",
 			slog.String("while", doing), slog.Any("error", err))
 	}
 }
@@ -217,7 +217,7 @@ func (w *work) resolve() {
 	}
 }
 
-// lose gives up a root, and what it has to emit, for the reason that the counter stands for.
+// lose gives up a root, and what it has to emit, and counts the reason.
 func (r *Recorder) lose(t *root, why *atomic.Uint64) {
 	if !t.conv.emitted && !t.conv.counted {
 		t.conv.counted = true
@@ -256,7 +256,7 @@ func (w *work) emit() {
 	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeChild)))
 }
 
-// emit emits what is complete of a root: itself, unless that was done, and its children.
+// emit emits the complete parts of a root: itself, unless that was done, and its children.
 func (r *Recorder) emit(t *root) {
 	if !t.conv.emitted {
 		a := t.span.account()
@@ -269,7 +269,7 @@ func (r *Recorder) emit(t *root) {
 		if r.o.diagnosed != nil {
 			r.o.diagnosed(d)
 		}
-		a.comment = wallprofile.Comment(d.SpanID, d.Sentence)
+		a.comment = wallprofile.Comment(d.SpanID, d.Text)
 		r.stats.profiles.Add(uint64(r.encoder.add(wallprofile.ScopeRoot, a)))
 		r.stats.captured.Add(1)
 		if a.covered < a.duration {

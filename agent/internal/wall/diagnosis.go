@@ -9,14 +9,14 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// Diagnosis says in short where the time of a slow root span went.
+// Diagnosis is a summary of where the time of a slow root span went.
 type Diagnosis struct {
 	TraceID, SpanID, Name string
 	Duration              time.Duration
 	Covered               time.Duration // own time that was recorded; less than Duration after a gap
 	States                []Share       // own time by state, largest first
 	Top                   Top
-	Sentence              string
+	Text                  string // one line
 }
 
 // Share is a part of a span's own time.
@@ -89,7 +89,7 @@ func diagnose(a account) Diagnosis {
 		}
 	}
 	most := wallprofile.Place{Function: top.function, Leaf: top.state.Leaf()}
-	d.Sentence = wallprofile.Diagnosis(d.Name, d.Duration, most, d.Top.Time, d.Top.Holder)
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, most, d.Top.Time, d.Top.Holder)
 	return d
 }
 
@@ -99,7 +99,7 @@ func (d *Diagnosis) log(to *slog.Logger) {
 	for _, s := range d.States {
 		shares = append(shares, slog.Float64(s.State, ratio(s.Time, d.Duration)))
 	}
-	to.Info(d.Sentence,
+	to.Info(d.Text,
 		slog.String(wallprofile.TraceID, d.TraceID),
 		slog.String(wallprofile.SpanID, d.SpanID),
 		slog.String(wallprofile.SpanName, d.Name),

@@ -1,18 +1,18 @@
 // Package wall turns the runtime's flight recorder into exact wall-clock profiles of slow spans: every
 // nanosecond between the start and the end of a span, on the CPU and off it, with the stack and the
 // reason. The agent starts one [Recorder], gives it to package spanlink as the receiver of span marks,
-// and takes the records that it emits. It is not a profiler of the whole process, it does not sample,
+// and receives the records that it emits. It is not a profiler of the whole process, it does not sample,
 // and it knows neither disk nor network.
 //
 // # How it works
 //
 // [Recorder.Begin] and the returned mark's End write one line each into the execution trace, on the
-// goroutine that calls them, and keep the tree of the spans that are running. When a local root span has
-// ended that took at least Options.SlowSpan, the recorder takes a snapshot of the flight recorder's ring
+// goroutine that calls them, and maintain the tree of running spans. When a local root span ends that took
+// at least Options.SlowSpan, the recorder takes a snapshot of the flight recorder's ring
 // and replays it once: who ran, who waited for what, and inside which span. A generation of the trace
-// (about a second of it) is converted at most once. What was learned about spans that are still running
-// is carried to the next snapshot, so a span of a minute is covered like one of a tenth of a second.
-// While a slow span runs, snapshots are taken before the ring can forget.
+// (about a second of it) is converted at most once. The accounts of spans that are still running
+// are carried to the next snapshot, so a span of a minute is covered like one of a tenth of a second.
+// While a slow span runs, snapshots are taken before the ring overwrites its trace.
 //
 // # What belongs to a span
 //
@@ -23,32 +23,32 @@
 // "[runnable: waiting for CPU]" or "[syscall]".
 //
 // Frames begin with the path of spans from the local root to the innermost span that the goroutine was
-// in ("span: POST /checkout", "span: pricing"), then the code. Of several spans of one trace that are
-// open on one goroutine, the one that started last has the time in the profiles of their ancestors,
-// whether they are nested or merely overlap. A span that is overlapped has that time in its own profile
-// as well, and so have two local roots that are open on one goroutine: each accounts for the whole of
-// its own extent.
+// in ("span: POST /checkout", "span: pricing"), then the code. If several spans of one trace are
+// open on one goroutine, the one that started last gets the time in the profiles of their ancestors,
+// whether they are nested or merely overlap. An overlapped span has that time in its own profile as
+// well, and so do two local roots that are open on one goroutine: each accounts for the whole of its
+// own extent.
 //
 // Goroutines started while their creator was inside a span, and their own children, stand below the
 // frame "[other goroutines working for this span]", directly under the path of the profile's span, and
 // so do other goroutines on which child spans were started, while these run. The rest of the profile
 // therefore sums to the span's duration exactly. Such a goroutine that outlives the span it was started
-// in is counted for the nearest ancestor that still runs, and for nothing after the local root's end.
+// in is counted for the nearest ancestor that still runs, and not at all after the local root's end.
 //
-// The time between the start that the span itself claims and its mark is "[starting the span]". It is a
-// microsecond as a rule; on a busy machine the goroutine may have had to wait there, and a span whose start
-// was set by its author to some earlier moment has it from then on. What lies between the mark of the end and
-// the end that the span is given is "[ending the span]" in the same way.
+// The time between the span's own start and its mark is "[starting the span]". It is usually a
+// microsecond; on a busy machine the goroutine may have had to wait there, and a span whose author set its
+// start to an earlier moment has this state from that moment on. The time between the mark of the end and
+// the span's own end is "[ending the span]" in the same way.
 //
 // A span that ends on another goroutine than it started on has moved. If that goroutine descends from
 // the span's own through goroutines started inside the span, its own time follows the line of descent:
 // the starter until it started the next one, and so on to the one that ended the span. If it does not
 // descend (a pool worker that was there before), own time stays with the starter until it exits or
-// starts an unrelated span, and the rest is "[elsewhere: span ended on another goroutine]": nothing in
-// the trace tells when work changes hands through a channel.
+// starts an unrelated span, and the rest is "[elsewhere: span ended on another goroutine]": the trace
+// does not show when work changes hands through a channel.
 //
-// Time that no converted trace covers (the budget was spent, or the ring forgot before the snapshot) is
-// "[not recorded]", so totals hold for these spans too, and [Diagnosis] says how much was covered.
+// Time that no converted trace covers (the budget was spent, or the ring was overwritten before the snapshot) is
+// "[not recorded]", so totals hold for these spans too, and [Diagnosis] reports how much was covered.
 //
 // # Records
 //
@@ -60,9 +60,9 @@
 //
 // One flight recorder can run per process. The trace's clock has a step of 64 ns. A thread that the
 // operating system took off the CPU still counts as running. A goroutine that the runtime starts on
-// somebody's behalf (time.AfterFunc, finalizers) belongs to no span. The runtime ends a generation of
+// behalf of others (time.AfterFunc, finalizers) belongs to no span. The runtime ends a generation of
 // the trace every second and then visits every goroutine, parked or not, which costs about 0.6 µs each.
-// That is charged to the budget. Where it alone exceeds the budget (at the default of one hundredth of a
-// core, with more than some 16,000 goroutines), recording is paused for a part of the time: slow spans of
-// that part are counted with those that the budget did not allow.
+// That is charged to the budget. If it alone exceeds the budget (at the default of one hundredth of a
+// core, with more than some 16,000 goroutines), recording is paused for part of the time: slow spans in
+// that part are counted with those that exceeded the budget.
 package wall

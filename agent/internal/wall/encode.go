@@ -13,8 +13,8 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// maxBatch is how many samples spans may have together to share a record. It keeps records small enough
-// for a server; the receiver splits what a single span makes larger.
+// maxRecordSamples limits the samples of spans that share a record. It keeps records small enough for a
+// server; the receiver splits the record of a single span that is larger.
 const maxRecordSamples = 4_000
 
 // maxSpread is how far the starts of the spans in one record may lie apart: Pyroscope finds a span's samples
@@ -80,8 +80,8 @@ func (b *builder) add(a account) {
 	}
 }
 
-// encoder turns accounts into records. Spans of one capture share a record where they can: each record is
-// a request of its own to the server.
+// encoder turns accounts into records. Spans of one capture share a record if possible: each record is a
+// request of its own to the server.
 type encoder struct {
 	service string
 	labels  map[string]string
@@ -92,7 +92,7 @@ type encoder struct {
 	used    map[string]map[int64]bool // by scope, the milliseconds at which records start
 }
 
-// openRecord is a record in the making.
+// openRecord is a record that is being built.
 type openRecord struct {
 	*builder
 	first, last time.Time // the earliest and the latest start of its spans
@@ -108,7 +108,7 @@ func newEncoder(o Options) *encoder {
 	}
 }
 
-// gather adds an account to the scope's open record. It returns how many records it had to emit for that.
+// add adds an account to the scope's open record. It returns how many records it had to emit for that.
 func (x *encoder) add(scope string, a account) (emitted int) {
 	start := a.span.start
 	if b := x.open[scope]; b != nil {
@@ -187,8 +187,8 @@ func (x *encoder) comments(all []string) []byte {
 	return x.zip.Gzip(more)
 }
 
-// stamp is when a record starts: with its first span, or as few milliseconds later as it takes to be the
-// only one of its series. Pyroscope takes profiles of one series and millisecond for copies of one another
+// stamp returns when a record starts: with its first span, or as few milliseconds later as are needed to be the
+// only one of its series there. Pyroscope treats profiles of one series and millisecond as copies of one another
 // and keeps a single one. Large records get room for the parts that they may be split into.
 func (x *encoder) stamp(scope string, start time.Time, samples int) time.Time {
 	used := x.used[scope]

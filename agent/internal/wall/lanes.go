@@ -145,7 +145,7 @@ func (c *converter) exit(l *lane) {
 }
 
 // spawn follows a goroutine that was started inside a tracked span. The runtime's own, such as the
-// garbage collector's workers, are started by whoever happens to need them first, and are not the span's.
+// garbage collector's workers, are started by the first goroutine that needs them, and are not the span's.
 func (c *converter) spawn(creator *goroutine, id trace.GoID, to trace.GoState, e trace.Event) {
 	st := e.StateTransition()
 	start := c.stacks.intern(st.Stack)

@@ -59,7 +59,7 @@ type spanLedger struct {
 	kept ledger // already added, or not up's: a span that overlaps this one has it there
 }
 
-// rootLedger is what the converter knows of a root beside its span.
+// rootLedger is what the converter knows of a root in addition to its span.
 type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}

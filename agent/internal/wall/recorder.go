@@ -24,12 +24,12 @@ type Options struct {
 	SlowSpan time.Duration // a local root span that takes at least this long is captured; must be positive
 	ChildMin time.Duration // child spans of a captured one get a profile from this length on; 0 is 10 ms
 
-	// RingBytes bounds the trace that is held, 0 is 16 MiB: half of it is for the runtime's ring, half
+	// RingBytes limits the trace in memory; 0 is 16 MiB: half of it is for the runtime's ring, half
 	// for the copy that is being converted. Both are of whole generations, which the recorder tries to
 	// keep to an eighth: the ring can exceed its half by one, the copy if it is of a single one.
 	RingBytes int
 
-	// CPUShare is the share of one core that recording, snapshots, conversion and encoding may take
+	// CPUShare is the share of one core that recording, snapshots, conversion and encoding may use
 	// together, averaged over a minute; 0 is 0.01. The share of recording is an estimate.
 	CPUShare float64
 
@@ -66,7 +66,7 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	pending []*root
-	closed  bool // nothing takes what is pending any more
+	closed  bool // no capture will serve what is pending
 
 	wake         chan struct{} // a root was put into pending
 	stop         chan struct{}
@@ -75,7 +75,7 @@ type Recorder struct {
 	deadlineOnce sync.Once
 	done         chan struct{}
 
-	// What follows belongs to the recorder's goroutine.
+	// The fields below belong to the recorder's goroutine.
 	conv    *converter
 	encoder *encoder
 	budget  *budget
@@ -110,7 +110,7 @@ func Start(o Options) (*Recorder, error) {
 	}
 	r := newRecorder(o)
 	if err := r.flight.Start(); err != nil {
-		// The runtime has no error value of its own for this; a second recorder is the reason it has.
+		// The runtime has no error value of its own for this; the only reason is a second recorder.
 		return nil, fmt.Errorf("%w (%v)", ErrBusy, err)
 	}
 	go r.run()
@@ -140,8 +140,8 @@ func newRecorder(o Options) *Recorder {
 }
 
 // Stop captures the slow spans that are pending, ends the flight recorder and waits for the recorder's
-// goroutine. When ctx ends first it returns the context's error; what was pending is then given up and
-// counted, and the goroutine ends as soon as the snapshot at hand allows. Every call waits.
+// goroutine. When ctx ends first it returns the context's error; pending spans are then given up and
+// counted, and the goroutine ends as soon as the current snapshot allows. Every call waits.
 func (r *Recorder) Stop(ctx context.Context) error {
 	r.stopOnce.Do(func() { close(r.stop) })
 	select {
@@ -162,7 +162,7 @@ func (r *Recorder) deadlineReached() bool {
 	}
 }
 
-// request asks for the capture of a root that was slow. Where that cannot be, it returns the counter of the
+// request asks for the capture of a root that was slow. If that is not possible, it returns the counter of the
 // reason.
 func (r *Recorder) request(t *root) (lost *atomic.Uint64) {
 	r.mu.Lock()
@@ -219,7 +219,7 @@ func (r *Recorder) run() {
 
 // pace charges recording to the budget. In a process with so many goroutines that the runtime's visits alone
 // exceed the budget, recording pauses when the budget is spent and resumes when it has recovered, so that
-// some of the slow spans are captured rather than none, or all of them at any price.
+// some of the slow spans are captured, rather than none, or all of them at any cost.
 func (r *Recorder) pace(now time.Time) {
 	share := visits(runtime.NumGoroutine())
 	expensive := share > r.o.CPUShare
@@ -232,21 +232,22 @@ func (r *Recorder) pace(now time.Time) {
 		r.flight.Stop()
 		r.paused, r.gap, r.cut = true, true, now
 		if r.stats.pauses.Add(1) == 1 {
-			r.o.Logger.Warn("the recording of slow spans pauses from time to time: with so many goroutines it takes more CPU than it may (said once, then counted)",
+			r.o.Logger.Warn("recording of slow spans paused: with this many goroutines it exceeds its CPU budget; it resumes when the budget has recovered "+
+				"(logged once, then counted)",
 				slog.Int("goroutines", runtime.NumGoroutine()), slog.Float64("takes", share), slog.Float64("may_take", r.o.CPUShare))
 		}
 	case r.paused && (!expensive || r.budget.recovered(now)):
 		if err := r.flight.Start(); err != nil {
 			r.budget.tokens = 0 // tried again when it has recovered once more
-			r.o.Logger.Warn("the recording of slow spans does not resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
+			r.o.Logger.Warn("recording of slow spans cannot resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
 			return
 		}
 		r.paused, r.advanced = false, now
 	}
 }
 
-// forgetting reports whether a slow span runs whose part since the newest snapshot the ring may lose
-// soon. It also lets go of spans that were never ended.
+// forgetting reports whether a slow span is running whose trace since the newest snapshot may be overwritten
+// soon. It also gives up spans that were never ended.
 func (r *Recorder) forgetting(now time.Time) bool {
 	slow := false
 	var old []*root
@@ -273,12 +274,12 @@ func (r *Recorder) reach() time.Duration {
 }
 
 // overgrown reports whether it is time to end a generation of the trace. The runtime ends one each
-// second, however large it is by then, and the ring cannot be smaller than one. It is also time if the
-// rate has not been measured for long.
+// second, however large it is, and the ring cannot be smaller than one. It is also time if the rate has
+// not been measured recently.
 func (r *Recorder) overgrown(now time.Time) bool {
 	since := now.Sub(r.advanced)
 	due := since >= maxAdvance || r.rate*float64(since) >= float64(r.o.RingBytes)/8
-	// It must not take more than half of the budget: with very many goroutines it is dear.
+	// It must not take more than half of the budget: with very many goroutines it is expensive.
 	return due && float64(r.budget.fixed) <= r.o.CPUShare/2*float64(since)
 }
 

@@ -238,7 +238,7 @@ func (rec *recording) forget() {
 	rec.gap = true
 }
 
-// What no snapshot covers is not made up: totals hold, and the diagnosis says how much is missing.
+// Time that no snapshot covers is not invented: totals hold, and the diagnosis reports how much is missing.
 func TestGapIsNotRecorded(t *testing.T) {
 	rec := manual(t)
 	ctx, root := rec.begin(context.Background(), "partial")
@@ -424,8 +424,8 @@ func TestDiagnosis(t *testing.T) {
 	}
 	want := fmt.Sprintf("%d ms POST /api/checkout: %d ms (%.0f %%) waiting for a mutex in wall.locker, held by wall.holder",
 		d.Duration.Round(time.Millisecond).Milliseconds(), d.Top.Time.Round(time.Millisecond).Milliseconds(), 100*float64(d.Top.Time)/float64(d.Duration))
-	if d.Sentence != want {
-		t.Errorf("sentence is %q, want %q", d.Sentence, want)
+	if d.Text != want {
+		t.Errorf("the diagnosis is %q, want %q", d.Text, want)
 	}
 	for _, part := range []string{want, "span_id=" + d.SpanID, "trace_id=" + d.TraceID, "covered=1", "holder=spanflame"} {
 		if !strings.Contains(rec.log.String(), part) {

@@ -29,7 +29,7 @@ type converter struct {
 	finished        []*root // roots that have something to emit, each once
 	events          uint64
 	lanes           int
-	deadlineReached func() bool // asked now and then: whether to leave off
+	deadlineReached func() bool // polled: whether to stop
 	unfollowed      uint64      // goroutines not followed because there were too many
 	crowded         uint64      // roots given up because too many were open on one goroutine
 }
@@ -93,15 +93,15 @@ func (c *converter) drop(t *root) {
 	t.conv.over = true
 	delete(c.tracked, t)
 	if len(c.tracked) == 0 || len(c.paths) > maxPaths {
-		clear(c.paths) // as with stacks, that equal ones have two pointers costs space and nothing else
+		clear(c.paths) // as with stacks, equal ones with two pointers only cost space
 	}
 }
 
 // errPanic is a defect of the trace reader, which may panic on a damaged trace.
 var errPanic = errors.New("trace reader panicked")
 
-// errHurried ends a conversion that nobody waits for any more.
-var errDeadline = errors.New("left off because the recorder is being stopped")
+// errDeadline ends a conversion that nobody waits for any more.
+var errDeadline = errors.New("stopped because the recorder is shutting down")
 
 // convert replays a snapshot that continues the one before it, or after a gap.
 func (c *converter) convert(r io.Reader, gap bool) (err error) {
@@ -190,7 +190,7 @@ func (c *converter) mark(e trace.Event) {
 	case beginCategory:
 		s := c.known[spanNumber(log.Message)]
 		if s == nil {
-			// A span that is not followed. Whoever is open on this goroutine may have left it.
+			// A span that is not followed. The spans that are open on this goroutine may have left it.
 			if g := c.goroutines[e.Goroutine()]; g != nil {
 				c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
 				leave(g, nil)
@@ -343,7 +343,7 @@ func (c *converter) transition(e trace.Event) {
 	}
 	now := e.Time()
 	if !g.known {
-		// The first event after a gap tells what the goroutine was doing all along.
+		// The first event after a gap shows what the goroutine was doing all along.
 		g.known = true
 		if from == trace.GoUndetermined {
 			from = to
@@ -416,7 +416,7 @@ func (c *converter) sampled(g *goroutine, e trace.Event) {
 	}
 	at := c.stacks.intern(e.Stack())
 	if !at.ofGoroutine() {
-		return // the nearest event knows more
+		return // the stack of the nearest event says more
 	}
 	if g.sample != nil {
 		if middle := g.sampleAt + (e.Time()-g.sampleAt)/2; middle > g.since {

@@ -172,7 +172,7 @@ func (s *snapshot) drop() {
 	s.gens = s.gens[1:]
 }
 
-// reader gives the header and the generations in order, and lets go of each batch as it has been read: the
+// reader gives the header and the generations in order, and releases each batch once it has been read: the
 // trace reader holds a generation of its own while it hands out its events.
 func (s *snapshot) reader() io.Reader { return &snapshotReader{rest: s.header, gens: s.gens} }
 

@@ -42,7 +42,7 @@ type span struct {
 	id     oteltrace.SpanID
 	name   string        // valid for the converter once ended is set; before that started is
 	first  string        // the name at the start
-	start  time.Time     // as the span itself has it
+	start  time.Time     // the span's own
 	began  time.Time     // monotonic time of the mark
 	head   time.Duration // from start to the mark
 
@@ -113,7 +113,7 @@ func (l *live) older(now time.Time, age time.Duration, f func(*root)) {
 }
 
 // Begin marks on the calling goroutine that the sampled span sc started, at the time start by its own
-// reckoning. The returned context carries the mark, for the children of the span to find their parent.
+// clock. The returned context carries the mark, for the children of the span to find their parent.
 // The mark is nil when the span is not recorded: the recorder has stopped, or a limit is reached.
 func (r *Recorder) Begin(ctx context.Context, sc oteltrace.SpanContext, name string, start time.Time) (context.Context, Mark) {
 	if r.stopped.Load() {
@@ -181,7 +181,7 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 	r := t.r
 	s.name = name
 	took := max(1, time.Since(s.began))
-	s.ended.Store(int64(took)) // before the mark: whoever reads the mark knows the name and the duration
+	s.ended.Store(int64(took)) // before the mark: the reader of the mark finds the name and the duration
 	if !r.stopped.Load() {
 		trace.Log(context.Background(), endCategory, s.mark)
 	}
@@ -237,7 +237,7 @@ func (s *span) duration() time.Duration { return time.Duration(s.ended.Load()) }
 // endTime is when the span ended, by the process's own clock.
 func (s *span) endTime() time.Time { return s.began.Add(s.duration()) }
 
-// spanNumber reads the number of a span from a mark's message, 0 when it is none of ours.
+// spanNumber reads the number of a span from a mark's message, 0 if it is not one.
 func spanNumber(message string) uint64 {
 	var v uint64
 	for i := 0; i < len(message) && i < binary.MaxVarintLen64; i++ {

@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// Stats counts what a Recorder did since its start. Slow = Captured + the four of Skipped + those of Crowded
-// that ended after all + those that are on their way.
+// Stats counts what a Recorder did since its start. Slow is the sum of Captured, the four Skipped
+// of roots, the Crowded that ended later, and those that are still being processed.
 type Stats struct {
 	Slow     uint64 // local root spans that took at least SlowSpan
 	Captured uint64 // of these: emitted
