@@ -13,7 +13,6 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -54,8 +53,8 @@ type Agent struct {
 	delivery  *deliver.Delivery // nil without a Pyroscope address
 	saved     *saved            // nil where nothing is saved
 	self      self
-	admin     *admin.Server // nil when off
-	restore   func()        // puts the process's globals back
+	admin     atomic.Pointer[admin.Server] // nil if it is off; its pages ask for the agent's problems
+	restore   func()                       // puts the process's globals back
 
 	once sync.Once
 	done chan struct{} // closed when the shutdown has ended
@@ -73,7 +72,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, fmt.Errorf("agent: environment: %w", err)
 	}
 	cfg = cfg.over(env)
-	tracesChosen, addressChosen := cfg.Traces.Exporter != "", cfg.AdminAddress != ""
+	tracesChosen := cfg.Traces.Exporter != ""
 	cfg = cfg.withDefaults()
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
@@ -93,21 +92,6 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		}
 	}()
 
-	var listener *admin.Listener
-	if cfg.AdminAddress != off {
-		listener, err = admin.Listen(cfg.AdminAddress)
-		if !addressChosen && errors.Is(err, syscall.EADDRINUSE) {
-			listener, err = admin.Listen("127.0.0.1:0") // another service of this machine has the default
-		}
-		if err != nil {
-			return nil, fmt.Errorf("AdminAddress (SPANFLAME_ADMIN_ADDRESS) %q: %w; choose a free address, port 0 for any, or off", cfg.AdminAddress, err)
-		}
-		defer func() {
-			if err != nil {
-				err = errors.Join(err, listener.Close())
-			}
-		}()
-	}
 	if cfg.saves() {
 		if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 			return nil, fmt.Errorf("the directory %q: %w", cfg.Dir, err)
@@ -128,12 +112,18 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	a.install()
-	if listener != nil {
-		a.admin = admin.Serve(listener, admin.Handler(admin.Options{
-			Metrics:    promhttp.HandlerFor(a.telemetry.Scrape, promhttp.HandlerOpts{EnableOpenMetrics: true}),
-			CPUProfile: a.capture.CPUProfile,
-			Degraded:   a.degraded,
-		}), a.telemetry.Logger)
+	if cfg.AdminAddress != off {
+		pages := admin.Options{
+			Metrics:  promhttp.HandlerFor(a.telemetry.Scrape, promhttp.HandlerOpts{EnableOpenMetrics: true}),
+			Problems: a.problems,
+			Token:    cfg.AdminToken,
+		}
+		if cfg.AdminPages == adminAll {
+			pages.CPUProfile = a.capture.CPUProfile
+		}
+		a.admin.Store(admin.Serve(admin.ServerOptions{
+			Address: cfg.AdminAddress, Hosts: cfg.AdminHosts, Pages: admin.Handler(pages), Logger: a.telemetry.Logger,
+		}))
 	}
 	a.sayStart(cfg)
 	return a, nil
@@ -345,10 +335,11 @@ func (a *Agent) install() {
 
 // AdminAddr is the address of the operator's listener, host:port; empty when it is off.
 func (a *Agent) AdminAddr() string {
-	if a.admin == nil {
+	server := a.admin.Load()
+	if server == nil {
 		return ""
 	}
-	return a.admin.Addr()
+	return server.Addr()
 }
 
 // CPUProfile takes a CPU profile of length d, or until ctx is done, and writes it to w, gzip-compressed, as
@@ -363,19 +354,41 @@ func (a *Agent) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) er
 	return nil
 }
 
-// degraded says what does not work as it should.
-func (a *Agent) degraded() []string {
-	var words []string
+// The reasons of problems, on /status and as values of the metric spanflame.degraded's label reason.
+const (
+	reasonDelivery = "delivery" // profiles are not delivered, or not spooled on disk
+	reasonSaving   = "saving"   // profiles or traces are not saved
+	reasonWall     = "wall"     // slow spans have no wall-clock profiles
+	reasonListener = "listener" // the operator's listener has no address
+	reasonPanic    = "panic"    // a part of the agent panicked, and pauses
+)
+
+var problemReasons = []string{reasonDelivery, reasonSaving, reasonWall, reasonListener, reasonPanic}
+
+// problems returns what does not work as it should.
+func (a *Agent) problems() []admin.Problem {
+	var found []admin.Problem
+	add := func(reason string, messages ...string) {
+		for _, m := range messages {
+			found = append(found, admin.Problem{Reason: reason, Message: m})
+		}
+	}
 	if a.delivery != nil {
-		words = a.delivery.Degraded()
+		add(reasonDelivery, a.delivery.Degraded()...)
 	}
 	if a.saved != nil {
-		words = append(words, a.saved.degraded()...)
+		add(reasonSaving, a.saved.degraded()...)
 	}
 	if a.busy != nil {
-		words = append(words, a.busy.Error())
+		add(reasonWall, a.busy.Error())
 	}
-	return append(words, a.guard.Degraded()...)
+	if server := a.admin.Load(); server != nil {
+		if err := server.Err(); err != nil {
+			add(reasonListener, err.Error())
+		}
+	}
+	add(reasonPanic, a.guard.Degraded()...)
+	return found
 }
 
 // Shutdown captures the last window of every profile, saves it, delivers what it can until ctx is done, and ends all
@@ -432,8 +445,8 @@ func (a *Agent) shutdown(ctx context.Context) error {
 	if a.saved != nil { // now that the last spans are in their file
 		saved = errors.Join(saved, a.saved.closeTraces(context.WithoutCancel(ctx)))
 	}
-	if a.admin != nil {
-		served = a.admin.Shutdown(ctx)
+	if server := a.admin.Load(); server != nil {
+		served = server.Shutdown(ctx)
 	}
 	a.restore()
 	running.Store(false)

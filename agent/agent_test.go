@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"strings"
 	"sync"
@@ -88,17 +89,12 @@ func TestOneAgentInAProcess(t *testing.T) {
 }
 
 func TestStartThatFailsLeavesNothing(t *testing.T) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	tracing := otel.GetTracerProvider()
 	for _, tt := range []struct {
 		change func(*Config)
 		says   string
 	}{
-		{func(c *Config) { c.AdminAddress = l.Addr().String() }, "AdminAddress"},
+		{func(c *Config) { c.AdminAddress = "6060" }, "AdminAddress"},
 		{func(c *Config) { c.Window = time.Millisecond }, `Window (PYROSCOPE_UPLOAD_INTERVAL) "1ms": want 1s to 10m`},
 		{func(c *Config) { c.PyroscopeAddress = "http://h"; c.PyroscopeCAFile = "/does/not/exist" }, "/does/not/exist"},
 		{func(c *Config) {
@@ -126,29 +122,61 @@ func TestStartThatFailsLeavesNothing(t *testing.T) {
 	})
 }
 
-// TestTheDefaultListenerGivesWay: the second service of a machine starts as the first one did. An address that was asked
-// for is another matter.
-func TestTheDefaultListenerGivesWay(t *testing.T) {
-	first, err := net.Listen("tcp", defaultAdminAddress)
-	if err == nil {
-		defer first.Close() // else somebody else has it
-	}
+// TestDefaultListenerLeaves6060ToTheService checks that a service that listens on Go's conventional port for profiles
+// still can when the agent has started.
+func TestDefaultListenerLeaves6060ToTheService(t *testing.T) {
 	cfg := quiet(t)
 	cfg.AdminAddress = ""
 	a, err := Start(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if addr := a.AdminAddr(); addr == defaultAdminAddress || !strings.HasPrefix(addr, "127.0.0.1:") {
-		t.Errorf("the listener is at %q, want another port of 127.0.0.1", addr)
+	defer shutdown(t, a)
+	host, port, err := net.SplitHostPort(a.AdminAddr())
+	if err != nil || host != "127.0.0.1" || port == "6060" {
+		t.Errorf("the listener is at %q, want another port of 127.0.0.1 than 6060", a.AdminAddr())
+	}
+}
+
+// TestListenerWhoseAddressIsInUse checks that the service starts, says so, and gets its listener later.
+func TestListenerWhoseAddressIsInUse(t *testing.T) {
+	other, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	var out bytes.Buffer
+	cfg := quiet(t)
+	cfg.AdminAddress, cfg.Stdout = other.Addr().String(), &out
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found := a.problems(); len(found) != 1 || found[0].Reason != reasonListener || !strings.Contains(found[0].Message, "address already in use") {
+		t.Errorf("problems: %v", found)
+	}
+	families, err := a.telemetry.Scrape.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		for _, m := range f.GetMetric() {
+			if text := m.String(); f.GetName() == "spanflame_degraded" && strings.Contains(text, "listener") != (m.GetGauge().GetValue() == 1) {
+				t.Errorf("the metric has %s", text)
+			}
+		}
+	}
+	other.Close()
+	for a.AdminAddr() == "" {
+		time.Sleep(10 * time.Millisecond)
+	}
+	working := regexp.MustCompile(`(?m)^spanflame_degraded\{.*reason="listener".*\} 0$`)
+	if body := get(t, "http://"+a.AdminAddr()+"/metrics"); !working.MatchString(body) || len(a.problems()) > 0 {
+		t.Errorf("after the recovery: %v", a.problems())
 	}
 	shutdown(t, a)
-	cfg.AdminAddress = defaultAdminAddress
-	if a, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "address already in use") {
-		t.Errorf("Start at an address that was asked for and is taken: %v", err)
-		if err == nil {
-			shutdown(t, a)
-		}
+	if n := strings.Count(out.String(), "operator's listener failing"); n != 1 {
+		t.Errorf("the failure is logged %d times, want once", n)
 	}
 }
 
@@ -247,14 +275,9 @@ func TestAFailedStartDeliversNothing(t *testing.T) {
 	asked := make(chan struct{}, 1)
 	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { asked <- struct{}{} }))
 	defer server.Close()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
 	cfg := quiet(t)
 	cfg.PyroscopeAddress = server.URL
-	cfg.AdminAddress = l.Addr().String()
+	cfg.PyroscopeCAFile = "/does/not/exist"
 	earlier, err := spool.Open(spool.Options{Service: cfg.ServiceName, Dir: cfg.SpoolDir})
 	if err != nil {
 		t.Fatal(err)
@@ -263,8 +286,8 @@ func TestAFailedStartDeliversNothing(t *testing.T) {
 	if err := earlier.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "AdminAddress") {
-		t.Errorf("Start: %v, want the address that is taken", err)
+	if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
+		t.Errorf("Start: %v, want the missing file", err)
 	}
 	select {
 	case <-asked:

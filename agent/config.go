@@ -178,11 +178,27 @@ type Config struct {
 	// OTEL_TRACES_SAMPLER_ARG; default: 1; allowed: a ratio from 0 to 1.
 	TracesSamplerArg string
 
-	// AdminAddress is the address of the operator's listener, with profiles, metrics and health. Anybody who can reach
-	// it can read the process's profiles.
-	// SPANFLAME_ADMIN_ADDRESS; default: 127.0.0.1:6060, or a free port if that is taken; allowed: host:port with a
-	// numeric port, or off.
+	// AdminAddress is the address of the operator's listener, with profiles, metrics, health and status. Anybody who can
+	// connect to it can read the process's profiles. If the address is in use, the agent tries again until it is free.
+	// SPANFLAME_ADMIN_ADDRESS; default: 127.0.0.1:16060, or the next free port if that is taken; allowed: host:port
+	// with a numeric port, or off.
 	AdminAddress string
+
+	// AdminPages chooses the pages of the operator's listener: all, or metrics for those without profiles (metrics,
+	// health and status).
+	// SPANFLAME_ADMIN_PAGES; default: all; allowed: all or metrics.
+	AdminPages string
+
+	// AdminHosts are host names by which the operator's listener may be addressed, in addition to localhost, IP addresses
+	// and the host in AdminAddress. Requests for other names are refused, because a web page could make a name of its
+	// own resolve to the listener.
+	// SPANFLAME_ADMIN_HOSTS; allowed: host names separated by commas.
+	AdminHosts []string
+
+	// AdminToken is required by the operator's listener for all pages except health: as a bearer token, or as the
+	// password of basic authentication, with any user name.
+	// SPANFLAME_ADMIN_TOKEN or SPANFLAME_ADMIN_TOKEN_FILE.
+	AdminToken string
 
 	// Stdout receives the JSON log and what console exporters print. Default: standard output.
 	Stdout io.Writer

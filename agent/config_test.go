@@ -411,7 +411,8 @@ func fill(v reflect.Value) {
 		case reflect.Map:
 			f.Set(reflect.ValueOf(map[string]string{"k": "v"}))
 		case reflect.Slice:
-			f.Set(reflect.ValueOf([]pyroscope.ProfileType{"x"}))
+			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			f.Index(0).SetString("x")
 		case reflect.Struct:
 			fill(f)
 		case reflect.Interface:

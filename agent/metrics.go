@@ -2,11 +2,13 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/spool"
 	"spanflame/agent/internal/wall"
 )
@@ -46,6 +48,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, from the CPU profiles.")
 	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, from the memory profiles.")
 	panics := m.counter("spanflame.panics", "{panic}", "Panics of the agent that were recovered, by stage.")
+	degraded := m.gauge("spanflame.degraded", "{problem}", "Whether something does not work as it should, by reason: 1 if so, else 0. /status has the details.")
 	if m.err != nil {
 		return m.err
 	}
@@ -66,6 +69,14 @@ func (a *Agent) observe(meter metric.Meter) error {
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
 		for stage, n := range a.guard.Panics() {
 			o.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))
+		}
+		current := a.problems()
+		for _, name := range problemReasons {
+			n := int64(0)
+			if slices.ContainsFunc(current, func(p admin.Problem) bool { return p.Reason == name }) {
+				n = 1
+			}
+			o.ObserveInt64(degraded, n, reason(name))
 		}
 		if a.delivery != nil {
 			s := a.delivery.Stats()

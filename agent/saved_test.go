@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"io/fs"
 	"maps"
@@ -109,8 +110,8 @@ func TestWithoutAServerAllIsSaved(t *testing.T) {
 		t.Fatal(err)
 	}
 	root := slowRequest(t.Context())
-	if words := a.degraded(); len(words) > 0 {
-		t.Errorf("degraded: %q", words)
+	if found := a.problems(); len(found) > 0 {
+		t.Errorf("problems: %q", found)
 	}
 	scrape := get(t, "http://"+a.AdminAddr()+"/metrics")
 	for _, want := range []string{`spanflame_saved_used_bytes{`, `kind="profiles"`, `kind="traces"`} {
@@ -265,9 +266,8 @@ func TestADirectoryThatCannotBeUsedIsSaid(t *testing.T) {
 	if err := a.telemetry.Traces.ForceFlush(t.Context()); err == nil {
 		t.Error("the spans were saved")
 	}
-	words := strings.Join(a.degraded(), "\n")
-	if !strings.Contains(words, "traces are not saved as they should be") {
-		t.Errorf("degraded: %q", words)
+	if found := fmt.Sprint(a.problems()); !strings.Contains(found, "saving") || !strings.Contains(found, "traces are not saved as they should be") {
+		t.Errorf("problems: %s", found)
 	}
 	err = a.Shutdown(context.Background())
 	if err == nil || !strings.Contains(err.Error(), "5 profiles") || !strings.Contains(err.Error(), "saved traces export to "+cfg.Dir) {

@@ -12,6 +12,7 @@ import (
 
 	pyroscope "github.com/grafana/pyroscope-go"
 
+	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/telemetry"
@@ -20,8 +21,11 @@ import (
 // off switches a setting off whose field is text.
 const off = "off"
 
-// defaultAdminAddress is the address of the listener if nobody chooses one.
-const defaultAdminAddress = "127.0.0.1:6060"
+// The choices of AdminPages.
+const (
+	adminAll     = "all"
+	adminMetrics = "metrics"
+)
 
 // minDirBytes is the least that DirMaxBytes can be: room for a few profiles and traces.
 const minDirBytes = 1 << 20
@@ -144,10 +148,18 @@ var settings = slices.Concat(setting.Table{
 		Field: "TracesSamplerArg", Variable: "OTEL_TRACES_SAMPLER_ARG", Parse: setting.Text, Default: "1", Allowed: "a ratio from 0 to 1",
 	},
 	setting.Of[string]{
-		Field: "AdminAddress", Variable: "SPANFLAME_ADMIN_ADDRESS", Parse: setting.Text, Default: defaultAdminAddress,
-		DefaultText: defaultAdminAddress + ", or a free port if that is taken",
+		Field: "AdminAddress", Variable: "SPANFLAME_ADMIN_ADDRESS", Parse: setting.Text,
+		DefaultText: admin.DefaultAddress + ", or the next free port if that is taken",
 		Valid:       isListenAddress, Allowed: "host:port with a numeric port, or off",
 	},
+	setting.Of[string]{
+		Field: "AdminPages", Variable: "SPANFLAME_ADMIN_PAGES", Parse: setting.Text, Default: adminAll,
+		Valid: func(s string) bool { return s == adminAll || s == adminMetrics }, Allowed: "all or metrics",
+	},
+	setting.Of[[]string]{
+		Field: "AdminHosts", Variable: "SPANFLAME_ADMIN_HOSTS", Parse: setting.List[string], Allowed: "host names separated by commas",
+	},
+	setting.Of[string]{Field: "AdminToken", Variable: "SPANFLAME_ADMIN_TOKEN", Parse: setting.Text, Secret: true, File: true},
 	setting.Of[io.Writer]{Field: "Stdout", DefaultText: "standard output"},
 })
 
@@ -191,7 +203,7 @@ func durationOrOff(text string) (time.Duration, error) {
 }
 
 func isListenAddress(address string) bool {
-	if address == off {
+	if address == off || address == "" {
 		return true
 	}
 	_, port, err := net.SplitHostPort(address)

@@ -58,9 +58,9 @@ func TestNoWindowIsLost(t *testing.T) {
 	loadAll(t, all, outage/2)
 	spooled = append(spooled, bothKilled.crash(t)...)
 	loadAll(t, all, outage/2)
-	status, _, said := request(t, http.MethodGet, serverKilled.Storefront.Admin+"/readyz")
-	if status != http.StatusServiceUnavailable || !strings.Contains(string(said), "profile delivery failing since") {
-		t.Errorf("/readyz in the outage: status %d: %s", status, said)
+	status, _, body := request(t, http.MethodGet, serverKilled.Storefront.Admin+"/status")
+	if status != http.StatusOK || !strings.Contains(string(body), "delivery: profile delivery failing since") {
+		t.Errorf("/status in the outage: %d %s", status, body)
 	}
 	if err := server.Restart(t.Context()); err != nil {
 		t.Fatal(err)

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -339,13 +340,19 @@ func TestUnreachableServers(t *testing.T) {
 		}
 		return nil
 	})
-	eventually(t, "/readyz", func() error {
-		status, _, body := request(t, http.MethodGet, s.Storefront.Admin+"/readyz")
-		if status != http.StatusServiceUnavailable || !strings.Contains(string(body), "profile delivery failing since") {
+	eventually(t, "/status", func() error {
+		status, _, body := request(t, http.MethodGet, s.Storefront.Admin+"/status")
+		if status != http.StatusOK || !strings.Contains(string(body), "delivery: profile delivery failing since") {
 			return fmt.Errorf("%d %s", status, body)
 		}
 		return nil
 	})
+	if status, _, body := request(t, http.MethodGet, s.Storefront.Admin+"/readyz"); status != http.StatusOK {
+		t.Errorf("/readyz in the outage: %d %s, want 200: the service works", status, body)
+	}
+	if _, _, body := request(t, http.MethodGet, s.Storefront.Admin+"/metrics"); !degradedMetric.Match(body) {
+		t.Error("spanflame_degraded is not 1 in the outage")
+	}
 	time.Sleep(3 * time.Second) // several more attempts
 	if n := said("profile delivery failing; profiles are spooled"); n != 1 {
 		t.Errorf("logged the outage %d times, want once", n)
@@ -392,10 +399,14 @@ func TestLoadEndpoints(t *testing.T) {
 	}
 }
 
+// degradedMetric matches the metric that delivery fails.
+var degradedMetric = regexp.MustCompile(`(?m)^spanflame_degraded\{[^}]*reason="delivery"[^}]*\} 1$`)
+
 func TestOperatorsListener(t *testing.T) {
 	for path, want := range map[string]string{
 		"/healthz":                       "ok",
 		"/readyz":                        "ready",
+		"/status":                        "ok",
 		"/metrics":                       "api_orders_processed_total",
 		"/debug/pprof/goroutine?debug=1": "goroutine profile:",
 	} {

@@ -152,7 +152,7 @@ func newCompareCommand() *cobra.Command {
 		Use:   "compare BEFORE AFTER",
 		Short: "Compare two sets of profiles, and say which differences are more than chance",
 		Long: `Compare two sets of profiles by function and by stack. Each side is a file, a directory, a pattern such as
-'saved/*.pb.gz', the address of a live service such as http://127.0.0.1:6060/debug/pprof/profile, or a query
+'saved/*.pb.gz', the address of a live service such as http://127.0.0.1:16060/debug/pprof/profile, or a query
 such as 'pyroscope://127.0.0.1:4040/?query=process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop"}&from=now-1h'.
 
 With at least four windows a side, each difference has a confidence interval and a test. A rule of --fail-on is

@@ -46,7 +46,7 @@ that a Prometheus server computes for each profile, such as the number of reques
 Exits with 0 if no leak is suspected, 1 if one is, and 2 if the command line or the profiles cannot be used,
 which includes too few profiles to tell.`,
 		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
-  spanflame leaks http://127.0.0.1:6060/debug/pprof/heap --windows 40 --length 15s`,
+  spanflame leaks http://127.0.0.1:16060/debug/pprof/heap --windows 40 --length 15s`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return o.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},

@@ -26,8 +26,8 @@ func newWorkloadCommand() *cobra.Command {
 
 The storefront listens on 127.0.0.1:8080 and the inventory on 127.0.0.1:8081 unless --listen says otherwise.
 Orders go to an SQLite file, or to PostgreSQL when DATABASE_URL is set. The agent takes its settings from the
-environment: OTEL_*, PYROSCOPE_* and SPANFLAME_*; its operator's listener is 127.0.0.1:6060 for the storefront
-and 127.0.0.1:6061 for the inventory by default. Faults in the service can be switched on and off while it
+environment: OTEL_*, PYROSCOPE_* and SPANFLAME_*; by default, its operator's listener has the first free port of
+127.0.0.1 from 16060 on, which is logged at the start. Faults in the service can be switched on and off while it
 runs, through /faults.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -59,9 +59,7 @@ func runWorkload(ctx context.Context, cfg workload.Config) error {
 	if agentCfg.ServiceName == "" && agentCfg.ResourceAttributes["service.name"] == "" {
 		agentCfg.ServiceName = string(cfg.Role)
 	}
-	if agentCfg.AdminAddress == "" && cfg.Role == workload.Inventory {
-		agentCfg.AdminAddress = "127.0.0.1:6061" // a storefront on the same host has the default
-	}
+
 	a, err := agent.Start(ctx, agentCfg)
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)

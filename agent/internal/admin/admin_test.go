@@ -20,25 +20,26 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func listen(t *testing.T) *Listener {
-	t.Helper()
-	l, err := Listen("127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+// serve serves the pages on a free port.
+func serve(o Options, change ...func(*ServerOptions)) *Server {
+	so := ServerOptions{Address: "127.0.0.1:0", Pages: Handler(o), Logger: slog.New(slog.DiscardHandler)}
+	for _, c := range change {
+		c(&so)
 	}
-	return l
+	return Serve(so)
 }
 
-func start(t *testing.T, change func(*Options)) string {
+// start serves the pages until the end of the test and returns their URL.
+func start(t *testing.T, change func(*Options), server ...func(*ServerOptions)) string {
 	t.Helper()
 	o := Options{
 		CPUProfile: func(context.Context, io.Writer, time.Duration) error { return errors.New("busy") },
-		Degraded:   func() []string { return nil },
+		Problems:   func() []Problem { return nil },
 	}
 	if change != nil {
 		change(&o)
 	}
-	s := Serve(listen(t), Handler(o), slog.New(slog.DiscardHandler))
+	s := serve(o, server...)
 	t.Cleanup(func() {
 		http.DefaultClient.CloseIdleConnections()
 		if err := s.Shutdown(context.Background()); err != nil {
@@ -248,15 +249,35 @@ func TestMetricsWithExemplars(t *testing.T) {
 	}
 }
 
-func TestReady(t *testing.T) {
-	degraded := []string{"profiles are not delivered"}
-	url := start(t, func(o *Options) { o.Degraded = func() []string { return degraded } })
-	if status, _, body := get(t, url+"/readyz"); status != 503 || string(body) != "degraded: profiles are not delivered\n" {
-		t.Errorf("degraded: %d %q", status, body)
-	}
-	degraded = nil
-	if status, _, body := get(t, url+"/readyz"); status != 200 || string(body) != "ready\n" {
-		t.Errorf("ready: %d %q", status, body)
+// TestStatus checks that probes do not depend on the agent's state, which only the status shows.
+func TestStatus(t *testing.T) {
+	var problems []Problem
+	url := start(t, func(o *Options) { o.Problems = func() []Problem { return problems } })
+	for _, test := range []struct {
+		problems   []Problem
+		text, json string
+	}{
+		{nil, "ok\n", `{"status":"ok","problems":[]}`},
+		{
+			[]Problem{{"delivery", "server unreachable"}, {"wall", "busy"}}, "degraded\ndelivery: server unreachable\nwall: busy\n",
+			`{"status":"degraded","problems":[{"reason":"delivery","message":"server unreachable"},{"reason":"wall","message":"busy"}]}`,
+		},
+	} {
+		problems = test.problems
+		for _, probe := range []struct{ path, want string }{{"/readyz", "ready\n"}, {"/healthz", "ok\n"}, {"/status", test.text}} {
+			if status, _, body := get(t, url+probe.path); status != 200 || string(body) != probe.want {
+				t.Errorf("%v: %s: %d %q, want %q", problems, probe.path, status, body, probe.want)
+			}
+		}
+		for _, accept := range []string{"application/json", "text/html, application/json;q=0.9"} {
+			status, h, body := get(t, url+"/status", "Accept", accept)
+			if status != 200 || strings.TrimSpace(string(body)) != test.json || h.Get("Content-Type") != "application/json" {
+				t.Errorf("%v: Accept %s: %d %q, want %s", problems, accept, status, body, test.json)
+			}
+		}
+		if _, _, body := get(t, url+"/status?format=json"); strings.TrimSpace(string(body)) != test.json {
+			t.Errorf("%v: format=json: %q, want %s", problems, body, test.json)
+		}
 	}
 }
 
@@ -264,14 +285,14 @@ func TestReady(t *testing.T) {
 func serveSlowly(t *testing.T, take func(context.Context)) (s *Server, answered <-chan int) {
 	t.Helper()
 	begun, status := make(chan struct{}), make(chan int, 1)
-	s = Serve(listen(t), Handler(Options{
+	s = serve(Options{
 		CPUProfile: func(ctx context.Context, w io.Writer, _ time.Duration) error {
 			close(begun)
 			take(ctx)
 			_, err := io.WriteString(w, "incomplete profile")
 			return err
 		},
-	}), slog.New(slog.DiscardHandler))
+	})
 	go func() {
 		resp, err := http.Get("http://" + s.Addr() + "/debug/pprof/profile?seconds=300")
 		if err != nil {
@@ -314,14 +335,6 @@ func TestShutdownClosesConnectionsAtItsDeadline(t *testing.T) {
 	close(release)
 	if err := <-ended; !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Shutdown: %v, want the deadline", err)
-	}
-}
-
-func TestAddressInUse(t *testing.T) {
-	url := start(t, nil)
-	_, err := Listen(strings.TrimPrefix(url, "http://"))
-	if err == nil || !strings.Contains(err.Error(), "address already in use") {
-		t.Errorf("error %v", err)
 	}
 }
 

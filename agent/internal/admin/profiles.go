@@ -3,6 +3,7 @@ package admin
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"io"
@@ -64,24 +65,25 @@ func (p profiles) profile(w http.ResponseWriter, r *http.Request) {
 
 // trace serves an execution trace.
 func (p profiles) trace(w http.ResponseWriter, r *http.Request) {
-	p.timed(w, r, "trace", 1, func(out io.Writer) (func() error, error) {
-		if err := trace.Start(out); err != nil {
-			return nil, err
+	p.timed(w, r, "trace", 1, func(out *response) (func() error, error) {
+		client := newRelay(out)
+		if err := trace.Start(client); err != nil {
+			return nil, errors.Join(err, client.close())
 		}
-		return func() error { trace.Stop(); return nil }, nil
+		return func() error { trace.Stop(); return client.close() }, nil
 	})
 }
 
 // fgprof serves a wall-clock profile of all goroutines of the process. It stops the world 99 times a second,
 // longer with more goroutines, so it runs only on request.
 func (p profiles) fgprof(w http.ResponseWriter, r *http.Request) {
-	p.timed(w, r, "fgprof", 30, func(out io.Writer) (func() error, error) {
+	p.timed(w, r, "fgprof", 30, func(out *response) (func() error, error) {
 		return fgprof.Start(out, fgprof.FormatPprof), nil
 	})
 }
 
 // timed runs what start begins for as long as the request asks, one request at a time.
-func (p profiles) timed(w http.ResponseWriter, r *http.Request, name string, standard int, start func(io.Writer) (func() error, error)) {
+func (p profiles) timed(w http.ResponseWriter, r *http.Request, name string, standard int, start func(*response) (func() error, error)) {
 	d, err := seconds(r, standard)
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusBadRequest)
@@ -94,7 +96,7 @@ func (p profiles) timed(w http.ResponseWriter, r *http.Request, name string, sta
 		http.Error(w, name+": another trace or fgprof profile is running: try again when it has ended", http.StatusConflict)
 		return
 	}
-	stop, err := start(&download{w: w, name: name})
+	stop, err := start(newResponse(w, name))
 	if err != nil {
 		http.Error(w, fmt.Sprintf("%s: %v", name, err), http.StatusConflict)
 		return
@@ -141,8 +143,7 @@ func (p profiles) named(w http.ResponseWriter, r *http.Request) {
 	}
 	if debug > 0 {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		_, _ = w.Write(buf.Bytes())
+		_, _ = newResponse(w, "").Write(buf.Bytes())
 		return
 	}
 	send(w, name, buf.Bytes())
@@ -218,19 +219,5 @@ func sleep(ctx context.Context, d time.Duration) (gone bool) {
 }
 
 func send(w http.ResponseWriter, name string, b []byte) {
-	_, _ = (&download{w: w, name: name}).Write(b) // a failed write to the client needs no action
-}
-
-// download writes a response that browsers save as a file. It does not buffer it.
-type download struct {
-	w    http.ResponseWriter
-	name string
-}
-
-func (d *download) Write(b []byte) (int, error) {
-	h := d.w.Header()
-	h.Set("Content-Type", "application/octet-stream")
-	h.Set("X-Content-Type-Options", "nosniff")
-	h.Set("Content-Disposition", fmt.Sprintf("attachment; filename=%q", d.name))
-	return d.w.Write(b)
+	_, _ = newResponse(w, name).Write(b) // a failed write to the client needs no action
 }
