@@ -117,7 +117,7 @@ func wallGraph(t *testing.T, s query.Span, margin time.Duration) *query.Frame {
 	return graph
 }
 
-// own is the time of the span's own goroutine of which its profile has information.
+// own returns the recorded time of the span's own goroutine.
 func own(graph *query.Frame) time.Duration {
 	return time.Duration(graph.Total - graph.Find(othersFrame) - graph.Find(unknownFrame) - graph.Find(elsewhereFrame))
 }

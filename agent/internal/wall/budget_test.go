@@ -60,7 +60,7 @@ func TestPauses(t *testing.T) {
 			t.Fatal("it does not resume when the budget has recovered")
 		}
 	}
-	if s := r.Stats(); s.Pauses != 3 || strings.Count(log.String(), "pauses from time to time") != 1 {
+	if s := r.Stats(); s.Pauses != 3 || strings.Count(log.String(), "recording of slow spans paused") != 1 {
 		t.Errorf("%d pauses, and the log says %s", s.Pauses, log.String())
 	}
 
