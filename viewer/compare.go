@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/flame"
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
@@ -270,18 +271,16 @@ type comparePage struct {
 	Offers     *offers // where not all is said
 	Why        string  // there is no result
 	Result     *comparisonResult
-	Difference *flame
+	Difference *flame.Graph
 	Pprof      string
 }
 
 // comparisonResult is what a comparison found.
 type comparisonResult struct {
-	Before, After string // totals
-	Spans         []link // before and after, if it is of spans
-	Changes       []change
+	Before, After string   // totals
+	Spans         []link   // before and after, if it is of spans
 	Verdict       *verdict // unless it is of spans
-	tree          *node
-	unit          string
+	difference
 }
 
 func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
@@ -333,7 +332,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	if of := page.Result.Spans; of != nil {
 		page.Title = fmt.Sprintf("%s of %s against %s", page.C.Type.Words, format.Clean(of[1].Text, 120), format.Clean(of[0].Text, 120))
 	}
-	page.Difference = newDifference(page.Result.tree, page.Result.unit, "/compare?"+q.Encode()+"&frame=", zoom)
+	page.Difference = page.Result.difference.draw("/compare?"+q.Encode()+"&frame=", zoom)
 	q.Set("kind", "compare")
 	page.Pprof = "/flame/" + encodeSpec(q) + "/flamegraph"
 	return s.render(w, http.StatusOK, "compare.html", page)
@@ -356,8 +355,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 		}
 		unit := p.SampleType[value].Unit
 		found := &comparisonResult{
-			Changes: changes(p, base, 1, 1), Before: format.Value(sum(base, baseValue), unit), After: format.Value(sum(p, value), unit),
-			tree: differenceTree(p, base, 1, 1), unit: unit,
+			Before: format.Value(sum(base, baseValue), unit), After: format.Value(sum(p, value), unit), difference: newDifference(base, p, 1, 1),
 		}
 		if c.What == "spans" {
 			for _, id := range []string{c.spanA, c.spanB} {

@@ -13,6 +13,7 @@ import (
 	"github.com/go-analyze/charts"
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/flame"
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles"
@@ -32,8 +33,8 @@ type memoryPage struct {
 	Plot        string
 	Points      []point // the plot in numbers
 	Leaks       leakVerdict
-	Changes     []change
-	Difference  *flame
+	Changes     []flame.Change
+	Difference  *flame.Graph
 	Pprof       string
 	Why         string
 }
@@ -92,18 +93,18 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		"bfrom": {stamp(last.From)}, "bto": {stamp(last.End())},
 	}
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"
-	grown, err := once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) (comparisonResult, error) {
+	grown, err := once(r.Context(), s, fmt.Sprintf("memory %q", spec), func(ctx context.Context) (difference, error) {
 		p, base, err := s.memoryPair(ctx, spec)
 		if err != nil {
-			return comparisonResult{}, err
+			return difference{}, err
 		}
-		return comparisonResult{Changes: changes(p, base, 1, 1), tree: differenceTree(p, base, 1, 1)}, nil
+		return newDifference(base, p, 1, 1), nil
 	})
 	if err != nil && !errors.Is(err, profiles.ErrNone) {
 		return err
 	}
 	page.Changes = grown.Changes
-	page.Difference = newDifference(grown.tree, "bytes", "/memory?"+of.Encode()+"&frame=", zoom)
+	page.Difference = grown.draw("/memory?"+of.Encode()+"&frame=", zoom)
 	sel := source.Selection{Service: page.Service, Type: record.Memory, From: first.From, To: last.End()}
 	page.Leaks, err = once(r.Context(), s, fmt.Sprintf("leaks %q", sel), func(ctx context.Context) (leakVerdict, error) {
 		return findLeaks(ctx, s.source, sel)

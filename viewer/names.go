@@ -15,10 +15,10 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/flame"
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
-	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -110,13 +110,13 @@ type namePage struct {
 	Slowest                []listedTrace
 	Part                   string // which flame graph is shown
 	Parts                  []part
-	Flame, Others          flame
+	Flame, Others          flame.Graph
 	Pprof                  string
 	DifferencePath         string
 	SlowWords              string // such as "the slowest 1 %"
 	SlowCount, MedianCount int
-	Changes                []change
-	Difference             *flame
+	Changes                []flame.Change
+	Difference             *flame.Graph
 	SlowMean, MedianMean   string
 	Why                    string
 }
@@ -247,12 +247,13 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	}
 	if err == nil && err2 == nil {
 		one, oneMedian := 1/float64(len(b.slow)), 1/float64(len(b.median))
-		page.Changes = changes(slow, median, one, oneMedian)
+		differs := newDifference(median, slow, oneMedian, one)
+		page.Changes = differs.Changes
 		value := profiles.DefaultSampleIndex(slow)
 		unit := slow.SampleType[value].Unit
-		page.SlowMean = format.Value(scaled(sum(slow, value), one), unit)
-		page.MedianMean = format.Value(scaled(sum(median, profiles.DefaultSampleIndex(median)), oneMedian), unit)
-		page.Difference = newDifference(differenceTree(slow, median, one, oneMedian), unit, "/name?"+with(page.Part).Encode()+"&dframe=", differenceZoom)
+		page.SlowMean = format.Value(int64(float64(sum(slow, value))*one), unit)
+		page.MedianMean = format.Value(int64(float64(sum(median, profiles.DefaultSampleIndex(median)))*oneMedian), unit)
+		page.Difference = differs.draw("/name?"+with(page.Part).Encode()+"&dframe=", differenceZoom)
 	} else {
 		page.DifferencePath = ""
 	}
@@ -312,73 +313,6 @@ func (s *server) namePair(ctx context.Context, q url.Values) (p, base *profile.P
 		err = badRequest("part=%q: want all, slow, median or difference.", q.Get("part"))
 	}
 	return p, base, err
-}
-
-// change is how a function's own value differs between two profiles.
-type change struct {
-	Name, In, State    string // In is who called it, where that says more
-	Before, After, Now string // Now is the difference
-	More               bool
-	W                  string // of the bar, in percent
-	by                 float64
-}
-
-// changes are the largest differences of the functions' own values, with what they did, each profile scaled by
-// its factor.
-func changes(p, base *profile.Profile, scale, baseScale float64) []change {
-	type place struct{ function, in, state string }
-	sums := func(p *profile.Profile, scale float64) map[place]float64 {
-		value := profiles.DefaultSampleIndex(p)
-		of := make(map[place]float64)
-		for _, s := range p.Sample {
-			if !profiles.OwnTime(s) {
-				continue // beside the time of the spans
-			}
-			var at place
-			for _, l := range s.Location {
-				for _, line := range l.Line {
-					switch name := functionName(line); {
-					case wallprofile.IsBracketed(name):
-						at.state = name
-					case at.function == "":
-						at.function = name
-					case at.in == "" && wallprofile.OnBehalf(at.function, "") && !wallprofile.OnBehalf(name, ""):
-						at.in = name
-					}
-				}
-			}
-			of[at] += scale * float64(s.Value[value])
-		}
-		return of
-	}
-	after, before := sums(p, scale), sums(base, baseScale)
-	var all []change
-	unit := p.SampleType[profiles.DefaultSampleIndex(p)].Unit
-	most := 0.0
-	seen := make(map[place]bool)
-	for _, m := range []map[place]float64{after, before} {
-		for at := range m {
-			by := after[at] - before[at]
-			if seen[at] || by == 0 {
-				continue
-			}
-			seen[at] = true
-			most = max(most, math.Abs(by))
-			all = append(all, change{
-				Name: format.Clean(at.function, 200), In: format.Clean(at.in, 200), State: format.Clean(at.state, 100),
-				Before: format.Value(int64(before[at]), unit), After: format.Value(int64(after[at]), unit),
-				Now: format.Difference(int64(by), unit), More: by > 0, by: by,
-			})
-		}
-	}
-	slices.SortFunc(all, func(a, b change) int {
-		return cmp.Or(cmp.Compare(math.Abs(b.by), math.Abs(a.by)), cmp.Compare(a.Name, b.Name), cmp.Compare(a.In, b.In), cmp.Compare(a.State, b.State))
-	})
-	all = all[:min(len(all), 20)]
-	for i := range all {
-		all[i].W = format.Percent(math.Abs(all[i].by) / most)
-	}
-	return all
 }
 
 // pprof serves pprof's pages for a flame graph that is not of one span.

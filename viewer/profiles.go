@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/flame"
 	"spanflame/internal/format"
 	"spanflame/profiles"
 )
@@ -34,7 +35,7 @@ type profilesPage struct {
 	Types, Versions []part
 	From, To        time.Time // of the windows
 	Count           int       // of them
-	Flame, Others   flame
+	Flame, Others   flame.Graph
 	Pprof, Download string
 	Compare         []link
 	Commands        []string

@@ -20,6 +20,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/flame"
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
@@ -84,7 +85,7 @@ type spanView struct {
 	ID, Service, Name, Duration string
 	Type                        string
 	Types                       []link
-	Flame, Others               flame
+	Flame, Others               flame.Graph
 	Why                         string // it is empty
 	Pprof, Top, Graph           string
 	Download, Compare           string

@@ -30,9 +30,14 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
 }
 
-// Short returns a function's name without the directory of its package's path.
+// Short returns a function's name without the directory of its package's path. Type arguments and receivers, which have
+// paths of their own, are left as they are.
 func Short(function string) string {
-	return function[strings.LastIndexByte(function, '/')+1:]
+	path := function
+	if i := strings.IndexAny(function, "[("); i >= 0 {
+		path = function[:i]
+	}
+	return function[strings.LastIndexByte(path, '/')+1:]
 }
 
 // Comment returns the comment of a saved profile that holds the diagnosis of a span, such as

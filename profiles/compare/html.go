@@ -10,14 +10,14 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"spanflame/internal/flame"
 )
 
-const (
-	frameHeight = 19    // pixels, with the gap
-	minWidth    = 0.1   // per cent of the page, below which a frame is not drawn
-	maxDepth    = 256   // of the flame graph
-	maxFrames   = 20000 // in the flame graph of one metric
-)
+const frameHeight = 19 // pixels, with the gap
+
+// flameLimits are those of the flame graph of one metric.
+var flameLimits = flame.Limits{Share: 0.001, Depth: 256, Frames: 20_000}
 
 //go:embed page.html.tmpl
 var pageSource string
@@ -87,29 +87,20 @@ func (r *Report) WriteHTML(w io.Writer, rows int) error {
 	return page.Execute(w, data)
 }
 
-// draw lays the flame graph out, outermost functions on top.
+// draw lays out the flame graph, outermost functions on top.
 func (m Metric) draw() []rect {
 	if m.Flame == nil || m.Flame.Width <= 0 {
 		return nil
 	}
 	var rects []rect
-	scale := 100 / m.Flame.Width
-	var lay func(f *Frame, x float64, depth int)
-	lay = func(f *Frame, x float64, depth int) {
-		width := f.Width * scale
-		if width < minWidth || depth > maxDepth || len(rects) == maxFrames {
-			return
-		}
+	for _, at := range flame.Place(m.Flame, 0, flameLimits).Frames {
+		f := at.Node
 		rects = append(rects, rect{
-			X: decimal(x), Width: decimal(width), Y: depth * frameHeight, Name: f.Name, Fill: f.colour(),
-			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After), sizeOf(f.Before, f.After, quotient(f.Before, f.After))),
+			X: decimal(100 * at.X), Width: decimal(100 * at.Width), Y: at.Depth * frameHeight, Name: f.Name, Fill: colour(f),
+			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After),
+				sizeOf(f.Before, f.After, quotient(f.Before, f.After))),
 		})
-		for _, child := range f.Children {
-			lay(child, x, depth+1)
-			x += child.Width * scale
-		}
 	}
-	lay(m.Flame, 0, 0)
 	return rects
 }
 
@@ -123,7 +114,7 @@ var (
 )
 
 // colour is red for growth and blue for shrinkage, the stronger the larger the change of the frame is.
-func (f *Frame) colour() string {
+func colour(f *flame.Difference) string {
 	change := (f.After - f.Before) / math.Max(f.After, f.Before)
 	if math.IsNaN(change) {
 		change = 0

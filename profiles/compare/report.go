@@ -10,6 +10,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/flame"
 	"spanflame/profiles/internal/stacks"
 )
 
@@ -84,7 +85,7 @@ type Metric struct {
 	Small int `json:"small_functions"`
 
 	// Flame is both sides as one tree.
-	Flame *Frame `json:"-"`
+	Flame *flame.Difference `json:"-"`
 }
 
 // Change is the change of one quantity.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/internal/wallprofile"
 	"spanflame/workload/load"
 	"spanflame/workload/processes"
 )
@@ -208,7 +209,7 @@ func (d *demo) load(ctx context.Context) (p phases, err error) {
 		return p, err
 	}
 	if l, err := d.backend.leak(ctx, begun, time.Now()); err == nil { // otherwise the summary reports the error
-		d.console.progressf("the memory that %s holds grows: %s", short(l.function), l.course())
+		d.console.progressf("the memory that %s holds grows: %s", wallprofile.Short(l.function), l.course())
 	}
 	if err := d.switchFaults(ctx, false); err != nil {
 		return p, err

@@ -50,7 +50,7 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 	if err != nil {
 		return err
 	}
-	d.console.findf("The leak\n  %s holds %s more after %v: %s\n  %s\n", short(l.function), mebibytes(l.grown()),
+	d.console.findf("The leak\n  %s holds %s more after %v: %s\n  %s\n", wallprofile.Short(l.function), mebibytes(l.grown()),
 		l.over.Round(time.Second), l.course(), d.pages+"/memory?"+url.Values{"service": {storefront}}.Encode())
 
 	rows, err := d.compare(ctx, p)
@@ -99,7 +99,7 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		row(f.shows+" "+short(f.function), perSecond(wrong, p.faulty.length()), perSecond(right, p.repaired.length()-window))
+		row(f.shows+" "+wallprofile.Short(f.function), perSecond(wrong, p.faulty.length()), perSecond(right, p.repaired.length()-window))
 	}
 	if err := table.Flush(); err != nil {
 		return "", err
@@ -128,6 +128,3 @@ func perSecond(spent, length time.Duration) string {
 }
 
 func mebibytes(n int64) string { return fmt.Sprintf("%.0f MiB", float64(n)/(1<<20)) }
-
-// short returns a function's name without the path of its package.
-func short(function string) string { return function[strings.LastIndexByte(function, '/')+1:] }

@@ -1,0 +1,81 @@
+package flame
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"spanflame/internal/format"
+	"spanflame/internal/wallprofile"
+)
+
+const changedRows = 20 // of the table of changes
+
+// Change is how a function's own value differs between two sides.
+type Change struct {
+	Name, In, State string // In is the caller, if it says more
+	Before, After   string
+	By              string // the difference
+	More            bool
+	W               string // of the bar, in percent
+	by              float64
+	at              place
+}
+
+// Changes returns the largest changes of functions' own values, with the states in which they spent them.
+func Changes(before, after Side) []Change {
+	b, a := ownValues(before), ownValues(after)
+	unit := after.Unit()
+	var all []Change
+	most := 0.0
+	seen := make(map[place]bool)
+	for _, values := range []map[place]float64{a, b} {
+		for at := range values {
+			by := a[at] - b[at]
+			if seen[at] || by == 0 {
+				continue
+			}
+			seen[at] = true
+			most = max(most, math.Abs(by))
+			all = append(all, Change{
+				Name: format.Clean(at.function, 200), In: format.Clean(at.in, 200), State: format.Clean(at.state, 100),
+				Before: format.Value(round(b[at]), unit), After: format.Value(round(a[at]), unit), By: format.Difference(round(by), unit),
+				More: by > 0, by: by, at: at,
+			})
+		}
+	}
+	slices.SortFunc(all, func(a, b Change) int {
+		return cmp.Or(cmp.Compare(math.Abs(b.by), math.Abs(a.by)), a.at.compare(b.at))
+	})
+	all = all[:min(len(all), changedRows)]
+	for i := range all {
+		all[i].W = format.Percent(math.Abs(all[i].by) / most)
+	}
+	return all
+}
+
+// ownValues returns the values of functions without those that they called, scaled.
+func ownValues(side Side) map[place]float64 {
+	values := make(map[place]float64)
+	for _, s := range side.Profile.Sample {
+		v := side.value(s)
+		if v == 0 {
+			continue
+		}
+		var at place
+		for _, l := range s.Location {
+			for _, line := range l.Line {
+				switch name := functionName(line); {
+				case wallprofile.IsBracketed(name):
+					at.state = name
+				case at.function == "":
+					at.function = name
+				case at.in == "" && wallprofile.OnBehalf(at.function, "") && !wallprofile.OnBehalf(name, ""):
+					at.in = name
+				}
+			}
+		}
+		values[at] += side.scale() * float64(v)
+	}
+	return values
+}

@@ -1,0 +1,151 @@
+package flame
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/pprof/profile"
+)
+
+// stack is the functions of a sample, outermost first and joined by semicolons, and its value.
+type stack struct {
+	functions string
+	value     int64
+}
+
+func sideOf(unit string, stacks ...stack) Side {
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "any", Unit: unit}}}
+	locations := make(map[string]*profile.Location)
+	for _, s := range stacks {
+		sample := &profile.Sample{Value: []int64{s.value}}
+		for _, name := range slices.Backward(strings.Split(s.functions, ";")) {
+			if locations[name] == nil {
+				locations[name] = &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: name}}}}
+			}
+			sample.Location = append(sample.Location, locations[name])
+		}
+		p.Sample = append(p.Sample, sample)
+	}
+	return Side{Profile: p}
+}
+
+// deep is a single stack.
+func deep(depth int) Side {
+	var b strings.Builder
+	for i := range depth {
+		fmt.Fprintf(&b, ";main.f%d", i)
+	}
+	return sideOf("nanoseconds", stack{b.String()[1:], 9e8})
+}
+
+// TestDeepStacks: a graph says that it was cut, also as one side of a difference; zoomed, each frame above links to itself.
+func TestDeepStacks(t *testing.T) {
+	whole, cut := deep(maxDepth), deep(maxDepth+1)
+	if New(whole, false, "", 0).Cut || !New(cut, false, "", 0).Cut {
+		t.Error("want the deeper graph alone to be cut")
+	}
+	for name, tt := range map[string]struct {
+		after, before Side
+		want          bool
+	}{"neither": {whole, whole, false}, "after": {cut, whole, true}, "before": {whole, cut, true}} {
+		if got := NewDifference(Compare(tt.before, tt.after), "nanoseconds", "", 0).Cut; got != tt.want {
+			t.Errorf("%s is cut: %v, want %v", name, got, tt.want)
+		}
+	}
+	for i, f := range New(whole, false, "/at?frame=", maxDepth/2).Frames {
+		if want := fmt.Sprintf("/at?frame=%d#flame", i); f.Path != want {
+			t.Errorf("frame %d of a single stack links to %s, want %s", i, f.Path, want)
+		}
+	}
+}
+
+// titles are the frames of a graph in words, in the order in which they are drawn.
+func titles(frames []Frame) []string {
+	var all []string
+	for _, f := range frames {
+		all = append(all, fmt.Sprintf("%s %s+%s %d %s", f.Name, f.X, f.W, f.Y/rowHeight, f.Class))
+	}
+	return all
+}
+
+func TestGraph(t *testing.T) {
+	side := sideOf("nanoseconds",
+		stack{"span: GET /a/b;example.com/shop.(*Cart).Price;sync.(*Mutex).Lock;[waiting: mutex]", 600}, stack{"span: GET /a/b;main.run", 400},
+		stack{"main.dropped", -5}, stack{"main.other", 7})
+	side.Keep = func(s *profile.Sample) bool { return s.Value[0] != 7 }
+	g := New(side, true, "/at?frame=", 0)
+	want := []string{
+		"all 0%+100% 0 waiting", "span: GET /a/b 0%+100% 1 waiting", "shop.(*Cart).Price 0%+60% 2 waiting", "sync.(*Mutex).Lock 0%+60% 3 waiting",
+		"[waiting: mutex] 0%+60% 4 waiting", "main.run 60%+40% 2 running",
+	}
+	if got := titles(g.Frames); !slices.Equal(got, want) {
+		t.Errorf("frames %q, want %q", got, want)
+	}
+	if g.Total != "1 µs" || g.Cut || g.Height != 5*rowHeight {
+		t.Errorf("total %s, cut %v, height %d", g.Total, g.Cut, g.Height)
+	}
+	if want := "span: GET /a/b: 1 µs, 100 % (running on the CPU 40 %, waiting 60 %)"; g.Frames[1].Title != want {
+		t.Errorf("title %q, want %q", g.Frames[1].Title, want)
+	}
+	first := Function{
+		Name: "sync.(*Mutex).Lock", In: "example.com/shop.(*Cart).Price", State: "waiting: mutex", Value: "600 ns", Percent: "60 %", Class: "waiting",
+	}
+	if len(g.Top) != 2 || g.Top[0] != first || g.Top[1].State != "running" {
+		t.Errorf("top %+v, want %+v first", g.Top, first)
+	}
+	if len(g.Shares) != 2 || g.Shares[0].Words != "running on the CPU" || g.Shares[1].X != "40%" {
+		t.Errorf("shares %+v", g.Shares)
+	}
+	zoomed := New(side, true, "/at?frame=", 3)
+	if got := titles(zoomed.Frames); zoomed.Zoomed != "sync.(*Mutex).Lock" || got[2] != "shop.(*Cart).Price 0%+100% 2 waiting" || len(got) != 5 {
+		t.Errorf("zoomed to %q: %q", zoomed.Zoomed, got)
+	}
+	if none := New(side, true, "/at?frame=", 99); none.Zoomed != "" || len(none.Frames) != len(want) {
+		t.Errorf("zoomed to no frame: %+v", none)
+	}
+	if unstated := New(side, false, "", 0); unstated.Shares != nil || strings.Contains(unstated.Frames[1].Title, "(") {
+		t.Errorf("a profile without states has %+v", unstated.Frames[1])
+	}
+}
+
+func TestDifference(t *testing.T) {
+	before := sideOf("count", stack{"main.a", 30}, stack{"main.a;main.gone", 10}, stack{"main.same", 60})
+	after := sideOf("count", stack{"main.a", 60}, stack{"main.same", 120}, stack{"main.new", 20})
+	after.Scale = 0.5
+	g := NewDifference(Compare(before, after), after.Unit(), "/at?frame=", 0)
+	var got []string
+	for _, f := range g.Frames {
+		got = append(got, f.Title+" "+f.Class)
+	}
+	want := []string{
+		"all: before 100 count, after 100 count, +0 count same", "main.same: before 60 count, after 60 count, +0 count same",
+		"main.a: before 40 count, after 30 count, −10 count less", "main.gone: before 10 count, after 0 count, −10 count less",
+		"main.new: before 0 count, after 10 count, +10 count more",
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("frames %q, want %q", got, want)
+	}
+	got = nil
+	for _, c := range Changes(before, after) {
+		got = append(got, fmt.Sprintf("%s %s %s %s %v", c.Name, c.Before, c.After, c.By, c.More))
+	}
+	if want := []string{"main.gone 10 count 0 count −10 count false", "main.new 0 count 10 count +10 count true"}; !slices.Equal(got, want) {
+		t.Errorf("changes %q, want %q", got, want)
+	}
+	if Compare(sideOf("count"), sideOf("count")) != nil || NewDifference(nil, "count", "", 0) != nil {
+		t.Error("two empty sides have a difference")
+	}
+}
+
+// TestNegative: the values below zero are a side of their own.
+func TestNegative(t *testing.T) {
+	after := sideOf("bytes", stack{"main.grew", 3 << 20}, stack{"main.shrank", -5 << 20})
+	before := after
+	before.Negative = true
+	d := Compare(before, after)
+	if d.Before != 5<<20 || d.After != 3<<20 || d.Width != 8<<20 {
+		t.Errorf("before %v, after %v, width %v: want 5, 3 and 8 MiB", d.Before, d.After, d.Width)
+	}
+}

@@ -1,0 +1,148 @@
+// Package flame builds flame graphs of profiles and of differences between profiles, and the tables next to them. The
+// pages of the viewer and the report of a comparison draw them. It reads no profiles and writes no HTML.
+package flame
+
+import (
+	"cmp"
+	"slices"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/wallprofile"
+)
+
+// Limits of a tree. Parts of stacks beyond them count for the frame above.
+const (
+	maxDepth = 200     // frames of a stack
+	maxNodes = 200_000 // in all
+)
+
+const kinds = wallprofile.KindGC + 1
+
+// Side is the part of a profile that a graph shows.
+type Side struct {
+	Profile  *profile.Profile
+	Value    int                        // index of the sample type
+	Keep     func(*profile.Sample) bool // nil keeps all samples
+	Scale    float64                    // of a difference; 0 is 1
+	Negative bool                       // the samples with values below zero, whose sign is changed, instead of those above
+}
+
+// Unit returns the unit of the values.
+func (s Side) Unit() string { return s.Profile.SampleType[s.Value].Unit }
+
+// value returns the value of a sample, or 0 for a sample that the side does not have.
+func (s Side) value(sample *profile.Sample) int64 {
+	v := sample.Value[s.Value]
+	if s.Negative {
+		v = -v
+	}
+	if v <= 0 || s.Keep != nil && !s.Keep(sample) {
+		return 0
+	}
+	return v
+}
+
+func (s Side) scale() float64 { return cmp.Or(s.Scale, 1) }
+
+// tree is a function as called by its parent, with the values of all its stacks.
+type tree struct {
+	name     string
+	total    int64
+	self     int64
+	byKind   [kinds]int64
+	children map[string]*tree
+	cut      bool // of a root: parts of stacks are left out
+}
+
+// newTree merges the stacks of a side.
+func newTree(side Side) *tree {
+	root := &tree{name: "all"}
+	nodes := 0
+	for _, s := range side.Profile.Sample {
+		v := side.value(s)
+		if v == 0 {
+			continue
+		}
+		at, depth, kind := root, 0, wallprofile.KindOf(leaf(s))
+		at.add(v, kind)
+	stack:
+		for _, l := range slices.Backward(s.Location) {
+			for _, line := range slices.Backward(l.Line) {
+				name := functionName(line)
+				child := at.children[name]
+				if child == nil {
+					if depth == maxDepth || nodes == maxNodes {
+						root.cut = true
+						break stack
+					}
+					if at.children == nil {
+						at.children = make(map[string]*tree)
+					}
+					child = &tree{name: name}
+					at.children[name] = child
+					nodes++
+				}
+				at = child
+				at.add(v, kind)
+				depth++
+			}
+		}
+		at.self += v
+	}
+	return root
+}
+
+func (t *tree) add(v int64, kind wallprofile.Kind) {
+	t.total += v
+	t.byKind[kind] += v
+}
+
+// leaf returns the innermost function of a stack, or a name that stands for none.
+func leaf(s *profile.Sample) string {
+	for _, l := range s.Location {
+		for _, line := range l.Line {
+			return functionName(line)
+		}
+	}
+	return ""
+}
+
+func functionName(l profile.Line) string {
+	if l.Function == nil || l.Function.Name == "" {
+		return "(no name)"
+	}
+	return l.Function.Name
+}
+
+// kind returns the kind of state in which most of the time went.
+func (t *tree) kind() wallprofile.Kind {
+	most := wallprofile.KindRunning
+	for _, k := range shownKinds {
+		if t.byKind[k.kind] > t.byKind[most] {
+			most = k.kind
+		}
+	}
+	return most
+}
+
+// Size implements [node].
+func (t *tree) Size() float64 { return float64(t.total) }
+
+// Below implements [node]: widest first.
+func (t *tree) Below() []*tree {
+	all := make([]*tree, 0, len(t.children))
+	for _, c := range t.children {
+		all = append(all, c)
+	}
+	slices.SortFunc(all, func(a, b *tree) int { return cmp.Or(cmp.Compare(b.total, a.total), cmp.Compare(a.name, b.name)) })
+	return all
+}
+
+// child returns the child of a name, or nil. It may be called on nil.
+func (t *tree) child(name string) *tree {
+	if t == nil {
+		return nil
+	}
+	return t.children[name]
+}
