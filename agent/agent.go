@@ -117,6 +117,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			Metrics:  promhttp.HandlerFor(a.telemetry.Scrape, promhttp.HandlerOpts{EnableOpenMetrics: true}),
 			Problems: a.problems,
 			Token:    cfg.AdminToken,
+			Guard:    a.guard,
 		}
 		if cfg.AdminPages == adminAll {
 			pages.CPUProfile = a.capture.CPUProfile

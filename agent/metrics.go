@@ -9,6 +9,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"spanflame/agent/internal/admin"
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/spool"
 	"spanflame/agent/internal/wall"
 )
@@ -47,7 +48,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 
 	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, from the CPU profiles.")
 	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, from the memory profiles.")
-	panics := m.counter("spanflame.panics", "{panic}", "Panics of the agent that were recovered, by stage.")
+	panics := m.counter("spanflame.panics", "{panic}", guard.MetricDescription)
 	degraded := m.gauge("spanflame.degraded", "{problem}", "Whether something does not work as it should, by reason: 1 if so, else 0. /status has the details.")
 	if m.err != nil {
 		return m.err

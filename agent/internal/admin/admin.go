@@ -14,6 +14,8 @@ import (
 	"net/http"
 	"strings"
 	"time"
+
+	"spanflame/agent/internal/guard"
 )
 
 // Options configures the pages.
@@ -30,6 +32,8 @@ type Options struct {
 	// Token, if not empty, is required by all pages except /healthz and /readyz: as a bearer token, or as the password
 	// of basic authentication, which "go tool pprof" can send.
 	Token string
+
+	Guard *guard.Guard // recovers panics of the pages
 }
 
 // Problem is one thing that does not work as it should.
@@ -65,7 +69,27 @@ func Handler(o Options) http.Handler {
 	// Probes have no token, and restart or isolate the service if these fail: they say nothing about the agent's state.
 	all.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	all.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ready\n") })
-	return all
+	return guarded(o.Guard.Stage("operator's pages"), all)
+}
+
+// guarded recovers panics, which end the response, so that a service's own server does not have to.
+func guarded(stage *guard.Stage, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		aborted := false
+		worked := stage.Try(func() {
+			defer func() {
+				if p := recover(); p == http.ErrAbortHandler {
+					aborted = true
+				} else if p != nil {
+					panic(p)
+				}
+			}()
+			next.ServeHTTP(w, r)
+		})
+		if aborted || !worked {
+			panic(http.ErrAbortHandler) // the way to end a response: a server closes the connection and does not log it
+		}
+	})
 }
 
 // status writes the problems, as JSON if the request accepts it, else as lines of text. The status code is always 200.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"strings"
 	"testing"
@@ -16,6 +17,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"go.uber.org/goleak"
+
+	"spanflame/agent/internal/guard"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -278,6 +281,55 @@ func TestStatus(t *testing.T) {
 		if _, _, body := get(t, url+"/status?format=json"); strings.TrimSpace(string(body)) != test.json {
 			t.Errorf("%v: format=json: %q, want %s", problems, body, test.json)
 		}
+	}
+}
+
+// TestPanic plants panics in the pages: the response ends, the panic is counted and logged once, and the pages work on.
+func TestPanic(t *testing.T) {
+	var log lines
+	g := guard.New(slog.New(slog.NewTextHandler(&log, nil)))
+	pages := Handler(Options{
+		Guard:      g,
+		Metrics:    http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("planted") }),
+		CPUProfile: func(context.Context, io.Writer, time.Duration) error { panic("planted") },
+		Problems:   func() []Problem { panic("planted") },
+	})
+	server := httptest.NewUnstartedServer(pages) // a server of the service
+	var errors lines
+	server.Config.ErrorLog = slog.NewLogLogger(slog.NewTextHandler(&errors, nil), slog.LevelError)
+	server.Start()
+	defer server.Close()
+	for _, path := range []string{"/metrics", "/debug/pprof/profile?seconds=1", "/status"} {
+		if resp, err := http.Get(server.URL + path); err == nil {
+			resp.Body.Close()
+			t.Errorf("%s: status %d, want a closed connection", path, resp.StatusCode)
+		}
+	}
+	if n := g.Panics()["operator's pages"]; n != 3 {
+		t.Errorf("%d panics are counted, want 3", n)
+	}
+	if n := log.count("panic=planted"); n != 1 || log.count("admin.TestPanic.func") == 0 || errors.count("") != 1 {
+		t.Errorf("the log has %d panics, want one with its stack: %s; the server's log has %s", n, log.b.String(), errors.b.String())
+	}
+	if status, _, _ := get(t, server.URL+"/debug/pprof/heap"); status != 200 || len(g.Degraded()) > 0 {
+		t.Errorf("after the panics: %d, %v", status, g.Degraded())
+	}
+	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestAbortIsNoPanic: ending a response on purpose is not counted.
+func TestAbortIsNoPanic(t *testing.T) {
+	g := guard.New(slog.New(slog.DiscardHandler))
+	url := start(t, func(o *Options) {
+		o.Guard = g
+		o.Metrics = http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
+	})
+	if resp, err := http.Get(url + "/metrics"); err == nil {
+		resp.Body.Close()
+		t.Errorf("status %d, want a closed connection", resp.StatusCode)
+	}
+	if n := g.Panics(); len(n) > 0 {
+		t.Errorf("counted: %v", n)
 	}
 }
 

@@ -25,6 +25,9 @@ const (
 	maxPause   = time.Hour
 )
 
+// MetricDescription describes the metric spanflame.panics, which several packages report.
+const MetricDescription = "Panics of the agent that were recovered, by stage."
+
 // maxStack is how much of a stack is logged, in bytes.
 const maxStack = 32 << 10
 

@@ -2,6 +2,7 @@ package telemetry
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -21,6 +22,8 @@ import (
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"spanflame/agent/internal/guard"
 )
 
 // The exporters of a Signal.
@@ -104,12 +107,23 @@ func (r reported) Unwrap() error { return r.error }
 type outage struct {
 	signal, endpoint string
 	log              *slog.Logger
+	stage            *guard.Stage
 
 	lost atomic.Int64 // items of failed exports
 
 	mu     sync.Mutex
 	since  time.Time // of the first failure; zero while exports succeed
 	before int64     // value of lost at that time
+}
+
+// errPanicked is the error of an export that panicked. The log has the stack.
+var errPanicked = errors.New("the exporter panicked")
+
+// export runs one export of n items and records its outcome.
+func (o *outage) export(n int, f func() error) error {
+	err := errPanicked
+	o.stage.Try(func() { err = f() })
+	return o.result(err, n)
 }
 
 // result records the outcome of one export of n items.
@@ -149,7 +163,7 @@ type watchedSpans struct {
 }
 
 func (w watchedSpans) ExportSpans(ctx context.Context, spans []sdktrace.ReadOnlySpan) error {
-	return w.outage.result(w.SpanExporter.ExportSpans(ctx, spans), len(spans))
+	return w.outage.export(len(spans), func() error { return w.SpanExporter.ExportSpans(ctx, spans) })
 }
 
 type watchedMetrics struct {
@@ -162,7 +176,7 @@ func (w watchedMetrics) Export(ctx context.Context, m *metricdata.ResourceMetric
 	for _, scope := range m.ScopeMetrics {
 		n += len(scope.Metrics)
 	}
-	return w.outage.result(w.Exporter.Export(ctx, m), n)
+	return w.outage.export(n, func() error { return w.Exporter.Export(ctx, m) })
 }
 
 type watchedLogs struct {
@@ -171,5 +185,5 @@ type watchedLogs struct {
 }
 
 func (w watchedLogs) Export(ctx context.Context, records []sdklog.Record) error {
-	return w.outage.result(w.Exporter.Export(ctx, records), len(records))
+	return w.outage.export(len(records), func() error { return w.Exporter.Export(ctx, records) })
 }

@@ -183,22 +183,28 @@ func TestQueueOfSavedSpansIsBounded(t *testing.T) {
 // lost returns the metric of lost saved spans.
 func lost(t *testing.T, tel *Telemetry) float64 {
 	t.Helper()
+	return count(t, tel, "spanflame_telemetry_lost_total", "signal", "saved traces")
+}
+
+// count returns the counter of that name whose label has the value.
+func count(t *testing.T, tel *Telemetry, name, label, value string) float64 {
+	t.Helper()
 	families, err := tel.Scrape.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, family := range families {
-		if family.GetName() != "spanflame_telemetry_lost_total" {
+		if family.GetName() != name {
 			continue
 		}
 		for _, m := range family.GetMetric() {
 			for _, l := range m.GetLabel() {
-				if l.GetName() == "signal" && l.GetValue() == "saved traces" {
+				if l.GetName() == label && l.GetValue() == value {
 					return m.GetCounter().GetValue()
 				}
 			}
 		}
 	}
-	t.Error("the metric of lost saved spans is missing")
+	t.Errorf("the metric %s{%s=%q} is missing", name, label, value)
 	return 0
 }

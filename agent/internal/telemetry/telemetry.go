@@ -23,6 +23,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/redact"
 )
 
@@ -59,7 +60,8 @@ type Telemetry struct {
 	saver   *saver // one of the processors of Traces; nil if spans are not saved
 	logs    *sdklog.LoggerProvider
 	local   *slog.Logger // JSON on Options.Stdout only, for messages about the exporters themselves
-	outages []*outage    // one for each exported signal
+	guard   *guard.Guard
+	outages []*outage // one for each exported signal
 }
 
 // Start sets up the SDK. It does not wait for any endpoint: an unreachable endpoint is logged once when the
@@ -67,6 +69,7 @@ type Telemetry struct {
 func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	o.Stdout = &oneAtATime{w: o.Stdout}
 	t := &Telemetry{local: slog.New(newLogHandler(o.Stdout, o.Labels))}
+	t.guard = guard.New(t.local)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, t.Shutdown(ctx))
@@ -132,21 +135,32 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 }
 
 func (t *Telemetry) watch(signal string, s Signal) *outage {
-	o := &outage{signal: signal, endpoint: redact.URL(s.Endpoint), log: t.local}
+	o := &outage{signal: signal, endpoint: redact.URL(s.Endpoint), log: t.local, stage: t.guard.Stage("export " + signal)}
 	t.outages = append(t.outages, o)
 	return o
 }
 
-// countLosses adds the metric of items that could not be exported.
+// countLosses adds the metrics of items that could not be exported and of panics.
 func (t *Telemetry) countLosses() error {
-	_, err := t.Metrics.Meter("spanflame/agent").Int64ObservableCounter("spanflame.telemetry.lost", metric.WithUnit("{item}"),
-		metric.WithDescription("Spans, metrics and log records lost in failed exports, by signal."),
-		metric.WithInt64Callback(func(_ context.Context, m metric.Int64Observer) error {
-			for _, o := range t.outages {
-				m.Observe(o.lost.Load(), metric.WithAttributes(attribute.String("signal", o.signal)))
-			}
-			return nil
-		}))
+	meter := t.Metrics.Meter("spanflame/agent")
+	lost, err := meter.Int64ObservableCounter("spanflame.telemetry.lost", metric.WithUnit("{item}"),
+		metric.WithDescription("Spans, metrics and log records lost in failed exports, by signal."))
+	if err != nil {
+		return err
+	}
+	panics, err := meter.Int64ObservableCounter("spanflame.panics", metric.WithUnit("{panic}"), metric.WithDescription(guard.MetricDescription))
+	if err != nil {
+		return err
+	}
+	_, err = meter.RegisterCallback(func(_ context.Context, m metric.Observer) error {
+		for _, o := range t.outages {
+			m.ObserveInt64(lost, o.lost.Load(), metric.WithAttributes(attribute.String("signal", o.signal)))
+		}
+		for stage, n := range t.guard.Panics() {
+			m.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))
+		}
+		return nil
+	}, lost, panics)
 	return err
 }
 
@@ -175,17 +189,21 @@ func (t *Telemetry) HandleError(err error) {
 func (t *Telemetry) Shutdown(ctx context.Context) error {
 	var wg sync.WaitGroup
 	var saved, traces, metrics, logs error
+	shutDown := func(err *error, f func(context.Context) error) {
+		*err = errPanicked
+		wg.Go(func() { t.guard.Stage("shutdown of telemetry").Try(func() { *err = f(ctx) }) })
+	}
 	if t.saver != nil {
-		wg.Go(func() { saved = t.saver.finish(ctx) })
+		shutDown(&saved, t.saver.finish)
 	}
 	if t.Traces != nil {
-		wg.Go(func() { traces = t.Traces.Shutdown(ctx) })
+		shutDown(&traces, t.Traces.Shutdown)
 	}
 	if t.Metrics != nil {
-		wg.Go(func() { metrics = t.Metrics.Shutdown(ctx) })
+		shutDown(&metrics, t.Metrics.Shutdown)
 	}
 	if t.logs != nil {
-		wg.Go(func() { logs = t.logs.Shutdown(ctx) })
+		shutDown(&logs, t.logs.Shutdown)
 	}
 	wg.Wait()
 	errs := []error{saved, traces, metrics, logs}

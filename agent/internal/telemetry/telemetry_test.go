@@ -16,6 +16,9 @@ import (
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
+	sdklog "go.opentelemetry.io/otel/sdk/log"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.uber.org/goleak"
@@ -255,6 +258,64 @@ func TestOutageIsLoggedOnce(t *testing.T) {
 		t.Error(err)
 	}
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// These are a file and exporters with a defect.
+type panicking struct{}
+
+func (panicking) Write([]byte) (int, error) { panic("planted") }
+
+type panickingMetrics struct{ sdkmetric.Exporter }
+
+func (panickingMetrics) Export(context.Context, *metricdata.ResourceMetrics) error { panic("planted") }
+
+type panickingLogs struct{ sdklog.Exporter }
+
+func (panickingLogs) Export(context.Context, []sdklog.Record) error { panic("planted") }
+
+// TestPanic plants a panic in each exporter: the process continues, the panic is counted and logged once, with its
+// stack, and what was to be exported is counted as lost.
+func TestPanic(t *testing.T) {
+	out := &output{}
+	o := options(out)
+	o.Saved = panicking{}
+	tel := start(t, o)
+	for range 2 {
+		_, span := tel.Traces.Tracer("test").Start(t.Context(), "op")
+		span.End()
+		if err := tel.Traces.ForceFlush(t.Context()); !errors.Is(err, errPanicked) {
+			t.Errorf("export: %v, want %v", err, errPanicked)
+		}
+	}
+	if n := lost(t, tel); n != 2 {
+		t.Errorf("%v spans are counted as lost, want 2", n)
+	}
+	metrics, logs := watchedMetrics{panickingMetrics{}, tel.watch("metrics", Signal{})}, watchedLogs{panickingLogs{}, tel.watch("logs", Signal{})}
+	for range 2 {
+		if err := metrics.Export(t.Context(), &metricdata.ResourceMetrics{}); !errors.Is(err, errPanicked) {
+			t.Errorf("metrics: %v, want %v", err, errPanicked)
+		}
+		if err := logs.Export(t.Context(), make([]sdklog.Record, 3)); !errors.Is(err, errPanicked) {
+			t.Errorf("logs: %v, want %v", err, errPanicked)
+		}
+	}
+	for _, stage := range []string{"export saved traces", "export metrics", "export logs"} {
+		n := 0
+		for _, l := range out.logged(t, "the agent panicked") {
+			if l["stage"] == stage && l["panic"] == "planted" && strings.Contains(l["stack"].(string), "telemetry_test.go") {
+				n++
+			}
+		}
+		if n != 1 || tel.guard.Panics()[stage] != 2 {
+			t.Errorf("%s: logged %d times, counted %v, want once and 2", stage, n, tel.guard.Panics())
+		}
+	}
+	if n := count(t, tel, "spanflame_panics_total", "stage", "export logs"); n != 2 {
+		t.Errorf("the metric has %v panics, want 2", n)
+	}
+	if err := tel.Shutdown(context.Background()); err == nil || !strings.Contains(err.Error(), "logs export") {
+		t.Errorf("Shutdown: %v, want what was lost", err)
+	}
 }
 
 func TestHandleErrorLogsOtherErrors(t *testing.T) {
