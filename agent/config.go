@@ -144,7 +144,7 @@ type Config struct {
 	// SPANFLAME_SPOOL_MAX_BYTES; default: 268435456; allowed: a number of bytes above zero.
 	SpoolMaxBytes int64
 
-	// SpoolMaxAge is the age at which waiting profiles are removed, and counted.
+	// SpoolMaxAge is how long a process keeps a waiting profile. Then the profile is removed, and counted.
 	// SPANFLAME_SPOOL_MAX_AGE; default: 24h; allowed: a duration above zero.
 	SpoolMaxAge time.Duration
 

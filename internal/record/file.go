@@ -22,10 +22,10 @@ import (
 	"spanflame/internal/pprofwire"
 )
 
-// A record lies on disk as an ordinary compressed profile with one gzip member more: an empty one in front,
-// whose header carries the metadata in its Extra field. Readers of gzip join members and ignore the field,
-// so "go tool pprof", "gzip -d" and every other tool read the file as the profile it is, while the metadata
-// can be had without decompressing anything, and a profile that was not written here is told apart at once.
+// On disk a record is an ordinary compressed profile with one more gzip member: an empty one in front, whose header has
+// the metadata in its Extra field. Readers of gzip join members and ignore the field, so "go tool pprof", "gzip -d" and
+// every other tool read the file as a profile. The metadata can be read without decompressing anything, and a profile
+// of another tool is recognised at once.
 const (
 	extraID      = "SF" // the subfield id of RFC 1952 that marks the metadata
 	extraHeader  = 4    // subfield id and length
@@ -38,17 +38,17 @@ const (
 
 // Errors that callers branch on.
 var (
-	// ErrForeign says that the bytes are compressed data without our metadata: a profile of another tool.
+	// ErrForeign means that the bytes are compressed data without our metadata: a profile of another tool.
 	ErrForeign = errors.New("no spanflame metadata in the gzip header: not a record")
-	// ErrDamaged says that the bytes are not, or no longer, the record that was written.
+	// ErrDamaged means that the bytes are not, or no longer, the record that was written.
 	ErrDamaged = errors.New("damaged record")
-	// ErrTooLarge says that the profile is larger than the reader's limit.
+	// ErrTooLarge means that the profile is larger than the reader's limit.
 	ErrTooLarge = errors.New("record too large")
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// header is Meta as it is written, with what is needed to know the payload whole.
+// header is Meta as it is written, with what shows whether the payload is complete.
 type header struct {
 	Service string            `json:"service"`
 	Type    Type              `json:"type"`
@@ -59,8 +59,9 @@ type header struct {
 	CRC32C  uint32            `json:"crc32c"` // of the payload
 }
 
-// Validate says whether the metadata can be written and read back unchanged.
+// Validate reports whether the metadata can be written and read back, in its canonical form.
 func (m Meta) Validate() error {
+	m = m.Canonical()
 	switch {
 	case m.Service == "":
 		return errors.New("record: the service name is empty")
@@ -88,25 +89,26 @@ func (m Meta) Validate() error {
 	return nil
 }
 
-// marshal returns the metadata as it is written, with what tells whether the payload is whole.
+// marshal returns the metadata as it is written, with what shows whether the payload is complete.
 func (m Meta) marshal(length int64, sum uint32) ([]byte, error) {
+	m = m.Canonical()
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
 	enc.SetEscapeHTML(false)
-	h := header{Service: m.Service, Type: m.Type, Start: m.Start.UTC(), End: m.End.UTC(), Labels: m.Labels, Length: length, CRC32C: sum}
+	h := header{Service: m.Service, Type: m.Type, Start: m.Start, End: m.End, Labels: m.Labels, Length: length, CRC32C: sum}
 	if err := enc.Encode(h); err != nil {
 		return nil, fmt.Errorf("record: encode metadata: %w", err)
 	}
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), nil
 }
 
-// validTime keeps to what pprof can express: nanoseconds since 1970 in 63 bits.
+// validTime reports whether pprof can express a time: nanoseconds since 1970 in 63 bits.
 func validTime(t time.Time) bool {
 	year := t.UTC().Year()
 	return 1970 <= year && year <= 2261
 }
 
-// valid keeps types fit for file names and for the profile names of the server.
+// valid reports whether a type can be part of file names and of the server's profile names.
 func (t Type) valid() bool {
 	if t == "" || len(t) > maxTypeBytes || t[0] < 'a' || t[0] > 'z' {
 		return false
@@ -140,8 +142,8 @@ func Encode(w io.Writer, r Record) error {
 	return nil
 }
 
-// Decode reads one whole file whose profile takes at most limit compressed bytes. The error wraps
-// ErrForeign, ErrDamaged or ErrTooLarge where the bytes are at fault, and else the reader's own.
+// Decode reads one file whose profile has at most limit compressed bytes. The error wraps ErrForeign, ErrDamaged or
+// ErrTooLarge if the bytes are at fault, and otherwise the reader's own error.
 func Decode(r io.Reader, limit int64) (Record, error) {
 	br := bufio.NewReader(r) // an io.ByteReader: gzip reads not a byte beyond its member
 	h, err := decodeHeader(br)
@@ -151,14 +153,14 @@ func Decode(r io.Reader, limit int64) (Record, error) {
 	if h.Length > limit {
 		return Record{}, fmt.Errorf("%w: the profile has %d bytes, the limit is %d", ErrTooLarge, h.Length, limit)
 	}
-	// The length is the file's own word: memory grows with what is really there.
+	// The length is what the file claims: memory grows with the bytes that are really there.
 	var profile bytes.Buffer
 	n, err := io.Copy(&profile, io.LimitReader(br, h.Length+1))
 	switch {
 	case err != nil:
 		return Record{}, fmt.Errorf("record: read profile: %w", err)
 	case n < h.Length:
-		return Record{}, fmt.Errorf("%w: the profile is cut off at %d of %d bytes", ErrDamaged, n, h.Length)
+		return Record{}, fmt.Errorf("%w: the profile is truncated at %d of %d bytes", ErrDamaged, n, h.Length)
 	case n > h.Length:
 		return Record{}, fmt.Errorf("%w: bytes follow the profile's %d", ErrDamaged, h.Length)
 	}
@@ -171,7 +173,7 @@ func Decode(r io.Reader, limit int64) (Record, error) {
 	return Record{Meta: h.meta(), Profile: profile.Bytes()}, nil
 }
 
-// DecodeMeta reads the metadata alone, which is the head of the file; the profile is not looked at.
+// DecodeMeta reads the metadata alone, which is the head of the file; it does not check the profile.
 func DecodeMeta(r io.Reader) (Meta, error) {
 	h, err := decodeHeader(bufio.NewReader(r))
 	return h.meta(), err
@@ -212,7 +214,7 @@ func decodeHeader(br *bufio.Reader) (header, error) {
 	return h, nil
 }
 
-// damage sorts an error of reading gzip: what the bytes caused is damage, the rest is the reader's own error.
+// damage classifies an error of reading gzip: what the bytes caused is damage, the rest is the reader's own error.
 func damage(what string, err error) error {
 	var corrupt flate.CorruptInputError
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, gzip.ErrHeader) ||
@@ -238,11 +240,11 @@ func subfield(extra []byte) ([]byte, bool) {
 	return nil, false
 }
 
-// Name is what the name of a record's file says: enough to list and to sort records without opening one.
+// Name is what the name of a record's file contains: enough to list and sort records without opening one.
 type Name struct {
 	Start time.Time
 	Type  Type
-	ID    uint32 // tells apart records of one type and start
+	ID    uint32 // distinguishes records of one type and start
 }
 
 // Name returns a fresh file name for the record: sortable by start, with a random ID.
@@ -280,7 +282,7 @@ func ParseFileName(file string) (Name, error) {
 	}
 	n := Name{Start: start, Type: Type(parts[1]), ID: uint32(id)}
 	if !n.Type.valid() || !validTime(n.Start) || n.String() != file {
-		return bad("not a name that is given here")
+		return bad("not a name that this package gives")
 	}
 	return n, nil
 }

@@ -31,7 +31,7 @@ const (
 	VersionLabel  = "service_version"
 )
 
-// Meta says what a profile is, without its bytes.
+// Meta describes a profile, without its bytes.
 type Meta struct {
 	Service string            // the service's name, any UTF-8
 	Type    Type              // what is measured
@@ -57,4 +57,13 @@ func (r Record) Commented() Record {
 		r.Profile, r.Comments = slices.Concat(r.Profile, r.Comments), nil
 	}
 	return r
+}
+
+// Canonical returns the metadata with times as a file has them: of the wall clock alone, in UTC, and the end a duration
+// after the start. A clock that was set back inside a window therefore does not end it before it began.
+func (m Meta) Canonical() Meta {
+	length := m.End.Sub(m.Start) // by the monotonic clock, if both have it
+	m.Start = m.Start.Round(0).UTC()
+	m.End = m.Start.Add(length)
+	return m
 }

@@ -10,15 +10,15 @@ import (
 	"strings"
 )
 
-// A service's profiles are saved in a directory of its own, one below it for each day and in that one for
-// each hour of the windows' starts, so that a reader who wants a time looks at few files.
+// A service's profiles are saved in a directory of its own, with one below it for each day, and in that one for each
+// hour of the windows' starts, so that a reader who looks for a time lists few files.
 
-// maxDirName bounds DirName, in bytes: file systems take 255.
+// maxDirName limits DirName, in bytes: file systems accept 255.
 const maxDirName = 200
 
 // DirName is the name of a service's directory: letters, digits and "._-" of ASCII as they are, every other
-// byte as %XX, so that it holds no path and url.PathUnescape returns the service. A name that would be longer
-// than 200 bytes is cut and ends in "~" and a hash of the whole; that of no service is "%".
+// byte as %XX, so that it contains no path and url.PathUnescape returns the service. A name that would be longer than
+// 200 bytes is cut and ends in "~" and a hash of the service; that of an empty service is "%".
 func DirName(service string) string {
 	var b strings.Builder
 	whole := len(service) > 0 && strings.Trim(service, ".") == "" // "." and ".." are directories already
@@ -47,15 +47,15 @@ func DirName(service string) string {
 	}
 }
 
-// SavedPath is where a record is saved, below the directory of profiles and with slashes: by service, day and
-// hour (UTC), under a fresh file name.
+// SavedPath returns the path that a record is saved at, below the directory of profiles and with slashes: by service,
+// day and hour (UTC), with a new file name.
 func (m Meta) SavedPath() string {
 	start := m.Start.UTC()
 	return path.Join(DirName(m.Service), start.Format("2006-01-02"), start.Format("15"), m.FileName())
 }
 
-// DefaultDir is the directory that the services of a user save profiles and traces below, where no other is
-// named: all the same one, so that a trace across services is in one place.
+// DefaultDir returns the directory that the services of a user save profiles and traces below if no other is named. It
+// is one for all services, so that a trace across services is in one place.
 func DefaultDir() (string, error) {
 	cache, err := os.UserCacheDir()
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -52,14 +53,17 @@ type ring struct {
 	dir     *os.Root   // nil until it is opened
 	folders map[string]*folder
 	used    int64
-	scanned bool // the sums include what earlier processes left; the limit is kept from here on
+	newest  time.Time // when this process last saved something, or began; with the monotonic clock
+	scanned bool      // the sums include what earlier processes left; the limit is kept from here on
 }
 
 // folder is a directory with files in it.
 type folder struct {
 	Count
-	first    time.Time // of the oldest file
-	modified time.Time // when it was listed; zero unless it shows whether the directory has changed since
+	first    time.Time   // of the oldest file
+	last     time.Time   // of the newest file
+	times    []time.Time // of all files in their order, if they are not in directories for the time
+	modified time.Time   // when it was listed; zero unless it shows whether the directory has changed since
 }
 
 // path returns where the ring's files are.
@@ -101,6 +105,7 @@ func (r *ring) root() (*os.Root, error) {
 // time: writers wait no longer than that takes.
 func (r *ring) start() {
 	r.folders = make(map[string]*folder)
+	r.newest = time.Now()
 	r.quit, r.done = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(r.done)
@@ -242,7 +247,7 @@ func (r *ring) measure(root *os.Root, dir string) error {
 		switch {
 		case err != nil: // removed meanwhile
 		case !temp:
-			f.add(at, info.Size())
+			r.add(f, at, 1, info.Size())
 		case now.Sub(info.ModTime()) > abandoned && root.Remove(name) == nil:
 			r.tally.count(Unfinished, "", Count{1, info.Size()})
 		}
@@ -255,12 +260,20 @@ func (r *ring) measure(root *os.Root, dir string) error {
 	return nil
 }
 
-func (f *folder) add(at time.Time, size int64) {
+// add notes that files of a folder are of the time at: a new one, or none, if one has grown.
+func (r *ring) add(f *folder, at time.Time, items int, size int64) {
 	if f.Items == 0 || at.Before(f.first) {
 		f.first = at
 	}
-	f.Items++
+	if f.Items == 0 || at.After(f.last) {
+		f.last = at
+	}
+	f.Items += items
 	f.Bytes += size
+	if len(r.levels) == 0 && items > 0 {
+		i, _ := slices.BinarySearchFunc(f.times, at, time.Time.Compare)
+		f.times = slices.Insert(f.times, i, at)
+	}
 }
 
 // forget leaves a directory out of the sums.
@@ -294,21 +307,71 @@ func (r *ring) commit(dir string, at time.Time, items int, size int64, write fun
 	}
 	f := r.folders[dir]
 	if f == nil {
-		f = &folder{first: at}
+		f = &folder{}
 		r.folders[dir] = f
 	}
-	if at.Before(f.first) {
-		f.first = at
-	}
-	f.Items += items
-	f.Bytes += size
+	r.add(f, at, items, size)
 	r.use(size)
+	r.newest = time.Now()
 	return nil
+}
+
+// period is a time in which files were saved.
+type period struct{ first, last time.Time }
+
+// periods returns the times of all files, oldest first.
+func (r *ring) periods() []period {
+	var all []period
+	for _, f := range r.folders {
+		if len(r.levels) > 0 {
+			all = append(all, period{f.first, f.last})
+		}
+		for _, at := range f.times {
+			all = append(all, period{at, at})
+		}
+	}
+	slices.SortFunc(all, func(a, b period) int { return a.first.Compare(b.first) })
+	return all
+}
+
+// tooOld returns the time before which files are above the maximum age. Where nothing was saved for longer than that
+// age, the service may have been down, or the clock may have been set forward: which of them cannot be known, so
+// that time does not count, unless this process has seen it pass. idle is how long it has saved nothing.
+func tooOld(periods []period, now time.Time, maxAge, idle time.Duration) time.Time {
+	at, left := now, maxAge // what was saved before at may still be older by left
+	for _, p := range slices.Backward(periods) {
+		if p.first.After(now) {
+			continue // saved before the clock was set back
+		}
+		if p.last.After(now) {
+			p.last = now
+		}
+		gap := max(0, at.Sub(p.last))
+		if gap > maxAge {
+			gap = min(gap, idle)
+		}
+		idle = 0 // is that of the newest gap
+		if gap >= left {
+			return at.Add(-left)
+		}
+		left -= gap
+		length := p.last.Sub(p.first)
+		if length >= left {
+			return p.last.Add(-left)
+		}
+		left -= length
+		at = p.first
+	}
+	return time.Time{}
 }
 
 // trim removes files that are too old, and of the others the oldest, until size more bytes fit.
 func (r *ring) trim(root *os.Root, size int64) error {
-	oldest := time.Now().Add(-r.maxAge)
+	now := time.Now()
+	oldest := now.Add(-r.maxAge)
+	if _, f := r.oldest(); f != nil && f.first.Before(oldest) {
+		oldest = tooOld(r.periods(), now, r.maxAge, time.Since(r.newest))
+	}
 	room := r.maxBytes - size
 	if r.scanned && r.used > room {
 		room -= r.maxBytes / slack
@@ -382,6 +445,9 @@ func (r *ring) shrink(root *os.Root, dir string, oldest time.Time, room int64) e
 		r.tally.count(Removed, reason, Count{1, info.Size()})
 		f.Items--
 		f.Bytes -= info.Size()
+		if len(f.times) > 0 {
+			f.times = f.times[1:]
+		}
 		r.use(-info.Size())
 	}
 	r.forget(dir)

@@ -244,12 +244,14 @@ func TestOldFilesGo(t *testing.T) {
 	})
 }
 
-// TestWhatIsNotOursStays: only files with names that are given here are counted and removed.
+// TestWhatIsNotOursStays: only files with names that the agent gives are counted and removed.
 func TestWhatIsNotOursStays(t *testing.T) {
 	o := options(t.TempDir())
 	o.MaxBytes = 10_000
-	hour := filepath.Join(o.Dir, "profiles", record.DirName(service), "2001-02-03", "04")
-	if err := os.MkdirAll(filepath.Join(hour, "20010203T040506.000000000Z-process_cpu-00000000.pb.gz"), 0o700); err != nil {
+	old := time.Now().UTC().Add(-o.MaxAge - time.Hour)
+	hour := filepath.Join(o.Dir, "profiles", record.DirName(service), old.Format("2006-01-02"), old.Format("15"))
+	name := func(id uint32) string { return record.Name{Start: old, Type: record.CPU, ID: id}.String() }
+	if err := os.MkdirAll(filepath.Join(hour, name(0)), 0o700); err != nil {
 		t.Fatal(err) // a directory with the name of a file
 	}
 	write := func(name string, size int, age time.Duration) {
@@ -262,19 +264,20 @@ func TestWhatIsNotOursStays(t *testing.T) {
 		}
 	}
 	write("mine.pb.gz", 20_000, 0)
-	write("20010203T040506.000000000Z-process_cpu-00000001.pb.gz", 100, 0) // too old
-	write("20010203T040506.000000000Z-process_cpu-00000002.pb.gz.tmp", 100, 2*time.Hour)
-	write("20010203T040506.000000000Z-process_cpu-00000003.pb.gz.tmp", 100, 0) // somebody may be at it
+	write(name(1), 100, 0) // too old
+	write(name(2)+tempSuffix, 100, 2*time.Hour)
+	write(name(3)+tempSuffix, 100, 0) // another process may be writing it
 	p, _ := openProfiles(t, o)
 	<-scanned(p.ring)
+	p.Put(rec(t, old.Add(12*time.Hour), 100)) // the service has not been down since
 	p.Put(rec(t, time.Now(), 100))
 	closeProfiles(t, p)
 	left, err := os.ReadDir(hour)
 	if err != nil || len(left) != 3 {
-		t.Errorf("left: %v, %v; want the strange file, the directory and the unfinished one", left, err)
+		t.Errorf("left: %v, %v; want the foreign file, the directory and the unfinished one", left, err)
 	}
 	s := p.Stats()
-	if s.Counts[Key{Removed, "age"}] != (Count{1, 100}) || s.Counts[Key{Unfinished, ""}] != (Count{1, 100}) || s.Counts[Key{Saved, ""}].Items != 1 || s.Degraded != nil {
+	if s.Counts[Key{Removed, "age"}] != (Count{1, 100}) || s.Counts[Key{Unfinished, ""}] != (Count{1, 100}) || s.Counts[Key{Saved, ""}].Items != 2 || s.Degraded != nil {
 		t.Errorf("%+v", s)
 	}
 }
@@ -456,5 +459,78 @@ func TestRecordsThatAreNotSaved(t *testing.T) {
 	}
 	if names, _ := files(t, o.Dir); len(names) > 0 {
 		t.Errorf("files %q", names)
+	}
+}
+
+// TestAClockSetForwardRemovesNothing has files of before and after a jump of the clock that is longer than the age
+// limit, whether the process runs meanwhile, starts after it, or saves more.
+func TestAClockSetForwardRemovesNothing(t *testing.T) {
+	o := options(t.TempDir())
+	before := time.Now().Add(-30 * 24 * time.Hour)
+	for range 3 { // processes
+		p, _ := openProfiles(t, o)
+		<-scanned(p.ring)
+		for i := range 3 {
+			p.Put(rec(t, before.Add(time.Duration(i)*time.Hour), 100)) // as if saved then
+		}
+		closeProfiles(t, p)
+	}
+	tr := OpenTraces(o)
+	<-scanned(tr.ring)
+	write(t, tr, line(t, "now", 100))
+	closeTraces(t, tr)
+	spans := filepath.Join(o.Dir, "traces", record.DirName(service))
+	named, _ := files(t, spans)
+	for i, at := range []time.Time{before, before.Add(time.Hour)} {
+		if err := os.WriteFile(filepath.Join(spans, traceFileName(at)), make([]byte, i+1), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 2 {
+		p, _ := openProfiles(t, o)
+		<-scanned(p.ring)
+		p.Put(rec(t, time.Now(), 100))
+		closeProfiles(t, p)
+		tr := OpenTraces(o)
+		<-scanned(tr.ring)
+		closeTraces(t, tr)
+	}
+	if at := starts(t, o.Dir); len(at) != 11 || !at[0].Equal(before) {
+		t.Errorf("%d profiles are left, of %v: want all 11", len(at), at)
+	}
+	if names, _ := files(t, spans); len(names) != 3 {
+		t.Errorf("%d files of traces are left, want 3: %q and the two before", len(names), named)
+	}
+}
+
+func TestTooOld(t *testing.T) {
+	now := time.Date(2026, 3, 4, 5, 6, 7, 0, time.UTC)
+	ago := func(days float64) time.Time { return now.Add(-time.Duration(days * 24 * float64(time.Hour))) }
+	for name, tt := range map[string]struct {
+		periods []period
+		idle    float64 // days
+		want    float64 // days ago; 0 for nothing
+	}{
+		"nothing saved":                  {nil, 0, 0},
+		"young":                          {[]period{{ago(3), ago(1)}}, 0, 0},
+		"one period":                     {[]period{{ago(10), ago(0)}}, 0, 7},
+		"many":                           {[]period{{ago(10), ago(9)}, {ago(8), ago(6)}, {ago(4), ago(1)}}, 0, 7},
+		"the limit is in a gap":          {[]period{{ago(10), ago(9)}, {ago(3), ago(1)}}, 0, 7},
+		"down or set forward":            {[]period{{ago(40), ago(30)}, {ago(2), ago(0)}}, 0, 35},
+		"twice":                          {[]period{{ago(70), ago(60)}, {ago(32), ago(30)}, {ago(2), ago(0)}}, 0, 63},
+		"as it starts":                   {[]period{{ago(33), ago(30)}}, 0, 0},
+		"as it starts, some are old":     {[]period{{ago(40), ago(30)}}, 0, 37},
+		"seen to pass, in part":          {[]period{{ago(40), ago(30)}}, 3, 34},
+		"seen to pass":                   {[]period{{ago(40), ago(30)}}, 7, 7},
+		"clock set back":                 {[]period{{ago(10), ago(1)}, {ago(-3), ago(-2)}}, 0, 7},
+		"clock set back inside a period": {[]period{{ago(10), ago(-2)}}, 0, 7},
+	} {
+		var want time.Time
+		if tt.want != 0 {
+			want = ago(tt.want)
+		}
+		if got := tooOld(tt.periods, now, 7*24*time.Hour, now.Sub(ago(tt.idle))); !got.Equal(want) {
+			t.Errorf("%s: %v, want %v", name, got, want)
+		}
 	}
 }

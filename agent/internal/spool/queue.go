@@ -20,7 +20,7 @@ const (
 
 // entry is one record in the queue. A spool may hold a hundred thousand of them, so an entry on disk keeps
 // what its file name says and nothing else. Once an entry is in a queue, the queue alone reads and writes what
-// changes: slot, rec, seq, state, tries and due.
+// changes: slot, rec, seq, state, tries, since and due.
 type entry struct {
 	slot  *slot          // where the file is; nil while the record is in memory only
 	rec   *record.Record // the record while it is in memory only
@@ -31,6 +31,7 @@ type entry struct {
 	id    uint32
 	state state
 	tries uint8         // Item.Tries
+	since time.Duration // when it came into the queue, since the queue was made
 	due   time.Duration // since the queue was made: until then it is postponed
 }
 
@@ -96,6 +97,7 @@ func (q *queue) put(e *entry) {
 	defer q.mu.Unlock()
 	q.add(Put, "", e.typ, e.size)
 	q.disk.add(e.size)
+	e.since = time.Since(q.made)
 	q.entries = append(q.entries, e)
 }
 
@@ -105,6 +107,7 @@ func (q *queue) putInMemory(e *entry, limit int64) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.add(Put, "", e.typ, e.size)
+	e.since = time.Since(q.made)
 	q.entries = append(q.entries, e)
 	q.memory.add(e.size)
 	for q.memory.Bytes > limit {
@@ -126,7 +129,9 @@ func (q *queue) found(entries []*entry, event Event) {
 	} else {
 		q.entries = append(q.entries, entries...)
 	}
+	now := time.Since(q.made)
 	for _, e := range entries {
+		e.since = now
 		q.add(event, "", e.typ, e.size)
 		q.disk.add(e.size)
 	}
@@ -187,11 +192,12 @@ func (q *queue) dropAbove(limit, size int64) *entry {
 	return e
 }
 
-// dropBefore takes the head of the queue out if its record began before the time. The caller deletes its file.
-func (q *queue) dropBefore(oldest time.Time) *entry {
+// dropAfter takes the head of the queue out if it has been in the queue for longer than age. The caller deletes its
+// file. The time is this process's own: the wall clock can be set, and what it would have deleted cannot be had back.
+func (q *queue) dropAfter(age time.Duration) *entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if len(q.entries) == 0 || q.entries[0].state != queued || q.entries[0].start >= oldest.UnixNano() {
+	if len(q.entries) == 0 || q.entries[0].state != queued || time.Since(q.made)-q.entries[0].since <= age {
 		return nil
 	}
 	e := q.entries[0]

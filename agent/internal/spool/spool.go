@@ -47,8 +47,8 @@ var ErrClosed = errors.New("spool: closed")
 type Options struct {
 	Service       string        // whose records these are; those of others are set aside
 	Dir           string        // made if missing, shared by the processes of a service. Empty keeps the queue in memory
-	MaxBytes      int64         // of this process's queue on disk; above it the oldest records go. 0 is 256 MiB
-	MaxAge        time.Duration // since a record's start; older ones go. 0 is 24 h
+	MaxBytes      int64         // of this process's queue on disk; above it the oldest are dropped. 0 is 256 MiB
+	MaxAge        time.Duration // that a process keeps a record for, by its own time; then it is dropped. 0 is 24 h
 	MemoryBytes   int64         // of the queue kept while the directory cannot be written. 0 is 8 MiB
 	SetAsideBytes int64         // of the files set aside, for the whole directory; above it the oldest go. 0 is half of MaxBytes
 	Logger        *slog.Logger  // nil is silence
@@ -124,6 +124,7 @@ func Open(o Options) (*Spool, error) {
 // Put queues the record. It returns when the record is on disk, or in memory if the disk does not accept it, or
 // counted as dropped. It never waits for a reader.
 func (s *Spool) Put(r record.Record) {
+	r.Meta = r.Canonical() // in memory as on disk
 	var b bytes.Buffer
 	err := record.Encode(&b, r)
 	size := int64(b.Len())
@@ -264,10 +265,9 @@ func (s *Spool) Next(ctx context.Context) (*Item, error) {
 	}
 }
 
-// expire drops records above MaxAge from the head of the queue.
+// expire drops the records that have been in the queue for longer than MaxAge.
 func (s *Spool) expire() {
-	oldest := time.Now().Add(-s.opt.MaxAge)
-	for e := s.queue.dropBefore(oldest); e != nil; e = s.queue.dropBefore(oldest) {
+	for e := s.queue.dropAfter(s.opt.MaxAge); e != nil; e = s.queue.dropAfter(s.opt.MaxAge) {
 		s.unlink(e)
 	}
 }

@@ -269,15 +269,9 @@ func TestAboveMaxAgeTheOldestGo(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		s := open(t, Options{Dir: dir, MaxAge: time.Hour})
-		old := rec(0)
-		old.Start = time.Now()
-		old.End = old.Start
-		s.Put(old)
+		s.Put(rec(0))
 		time.Sleep(time.Hour + time.Second)
-		young := rec(1)
-		young.Start = time.Now()
-		young.End = young.Start
-		s.Put(young)
+		s.Put(rec(1))
 		it, err := s.Next(t.Context())
 		if err != nil || it.Record.Labels["n"] != "1" {
 			t.Fatalf("%+v, %v", it, err)
@@ -288,6 +282,47 @@ func TestAboveMaxAgeTheOldestGo(t *testing.T) {
 		}
 		balance(t, s)
 	})
+}
+
+// TestAClockSetForwardDropsNothing has records of a year ago by the wall clock, put by this process and an earlier one.
+func TestAClockSetForwardDropsNothing(t *testing.T) {
+	old := func(i int) record.Record {
+		r := rec(i)
+		r.Start, r.End = r.Start.AddDate(-1, 0, 0), r.End.AddDate(-1, 0, 0)
+		return r
+	}
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		s := open(t, Options{Dir: dir, MaxAge: time.Hour})
+		s.Put(old(0))
+		s.Close()
+		s = open(t, Options{Dir: dir, MaxAge: time.Hour})
+		s.Put(old(1))
+		time.Sleep(time.Hour)
+		s.Put(old(2))
+		if st := s.Stats(); st.Items != 3 || st.Sum(Dropped).Items != 0 {
+			t.Errorf("%+v", st)
+		}
+		time.Sleep(time.Hour)
+		s.Put(old(3))
+		if got := drain(t, s); got != "2 3" || dropped(s, "age") != 2 {
+			t.Errorf("left %q, %+v: want those that were put in the last hour", got, s.Stats())
+		}
+	})
+}
+
+// TestARecordInMemoryIsAsOnDisk: a reader has the same times, wherever the record was.
+func TestARecordInMemoryIsAsOnDisk(t *testing.T) {
+	r := rec(0)
+	r.Start = time.Now()
+	r.End = r.Start.Add(time.Second)
+	for _, o := range []Options{{}, {Dir: t.TempDir()}} {
+		s := open(t, o)
+		s.Put(r)
+		if got := next(t, s).Record; got.Start != r.Canonical().Start || got.End != r.Canonical().End {
+			t.Errorf("in %q: from %v to %v, want %+v", o.Dir, got.Start, got.End, r.Canonical())
+		}
+	}
 }
 
 func TestAnInvalidRecordIsCounted(t *testing.T) {
