@@ -38,6 +38,9 @@ const logAfter = outageAfter + 2
 // disk to the next start.
 const lastAttempts = 3
 
+// lastPause is the longest pause that a server can ask for during a shutdown whose records are all on disk.
+const lastPause = time.Second
+
 // maxRefused is how often the server may fail one record, while it accepts others, before the record is set
 // aside. The pauses between the attempts begin with refusedPause and double up to maxRefusedPause: about a
 // quarter of an hour in all.
@@ -244,6 +247,10 @@ func (d *Delivery) try(p *prober) bool {
 	select {
 	case <-t.C:
 	case <-closing:
+		if time.Until(down.until) > lastPause && d.safe() {
+			d.cancel()
+			return false
+		}
 	case <-d.send.Done():
 		return false
 	}
@@ -260,12 +267,15 @@ func (d *Delivery) try(p *prober) bool {
 			p.wait.Reset() // a long outage has made the pauses long: a shutdown has no time for them
 		}
 		p.tries++
-		if p.tries >= lastAttempts && d.spool.Stats().MemoryItems == 0 {
+		if down = d.down(); down != nil && d.safe() && (p.tries >= lastAttempts || time.Until(down.until) > lastPause) {
 			d.cancel()
 		}
 	}
 	return true
 }
+
+// safe reports whether every record is on disk, so that the next start has what this one does not send.
+func (d *Delivery) safe() bool { return d.spool.Stats().MemoryItems == 0 }
 
 // down returns the failures for which only one sender tries the server, nil if there are none: an outage, a server
 // that asked for a pause, or any failure after the shutdown has begun.

@@ -605,3 +605,48 @@ func TestChangedLabelsAreSaidOnceAndCounted(t *testing.T) {
 		t.Errorf("said %d times, want %d: %s", all, len(labelChangeKinds), log.b.String())
 	}
 }
+
+// TestStopDoesNotWaitForRetryAfter has a server that asks for an hour's pause, before the shutdown or in it.
+func TestStopDoesNotWaitForRetryAfter(t *testing.T) {
+	later := push.Result{Outcome: push.Throttled, RetryAfter: time.Hour, Reason: "throttled (429): slow down"}
+	for name, before := range map[string]bool{"asked for before": true, "asked for in it": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var asked atomic.Int64
+				d, _ := asking(t, t.TempDir(), func(ctx context.Context, _ record.Record) push.Result {
+					if !before { // until the shutdown has begun
+						time.Sleep(time.Minute)
+					}
+					asked.Add(1)
+					return later
+				})
+				put(t, d, 3)
+				time.Sleep(30 * time.Second)
+				begun := asked.Load()
+				start := time.Now()
+				err := d.Stop(t.Context())
+				if took := time.Since(start); took > 32*time.Second {
+					t.Errorf("Stop took %v, want it to leave what is on disk", took)
+				}
+				if err == nil || !strings.Contains(err.Error(), "3 profiles") {
+					t.Errorf("Stop: %v, want what is left", err)
+				}
+				if before && asked.Load() > begun {
+					t.Errorf("%d requests in the pause that the server asked for", asked.Load()-begun)
+				}
+			})
+		})
+	}
+	t.Run("with records in memory alone", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			d, _ := asking(t, "", func(context.Context, record.Record) push.Result { return later })
+			put(t, d, 3)
+			time.Sleep(30 * time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := d.Stop(ctx); err == nil || ctx.Err() == nil || !strings.Contains(err.Error(), "3 profiles") {
+				t.Errorf("Stop: %v, at its deadline: %v; want it to try until then, and what is lost", err, ctx.Err())
+			}
+		})
+	})
+}

@@ -277,7 +277,8 @@ func TestWhatIsNotOursStays(t *testing.T) {
 		t.Errorf("left: %v, %v; want the foreign file, the directory and the unfinished one", left, err)
 	}
 	s := p.Stats()
-	if s.Counts[Key{Removed, "age"}] != (Count{1, 100}) || s.Counts[Key{Unfinished, ""}] != (Count{1, 100}) || s.Counts[Key{Saved, ""}].Items != 2 || s.Degraded != nil {
+	removed, unfinished := s.Counts[Key{Removed, "age"}], s.Counts[Key{Unfinished, ""}]
+	if removed != (Count{1, 100}) || unfinished != (Count{1, 100}) || s.Counts[Key{Saved, ""}].Items != 2 || s.Degraded != nil {
 		t.Errorf("%+v", s)
 	}
 }
