@@ -223,7 +223,8 @@ func (a *Agent) startProfiles(cfg Config) error {
 	a.setRates(cfg, types)
 	var err error
 	a.capture, err = capture.Start(capture.Options{
-		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: toAll(emit), Logger: a.telemetry.Logger,
+		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: toAll(emit),
+		Guard: a.guard, Logger: a.telemetry.Logger,
 	})
 	if err != nil {
 		return err

@@ -32,7 +32,7 @@ type table struct {
 	periodType                                    valueType
 	comments                                      []uint64 // str
 
-	functionIDs, mappingIDs, locationIDs index
+	functionIDs, mappingIDs, locationIDs pprofwire.Index
 	bodies                               bodies
 	ids, vals                            []uint64 // of the sample that is being read
 }
@@ -72,49 +72,6 @@ type label struct {
 	key, str uint64 // str
 	number   uint64
 	unit     uint64 // str
-}
-
-// index returns the position in a slice of the element with an ID. IDs are any number but 0; small ones, which are
-// usual, are looked up in a slice.
-type index struct {
-	small []uint32 // position + 1, by ID
-	large map[uint64]uint32
-}
-
-func (x *index) reset(n int) {
-	if cap(x.small) < n+1 {
-		x.small = make([]uint32, n+1)
-	}
-	x.small = x.small[:n+1]
-	clear(x.small)
-	clear(x.large)
-}
-
-func (x *index) put(id uint64, position int) error {
-	if id == 0 {
-		return errors.New("an ID is 0")
-	}
-	if _, ok := x.get(id); ok {
-		return fmt.Errorf("two have the ID %d", id)
-	}
-	if id < uint64(len(x.small)) {
-		x.small[id] = uint32(position) + 1
-		return nil
-	}
-	if x.large == nil {
-		x.large = make(map[uint64]uint32)
-	}
-	x.large[id] = uint32(position) + 1
-	return nil
-}
-
-func (x *index) get(id uint64) (uint32, bool) {
-	if id < uint64(len(x.small)) {
-		at := x.small[id]
-		return at - 1, at != 0
-	}
-	at, ok := x.large[id]
-	return at - 1, ok
 }
 
 // decode reads a profile and checks everything that google/pprof's Profile.CheckValid checks. The table refers to data.
@@ -171,9 +128,9 @@ func (t *table) decode(data []byte) error {
 	if len(t.strings) == 0 || len(t.strings[0]) > 0 {
 		return errors.New("the first string is not the empty one")
 	}
-	t.functionIDs.reset(len(t.bodies.functions))
-	t.mappingIDs.reset(len(t.bodies.mappings))
-	t.locationIDs.reset(len(t.bodies.locations))
+	t.functionIDs.Reset(len(t.bodies.functions))
+	t.mappingIDs.Reset(len(t.bodies.mappings))
+	t.locationIDs.Reset(len(t.bodies.locations))
 	for _, part := range []struct {
 		bodies [][]byte
 		read   func([]byte) error
@@ -240,7 +197,7 @@ func (t *table) function(b []byte) error {
 			f.start = m.Varint()
 		}
 	}
-	err := errors.Join(m.Err(), t.functionIDs.put(id, len(t.functions)), t.check(f.name, f.system, f.file))
+	err := errors.Join(m.Err(), t.functionIDs.Put(id, len(t.functions)), t.check(f.name, f.system, f.file))
 	if err != nil {
 		return fmt.Errorf("function %d: %w", id, err)
 	}
@@ -270,7 +227,7 @@ func (t *table) mapping(b []byte) error {
 			x.flags[m.Field-pprofwire.MappingFlags] = m.Varint() != 0
 		}
 	}
-	if err := errors.Join(m.Err(), t.mappingIDs.put(id, len(t.mappings)), t.check(x.file, x.buildID)); err != nil {
+	if err := errors.Join(m.Err(), t.mappingIDs.Put(id, len(t.mappings)), t.check(x.file, x.buildID)); err != nil {
 		return fmt.Errorf("mapping %d: %w", id, err)
 	}
 	t.mappings = append(t.mappings, x)
@@ -287,7 +244,7 @@ func (t *table) location(b []byte) error {
 			id = m.Varint()
 		case pprofwire.LocationMapping:
 			x.mapping = -1
-			if at, ok := t.mappingIDs.get(m.Varint()); ok { // a missing mapping counts as none
+			if at, ok := t.mappingIDs.Get(m.Varint()); ok { // a missing mapping counts as none
 				x.mapping = int(at)
 			}
 		case pprofwire.LocationAddress:
@@ -298,7 +255,7 @@ func (t *table) location(b []byte) error {
 			x.folded = m.Varint() != 0
 		}
 	}
-	if err := errors.Join(m.Err(), t.locationIDs.put(id, len(t.locations))); err != nil {
+	if err := errors.Join(m.Err(), t.locationIDs.Put(id, len(t.locations))); err != nil {
 		return fmt.Errorf("location %d: %w", id, err)
 	}
 	x.lines = len(t.lines)
@@ -320,7 +277,7 @@ func (t *table) line(b []byte) error {
 			x.column = m.Varint()
 		}
 	}
-	fn, ok := t.functionIDs.get(id)
+	fn, ok := t.functionIDs.Get(id)
 	if m.Err() == nil && !ok {
 		return fmt.Errorf("there is no function %d", id)
 	}
@@ -349,7 +306,7 @@ func (t *table) sample(b []byte) error {
 		return fmt.Errorf("sample %d has %d values, want one for each of %d types", len(t.samples)+1, len(t.vals), len(t.types))
 	}
 	for _, id := range t.ids {
-		at, ok := t.locationIDs.get(id)
+		at, ok := t.locationIDs.Get(id)
 		if !ok {
 			return fmt.Errorf("sample %d: there is no location %d", len(t.samples)+1, id)
 		}

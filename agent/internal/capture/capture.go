@@ -1,12 +1,12 @@
-// Package capture takes the runtime's profiles (CPU, memory, mutex, block, goroutines, goroutine leaks) in
-// windows of equal length and emits each as a record. The agent is its only user. It knows no disk and no
-// network: what becomes of a record is the receiver's business.
+// Package capture takes the runtime's profiles (CPU, memory, mutex, block, goroutines, goroutine leaks) in windows of
+// equal length and emits each as a record. The agent is its only user. It knows no disk and no network: what happens to
+// a record is up to the receiver.
 //
-// A window ends at a multiple of its length on the wall clock, so that the windows of all instances of a
-// service lie side by side. The last window, cut short, is captured by Stop for every type.
+// A window ends at a multiple of its length on the wall clock, so that all instances of a service have the same windows.
+// Stop captures the last window, cut short, for every type.
 //
-// No garbage collection is forced: live memory is as of the last one that the service had. Only the goroutine
-// leak profile, which has to be asked for, is found by a collection of its own in every window.
+// No garbage collection is forced: live memory is as of the service's last one. Only the goroutine leak profile, which
+// is off by default, needs a collection of its own in every window.
 package capture
 
 import (
@@ -21,43 +21,45 @@ import (
 	"sync"
 	"time"
 
-	"github.com/grafana/pyroscope-go/godeltaprof"
-
+	"spanflame/agent/internal/capture/delta"
+	"spanflame/agent/internal/guard"
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
-// MaxGoroutines is the number of goroutines above which the goroutine profile of a window is left out:
-// taking it costs about 4.5 ms of CPU for every 1,000 labelled goroutines (Go 1.26).
+// MaxGoroutines is the number of goroutines above which the goroutine profile of a window is left out: it costs about
+// 4.5 ms of CPU for every 1,000 labelled goroutines (Go 1.26).
 const MaxGoroutines = 20_000
 
-// Options says what is captured, for whom, and where records go.
+// Options has the types that are captured, whose they are, and where records go.
 type Options struct {
 	Service string            // the service's name, copied to each record
 	Labels  map[string]string // series labels, shared by all records: not changed after Start
 	Types   []record.Type     // what to capture; each at most once
 	Window  time.Duration     // length of a window, at least one second
 
-	// Emit receives every captured record. It is called from one goroutine at a time; while it runs no
-	// further profile is captured.
+	// Emit receives every captured record. It is called by one goroutine at a time, and no other profile is captured
+	// while it runs.
 	Emit func(record.Record)
 
+	Guard  *guard.Guard // recovers panics
 	Logger *slog.Logger
 }
 
-// Stats counts what was done since Start, by type.
+// Stats has counts since Start, by type.
 type Stats struct {
 	Captured map[record.Type]Count
 	Skipped  map[Skip]int64 // profiles that were due and were not captured
 
-	// CPUGap is the time without a CPU profile since Start, because the service was taking one itself.
+	// CPUGap is the time without a CPU profile since Start because the service took one itself.
 	CPUGap time.Duration
 }
 
-// Count is a number of profiles, their size as captured (gzip-compressed) and the time it took to take them.
+// Count is a number of profiles, their compressed size, and the time spent to take them.
 type Count struct {
 	Profiles int64
 	Bytes    int64
-	Elapsed  time.Duration // zero for CPU, which is taken all the time
+	Elapsed  time.Duration // zero for CPU, which is profiled all the time
 }
 
 // Skip names a profile that was not captured, and why.
@@ -70,6 +72,7 @@ type Skip struct {
 const (
 	ReasonGoroutines = "too many goroutines"
 	ReasonError      = "error"
+	ReasonPanic      = "panic" // now, or a short time ago
 	ReasonBusy       = "cpu profiler in use"
 )
 
@@ -83,7 +86,7 @@ type Capturer struct {
 	done chan struct{}
 	once sync.Once
 
-	emitting sync.Mutex // held while Emit runs: profiles taken for somebody else end at any time
+	emitting sync.Mutex // held while Emit runs: a profile that was requested ends at any time
 
 	mu    sync.Mutex // guards stats
 	stats Stats
@@ -91,12 +94,14 @@ type Capturer struct {
 
 // snapshot is a type whose profile is read at the end of a window.
 type snapshot struct {
-	typ   record.Type
-	write func(io.Writer) error
+	typ     record.Type
+	stage   *guard.Stage
+	profile string       // its name in package runtime/pprof
+	delta   *delta.Delta // nil for a profile that is not cumulative
 }
 
-// Supported tells whether this build of the program can capture t. Only the goroutine leak profile depends
-// on the build: Go 1.26 has it under GOEXPERIMENT=goroutineleakprofile.
+// Supported reports whether this build of the program can capture t. Only the goroutine leak profile depends on the
+// build: Go 1.26 has it with GOEXPERIMENT=goroutineleakprofile.
 func Supported(t record.Type) bool {
 	return t != record.GoroutineLeak || pprof.Lookup("goroutineleak") != nil
 }
@@ -109,7 +114,7 @@ func Start(o Options) (*Capturer, error) {
 		done:  make(chan struct{}),
 		stats: Stats{Captured: map[record.Type]Count{}, Skipped: map[Skip]int64{}},
 	}
-	c.cpu = newCPUProfiler(slices.Contains(o.Types, record.CPU), c.emitCPU)
+	c.cpu = newCPUProfiler(slices.Contains(o.Types, record.CPU), o.Guard.Stage(stage(record.CPU)), c.emitCPU)
 	for _, t := range o.Types {
 		if !Supported(t) {
 			return nil, fmt.Errorf("profile type %s: not in this build; build with GOEXPERIMENT=goroutineleakprofile or leave it out", t)
@@ -117,53 +122,93 @@ func Start(o Options) (*Capturer, error) {
 		if t == record.CPU {
 			continue
 		}
-		write, err := writer(t)
+		s, err := newSnapshot(t, o.Guard)
 		if err != nil {
 			return nil, err
 		}
-		c.snap = append(c.snap, snapshot{t, write})
+		c.snap = append(c.snap, s)
 	}
 	for _, s := range c.snap {
-		if s.typ == record.Goroutine || s.typ == record.GoroutineLeak {
+		// The first reading of a cumulative profile has everything since the process began: it is the zero point of
+		// the first window, not part of it.
+		if s.delta == nil {
 			continue
 		}
-		// The first reading of a delta profile is everything since the process began: it is the zero point
-		// of the first window, not part of it.
-		if err := s.write(io.Discard); err != nil {
+		var err error
+		s.stage.Try(func() {
+			var raw []byte
+			if raw, err = s.read(); err == nil {
+				err = s.delta.Skip(raw)
+			}
+		})
+		if err != nil {
 			return nil, fmt.Errorf("profile type %s: %w", s.typ, err)
 		}
 	}
 	begun := time.Now()
 	c.cpu.start(begun)
-	go c.run(begun)
+	go func() {
+		defer close(c.done)
+		o.Guard.Stage("capture").Keep(c.stop, func() { c.run(begun) })
+	}()
 	return c, nil
 }
 
-// writer returns what writes one profile of type t, gzip-compressed. The heap, mutex and block profiles are
-// differences to the reading before (in-use memory is what it is at the moment of reading).
-func writer(t record.Type) (func(io.Writer) error, error) {
-	lookup := func(name string) func(io.Writer) error {
-		return func(w io.Writer) error { return pprof.Lookup(name).WriteTo(w, 0) }
-	}
+// stage returns the name of the stage that captures a type.
+func stage(t record.Type) string { return "capture " + string(t) }
+
+func newSnapshot(t record.Type, g *guard.Guard) (snapshot, error) {
+	s := snapshot{typ: t, stage: g.Stage(stage(t))}
 	switch t {
 	case record.Memory:
-		return godeltaprof.NewHeapProfiler().Profile, nil
+		s.profile, s.delta = "heap", &delta.Delta{}
 	case record.Mutex:
-		return godeltaprof.NewMutexProfiler().Profile, nil
+		s.profile, s.delta = "mutex", &delta.Delta{}
 	case record.Block:
-		return godeltaprof.NewBlockProfiler().Profile, nil
+		s.profile, s.delta = "block", &delta.Delta{}
 	case record.Goroutine:
-		return lookup("goroutine"), nil
+		s.profile = "goroutine"
 	case record.GoroutineLeak:
-		return lookup("goroutineleak"), nil
+		s.profile = "goroutineleak"
+	default:
+		return s, fmt.Errorf("profile type %q: the runtime has no such profile", t)
 	}
-	return nil, fmt.Errorf("profile type %q: the runtime has no such profile", t)
+	return s, nil
 }
 
-// run ends a window at every multiple of its length, and tries to have the CPU profiler back every second
-// while the service itself holds it.
+// read returns the profile as the runtime has it now, uncompressed.
+func (s snapshot) read() ([]byte, error) {
+	var zipped bytes.Buffer
+	if err := pprof.Lookup(s.profile).WriteTo(&zipped, 0); err != nil {
+		return nil, err
+	}
+	raw, err := pprofwire.Gunzip(zipped.Bytes(), maxProfileBytes)
+	if err != nil {
+		return nil, fmt.Errorf("decompress: %w", err)
+	}
+	return raw, nil
+}
+
+// capture returns the compressed profile of a window that ends now.
+func (s snapshot) capture(begun, end time.Time) ([]byte, error) {
+	raw, err := s.read()
+	if err != nil {
+		return nil, err
+	}
+	if s.delta == nil {
+		raw, err = stamp(raw, begun, end)
+	} else {
+		raw, err = s.delta.Next(raw, begun, end)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read: %w", err)
+	}
+	return pprofwire.Gzip(raw), nil
+}
+
+// run ends a window at every multiple of its length, and tries to get the CPU profiler back every second while the
+// service itself holds it.
 func (c *Capturer) run(begun time.Time) {
-	defer close(c.done)
 	retry := time.NewTicker(time.Second)
 	defer retry.Stop()
 	for {
@@ -189,33 +234,31 @@ func (c *Capturer) run(begun time.Time) {
 	}
 }
 
-// boundary is when the window that began at t ends. A timer may fire a little before the wall clock reaches
-// the boundary: what is left of that window belongs to the next.
+// boundary returns when the window that began at t ends. A timer may fire a little before the wall clock reaches the
+// boundary: the rest of that window belongs to the next.
 func (c *Capturer) boundary(t time.Time) time.Time {
 	return t.Add(c.o.Window / 50).Truncate(c.o.Window).Add(c.o.Window)
 }
 
 // snapshots captures every type that is read at the end of a window.
 func (c *Capturer) snapshots(begun, end time.Time) {
-	var buf bytes.Buffer
 	for _, s := range c.snap {
 		if s.typ == record.Goroutine && runtime.NumGoroutine() > MaxGoroutines {
 			c.skipped(s.typ, ReasonGoroutines)
 			continue
 		}
-		buf.Reset()
-		t := time.Now()
-		err := s.write(&buf)
 		var profile []byte
-		if err == nil {
-			profile, err = stamp(buf.Bytes(), begun, end)
-		}
-		if err != nil {
+		var err error
+		t := time.Now()
+		switch ok := s.stage.Run(func() { profile, err = s.capture(begun, end) }); {
+		case !ok:
+			c.skipped(s.typ, ReasonPanic)
+		case err != nil:
 			c.skipped(s.typ, ReasonError)
-			c.o.Logger.Warn("a profile could not be captured", "type", s.typ, "error", err)
-			continue
+			c.o.Logger.Warn("capture of a profile failed", "type", s.typ, "error", err)
+		default:
+			c.emit(s.typ, begun, end, profile, time.Since(t))
 		}
-		c.emit(s.typ, begun, end, profile, time.Since(t))
 	}
 }
 
@@ -230,9 +273,11 @@ func (c *Capturer) emit(t record.Type, begun, end time.Time, profile []byte, too
 	c.mu.Unlock()
 	c.emitting.Lock()
 	defer c.emitting.Unlock()
-	c.o.Emit(record.Record{
-		Meta:    record.Meta{Service: c.o.Service, Type: t, Start: begun, End: end, Labels: c.o.Labels},
-		Profile: profile,
+	c.o.Guard.Stage("emit").Try(func() {
+		c.o.Emit(record.Record{
+			Meta:    record.Meta{Service: c.o.Service, Type: t, Start: begun, End: end, Labels: c.o.Labels},
+			Profile: profile,
+		})
 	})
 }
 
@@ -242,9 +287,9 @@ func (c *Capturer) skipped(t record.Type, reason string) {
 	c.mu.Unlock()
 }
 
-// CPUProfile takes a CPU profile of length d for somebody else and writes it to w, gzip-compressed. The
-// window that is open, if CPU windows are captured, ends first, and what is taken meanwhile is emitted as a
-// window too, so nothing is missing on either side. It ends early, with what there is, when ctx or the capturer does.
+// CPUProfile takes a CPU profile of length d on request and writes it to w, gzip-compressed. If CPU windows are captured,
+// the open one ends first, and the requested profile is emitted as a window too, so nothing is missing on either side.
+// It ends early, with the samples so far, when ctx or the capturer does.
 //
 // The error is ErrBusy while another one runs or while the service itself takes one.
 func (c *Capturer) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) error {
@@ -274,8 +319,8 @@ func (c *Capturer) Stats() Stats {
 	return s
 }
 
-// Stop captures the last window of every type and joins the capturer's goroutine. It may be called more
-// than once and at the same time; each call waits, until its ctx is done.
+// Stop captures the last window of every type and joins the capturer's goroutine. It may be called more than once and
+// at the same time; each call waits, until its ctx is done.
 func (c *Capturer) Stop(ctx context.Context) error {
 	c.once.Do(func() { close(c.stop) })
 	select {

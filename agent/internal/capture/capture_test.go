@@ -16,6 +16,8 @@ import (
 	"github.com/google/pprof/profile"
 	"go.uber.org/goleak"
 
+	"spanflame/agent/internal/guard"
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -52,7 +54,7 @@ func start(t *testing.T, window time.Duration, types ...record.Type) (*Capturer,
 	s := &sink{}
 	c, err := Start(Options{
 		Service: "svc", Labels: map[string]string{"service_version": "1"}, Types: types, Window: window,
-		Emit: s.emit, Logger: slog.New(slog.DiscardHandler),
+		Emit: s.emit, Guard: guard.New(slog.New(slog.DiscardHandler)), Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -426,11 +428,15 @@ func TestStampChangesTheTimesAlone(t *testing.T) {
 		t.Fatal(err)
 	}
 	begun := time.Unix(1_800_000_000, 5)
-	out, err := stamp(gz.Bytes(), begun, begun.Add(time.Minute))
+	raw, err := pprofwire.Gunzip(gz.Bytes(), maxProfileBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want, got := parse(t, gz.Bytes()), parse(t, out)
+	out, err := stamp(raw, begun, begun.Add(time.Minute))
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, got := parse(t, gz.Bytes()), parse(t, pprofwire.Gzip(out))
 	want.TimeNanos, want.DurationNanos = begun.UnixNano(), int64(time.Minute)
 	if len(got.Sample) == 0 || got.String() != want.String() {
 		t.Errorf("got %v\nwant %v", got, want)

@@ -8,50 +8,56 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"spanflame/agent/internal/guard"
 )
 
-// ErrBusy is returned while another CPU profile is being taken: the runtime has one at a time.
+// ErrBusy is returned while another CPU profile is being taken: the runtime takes one at a time.
 var ErrBusy = errors.New("a CPU profile is being taken already: try again when it has ended")
 
-func newCPUProfiler(windows bool, emit func(begun, end time.Time, profile []byte)) *cpuProfiler {
-	p := &cpuProfiler{windows: windows, emit: emit}
+var errPanic = errors.New("the CPU profile failed: the agent panicked, see its log")
+
+func newCPUProfiler(windows bool, stage *guard.Stage, emit func(begun, end time.Time, profile []byte)) *cpuProfiler {
+	p := &cpuProfiler{windows: windows, stage: stage, emit: emit}
 	p.back.L = &p.mu
 	return p
 }
 
-// cpuProfiler shares the runtime's one CPU profiler between the windows of the capturer and profiles taken
-// for somebody else.
+// cpuProfiler shares the runtime's one CPU profiler between the windows of the capturer and profiles on request.
 //
-// Ending a profile takes up to 100 ms, because the runtime hands over its samples at that interval; between
-// two windows that time is not profiled.
+// To end a profile takes up to 100 ms, because the runtime passes on its samples at that interval; between two windows
+// this time is not profiled.
 type cpuProfiler struct {
-	windows bool // whether windows are taken and emitted; if not, profiles for somebody else alone
+	windows bool // whether windows are taken and emitted; if not, there are only profiles on request
+	stage   *guard.Stage
 	emit    func(begun, end time.Time, profile []byte)
 
 	mu    sync.Mutex
-	back  sync.Cond    // on mu: signalled when a lent profile has ended
-	buf   bytes.Buffer // receives the profile that runs
-	begun time.Time    // when the profile that runs was started; zero while none does
-	lent  bool         // the profile that runs was asked for by somebody else
-	ended bool         // the last window was cut: no further one is started
+	back  sync.Cond    // on mu: signalled when a requested profile has ended
+	buf   bytes.Buffer // receives the open profile
+	begun time.Time    // start of the open profile; zero while there is none
+	lent  bool         // the open profile was requested
+	ended bool         // the last window has ended: no other one is started
 
-	// counting is taken while mu is held, never the other way round, and for moments only: whoever asks for
-	// the gap waits for no profile.
+	// counting is locked while mu is held, never the other way round, and for a short time only: readers of the gap
+	// do not wait for a profile.
 	counting sync.Mutex
-	gapFrom  time.Time // since when the service holds the profiler; zero while it does not
+	gapFrom  time.Time // since when the service has the profiler; zero while it does not
 	gap      time.Duration
 
-	refused atomic.Int64 // how often the service was found to hold the profiler
+	refused atomic.Int64 // how often the service was found to have the profiler
 }
 
-// start begins a window unless one is open. Where the service itself is taking a CPU profile, the time until
-// a later call succeeds is counted as a gap.
+// start begins a window unless one is open. While the service itself takes a CPU profile, the time until a later call
+// succeeds is counted as a gap.
 func (p *cpuProfiler) start(now time.Time) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.windows && p.begun.IsZero() && !p.ended {
-		_ = p.startLocked(now) // counted; tried again by the caller
-	}
+	p.stage.Run(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.windows && p.begun.IsZero() && !p.ended {
+			_ = p.startLocked(now) // counted; tried again by the caller
+		}
+	})
 }
 
 func (p *cpuProfiler) startLocked(now time.Time) error {
@@ -74,45 +80,57 @@ func (p *cpuProfiler) startLocked(now time.Time) error {
 	return nil
 }
 
-// stopLocked ends the profile that runs, emits it and returns it; nil where none runs.
+// stopLocked ends the open profile, emits it and returns it; nil if there is none.
 func (p *cpuProfiler) stopLocked() []byte {
 	if p.begun.IsZero() {
 		return nil
 	}
+	begun := p.begun
+	p.begun = time.Time{} // first: what follows may panic
 	pprof.StopCPUProfile()
 	profile := bytes.Clone(p.buf.Bytes())
 	if p.windows {
-		p.emit(p.begun, time.Now(), profile)
+		p.emit(begun, time.Now(), profile)
 	}
-	p.begun = time.Time{}
 	return profile
 }
 
-// next ends the window and begins another. A profile that is lent goes on: it is emitted when it ends.
+// next ends the window and begins another. A requested profile continues: it is emitted when it ends.
 func (p *cpuProfiler) next() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.lent || !p.windows {
-		return
-	}
-	p.stopLocked()
-	_ = p.startLocked(time.Now()) // counted; tried again by the capturer
+	p.stage.Run(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.lent || !p.windows {
+			return
+		}
+		p.stopLocked()
+		_ = p.startLocked(time.Now()) // counted; tried again by the capturer
+	})
 }
 
-// close ends the last window. A profile that is lent has been told to end by the capturer's stop channel and
-// is waited for, since it is that window.
+// close ends the last window. A requested profile ends with the capturer's stop channel, and is waited for, since it is
+// that window.
 func (p *cpuProfiler) close() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.ended = true
-	for p.lent {
-		p.back.Wait()
-	}
-	p.stopLocked()
+	p.stage.Try(func() {
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		p.ended = true
+		for p.lent {
+			p.back.Wait()
+		}
+		p.stopLocked()
+	})
 }
 
-// foreground takes a profile of length d, or until ctx or stop ends.
-func (p *cpuProfiler) foreground(ctx context.Context, stop <-chan struct{}, d time.Duration) ([]byte, error) {
+// foreground takes the requested profile of length d, or until ctx or stop ends.
+func (p *cpuProfiler) foreground(ctx context.Context, stop <-chan struct{}, d time.Duration) (profile []byte, err error) {
+	if !p.stage.Try(func() { profile, err = p.take(ctx, stop, d) }) {
+		return nil, errPanic
+	}
+	return profile, err
+}
+
+func (p *cpuProfiler) take(ctx context.Context, stop <-chan struct{}, d time.Duration) ([]byte, error) {
 	if err := p.lend(); err != nil {
 		return nil, err
 	}
@@ -127,9 +145,9 @@ func (p *cpuProfiler) foreground(ctx context.Context, stop <-chan struct{}, d ti
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	profile := p.stopLocked()
-	p.lent = false
+	p.lent = false // first: what follows may panic
 	p.back.Broadcast()
+	profile := p.stopLocked()
 	if p.windows && !p.ended && !last {
 		_ = p.startLocked(time.Now()) // counted; tried again by the capturer
 	}

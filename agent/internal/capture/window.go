@@ -1,28 +1,23 @@
 package capture
 
 import (
-	"fmt"
 	"time"
 
 	"spanflame/internal/pprofwire"
 )
 
-// maxProfileBytes is the largest profile that is captured, in bytes and uncompressed. Readers have the same limit.
+// maxProfileBytes is the size of the largest profile that is captured, uncompressed. Readers have the same limit.
 const maxProfileBytes = 512 << 20
 
-// stamp returns the profile with the window's start and length. What is read at the end of a window has that
-// moment written in it; a server finds profiles by their time alone, and those of one window belong together.
-func stamp(gz []byte, begun, end time.Time) ([]byte, error) {
-	raw, err := pprofwire.Gunzip(gz, maxProfileBytes)
-	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
-	}
+// stamp returns an uncompressed profile with the window's start and length. A profile that is read at the end of a window
+// has that moment as its time; a server finds profiles by their time alone, and those of one window belong together.
+func stamp(raw []byte, begun, end time.Time) ([]byte, error) {
 	stamped, err := pprofwire.AppendWithout(make([]byte, 0, len(raw)+32), raw, pprofwire.ProfileTime, pprofwire.ProfileDuration)
 	if err != nil {
-		return nil, fmt.Errorf("read: %w", err)
+		return nil, err
 	}
 	out := pprofwire.Encoder(stamped)
 	out.Number(pprofwire.ProfileTime, uint64(begun.UnixNano()))
 	out.Number(pprofwire.ProfileDuration, uint64(end.Sub(begun)))
-	return pprofwire.Gzip(out), nil
+	return out, nil
 }
