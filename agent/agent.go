@@ -278,6 +278,7 @@ func (a *Agent) startWall(cfg Config, o wall.Options) error {
 		return nil
 	}
 	o.Service, o.SlowSpan, o.RingBytes, o.CPUShare, o.Logger = cfg.ServiceName, cfg.SlowSpan, cfg.WallRingBytes, cfg.WallCPUShare, a.telemetry.Logger
+	o.LogLines = cfg.SlowSpanLogs
 	var err error
 	a.wall, err = wall.Start(o)
 	if errors.Is(err, wall.ErrBusy) {

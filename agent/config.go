@@ -113,6 +113,11 @@ type Config struct {
 	// SPANFLAME_SLOW_SPAN; default: 100ms; allowed: a duration above zero, or off.
 	SlowSpan time.Duration
 
+	// SlowSpanLogs is how many diagnoses of slow spans are logged for each span name and minute. The others are counted
+	// in one line. Their diagnoses are in their profiles. A negative number logs none.
+	// SPANFLAME_SLOW_SPAN_LOGS; default: 5; allowed: a number above zero, or off.
+	SlowSpanLogs int
+
 	// WallRingBytes limits the memory that holds the execution trace for wall-clock profiles.
 	// SPANFLAME_WALL_RING_BYTES; default: 16777216; allowed: a number of bytes above zero.
 	WallRingBytes int

@@ -97,6 +97,10 @@ var settings = slices.Concat(setting.Table{
 		Field: "SlowSpan", Variable: "SPANFLAME_SLOW_SPAN", Parse: durationOrOff, Default: 100 * time.Millisecond, Allowed: aDuration + ", or off",
 	},
 	setting.Of[int]{
+		Field: "SlowSpanLogs", Variable: "SPANFLAME_SLOW_SPAN_LOGS", Parse: wholeOrOff, Default: 5,
+		Allowed: "a number above zero, or off",
+	},
+	setting.Of[int]{
 		Field: "WallRingBytes", Variable: "SPANFLAME_WALL_RING_BYTES", Parse: setting.Whole[int]("number of bytes"), Default: 16 << 20,
 		Valid: positive[int], Allowed: bytesCount,
 	},
@@ -200,6 +204,13 @@ func durationOrOff(text string) (time.Duration, error) {
 		return -1, nil
 	}
 	return setting.Duration(text)
+}
+
+func wholeOrOff(text string) (int, error) {
+	if text == off || text == "0" {
+		return -1, nil
+	}
+	return setting.Whole[int]("number")(text)
 }
 
 func isListenAddress(address string) bool {

@@ -265,7 +265,7 @@ func (r *Recorder) emit(t *root) {
 			return
 		}
 		d := diagnose(a)
-		d.log(r.o.Logger)
+		r.diagnoses.add(time.Now(), &d)
 		if r.o.diagnosed != nil {
 			r.o.diagnosed(d)
 		}

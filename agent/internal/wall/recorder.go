@@ -33,6 +33,9 @@ type Options struct {
 	// together, averaged over a minute; 0 is 0.01. The share of recording is an estimate.
 	CPUShare float64
 
+	// LogLines is how many diagnoses are logged for each span name and minute; 0 is 5, a negative number none.
+	LogLines int
+
 	Emit   func(record.Record) // called from the recorder's goroutine; required
 	Logger *slog.Logger        // nil is slog.Default()
 
@@ -76,12 +79,13 @@ type Recorder struct {
 	done         chan struct{}
 
 	// The fields below belong to the recorder's goroutine.
-	conv    *converter
-	encoder *encoder
-	budget  *budget
-	last    uint64    // number of the newest generation that was converted or given up
-	cut     time.Time // when the newest snapshot was taken
-	gap     bool      // the next generation does not continue the converter's accounts
+	conv      *converter
+	encoder   *encoder
+	budget    *budget
+	diagnoses diagnosisLog
+	last      uint64    // number of the newest generation that was converted or given up
+	cut       time.Time // when the newest snapshot was taken
+	gap       bool      // the next generation does not continue the converter's accounts
 
 	paced  time.Time // until when recording is charged to the budget
 	paused bool      // the flight recorder is stopped until the budget has recovered
@@ -125,15 +129,16 @@ func newRecorder(o Options) *Recorder {
 			MinAge:   ringAge,
 			MaxBytes: uint64(max(1, o.RingBytes/2)),
 		}),
-		wake:     make(chan struct{}, 1),
-		stop:     make(chan struct{}),
-		deadline: make(chan struct{}),
-		done:     make(chan struct{}),
-		encoder:  newEncoder(o),
-		budget:   newBudget(o.CPUShare, now),
-		cut:      now,
-		paced:    now,
-		gap:      true,
+		wake:      make(chan struct{}, 1),
+		stop:      make(chan struct{}),
+		deadline:  make(chan struct{}),
+		done:      make(chan struct{}),
+		encoder:   newEncoder(o),
+		budget:    newBudget(o.CPUShare, now),
+		diagnoses: diagnosisLog{to: o.Logger, lines: cmp.Or(o.LogLines, defaultLogLines)},
+		cut:       now,
+		paced:     now,
+		gap:       true,
 	}
 	r.conv = newConverter(o.ChildMin, r.deadlineReached)
 	return r
@@ -199,6 +204,7 @@ func (r *Recorder) run() {
 			r.capture()
 		case <-ticks.C:
 			now := time.Now()
+			r.diagnoses.flush(now)
 			r.pace(now)
 			if r.forgetting(now) {
 				r.capture()
@@ -210,6 +216,7 @@ func (r *Recorder) run() {
 			if !r.deadlineReached() {
 				r.capture()
 			}
+			r.diagnoses.end()
 			r.flight.Stop()
 			r.giveUp()
 			return
