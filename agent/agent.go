@@ -80,7 +80,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if !running.CompareAndSwap(false, true) {
 		return nil, ErrRunning
 	}
-	a := &Agent{done: make(chan struct{}), restore: func() {}}
+	a := &Agent{done: make(chan struct{}), restore: func() {}, guard: guard.New(nil)}
 	defer func() {
 		if err != nil {
 			// What was started ends at once: nothing is worth waiting for. What earlier runs have spooled
@@ -96,12 +96,12 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
 			return nil, fmt.Errorf("the directory %q: %w", cfg.Dir, err)
 		}
-		a.saved = openSaved(cfg)
+		a.saved = openSaved(cfg, a.guard)
 	}
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, err
 	}
-	a.guard = guard.New(a.telemetry.Logger)
+	a.guard.LogTo(a.telemetry.Logger)
 	if names := unknownVariables(); len(names) > 0 {
 		a.telemetry.Logger.Warn("variables that nothing reads, most likely misspelt", "names", names)
 	}
@@ -202,7 +202,7 @@ func (a *Agent) startProfiles(cfg Config) error {
 
 	var emit []func(record.Record)
 	if a.saved != nil {
-		a.saved.startProfiles(cfg, a.telemetry.Logger)
+		a.saved.startProfiles(cfg, a.guard, a.telemetry.Logger)
 		emit = append(emit, a.saved.profiles.Put)
 	}
 	if cfg.PyroscopeAddress != "" {
@@ -264,7 +264,9 @@ func (a *Agent) startDelivery(cfg Config) error {
 		client.Close()
 		return err
 	}
-	a.delivery, err = deliver.Start(deliver.Options{Spool: queue, Client: client, Meter: a.meter(), Logger: a.telemetry.Logger})
+	a.delivery, err = deliver.Start(deliver.Options{
+		Spool: queue, Client: client, Meter: a.meter(), Logger: a.telemetry.Logger, Guard: a.guard,
+	})
 	return err
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/save"
 )
 
@@ -20,15 +21,15 @@ type saved struct {
 
 // openSaved begins with the traces: the log that the profiles' ring needs comes from the telemetry, which
 // needs the traces' ring.
-func openSaved(cfg Config) *saved {
+func openSaved(cfg Config, g *guard.Guard) *saved {
 	return &saved{traces: save.OpenTraces(save.Options{
-		Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: cfg.DirMaxBytes / tracesShare, MaxAge: cfg.DirMaxAge,
+		Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: cfg.DirMaxBytes / tracesShare, MaxAge: cfg.DirMaxAge, Guard: g,
 	})}
 }
 
-func (s *saved) startProfiles(cfg Config, log *slog.Logger) {
+func (s *saved) startProfiles(cfg Config, g *guard.Guard, log *slog.Logger) {
 	s.profiles = save.OpenProfiles(save.Options{
-		Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: cfg.DirMaxBytes - cfg.DirMaxBytes/tracesShare, MaxAge: cfg.DirMaxAge,
+		Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: cfg.DirMaxBytes - cfg.DirMaxBytes/tracesShare, MaxAge: cfg.DirMaxAge, Guard: g,
 	}, log)
 }
 

@@ -17,6 +17,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/spool"
 	"spanflame/internal/record"
@@ -64,6 +65,7 @@ type Options struct {
 	Client Client
 	Meter  metric.Meter // for spanflame.push.*
 	Logger *slog.Logger
+	Guard  *guard.Guard // has the stages "spool", "push" and "delivery"
 }
 
 // Delivery sends the spool's records, oldest first, each until the server has answered. While the server accepts
@@ -72,6 +74,7 @@ type Delivery struct {
 	spool  *spool.Spool
 	client Client
 	log    *slog.Logger
+	stages struct{ spool, push, delivery *guard.Stage }
 	took   metric.Float64Histogram // seconds of each send
 
 	drain   context.Context // done: no record will follow, what is spooled is sent and then the senders end
@@ -126,6 +129,7 @@ type prober struct {
 // Start begins to deliver. It fails only if the meter refuses an instrument, and closes the spool and the client then.
 func Start(o Options) (*Delivery, error) {
 	d := &Delivery{spool: o.Spool, client: o.Client, log: o.Logger, probe: make(chan *prober, 1)}
+	d.stages.spool, d.stages.push, d.stages.delivery = o.Guard.Stage("spool"), o.Guard.Stage("push"), o.Guard.Stage("delivery")
 	if err := d.instruments(o.Meter); err != nil {
 		o.Client.Close()
 		return nil, errors.Join(err, o.Spool.Close())
@@ -136,7 +140,7 @@ func Start(o Options) (*Delivery, error) {
 		InitialInterval: 500 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 30 * time.Second,
 	}}
 	for range senders {
-		d.senders.Go(d.run)
+		d.senders.Go(func() { d.stages.delivery.Keep(d.drain.Done(), d.run) })
 	}
 	return d, nil
 }
@@ -152,7 +156,9 @@ func (d *Delivery) instruments(m metric.Meter) (err error) {
 }
 
 // Put splits a record below the server's limits and spools the parts. It waits for the disk, not for the server.
-func (d *Delivery) Put(r record.Record) {
+func (d *Delivery) Put(r record.Record) { d.stages.spool.Try(func() { d.put(r) }) }
+
+func (d *Delivery) put(r record.Record) {
 	parts, err := push.Split(r, push.Limits{})
 	if err != nil {
 		// A profile that cannot be split is spooled as it is: the server's answer says what is wrong with it,
@@ -175,14 +181,18 @@ func (d *Delivery) run() {
 		}
 		select {
 		case p := <-d.probe:
-			more := d.try(p)
-			d.probe <- p
-			if !more {
+			if !d.tryWith(p) {
 				return
 			}
 		case <-d.send.Done():
 		}
 	}
+}
+
+// tryWith is try, after which another sender can have the prober.
+func (d *Delivery) tryWith(p *prober) (more bool) {
+	defer func() { d.probe <- p }()
+	return d.try(p)
 }
 
 // one sends the oldest record. It returns false when there is none and none will follow.
@@ -192,7 +202,7 @@ func (d *Delivery) one() bool {
 		return false // drained, or closed
 	}
 	begun := time.Now()
-	r := d.client.Push(d.send, item.Record)
+	r := d.push(item.Record)
 	d.took.Record(context.Background(), time.Since(begun).Seconds(), metric.WithAttributes(attribute.Stringer("outcome", r.Outcome)))
 	switch r.Outcome {
 	case push.Accepted:
@@ -206,6 +216,13 @@ func (d *Delivery) one() bool {
 		d.refused(item, r)
 	}
 	return true
+}
+
+// push sends one record. One that makes the agent panic is treated like one that the server fails.
+func (d *Delivery) push(r record.Record) (result push.Result) {
+	result = push.Result{Outcome: push.Transient, Reason: "the agent panicked as it sent the profile: see its log"}
+	d.stages.push.Try(func() { result = d.client.Push(d.send, r) })
+	return result
 }
 
 // refused decides about a record that the server did not accept now. A server that accepts nothing counts as down.

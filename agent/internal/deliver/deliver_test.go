@@ -25,6 +25,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/goleak"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/spool"
 	"spanflame/internal/record"
@@ -128,7 +129,12 @@ func delivering(t *testing.T, dir, url string) (*Delivery, *syncBuffer) {
 
 func deliveringTo(t *testing.T, c Client, queue *spool.Spool, log *slog.Logger) *Delivery {
 	t.Helper()
-	d, err := Start(Options{Spool: queue, Client: c, Meter: noop.Meter{}, Logger: log})
+	return startGuarded(t, c, queue, log, nil)
+}
+
+func startGuarded(t *testing.T, c Client, queue *spool.Spool, log *slog.Logger, g *guard.Guard) *Delivery {
+	t.Helper()
+	d, err := Start(Options{Spool: queue, Client: c, Meter: noop.Meter{}, Logger: log, Guard: g})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -650,3 +656,100 @@ func TestStopDoesNotWaitForRetryAfter(t *testing.T) {
 		})
 	})
 }
+
+// TestAPanicInAPush: the record that makes the agent panic steps aside for the others, and is set aside in the end.
+func TestAPanicInAPush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		out := &syncBuffer{}
+		log := slog.New(slog.NewTextHandler(out, nil))
+		g := guard.New(log)
+		queue, err := spool.Open(spool.Options{Service: "svc", Dir: t.TempDir(), Logger: log})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := startGuarded(t, asked(func(_ context.Context, r record.Record) push.Result {
+			if r.Labels["name"] == "bad" {
+				panic("planted")
+			}
+			return taken
+		}), queue, log, g)
+		d.Put(named(aRecord(t, 0), "bad"))
+		for i := range 10 {
+			d.Put(aRecord(t, i+1))
+			time.Sleep(time.Second)
+		}
+		if n := events(d, spool.Delivered); n != 10 {
+			t.Errorf("%d of the 10 others are delivered", n)
+		}
+		if g.Panics()["push"] < 2 || out.count("planted") != 1 || len(g.Degraded()) > 1 {
+			t.Errorf("%v panics, degraded %q, log: %s", g.Panics(), g.Degraded(), out.b.String())
+		}
+		for i := range 30 { // as long as others are accepted, its own failures count
+			d.Put(aRecord(t, i+100))
+			time.Sleep(time.Minute)
+		}
+		if n := events(d, spool.SetAside); n != 1 {
+			t.Errorf("%d set aside, want the bad one: %+v", n, d.Stats())
+		}
+	})
+}
+
+// TestAPanicInASender: a panic outside a push, here in the host's log, ends neither the process nor the delivery.
+func TestAPanicInASender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var up atomic.Bool
+		log := slog.New(panicking{slog.DiscardHandler})
+		g := guard.New(slog.New(slog.DiscardHandler))
+		queue, err := spool.Open(spool.Options{Service: "svc", Dir: t.TempDir()})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := startGuarded(t, asked(func(context.Context, record.Record) push.Result {
+			if up.Load() {
+				return taken
+			}
+			return away
+		}), queue, log, g)
+		put(t, d, 20)
+		time.Sleep(10 * time.Minute) // an outage is logged
+		if g.Panics()["delivery"] == 0 {
+			t.Error("no panic is counted")
+		}
+		up.Store(true)
+		time.Sleep(3 * time.Hour) // its end, too
+		if n := events(d, spool.Delivered); n != 20 {
+			t.Errorf("%d of 20 delivered: %v", n, g.Panics())
+		}
+		if err := d.Stop(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// TestAPanicInTheSpool has the host's log panic when the spool refuses a profile: capturing and the next one are not
+// affected.
+func TestAPanicInTheSpool(t *testing.T) {
+	g := guard.New(slog.New(slog.DiscardHandler))
+	queue, err := spool.Open(spool.Options{Service: "svc", Dir: t.TempDir(), Logger: slog.New(panicking{slog.DiscardHandler})})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := startGuarded(t, asked(func(context.Context, record.Record) push.Result { return taken }), queue, slog.New(slog.DiscardHandler), g)
+	bad := aRecord(t, 0)
+	bad.Service = ""
+	d.Put(bad)
+	if n := g.Panics()["spool"]; n != 1 || len(g.Degraded()) != 1 {
+		t.Errorf("%d panics, degraded %q: want one", n, g.Degraded())
+	}
+	d.Put(aRecord(t, 1))
+	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 1 })
+	if words := g.Degraded(); len(words) > 0 {
+		t.Errorf("degraded %q after a profile that was spooled", words)
+	}
+}
+
+// panicking is the handler of a host that panics.
+type panicking struct{ slog.Handler }
+
+func (panicking) Enabled(context.Context, slog.Level) bool  { return true }
+func (panicking) Handle(context.Context, slog.Record) error { panic("planted") }

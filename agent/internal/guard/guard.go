@@ -33,14 +33,20 @@ const maxStack = 32 << 10
 
 // Guard keeps the stages of one agent. A nil Guard recovers panics too, and reports them nowhere.
 type Guard struct {
-	log *slog.Logger
-
 	mu     sync.Mutex
+	log    *slog.Logger // nil until there is one
 	stages map[string]*state
 }
 
 // New returns a guard that reports to the log.
 func New(log *slog.Logger) *Guard { return &Guard{log: log, stages: map[string]*state{}} }
+
+// LogTo has the guard report to the log. A guard that was made before there was one only counts until then.
+func (g *Guard) LogTo(log *slog.Logger) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.log = log
+}
 
 // Stage is a part of the agent's work that can fail while the others continue. It may be used by several goroutines.
 type Stage struct {
@@ -167,9 +173,12 @@ func (s *Stage) failed(v any) {
 
 // report logs. The host's handler may panic as well.
 func (g *Guard) report(level slog.Level, message string, args ...any) {
-	if g.log == nil {
+	g.mu.Lock()
+	log := g.log
+	g.mu.Unlock()
+	if log == nil {
 		return
 	}
 	defer func() { _ = recover() }()
-	g.log.Log(context.Background(), level, message, args...)
+	log.Log(context.Background(), level, message, args...)
 }

@@ -17,16 +17,18 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
-// Options of a ring. All are required.
+// Options of a ring. All but Guard are required.
 type Options struct {
 	Dir      string // the directory that services share; made if missing
 	Service  string
 	MaxBytes int64         // of this service's files
-	MaxAge   time.Duration // older files go
+	MaxAge   time.Duration // older files are removed
+	Guard    *guard.Guard  // has the stages "save profiles" and "save traces"
 }
 
 // Limits of the profiles that wait to be written: about as much as a minute of slow requests.
@@ -70,7 +72,7 @@ func OpenProfiles(o Options, log *slog.Logger) *Profiles {
 				n, err := record.ParseFileName(file)
 				return n.Start, err
 			},
-			maxBytes: o.MaxBytes, maxAge: o.MaxAge,
+			maxBytes: o.MaxBytes, maxAge: o.MaxAge, stage: o.Guard.Stage("save profiles"),
 		},
 		log:  log,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),
@@ -108,7 +110,11 @@ func (p *Profiles) run() {
 		r, ok, closed := p.next()
 		switch {
 		case ok:
-			p.save(r)
+			if !p.ring.stage.Try(func() { p.save(r) }) {
+				p.ring.tally.count(Failed, "panic", Count{1, int64(len(r.Profile))})
+				p.lost.Items++
+				p.lost.Bytes += int64(len(r.Profile))
+			}
 		case closed:
 			return
 		default:

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/owndir"
 )
 
@@ -45,6 +46,7 @@ type ring struct {
 	maxBytes int64
 	maxAge   time.Duration
 	tally    tally
+	stage    *guard.Stage // keeps it within its limits
 
 	quit chan struct{}
 	done chan struct{}
@@ -112,23 +114,33 @@ func (r *ring) start() {
 		trim, scan := time.NewTicker(trimEvery), time.NewTicker(scanEvery)
 		defer trim.Stop()
 		defer scan.Stop()
-		err := r.scan()
+		err := r.keep(r.scan)
 		for {
 			r.tally.keeps(err)
 			select {
 			case <-r.quit:
 				return
 			case <-scan.C:
-				err = r.scan()
+				err = r.keep(r.scan)
 			case <-trim.C:
 				if err != nil {
-					err = r.scan()
+					err = r.keep(r.scan)
 					continue
 				}
-				err = r.trimNow()
+				err = r.keep(r.trimNow)
 			}
 		}
 	}()
+}
+
+// errPanic is why something was not done that made the agent panic: the log has more.
+var errPanic = errors.New("the agent panicked: see its log")
+
+// keep does one thing that keeps the limits.
+func (r *ring) keep(do func() error) error {
+	err := errPanic
+	r.stage.Try(func() { err = do() })
+	return err
 }
 
 // close ends the ring's goroutine, and waits for it until ctx is done.
@@ -165,9 +177,7 @@ func (r *ring) scan() error {
 		default:
 		}
 		there[dir] = true
-		r.mu.Lock()
-		err = errors.Join(err, r.measure(root, dir))
-		r.mu.Unlock()
+		err = errors.Join(err, r.measureNow(root, dir))
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -179,6 +189,12 @@ func (r *ring) scan() error {
 	}
 	r.scanned = true
 	return errors.Join(err, r.trim(root, 0))
+}
+
+func (r *ring) measureNow(root *os.Root, dir string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.measure(root, dir)
 }
 
 // trimNow removes what is above the limits.

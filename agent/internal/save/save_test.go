@@ -19,6 +19,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/internal/record"
 )
 
@@ -534,4 +535,61 @@ func TestTooOld(t *testing.T) {
 			t.Errorf("%s: %v, want %v", name, got, want)
 		}
 	}
+}
+
+// TestAPanicInSaving: what panics is counted, and the process, the ring and the next file are not affected.
+func TestAPanicInSaving(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := guard.New(slog.New(slog.DiscardHandler))
+		o := options(t.TempDir())
+		o.Guard = g
+		p, log := openProfiles(t, o)
+		tr := OpenTraces(o)
+		synctest.Wait()
+		parse := p.ring.parse
+		planted := func(string) (time.Time, error) { panic("planted") }
+		set := func(f func(string) (time.Time, error)) {
+			for _, r := range []*ring{p.ring, tr.ring} {
+				r.mu.Lock()
+				r.parse, r.maxAge = f, time.Nanosecond // so that each write looks for old files
+				r.mu.Unlock()
+			}
+		}
+		p.Put(rec(t, time.Now(), 100))
+		write(t, tr, line(t, "one", 10))
+		synctest.Wait()
+		time.Sleep(time.Second)
+		set(planted)
+		p.Put(rec(t, time.Now(), 100))
+		synctest.Wait()
+		if _, err := tr.Write(line(t, "two", 10)); err == nil {
+			t.Error("no error for a batch of spans that is not written")
+		}
+		time.Sleep(scanEvery + time.Minute) // the rings look at the directory
+		synctest.Wait()
+		for stage, stats := range map[string]Stats{"save profiles": p.Stats(), "save traces": tr.Stats()} {
+			if g.Panics()[stage] < 2 || stats.Degraded == nil {
+				t.Errorf("%s: %v panics, %+v: want two and why", stage, g.Panics(), stats)
+			}
+		}
+		if n := p.Stats().Counts[Key{Failed, "panic"}].Items; n != 1 {
+			t.Errorf("%+v, want one that was not saved: %s", p.Stats(), log.b.String())
+		}
+		for r, f := range map[*ring]func(string) (time.Time, error){p.ring: parse, tr.ring: parseTraceFileName} {
+			r.mu.Lock()
+			r.parse, r.maxAge = f, o.MaxAge
+			r.mu.Unlock()
+		}
+		time.Sleep(scanEvery)
+		p.Put(rec(t, time.Now(), 100))
+		write(t, tr, line(t, "three", 10))
+		synctest.Wait()
+		if s := p.Stats(); s.Counts[Key{Saved, ""}].Items != 2 || s.Degraded != nil || tr.Stats().Degraded != nil || len(g.Degraded()) > 0 {
+			t.Errorf("afterwards %+v, %+v, %q", s, tr.Stats(), g.Degraded())
+		}
+		if err := p.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "1 profiles") {
+			t.Errorf("Close: %v, want what is lost", err)
+		}
+		closeTraces(t, tr)
+	})
 }

@@ -13,7 +13,7 @@ type Event string
 const (
 	Saved   Event = "saved"
 	Removed Event = "removed" // to keep the limits: full or age
-	// Failed is what was not saved: write, queue_full, too_large, invalid, shut_down or closed. Of traces a batch of
+	// Failed is what was not saved: write, queue_full, too_large, invalid, panic, shut_down or closed. Of traces a batch of
 	// spans counts as one.
 	Failed     Event = "failed"
 	Unfinished Event = "unfinished" // left by a process that was killed while it wrote, and removed

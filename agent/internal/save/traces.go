@@ -39,7 +39,7 @@ func OpenTraces(o Options) *Traces {
 		base:     o.Dir,
 		names:    []string{"traces", record.DirName(o.Service)},
 		parse:    parseTraceFileName,
-		maxBytes: o.MaxBytes, maxAge: o.MaxAge,
+		maxBytes: o.MaxBytes, maxAge: o.MaxAge, stage: o.Guard.Stage("save traces"),
 	}}
 	t.ring.start()
 	return t
@@ -50,7 +50,8 @@ func (t *Traces) Write(line []byte) (int, error) {
 	size := int64(len(line))
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	err := t.append(line)
+	err := errPanic
+	t.ring.stage.Try(func() { err = t.append(line) })
 	t.ring.tally.writes(err)
 	if err != nil {
 		t.ring.tally.count(Failed, "write", Count{1, size})
