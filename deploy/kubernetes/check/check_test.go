@@ -219,7 +219,7 @@ func workload(t *testing.T) []*unstructured.Unstructured {
 
 func TestWorkload(t *testing.T) {
 	check := schema(t)
-	settings, err := os.ReadFile("../../../agent/config.go")
+	settings, err := os.ReadFile("../../../docs/configuration.md") // generated from the settings
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +231,7 @@ func TestWorkload(t *testing.T) {
 		}
 		if o.GetKind() == "ConfigMap" {
 			for name := range o.Object["data"].(map[string]any) {
-				if !bytes.Contains(settings, []byte(`"`+name+`"`)) {
+				if !bytes.Contains(settings, []byte("`"+name+"`")) {
 					t.Errorf("the agent does not read %s", name)
 				}
 			}
