@@ -1,5 +1,5 @@
-// Package examples holds recorded profiles of the sample shop, a page that leads through them (README.md), and the
-// test that runs every command of that page and of docs/ci.md. It has no code of its own.
+// Package examples holds recorded profiles of the workload, a page that leads through them (README.md), and the test that
+// runs every command of that page and of docs/ci.md. It has no code of its own.
 package examples
 
 import (
@@ -50,8 +50,8 @@ func script(ctx context.Context, text string, env ...string) *exec.Cmd {
 	return cmd
 }
 
-// claims are what the page says in words about the output of its commands, by a part of the command that no
-// other has. Recording anew must not make the words untrue.
+// claims are patterns for what the page says in words about the output of its commands, by a part of the command that no
+// other command has. Recording the profiles again must not make the words untrue.
 var claims = map[string][]string{
 	"-cum -show=workload slow-pricing/before": {row("[89]", "priceBasket"), row("[345]", "compileTariff"), row("[345]", "bestOffer")},
 	"-focus=compileTariff":                    {`regexp\.[cC]ompile`},
@@ -60,20 +60,23 @@ var claims = map[string][]string{
 	"-tags ":                                  {`span_id: Total`, `: [0-9a-f]{16}`},
 	"-show=workload -diff_base":               {`(?m) -\d\S*s +\d\S*%  spanflame/workload\.compileTariff`},
 	"grep -e '  function'":                    {`(?m)^  total .* -[3-7]\d\.\d % \[-\S+ %, -\S+ %\] +<?0\.00\d$`, `workload\.compileTariff .* gone `},
-	"slow-pricing/before --top 1 --fail-on":   {`the gate failed: cpu:\+10%@p<0\.01: total changed by \+`, `exit code 1\n`},
+	"slow-pricing/before --top 1 --fail-on":   {`gate failed: cpu:\+10%@p<0\.01: total changed by \+`, `exit code 1\n`},
 	"--format html":                           {`^$`},
 	`-show=workload -unit=s "${TMPDIR:-/tmp}/diff.pb.gz"`: {`(?m) -\d\S*s +\d\S*%  spanflame/workload\.compileTariff`},
 	"before/mutex-":                     {row("(9|100)", `settleHoldingTill`)},
 	"before/block-":                     {row("(9|100)", `settleHoldingTill`), `sync\.\(\*Mutex\)\.Lock`},
 	"-comments":                         {`POST /api/checkout: \d+ ms \([5-9]\d %\) waiting for a mutex in workload\.\(\*Service\)\.settleHoldingTill`},
 	"-unit=ms lock-convoy/before/wall-": {`[5-9]\d\.\d+%  \[waiting: mutex\]`},
-	"--type wall":                       {`(?m)^wall, per span: `, `(?m)^  \[waiting: mutex\] .* 0ns `},
+	"--type wall":                       {`(?m)^wall, per span: `, `(?m)^  \[waiting: mutex\] .* 0 ns `},
 	"-sample_index=inuse_space leak/":   {row(`\d`, `\(\*leak\)\.grow`)},
 	"-diff_base=leak/":                  {`(?m)^ +\d\S*MB .*workload\.\(\*leak\)\.grow$`},
-	"spanflame leaks":                   {`1\. spanflame/workload\.\(\*leak\)\.grow: heap, (4|5)\d\.\d MiB/min`, `limit of 512\.0 MiB is reached by`, `exit code 1\n`},
+	"spanflame leaks": {
+		`1\. spanflame/workload\.\(\*leak\)\.grow: memory, (4|5)\d(\.\d)? MiB/min`,
+		`limit of 512 MiB is reached by`, `exit code 1\n`,
+	},
 }
 
-// row is a line of go tool pprof's table in which a function of the shop has a share whose percentage begins so.
+// row is a pattern for a row of go tool pprof's table: a function of the shop with a percentage that begins so.
 func row(percent, function string) string {
 	return `(?m)\s` + percent + `\S*%  spanflame/workload\.\S*` + function
 }
@@ -106,7 +109,7 @@ func TestThePageIsTrue(t *testing.T) {
 		}
 		printed := trimLines(string(out))
 		if printed != shown && !*update {
-			t.Errorf("$ %s\nprints\n%s\nand the page shows\n%s\nwrite it anew with: go test ./examples -update", command, printed, shown)
+			t.Errorf("$ %s\nprints\n%s\nand the page shows\n%s\nupdate it with: go test ./examples -update", command, printed, shown)
 		}
 		found := false
 		for part, patterns := range claims {

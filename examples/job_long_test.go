@@ -30,7 +30,7 @@ func TestTheJobOfThePage(t *testing.T) { // not beside others: a gate is only as
 		table string // in the summary
 	}{
 		{"no fault", []string{"TURNS=3", "LENGTH=6s", "WINDOW=1s"}, 0, "", "| total |"},
-		{"a fault in the change", []string{"FAULTS_AFTER=slow-pricing"}, 1, "the gate failed: cpu:+10%@p<0.01: total changed by +", "workload.compileTariff"},
+		{"a fault in the change", []string{"FAULTS_AFTER=slow-pricing"}, 1, "gate failed: cpu:+10%@p<0.01: total changed by +", "workload.compileTariff"},
 	} {
 		summary := filepath.Join(t.TempDir(), "summary.md")
 		env := append(os.Environ(), "GITHUB_STEP_SUMMARY="+summary)
@@ -53,7 +53,7 @@ func TestTheJobOfThePage(t *testing.T) { // not beside others: a gate is only as
 			t.Logf("%s: %s took %v", tt.name, step.Name, time.Since(begun).Round(time.Second))
 			built = true
 			wantCode, wantSays := 0, ""
-			if step.Name == "Judge" {
+			if step.Name == "Compare" {
 				wantCode, wantSays = tt.code, tt.says
 			}
 			if code != wantCode || !strings.Contains(output, wantSays) {

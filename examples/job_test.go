@@ -66,7 +66,7 @@ func workspace(t *testing.T) string {
 }
 
 // The gate lets the repair of the shop's mistake pass, and stops what would undo it.
-func TestTheJobJudges(t *testing.T) {
+func TestTheJobDetectsAFault(t *testing.T) {
 	for _, tt := range []struct {
 		name, before, after string
 		code                int
@@ -74,7 +74,7 @@ func TestTheJobJudges(t *testing.T) {
 		table               string // in the summary
 	}{
 		{"the repair", "before", "after", 0, "", "compileTariff"},
-		{"the mistake", "after", "before", 1, "the gate failed: cpu:+10%@p<0.01: total changed by +", "compileTariff"},
+		{"the mistake", "after", "before", 1, "gate failed: cpu:+10%@p<0.01: total changed by +", "compileTariff"},
 		{"nothing was measured", "before", "", 2, "no such file", ""},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -88,7 +88,7 @@ func TestTheJobJudges(t *testing.T) {
 				}
 			}
 			summary := filepath.Join(dir, "summary.md")
-			cmd := script(t.Context(), readJob(t).step(t, "Judge"), "GITHUB_STEP_SUMMARY="+summary)
+			cmd := script(t.Context(), readJob(t).step(t, "Compare"), "GITHUB_STEP_SUMMARY="+summary)
 			cmd.Dir = dir
 			var stderr strings.Builder
 			cmd.Stderr = &stderr

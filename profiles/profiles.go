@@ -11,7 +11,6 @@ package profiles
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -89,36 +88,31 @@ func (q Query) mayMatch(t record.Type, start time.Time) bool {
 	return q.To.IsZero() || start.Before(q.To)
 }
 
-// typeNames are the names that ParseType takes, besides the types' own.
-var typeNames = map[string]record.Type{
-	"cpu":       record.CPU,
-	"heap":      record.Memory,
-	"goroutine": record.Goroutine,
-}
-
 // types are those that an agent captures.
 var types = []record.Type{
-	record.CPU, record.Memory, record.Mutex, record.Block, record.Goroutine, record.GoroutineLeak, record.Wall,
+	record.CPU, record.Wall, record.Memory, record.Mutex, record.Block, record.Goroutine, record.GoroutineLeak,
 }
 
-// ParseType is the type that a user means: a type's own name, or one of the short names cpu, heap and
-// goroutine.
+// TypeName returns the name of a type in flags, reports and pages: the type itself, but cpu for CPU profiles.
+func TypeName(t record.Type) string {
+	if t == record.CPU {
+		return "cpu"
+	}
+	return string(t)
+}
+
+// ParseType returns the type of that name.
 func ParseType(name string) (record.Type, error) {
-	if t, ok := typeNames[name]; ok {
-		return t, nil
-	}
-	if t := record.Type(name); slices.Contains(types, t) {
-		return t, nil
-	}
-	names := slices.Sorted(maps.Keys(typeNames))
+	var names []string
 	for _, t := range types {
-		names = append(names, string(t))
+		if names = append(names, TypeName(t)); name == TypeName(t) {
+			return t, nil
+		}
 	}
 	return "", fmt.Errorf("profile type %q: want one of %s", name, strings.Join(names, ", "))
 }
 
-// ServiceNames are the services that entries are of, sorted. Files of other tools do not say theirs and count for
-// none.
+// ServiceNames returns the services of entries, sorted. Files of other tools name no service.
 func ServiceNames(entries []Entry) []string {
 	var names []string
 	for _, e := range entries {

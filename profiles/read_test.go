@@ -186,13 +186,15 @@ func TestParseKeepsTheReadersError(t *testing.T) {
 }
 
 func TestParseTypeAndTime(t *testing.T) {
-	for name, want := range map[string]record.Type{"cpu": record.CPU, "process_cpu": record.CPU, "heap": record.Memory, "goroutine": record.Goroutine, "wall": record.Wall} {
-		if got, err := profiles.ParseType(name); got != want || err != nil {
+	for name, want := range map[string]record.Type{"cpu": record.CPU, "memory": record.Memory, "goroutines": record.Goroutine, "wall": record.Wall} {
+		if got, err := profiles.ParseType(name); got != want || err != nil || profiles.TypeName(got) != name {
 			t.Errorf("type %q: %q, %v", name, got, err)
 		}
 	}
-	if _, err := profiles.ParseType("tea"); err == nil || !strings.Contains(err.Error(), `"tea"`) || !strings.Contains(err.Error(), "mutex") {
-		t.Errorf("an unknown type: %v", err)
+	for _, name := range []string{"tea", "heap", "process_cpu"} {
+		if _, err := profiles.ParseType(name); err == nil || !strings.Contains(err.Error(), `"`+name+`": want one of cpu, wall, memory, mutex, `) {
+			t.Errorf("an unknown type: %v", err)
+		}
 	}
 	for s, want := range map[string]time.Time{"15m": noon.Add(-15 * time.Minute), "2026-01-02T13:00:00+01:00": noon, "2026-01-02 12:00:00": noon, "2026-01-02 12:00:00 UTC": noon} {
 		if got, err := profiles.ParseTime(s, noon); !got.Equal(want) || err != nil {

@@ -155,8 +155,8 @@ func TestLeaksJudgesASeries(t *testing.T) {
 		code int
 		want string
 	}{
-		{[]string{growing, "--limit", "100MiB"}, codeFound, "the limit of 100.0 MiB is reached by 2026-01-02 16:"},
-		{[]string{growing, "--json"}, codeFound, `"site": "main.hold"`},
+		{[]string{growing, "--limit", "100MiB"}, codeFound, "the limit of 100 MiB is reached by 2026-01-02 16:"},
+		{[]string{growing, "--format", "json"}, codeFound, `"site": "main.hold"`},
 		{[]string{growing, "--min-growth", "1GiB"}, 0, "no leak found"},
 		{[]string{stable}, 0, "no leak found"},
 		{[]string{few}, codeUse, ""},
@@ -190,19 +190,20 @@ func TestWrongUseOfWhatJudgesIsCode2(t *testing.T) {
 		"want one with [$window]":              {"compare", dir, dir, "--work", "requests"},
 		"say both":                             {"compare", dir, dir, "--work-before", "1"},
 		"leaks: want the profiles of one service: DIR, FILES or ADDRESS, got 0; see spanflame leaks --help": {"leaks"},
-		`--before "x": want name=value`:    {"compare", dir, dir, "--before", "x"},
-		`--after "=x": want name=value`:    {"compare", dir, dir, "--after", "=x"},
-		`--label "x": want name=value`:     {"leaks", dir, "--label", "x"},
-		`--after from: time "teatime"`:     {"compare", dir, dir, "--after", "from=teatime"},
-		`--until: time "teatime"`:          {"leaks", dir, "--until", "teatime"},
-		`--limit: "512QB": want bytes`:     {"leaks", dir, "--limit", "512QB"},
-		"--alpha 0":                        {"compare", dir, dir, "--alpha", "0"},
-		"--alpha 0: want a number above 0": {"leaks", dir, "--alpha", "0"},
-		"before has cpu, after has cpu":    {"compare", dir, dir, "--metric", "alloc_space"},
-		"save heap or goroutine":           {"leaks", dir, "--type", "cpu"},
-		"nowhere: no such file":            {"leaks", filepath.Join(dir, "nowhere")},
-		"--min-growth: \"-1\"":             {"leaks", dir, "--min-growth=-1"},
-		"--limit GOMEMLIMIT: the":          {"leaks", dir, "--limit", "GOMEMLIMIT"},
+		`--before "x": want name=value`:     {"compare", dir, dir, "--before", "x"},
+		`--after "=x": want name=value`:     {"compare", dir, dir, "--after", "=x"},
+		`--label "x": want name=value`:      {"leaks", dir, "--label", "x"},
+		`--after from: time "teatime"`:      {"compare", dir, dir, "--after", "from=teatime"},
+		`--to: time "teatime"`:              {"leaks", dir, "--to", "teatime"},
+		`--format "html": want one of json`: {"leaks", dir, "--format", "html"},
+		`--limit: "512QB": want bytes`:      {"leaks", dir, "--limit", "512QB"},
+		"--alpha 0":                         {"compare", dir, dir, "--alpha", "0"},
+		"--alpha 0: want a number above 0":  {"leaks", dir, "--alpha", "0"},
+		"before has cpu, after has cpu":     {"compare", dir, dir, "--metric", "alloc_space"},
+		"record memory or goroutine":        {"leaks", dir, "--type", "cpu"},
+		"nowhere: no such file":             {"leaks", filepath.Join(dir, "nowhere")},
+		"--min-growth: \"-1\"":              {"leaks", dir, "--min-growth=-1"},
+		"--limit GOMEMLIMIT: the":           {"leaks", dir, "--limit", "GOMEMLIMIT"},
 	} {
 		t.Setenv("GOMEMLIMIT", "")
 		if _, _, err := execute(t, args...); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), want) {
@@ -219,7 +220,9 @@ func TestCompareReportsBrokenAndUndecidedRules(t *testing.T) {
 	if err == nil || exitCode(err) != codeUse {
 		t.Fatalf("%v, want exit code %d", err, codeUse)
 	}
-	for _, want := range []string{"the gate failed: cpu:+10%@p<0.01: total changed by +", "rule cpu(nosuch):+1% cannot be decided", "rule cake:+1% cannot be decided"} {
+	for _, want := range []string{
+		"gate failed: cpu:+10%@p<0.01: total changed by +", "rule cpu(nosuch):+1% cannot be decided", "rule cake:+1% cannot be decided",
+	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("no %q in: %v", want, err)
 		}
@@ -229,14 +232,16 @@ func TestCompareReportsBrokenAndUndecidedRules(t *testing.T) {
 func TestCompareSaysThatSidesAreTheSame(t *testing.T) {
 	dir := saveVersions(t)
 	stdout, stderr, err := execute(t, "compare", dir, dir)
-	if err != nil || !strings.Contains(stdout, "40 windows before, 40 after") || !strings.Contains(stderr, "40 of 40 before and 40 after; --before and --after tell") {
+	same := "40 windows are on both sides (40 before, 40 after): use --before"
+	if err != nil || !strings.Contains(stdout, "40 windows before, 40 after") || !strings.Contains(stderr, same) {
 		t.Errorf("without a rule: %v\n%s\n%s", err, stderr, stdout)
 	}
-	if _, _, err := execute(t, "compare", dir, dir, "--fail-on", "cpu:+10%"); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), "both sides are the same windows (40)") {
+	_, _, err = execute(t, "compare", dir, dir, "--fail-on", "cpu:+10%")
+	if err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), "both sides are the same windows (40)") {
 		t.Errorf("with a rule: %v", err)
 	}
 	_, stderr, err = execute(t, "compare", dir, dir, "--after", "service_version=2", "--fail-on", "cpu:+50%")
-	if err != nil || !strings.Contains(stderr, "20 of 40 before and 20 after") {
+	if err != nil || !strings.Contains(stderr, "20 windows are on both sides (40 before, 20 after)") {
 		t.Errorf("sides of which one is a part of the other: %v\n%s", err, stderr)
 	}
 	_, stderr, err = execute(t, "compare", dir, dir, "--before", "service_version=1", "--after", "service_version=2")
@@ -252,10 +257,11 @@ func TestCompareTestsAllFunctionsIfAsked(t *testing.T) {
 		saveWindows(t, dir, record.Meta{Service: "shop", Type: record.CPU}, "cpu", "nanoseconds", 4, func(int) int64 { return rare })
 	}
 	args := []string{"compare", before, after, "--fail-on", "cpu(main.hold):+100%"}
-	if _, stderr, err := execute(t, args...); err != nil || !strings.Contains(stderr, "not judged: rule cpu(main.hold):+100%: the function has too small a share of cpu to be tested") {
+	small := "not tested: rule cpu(main.hold):+100%: the function's share of cpu is too small"
+	if _, stderr, err := execute(t, args...); err != nil || !strings.Contains(stderr, small) {
 		t.Errorf("%v\n%s", err, stderr)
 	}
-	if _, stderr, err := execute(t, append(args, "--min-share", "0")...); err == nil || exitCode(err) != codeFound || strings.Contains(stderr, "not judged") {
+	if _, stderr, err := execute(t, append(args, "--min-share", "0")...); err == nil || exitCode(err) != codeFound || strings.Contains(stderr, "not tested") {
 		t.Errorf("of all functions: %v\n%s", err, stderr)
 	}
 }
@@ -265,7 +271,7 @@ func TestCompareWritesTheDifferenceOfOneType(t *testing.T) {
 	for _, typ := range []record.Type{record.CPU, record.Wall} {
 		saveWindows(t, dir, record.Meta{Service: "shop", Type: typ}, string(typ), "nanoseconds", 2, func(int) int64 { return 1 << 20 })
 	}
-	want := "--output " + diff + " holds profiles of one type, choose it with --type: there are process_cpu, wall"
+	want := "--output " + diff + " requires profiles of a single type, select one with --type: found cpu, wall"
 	if _, _, err := execute(t, "compare", dir, dir, "--output", diff); err == nil || exitCode(err) != codeUse || err.Error() != want {
 		t.Errorf("%v, want %q", err, want)
 	}
@@ -274,21 +280,21 @@ func TestCompareWritesTheDifferenceOfOneType(t *testing.T) {
 	}
 }
 
-func TestJudgeNamesTheFirstOfMany(t *testing.T) {
+func TestVerdictErrorNamesTheFirstOfMany(t *testing.T) {
 	many := make([]compare.Violation, 34)
 	for i := range many {
 		many[i] = compare.Violation{Rule: "cpu(*):+10%", Name: fmt.Sprintf("f%d", i+1)}
 	}
 	var stderr bytes.Buffer
-	err := judge(compare.Verdict{Broken: many}, &stderr)
+	err := verdictError(compare.Verdict{Broken: many}, &stderr)
 	if err == nil || exitCode(err) != codeFound {
 		t.Fatalf("%v, want exit code %d", err, codeFound)
 	}
 	lines := strings.Split(err.Error(), "\n")
-	if len(lines) != 12 || lines[0] != "the gate failed: 34 changes break its rules" || !strings.Contains(lines[10], ": f10 ") || lines[11] != "  and 24 more" {
+	if len(lines) != 12 || lines[0] != "gate failed: 34 changes break its rules" || !strings.Contains(lines[10], ": f10 ") || lines[11] != "  and 24 more" {
 		t.Errorf("%v", err)
 	}
-	if err := judge(compare.Verdict{}, &stderr); err != nil || stderr.Len() > 0 {
+	if err := verdictError(compare.Verdict{}, &stderr); err != nil || stderr.Len() > 0 {
 		t.Errorf("of nothing: %v, %s", err, &stderr)
 	}
 }

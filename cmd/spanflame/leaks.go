@@ -11,11 +11,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spanflame/internal/record"
+	"spanflame/profiles"
 	"spanflame/profiles/input"
 	"spanflame/profiles/leaks"
 )
 
-// cgroupLimit is where Linux says how much memory this container may take.
+// cgroupLimit is the file that holds the memory limit of this container on Linux.
 const cgroupLimit = "/sys/fs/cgroup/memory.max"
 
 type leaksOptions struct {
@@ -24,27 +26,27 @@ type leaksOptions struct {
 	minGrowth  string
 	work       string
 	prometheus string
-	json       bool
+	format     string
 	leaks      leaks.Options
 }
 
 func newLeaksCommand() *cobra.Command {
 	var o leaksOptions
-	cmd := judges(&cobra.Command{
+	cmd := withExitCodes(&cobra.Command{
 		Use:   "leaks DIR|FILES|ADDRESS",
 		Short: "Find stacks whose memory or goroutines grow and do not stop growing",
-		Long: `Look for leaks in a series of heap and goroutine profiles of one service: a directory, a pattern of files, a
+		Long: `Look for leaks in a series of memory and goroutine profiles of one service: a directory, a pattern of files, a
 query of a Pyroscope server, or the address of a live service with --windows 12 or more. Caches that fill up,
-warm-up, garbage that waits to be collected and memory that follows the load are told apart.
+warm-up, garbage that is not collected yet, and memory that follows the load are not reported as leaks.
 
-The limit of --limit is a number of bytes like 512MiB, or GOMEMLIMIT for that environment variable, or cgroup for
-the limit of the container in which this runs. By it the report says when it will be reached.
+The limit of --limit is a number of bytes like 512MiB, GOMEMLIMIT for the value of that environment variable, or
+cgroup for the limit of the container in which this command runs. The report predicts when it will be reached.
 
-The load is known by what is allocated, which heap profiles have too. With --work it is the value of an expression
-that a Prometheus server computes for each profile, such as the number of requests.
+The load is estimated from allocations, which memory profiles contain. With --work it is the value of a PromQL
+expression for each profile, such as the number of requests.
 
-Exits with 0 if no leak is suspected, 1 if one is, and 2 if the command line or the profiles cannot be used,
-which includes too few profiles to tell.`,
+Exits with 0 if no leak is suspected, 1 if one is, and 2 if the command line or the profiles cannot be used, or if
+there are too few profiles.`,
 		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
   spanflame leaks http://127.0.0.1:16060/debug/pprof/heap --windows 40 --length 15s`,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -53,13 +55,12 @@ which includes too few profiles to tell.`,
 	}, argCount("the profiles of one service: DIR, FILES or ADDRESS", 1, 1))
 	flags := cmd.Flags()
 	o.register(flags)
-	flags.Lookup("type").Usage = "types of profiles to read: heap, goroutine (default both)"
-	flags.StringVar(&o.limit, "limit", "", "memory that the process may take: bytes like 512MiB, GOMEMLIMIT or cgroup (default GOMEMLIMIT where it is set)")
-	flags.StringVar(&o.minGrowth, "min-growth", "256KiB", "what a stack must have gained to be looked at")
-	flags.Float64Var(&o.leaks.Alpha, "alpha", 0.01, "rate of false discoveries to allow among all stacks")
-	flags.StringVar(&o.work, "work", "", "expression for the work done in each window, such as 'sum(increase(requests_total[$window]))'")
-	flags.StringVar(&o.prometheus, "prometheus", "http://127.0.0.1:9090", "address of the server that knows --work")
-	flags.BoolVar(&o.json, "json", false, "report as JSON")
+	flags.Lookup("type").Usage = "types of profiles to read: memory, goroutines (default both)"
+	flags.StringVar(&o.limit, "limit", "", "memory limit of the process: bytes like 512MiB, GOMEMLIMIT or cgroup (default GOMEMLIMIT if it is set)")
+	flags.StringVar(&o.minGrowth, "min-growth", "256KiB", "smallest growth of a stack to be tested")
+	flags.Float64Var(&o.leaks.Alpha, "alpha", 0.01, "false discovery rate among all stacks")
+	workFlags(flags, &o.work, &o.prometheus)
+	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
 	return cmd
 }
 
@@ -68,7 +69,12 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 	if options.Alpha == 0 { // which is the default of Options
 		return unusable(errors.New("--alpha 0: want a number above 0 and below 1"))
 	}
-	var err error
+	write, err := byFormat(o.format, map[string]func(*leaks.Report, io.Writer) error{
+		"text": (*leaks.Report).WriteText, "json": (*leaks.Report).WriteJSON,
+	})
+	if err != nil {
+		return unusable(err)
+	}
 	if options.Limit, err = memoryLimit(o.limit, os.Getenv("GOMEMLIMIT"), cgroupLimit); err != nil {
 		return unusable(err)
 	}
@@ -80,8 +86,8 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 			return unusable(err)
 		}
 	}
-	if len(o.kinds) == 0 {
-		o.kinds = []string{"heap", "goroutine"}
+	if len(o.types) == 0 {
+		o.types = []string{profiles.TypeName(record.Memory), profiles.TypeName(record.Goroutine)}
 	}
 	windows, err := o.open(ctx, argument, pairs{}, stderr)
 	if err != nil {
@@ -93,20 +99,16 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 	if err != nil {
 		return unusable(err)
 	}
-	write := report.WriteText
-	if o.json {
-		write = report.WriteJSON
-	}
-	if err := write(stdout); err != nil {
+	if err := write(report, stdout); err != nil {
 		return unusable(fmt.Errorf("write the report: %w", err))
 	}
 	if n := len(report.Suspects); n > 0 {
-		return exitError{codeFound, fmt.Errorf("suspected leaks: %d; the first is of %s", n, report.Suspects[0].Site)}
+		return exitError{codeFound, fmt.Errorf("suspected leaks: %d; the first is %s", n, report.Suspects[0].Site)}
 	}
 	return nil
 }
 
-// memoryLimit is the limit that the flag asks for, 0 for none.
+// memoryLimit returns the limit that the flag names, 0 for none.
 func memoryLimit(flag, goMemLimit, cgroup string) (int64, error) {
 	switch flag {
 	case "":
@@ -116,7 +118,7 @@ func memoryLimit(flag, goMemLimit, cgroup string) (int64, error) {
 		return limitBytes("GOMEMLIMIT", goMemLimit)
 	case "GOMEMLIMIT":
 		if goMemLimit == "" || goMemLimit == "off" {
-			return 0, errors.New("--limit GOMEMLIMIT: the variable has no limit")
+			return 0, errors.New("--limit GOMEMLIMIT: the variable sets no limit")
 		}
 		return limitBytes("--limit GOMEMLIMIT", goMemLimit)
 	case "cgroup":
@@ -126,14 +128,14 @@ func memoryLimit(flag, goMemLimit, cgroup string) (int64, error) {
 		}
 		text := strings.TrimSpace(string(b))
 		if text == "max" {
-			return 0, fmt.Errorf("--limit cgroup: %s has no limit", cgroup)
+			return 0, fmt.Errorf("--limit cgroup: %s sets no limit", cgroup)
 		}
 		return limitBytes("--limit cgroup: "+cgroup, text)
 	}
 	return limitBytes("--limit", flag)
 }
 
-// limitBytes reads a limit, and says where it is from if it cannot.
+// limitBytes parses a limit; an error names where it is from.
 func limitBytes(from, text string) (int64, error) {
 	n, err := parseBytes(text)
 	if err != nil {
@@ -142,7 +144,7 @@ func limitBytes(from, text string) (int64, error) {
 	return n, nil
 }
 
-// parseBytes reads a number of bytes in the way of GOMEMLIMIT: with B, KiB, MiB, GiB, TiB or nothing behind it.
+// parseBytes parses a number of bytes as GOMEMLIMIT is written: with the unit B, KiB, MiB, GiB or TiB, or without.
 func parseBytes(text string) (int64, error) {
 	digits, unit := text, int64(1)
 	for i, suffix := range []string{"KiB", "MiB", "GiB", "TiB", "B"} {

@@ -19,8 +19,7 @@ var errAllFailed = errors.New("every request failed")
 
 func newLoadCommand() *cobra.Command {
 	var cfg load.Config
-	var mix string
-	var asJSON bool
+	var mix, format string
 	cmd := &cobra.Command{
 		Use:   "load",
 		Short: "Drive a storefront with an open loop and report its latencies",
@@ -35,7 +34,10 @@ standard error. The exit code is 1 if every request failed.`,
 			if cfg.Duration == 0 {
 				return errors.New("duration 0s: must be above 0")
 			}
-			var err error
+			write, err := byFormat(format, map[string]func(load.Report, io.Writer) error{"text": load.Report.WriteText, "json": writeJSON})
+			if err != nil {
+				return err
+			}
 			if cfg.Mix, err = load.ParseMix(mix); err != nil {
 				return err
 			}
@@ -53,7 +55,7 @@ standard error. The exit code is 1 if every request failed.`,
 			if terminal {
 				fmt.Fprintln(stderr)
 			}
-			if err := write(cmd.OutOrStdout(), report, asJSON); err != nil {
+			if err := write(report, cmd.OutOrStdout()); err != nil {
 				return fmt.Errorf("write the report: %w", err)
 			}
 			if report.AllFailed() {
@@ -69,14 +71,11 @@ standard error. The exit code is 1 if every request failed.`,
 	flags.StringVar(&mix, "mix", load.DefaultMix().String(), "requests to send, as name=weight,…; also: single, heavy, leak, goroutines")
 	flags.IntVar(&cfg.Concurrency, "concurrency", 256, "most requests in flight; requests due above that are shed and counted")
 	flags.DurationVar(&cfg.Timeout, "timeout", 30*time.Second, "time limit of one request")
-	flags.BoolVar(&asJSON, "json", false, "print the report as JSON")
+	flags.StringVar(&format, "format", "text", "format of the report: text or json")
 	return cmd
 }
 
-func write(w io.Writer, report load.Report, asJSON bool) error {
-	if !asJSON {
-		return report.WriteText(w)
-	}
+func writeJSON(report load.Report, w io.Writer) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(report)

@@ -29,7 +29,7 @@ func TestLoadReports(t *testing.T) {
 	if err != nil || !strings.Contains(stdout, "10 of 10 requests sent") {
 		t.Errorf("table: %v\n%s", err, stdout)
 	}
-	stdout, _, err = execute(t, append(args, "--json")...)
+	stdout, _, err = execute(t, append(args, "--format", "json")...)
 	var report load.Report
 	if jsonErr := json.Unmarshal([]byte(stdout), &report); err != nil || jsonErr != nil || report.Sent != 10 {
 		t.Errorf("json: %v, %v\n%s", err, jsonErr, stdout)
@@ -47,17 +47,18 @@ func TestLoadFailsWhenEveryRequestFailed(t *testing.T) {
 
 func TestWrongCommandLines(t *testing.T) {
 	for want, args := range map[string][]string{
-		`target "ftp://x"`:         {"load", "--target", "ftp://x"},
-		"rate 0":                   {"load", "--rate", "0"},
-		"duration 0s":              {"load", "--duration", "0"},
-		`unknown endpoint "tea"`:   {"load", "--mix", "tea=1"},
-		`role "till"`:              {"workload", "--role", "till"},
-		`listen address "nowhere"`: {"workload", "--listen", "nowhere"},
-		"duration 1s: must be":     {"demo", "--duration", "1s"},
-		"rate -1: must be above 0": {"demo", "--rate", "-1"},
-		"unknown command":          {"brew"},
-		"unknown flag":             {"load", "--sugar"},
-		`"extra"`:                  {"version", "extra"},
+		`target "ftp://x"`:                       {"load", "--target", "ftp://x"},
+		"rate 0":                                 {"load", "--rate", "0"},
+		"duration 0s":                            {"load", "--duration", "0"},
+		`unknown endpoint "tea"`:                 {"load", "--mix", "tea=1"},
+		`role "till"`:                            {"workload", "--role", "till"},
+		`listen address "nowhere"`:               {"workload", "--listen", "nowhere"},
+		"duration 1s: must be":                   {"demo", "--duration", "1s"},
+		"rate -1: must be above 0":               {"demo", "--rate", "-1"},
+		"unknown command":                        {"brew"},
+		"unknown flag":                           {"load", "--sugar"},
+		`--format "pdf": want one of json, text`: {"load", "--format", "pdf"},
+		`"extra"`:                                {"version", "extra"},
 	} {
 		if _, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("spanflame %s: %v, want an error with %q", strings.Join(args, " "), err, want)

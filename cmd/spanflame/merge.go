@@ -20,13 +20,13 @@ import (
 	"spanflame/profiles/input"
 )
 
-// mergeProgress is how often a long merge says how far it is.
+// mergeProgress is the interval at which a long merge reports its progress.
 const mergeProgress = time.Second
 
 type mergeOptions struct {
-	kind, service, from, until, output string
-	pgo                                bool
-	paths                              []string
+	kind, service, from, to, output string
+	pgo                             bool
+	paths                           []string
 }
 
 func newMergeCommand() *cobra.Command {
@@ -34,12 +34,12 @@ func newMergeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "merge FILE|DIR…",
 		Short: "Merge saved profiles into one file",
-		Long: `Merge saved profiles of one service and one type into one compressed pprof file. A directory is one that an
-agent saves to, or any other that has .pb.gz files; a pattern such as 'saved/*.pb.gz' may name them. Times are like
-2026-01-02T15:04:05Z, or like 15m for that long ago. A file that cannot be used is reported and left out.
+		Long: `Merge saved profiles of one service and one type into one compressed pprof file. DIR is a directory that an
+agent saves to, or any other with .pb.gz files; a pattern such as 'saved/*.pb.gz' works too. Files that cannot be
+used are reported and left out.
 
-With --pgo the result is a CPU profile for "go build -pgo=FILE", which takes default.pgo beside the main package
-by itself: CPU samples alone, without labels.`,
+With --pgo the result is a profile for profile-guided optimization: CPU samples only, without labels. "go build" uses
+the file default.pgo in the directory of the main package automatically, and any other with -pgo=FILE.`,
 		Args: argCount("the profiles to merge: FILE or DIR, one or more", 1, 0),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.paths = args
@@ -47,12 +47,11 @@ by itself: CPU samples alone, without labels.`,
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&o.kind, "type", "", "type of the profiles: cpu, heap, mutex, block, goroutine, wall, or as in Pyroscope's names; needed where there are several")
-	flags.StringVar(&o.service, "service", "", "service that they are of; needed where there are several")
-	flags.StringVar(&o.from, "from", "", "leave out windows that end before this time")
-	flags.StringVar(&o.until, "until", "", "leave out windows that begin at this time or later")
-	flags.StringVar(&o.output, "output", "", "file to write, - for standard output (default merged.pb.gz, with --pgo default.pgo)")
-	flags.BoolVar(&o.pgo, "pgo", false, "write a CPU profile for profile-guided optimisation")
+	flags.StringVar(&o.kind, "type", "", "type of profiles to merge: "+typeChoices+"; required if there are several")
+	flags.StringVar(&o.service, "service", "", "service whose profiles to merge; required if there are several")
+	timeRange(flags, &o.from, &o.to)
+	flags.StringVar(&o.output, "output", "", "file to write, or - for standard output (default merged.pb.gz, with --pgo default.pgo)")
+	flags.BoolVar(&o.pgo, "pgo", false, "write a CPU profile for profile-guided optimization")
 	return cmd
 }
 
@@ -109,7 +108,7 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	return nil
 }
 
-// query is what the flags choose.
+// query returns the query that the flags describe.
 func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 	q.Service = o.service
 	if o.pgo {
@@ -121,7 +120,7 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 			return q, fmt.Errorf("--type: %w", err)
 		}
 		if o.pgo && t != record.CPU {
-			return q, fmt.Errorf("type %s: --pgo takes CPU profiles alone", o.kind)
+			return q, fmt.Errorf("--type %s: --pgo accepts only CPU profiles", o.kind)
 		}
 		q.Types = []record.Type{t}
 	}
@@ -130,27 +129,27 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 			return q, fmt.Errorf("--from: %w", err)
 		}
 	}
-	if o.until != "" {
-		if q.To, err = profiles.ParseTime(o.until, now); err != nil {
-			return q, fmt.Errorf("--until: %w", err)
+	if o.to != "" {
+		if q.To, err = profiles.ParseTime(o.to, now); err != nil {
+			return q, fmt.Errorf("--to: %w", err)
 		}
 	}
 	if !q.From.IsZero() && !q.To.IsZero() && !q.From.Before(q.To) {
-		return q, fmt.Errorf("--from %s is not before --until %s", o.from, o.until)
+		return q, fmt.Errorf("--from %s is not before --to %s", o.from, o.to)
 	}
 	return q, nil
 }
 
-// oneService tells apart profiles of which the sum would be of nothing that runs.
+// oneService returns an error if entries are of several services: their sum would describe no program.
 func oneService(entries []profiles.Entry) error {
 	services := profiles.ServiceNames(entries)
 	if len(services) < 2 {
 		return nil
 	}
-	return fmt.Errorf("there are profiles of several services, choose one with --service: %s", strings.Join(services, ", "))
+	return fmt.Errorf("found profiles of several services, select one with --service: %s", strings.Join(services, ", "))
 }
 
-// oneType tells apart profiles that cannot be added up, so that the user can choose.
+// oneType returns an error if entries are of several types, which cannot be added up.
 func oneType(entries []profiles.Entry) error {
 	counts := make(map[record.Type]int)
 	for _, e := range entries {
@@ -161,15 +160,15 @@ func oneType(entries []profiles.Entry) error {
 	}
 	var found []string
 	for _, t := range slices.Sorted(maps.Keys(counts)) {
-		found = append(found, fmt.Sprintf("%s (%d)", t, counts[t]))
+		found = append(found, fmt.Sprintf("%s (%d)", profiles.TypeName(t), counts[t]))
 	}
-	return fmt.Errorf("there are profiles of several types, choose one with --type: %s", strings.Join(found, ", "))
+	return fmt.Errorf("found profiles of several types, select one with --type: %s", strings.Join(found, ", "))
 }
 
-// replaceFile writes a file as a whole or not at all. It replaces nothing else, such as a device.
+// replaceFile writes a file as a whole or not at all. It replaces only regular files, not a device, for example.
 func replaceFile(path string, write func(io.Writer) error) (err error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		return fmt.Errorf("write %s: there is something else than a file, which is not replaced; - is standard output", path)
+		return fmt.Errorf("write %s: it is not a regular file and is not replaced; use - for standard output", path)
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*")
 	if err != nil {
@@ -177,7 +176,7 @@ func replaceFile(path string, write func(io.Writer) error) (err error) {
 	}
 	defer func() {
 		if err != nil {
-			os.Remove(f.Name()) // what is left of a failure that is reported
+			os.Remove(f.Name()) // after a failure that is reported
 			err = fmt.Errorf("write %s: %w", path, err)
 		}
 	}()

@@ -89,9 +89,9 @@ func TestMergeCommand(t *testing.T) {
 	}{
 		"a type":             {[]string{"--type", "cpu", "--service", "shop", dir}, 3},
 		"a service":          {[]string{"--type", "cpu", "--service", "till", dir}, 1},
-		"a time":             {[]string{"--type", "cpu", "--service", "shop", "--from", "2026-01-02T12:01:00Z", "--until", "2026-01-02T12:02:00Z", dir}, 1},
+		"a time":             {[]string{"--type", "cpu", "--service", "shop", "--from", "2026-01-02T12:01:00Z", "--to", "2026-01-02T12:02:00Z", dir}, 1},
 		"a file":             {[]string{first}, 1},
-		"any directory":      {[]string{filepath.Dir(first), "--type=process_cpu"}, 3},
+		"any directory":      {[]string{filepath.Dir(first), "--type=cpu"}, 3},
 		"a pattern":          {[]string{filepath.Join(filepath.Dir(first), "*.pb.gz"), "--type=cpu"}, 3},
 		"a type and service": {[]string{"--type", "wall", dir}, 1},
 	} {
@@ -156,18 +156,19 @@ func TestMergeCommandSaysWhatIsWrong(t *testing.T) {
 	saveWindow(t, kinds, "shop", record.CPU, 0)
 	second := saveUnit(t, kinds, "shop", record.CPU, 1, "microseconds")
 	for want, args := range map[string][]string{
-		"choose one with --type: process_cpu (1), wall (1)":                                                 {dir},
-		"profiles of several services, choose one with --service: shop, till":                               {two},
+		"select one with --type: cpu (1), wall (1)":                                                         {dir},
+		"profiles of several services, select one with --service: shop, till":                               {two},
 		second + ": profiles of different kinds do not add up: it measures samples/count, cpu/microseconds": {kinds},
-		`profile type "tea"`:             {"--type", "tea", dir},
-		"--pgo takes CPU profiles alone": {"--pgo", "--type", "wall", dir},
-		`--from: time "noon"`:            {"--from", "noon", dir},
-		`--until: time "noon"`:           {"--until", "noon", dir},
-		"--from 2026-01-02T12:00:00Z is not before --until 2026-01-02T12:00:00Z": {"--from", "2026-01-02T12:00:00Z", "--until", "2026-01-02T12:00:00Z", dir},
-		"no profile matches":           {"--type", "cpu", "--service", "nobody", dir},
-		empty + ": no profile matches": {empty},
-		"merge: want the profiles to merge: FILE or DIR, one or more, got 0; see merge --help":                                                                               {},
-		"no profile matches type memory, from 2026-01-02 12:00:00: there are 2 from 2026-01-02 12:00:00 to 2026-01-02 12:01:00 UTC, of shop, of the types process_cpu, wall": {"--type", "heap", "--from", "2026-01-02T12:00:00Z", dir},
+		`profile type "tea"`:                    {"--type", "tea", dir},
+		"--pgo accepts only CPU profiles":       {"--pgo", "--type", "wall", dir},
+		`--from: time "noon"`:                   {"--from", "noon", dir},
+		`--to: time "noon"`:                     {"--to", "noon", dir},
+		"--from 1h is not before --to 2h":       {"--from", "1h", "--to", "2h", dir},
+		"no profile matches":                    {"--type", "cpu", "--service", "nobody", dir},
+		empty + ": no profile matches":          {empty},
+		"merge: want the profiles to merge: FI": {},
+		"no profile matches type memory, from 2026-01-02 12:00:00: there are 2 from 2026-01-02 12:00:00 to 2026-01-02 12:01:00 UTC, " +
+			"of shop, of the types cpu, wall": {"--type", "memory", "--from", "2026-01-02T12:00:00Z", dir},
 		"no such file": {filepath.Join(empty, "none")},
 		"write " + filepath.Join(empty, "none", "x") + ": open": {"--type", "cpu", "--output", filepath.Join(empty, "none", "x"), dir},
 	} {

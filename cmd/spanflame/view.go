@@ -22,7 +22,7 @@ import (
 	"spanflame/viewer"
 )
 
-// viewOptions are the flags of the command view.
+// viewOptions are the argument and the flags of the command view.
 type viewOptions struct {
 	dir, listen                     string
 	tempo, pyroscope, grafana, base string
@@ -35,16 +35,16 @@ func newViewCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "view [DIR|FILE]",
 		Short: "Show slow traces and the flame graphs of their spans in a browser",
-		Long: `Serve web pages over the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
-flame graph of each span, all spans of a name, a service's profiles, comparisons, and memory over time. DIR is
-SPANFLAME_DIR unless it is given, else where agents save when they are told nothing. With --tempo and --pyroscope the
-pages are over these servers instead.
+		Long: `Serve web pages for the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
+flame graph of each span, all spans of a name, a service's profiles, comparisons, and memory over time. The default of
+DIR is SPANFLAME_DIR, or else the directory to which agents save by default. With --tempo and --pyroscope the pages
+read these servers instead.
 
-DIR may also be any other directory with profiles, in files that end in .pb.gz, or there may be one such FILE, by
-whichever tool they were written: the pages have flame graphs, comparisons and memory then, and no traces. What a
-file does not say of its service and version, the names of its directories do.
+DIR may also be any other directory with profiles in .pb.gz files, or a single such FILE, written by any tool. The
+pages then show flame graphs, comparisons and memory, but no traces. If a file does not name its service and version,
+the names of its directories do.
 
-The pages have no accounts: listen on loopback, or behind a proxy that knows its users (name it with --host).`,
+The pages have no user accounts: listen on loopback, or behind a proxy that authenticates users (name it with --host).`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if len(args) == 1 {
@@ -55,19 +55,16 @@ The pages have no accounts: listen on loopback, or behind a proxy that knows its
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:7070", "address to listen on")
-	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo to take traces from, with --pyroscope")
-	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope to take profiles from, with --tempo")
-	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana to link to")
+	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
+	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana server to link to")
 	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
-	flags.DurationVar(
-		&o.slowSpan, "slow-span", 0,
-		"how long a request takes at least to be recorded, where services set another than the default of 100ms",
-	)
-	flags.StringSliceVar(&o.hosts, "host", nil, "further host names by which the pages may be asked for")
+	flags.DurationVar(&o.slowSpan, "slow-span", 0, "the services' SPANFLAME_SLOW_SPAN, if it is not the default of 100ms")
+	flags.StringSliceVar(&o.hosts, "host", nil, "additional host names under which the pages are served")
 	return cmd
 }
 
-// view serves the pages until ctx ends, and prints where.
+// view prints the address of the pages and serves them until ctx ends.
 func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if o.slowSpan < 0 {
 		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
@@ -99,10 +96,7 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
 	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf(
-			"--listen %s: the port is taken by another program, perhaps another viewer: choose one with --listen, such as --listen 127.0.0.1:0 for a free one",
-			o.listen,
-		)
+		return fmt.Errorf("--listen %s: the port is in use by another program, maybe another viewer: use --listen 127.0.0.1:0 for a free port", o.listen)
 	}
 	if err != nil {
 		return fmt.Errorf("--listen %s: %w", o.listen, err)
@@ -112,15 +106,15 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	return viewer.Serve(ctx, listener, handler, options.Log)
 }
 
-// openSource is the directory, or the servers where they are named.
+// openSource opens the directory, or the servers if they are named.
 func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	switch {
 	case o.tempo != "" && o.pyroscope != "" && o.dir != "":
-		return nil, fmt.Errorf("either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
+		return nil, fmt.Errorf("specify either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
 	case o.tempo != "" && o.pyroscope != "":
 		return source.NewServers(o.tempo, o.pyroscope)
 	case o.tempo != "" || o.pyroscope != "":
-		return nil, errors.New("--tempo and --pyroscope are given together: the traces are in the one, the profiles in the other")
+		return nil, errors.New("--tempo and --pyroscope require each other: one has the traces, the other the profiles")
 	}
 	dir, err := viewedDir(o)
 	if err != nil {
@@ -128,13 +122,10 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	}
 	d, err := source.Open(ctx, dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf(
-			"%s: there is no such directory: start a service with the agent, which saves there with SPANFLAME_DIR=%s, or run spanflame demo",
-			dir, dir,
-		)
+		return nil, fmt.Errorf("%s: directory not found: run spanflame demo, or start a service with the agent and SPANFLAME_DIR=%s", dir, dir)
 	}
 	if _, damaged := errors.AsType[profiles.Damaged](err); damaged {
-		return nil, fmt.Errorf("%w: want the directory that agents save to, or profiles as go tool pprof reads them", err)
+		return nil, fmt.Errorf("%w: want a directory that agents save to, or profiles in pprof's format", err)
 	}
 	if err != nil {
 		return nil, err
@@ -142,27 +133,25 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	return d, nil
 }
 
-// viewedDir is the directory that is meant.
+// viewedDir returns the directory to view.
 func viewedDir(o viewOptions) (string, error) {
 	dir := os.Getenv("SPANFLAME_DIR")
 	switch {
 	case o.dir != "":
 		return o.dir, nil
 	case dir == "off":
-		return "", errors.New(
-			"SPANFLAME_DIR is off, so that nothing is saved: name a directory, spanflame view DIR, or the servers that have the data, --tempo URL --pyroscope URL",
-		)
+		return "", errors.New("SPANFLAME_DIR is off: specify a directory, spanflame view DIR, or servers, spanflame view --tempo URL --pyroscope URL")
 	case dir != "":
 		return dir, nil
 	}
 	return record.DefaultDir()
 }
 
-// redacted is an address without its password.
+// redacted returns an address without its password.
 func redacted(address string) string {
 	u, err := url.Parse(address)
 	if err != nil {
-		return "the server" // which was refused before
+		return "the server" // such an address was rejected before
 	}
 	return u.Redacted()
 }

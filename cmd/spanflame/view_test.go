@@ -112,11 +112,11 @@ func TestViewSaysWhatIsWrong(t *testing.T) {
 	}
 	t.Setenv("SPANFLAME_DIR", "off") // which counts where nothing else is said
 	for want, args := range map[string][]string{
-		"the port is taken":              {dir, "--listen", taken.Addr().String()},
+		"the port is in use":             {dir, "--listen", taken.Addr().String()},
 		`--listen "7070"`:                {dir, "--listen", "7070"},
 		"start a service with the agent": {none},
-		"as go tool pprof reads them":    {file},
-		"are given together":             {"--tempo", "http://127.0.0.1:1"},
+		"or profiles in pprof's format":  {file},
+		"require each other":             {"--tempo", "http://127.0.0.1:1"},
 		"not both":                       {dir, "--tempo", "http://127.0.0.1:1", "--pyroscope", "http://127.0.0.1:2"},
 		`Tempo's address "nowhere"`:      {"--tempo", "nowhere", "--pyroscope", "http://127.0.0.1:2"},
 		`Grafana is "javascript:x"`:      {dir, "--grafana", "javascript:x"},

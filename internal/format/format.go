@@ -40,13 +40,85 @@ func Bytes(v int64) string {
 
 // Value writes a sample value in its unit.
 func Value(v int64, unit string) string {
-	switch unit {
-	case "nanoseconds":
-		return Duration(time.Duration(v))
-	case "bytes":
-		return Bytes(v)
+	factor, kind := measure(unit)
+	switch scaled := factor * float64(v); {
+	case kind == "" || math.Abs(scaled) >= math.MaxInt64:
+		return fmt.Sprintf("%d %s", v, unit)
+	case kind == "bytes":
+		return Bytes(int64(scaled))
+	case factor == 1:
+		return Duration(time.Duration(v)) // exactly
+	default:
+		return Duration(time.Duration(scaled))
 	}
-	return fmt.Sprintf("%d %s", v, unit)
+}
+
+// measure returns what a unit of samples is a multiple of, nanoseconds or bytes, and the factor. It accepts the names
+// that profilers use, in singular and plural; kind is empty for another unit.
+func measure(unit string) (factor float64, kind string) {
+	name := strings.ToLower(unit)
+	if len(name) > 2 {
+		name = strings.TrimSuffix(name, "s")
+	}
+	switch name {
+	case "nanosecond", "ns":
+		return 1, "nanoseconds"
+	case "microsecond", "us", "µs":
+		return 1e3, "nanoseconds"
+	case "millisecond", "ms":
+		return 1e6, "nanoseconds"
+	case "second", "sec", "s":
+		return 1e9, "nanoseconds"
+	case "minute", "min":
+		return 60e9, "nanoseconds"
+	case "hour", "hr":
+		return 3600e9, "nanoseconds"
+	case "byte", "b":
+		return 1, "bytes"
+	case "kilobyte", "kb", "kib":
+		return 1 << 10, "bytes"
+	case "megabyte", "mb", "mib":
+		return 1 << 20, "bytes"
+	case "gigabyte", "gb", "gib":
+		return 1 << 30, "bytes"
+	}
+	return 1, ""
+}
+
+// step is a unit, or a prefix, for values from a limit on.
+type step struct {
+	from float64
+	name string
+}
+
+// Amount writes a value that may have a fraction, such as a mean or a rate, with three digits and a unit that fits.
+func Amount(v float64, unit string) string {
+	factor, kind := measure(unit)
+	v *= factor
+	steps := []step{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}, {0, ""}}
+	switch {
+	case kind == "nanoseconds":
+		steps = []step{{1e9, " s"}, {1e6, " ms"}, {1e3, " µs"}, {0, " ns"}}
+	case kind == "bytes":
+		steps = []step{{1 << 40, " TiB"}, {1 << 30, " GiB"}, {1 << 20, " MiB"}, {1 << 10, " KiB"}, {0, " B"}}
+	case unit != "count" && unit != "":
+		for i := range steps {
+			steps[i].name += " " + unit
+		}
+	}
+	i := 0
+	for math.Abs(v) < steps[i].from {
+		i++
+	}
+	v /= max(steps[i].from, 1)
+	digits := 2
+	switch a := math.Abs(v); {
+	case a >= 100 || v == math.Trunc(v):
+		digits = 0
+	case a >= 10:
+		digits = 1
+	}
+	return strconv.FormatFloat(v, 'f', digits, 64) + steps[i].name
 }
 
 // Difference writes a difference of sample values, with its sign.

@@ -21,6 +21,11 @@ func TestValue(t *testing.T) {
 		{-3 << 20, "bytes", "-3 MiB"},
 		{1 << 50, "bytes", "1024 TiB"},
 		{7, "count", "7 count"},
+		{8_980_000, "microseconds", "8.98 s"},
+		{3, "seconds", "3 s"},
+		{2, "Milliseconds", "2 ms"},
+		{1536, "kilobytes", "1.5 MiB"},
+		{1 << 62, "hours", "4611686018427387904 hours"},
 	} {
 		if got := Value(tt.v, tt.unit); got != tt.want {
 			t.Errorf("%d %s: %q, want %q", tt.v, tt.unit, got, tt.want)
@@ -28,6 +33,27 @@ func TestValue(t *testing.T) {
 	}
 	if got := Difference(-1<<20, "bytes") + " " + Difference(2e9, "nanoseconds"); got != "−1 MiB +2 s" {
 		t.Errorf("differences: %q", got)
+	}
+}
+
+func TestAmount(t *testing.T) {
+	for _, tt := range []struct {
+		v          float64
+		unit, want string
+	}{
+		{0, "nanoseconds", "0 ns"},
+		{99.66e6, "nanoseconds", "99.7 ms"},
+		{1.0312e9, "nanoseconds", "1.03 s"},
+		{-5.85e3, "milliseconds", "-5.85 s"},
+		{8.98e6, "microseconds", "8.98 s"},
+		{0.5, "bytes", "0.50 B"},
+		{66.71 * (1 << 20), "bytes", "66.7 MiB"},
+		{1536, "count", "1.54k"},
+		{30, "cats", "30 cats"},
+	} {
+		if got := Amount(tt.v, tt.unit); got != tt.want {
+			t.Errorf("%v %s: %q, want %q", tt.v, tt.unit, got, tt.want)
+		}
 	}
 }
 

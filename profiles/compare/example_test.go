@@ -23,8 +23,8 @@ func ExampleCompare() {
 	}
 	fmt.Println(report.Notes[0])
 	// Output:
-	// parse 200ms/s 300ms/s +50.0 %
-	// main 800ms/s 900ms/s +12.5 %
+	// parse 200 ms/s 300 ms/s +50.0 %
+	// main 800 ms/s 900 ms/s +12.5 %
 	// cpu: 1 window before and 1 after: too few for a significance test, which needs 4 on each side
 }
 

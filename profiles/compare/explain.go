@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 
+	"spanflame/internal/format"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles/internal/stacks"
 )
@@ -108,7 +109,7 @@ func (r *Report) explainSpans(before, after *side) {
 // explainPower notes where there are too few windows for an answer. Families are the numbers of tests in each.
 func (r *Report) explainPower(families map[int]float64) {
 	for _, m := range r.Metrics {
-		n := fmt.Sprintf("%s: %s before and %d after", m.Name, countWindows(m.WindowsBefore), m.WindowsAfter)
+		n := fmt.Sprintf("%s: %s before and %d after", m.Name, format.Count(m.WindowsBefore, "window"), m.WindowsAfter)
 		if !m.Tested {
 			r.note("%s: too few for a significance test, which needs %d on each side", n, minWindows)
 			continue

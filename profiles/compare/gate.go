@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 
+	"spanflame/internal/format"
 	"spanflame/profiles/internal/stacks"
 )
 
@@ -17,10 +18,9 @@ import (
 //	rule      = metric [ "(" function ")" ] ":" ( "+" | "-" ) number "%" [ "@p<" number ] .
 //
 // such as "cpu:+10%@p<0.01", "alloc_space:+5%" or "cpu(example.com/shop.(*Cart).Price):+20%@p<0.05". The rule
-// "cpu:+10%@p<0.01" fails if the total of cpu rose by more than 10 % and a difference like that has a probability
-// below 0.01 by chance, and "cpu:-10%@p<0.01" if it fell so. A rule about a function looks at the function with
-// what it called; the function "*" is every function, and p is then the one that is corrected for their number. A
-// rule without p looks at the size alone.
+// "cpu:+10%@p<0.01" fails if the total of cpu increased by more than 10 % and the p of the difference is below 0.01;
+// "cpu:-10%@p<0.01" fails if it decreased by more. A rule with a function tests the function with what it called. The
+// function "*" means every function; p is then corrected for their number. A rule without p tests only the size.
 type Rule struct {
 	Metric   string
 	Function string  // empty for the total, "*" for every function
@@ -28,38 +28,38 @@ type Rule struct {
 	P        float64 // 0 for none
 }
 
-// rulePattern allows anything for a function, since names of functions have all of the other characters.
+// rulePattern allows any characters in the name of a function.
 var rulePattern = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:\((.+)\))?:([+-])([0-9]+(?:\.[0-9]+)?)%(?:@p<([0-9]*\.?[0-9]+(?:e-[0-9]+)?))?$`)
 
-// ParseRule reads a rule.
+// ParseRule parses a rule.
 func ParseRule(text string) (Rule, error) {
 	bad := func(why string) (Rule, error) {
-		return Rule{}, fmt.Errorf("rule %q: %s; want one like cpu:+10%%@p<0.01 or cpu(main.work):+10%%", text, why)
+		return Rule{}, fmt.Errorf("rule %q: %s; want a rule like cpu:+10%%@p<0.01 or cpu(main.work):+10%%", text, why)
 	}
 	parts := rulePattern.FindStringSubmatch(text)
 	if parts == nil {
-		return bad("it is not metric[(function)]:+N%[@p<P], or with -N% for a fall")
+		return bad("it is not of the form metric[(function)]:+N%[@p<P], or -N% for a decrease")
 	}
 	r := Rule{Metric: parts[1], Function: parts[2]}
 	var err error
 	if r.Percent, err = strconv.ParseFloat(parts[4], 64); err != nil {
-		return bad("the size is not a number")
+		return bad("the percentage is not a number")
 	}
 	if parts[3] == "-" {
 		if r.Percent == 0 || r.Percent > 100 {
-			return bad("nothing can fall by more than 100 %, and a rule must tell the direction")
+			return bad("a decrease is more than 0 % and at most 100 %")
 		}
 		r.Percent = -r.Percent
 	}
 	if parts[5] != "" {
 		if r.P, err = strconv.ParseFloat(parts[5], 64); err != nil || r.P <= 0 || r.P >= 1 {
-			return bad("p must be a number between 0 and 1")
+			return bad("p must be between 0 and 1")
 		}
 	}
 	return r, nil
 }
 
-// String is the rule as ParseRule reads it.
+// String returns the rule in the form that ParseRule accepts.
 func (r Rule) String() string {
 	var b strings.Builder
 	b.WriteString(r.Metric)
@@ -77,7 +77,7 @@ func (r Rule) String() string {
 	return b.String()
 }
 
-// Violation is a rule that failed, and why.
+// Violation is a change that breaks a rule.
 type Violation struct {
 	Rule   string `json:"rule"`
 	Name   string `json:"name"` // of the function, or "total"
@@ -98,17 +98,17 @@ func (v Violation) String() string {
 	return text
 }
 
-// Verdict is what rules say of a comparison.
+// Verdict is the result of checking rules.
 type Verdict struct {
-	// Broken is what breaks the rules.
+	// Broken has the changes that break rules.
 	Broken []Violation
-	// Undecided says which rules cannot be decided from these windows, which is not the same as that they hold.
+	// Undecided has an error for each rule that these windows cannot decide. Such a rule neither holds nor fails.
 	Undecided []error
-	// Small says which rules are about a function that is too small to be tested, and so hold unjudged.
+	// Small has a message for each rule about a function that is too small to be tested. Such a rule does not fail.
 	Small []string
 }
 
-// Check judges the comparison by all of the rules.
+// Check checks all of the rules.
 func (r *Report) Check(rules []Rule) (v Verdict) {
 	undecided := func(rule Rule, err error) {
 		v.Undecided = append(v.Undecided, fmt.Errorf("rule %s cannot be decided: %w", rule, err))
@@ -133,16 +133,16 @@ func (r *Report) Check(rules []Rule) (v Verdict) {
 			case i >= 0:
 				v.Broken = rule.check(v.Broken, name, m.Functions[i].Cum, m.Functions[i].Cum.P)
 			case r.table.Has(name):
-				v.Small = append(v.Small, fmt.Sprintf("rule %s: the function has too small a share of %s to be tested", rule, m.Name))
+				v.Small = append(v.Small, fmt.Sprintf("rule %s: the function's share of %s is too small", rule, m.Name))
 			default:
-				undecided(rule, errors.New("no window of either side has a function of that name"))
+				undecided(rule, errors.New("no window on either side has a function of that name"))
 			}
 		}
 	}
 	return v
 }
 
-// metric finds the rule's metric and tells whether its windows suffice to decide the rule.
+// metric returns the rule's metric, and an error if it has too few windows to decide the rule.
 func (r *Report) metric(rule Rule) (Metric, error) {
 	var names []string
 	for _, m := range r.Metrics {
@@ -155,14 +155,14 @@ func (r *Report) metric(rule Rule) (Metric, error) {
 		}
 		n1, n2 := m.WindowsBefore, m.WindowsAfter
 		if !m.Tested {
-			return m, fmt.Errorf("%s before and %d after tell nothing about p: take at least %d a side, or leave @p away", countWindows(n1), n2, minWindows)
+			return m, fmt.Errorf("%s before and %d after are too few for a p: record at least %d on each side, or omit @p", format.Count(n1, "window"), n2, minWindows)
 		}
 		if m.SmallestP >= rule.P {
-			return m, fmt.Errorf("%s before and %d after give no p below %.2g: take more", countWindows(n1), n2, m.SmallestP)
+			return m, fmt.Errorf("with %s before and %d after no p is below %.2g: record more", format.Count(n1, "window"), n2, m.SmallestP)
 		}
 		return m, nil
 	}
-	return Metric{}, fmt.Errorf("metric %q was not compared: there are %s", rule.Metric, strings.Join(names, ", "))
+	return Metric{}, fmt.Errorf("metric %q was not compared: found %s", rule.Metric, strings.Join(names, ", "))
 }
 
 func (r Rule) check(broken []Violation, name string, v Values, p float64) []Violation {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spanflame/internal/flame"
+	"spanflame/internal/format"
 )
 
 const frameHeight = 19 // pixels, with the gap
@@ -24,10 +25,11 @@ var pageSource string
 
 var page = template.Must(template.New("page").Funcs(template.FuncMap{"side": Side.String}).Parse(pageSource))
 
-// String describes a side in one line.
+// String describes a side on one line.
 func (s Side) String() string {
 	name := cmp.Or(strings.Join(s.Services, ", "), "profiles")
-	return fmt.Sprintf("%s, %s from %s to %s", name, countWindows(s.Windows), s.Start.UTC().Format(time.DateTime), s.End.UTC().Format(time.DateTime+" MST"))
+	windows := format.Count(s.Windows, "window")
+	return fmt.Sprintf("%s, %s from %s to %s", name, windows, format.Clock(s.Start), s.End.UTC().Format(time.DateTime+" MST"))
 }
 
 // rect is a frame as it is drawn.
@@ -57,15 +59,14 @@ type htmlMetric struct {
 	LeftOut string
 }
 
-// WriteHTML writes one page that needs nothing else: tables with at most rows lines, and a difference flame
-// graph of each metric.
+// WriteHTML writes one self-contained page: for each metric tables of at most rows lines, and a difference flame graph.
 func (r *Report) WriteHTML(w io.Writer, rows int) error {
 	data := struct {
 		Title   string
 		Report  *Report
 		Remarks []string
 		Metrics []htmlMetric
-	}{"What changed between two sets of profiles", r, r.remarks(), nil}
+	}{"Comparison of two sets of profiles", r, r.remarks(), nil}
 	for _, m := range r.Metrics {
 		h := htmlMetric{Metric: m, Heading: m.heading(), LeftOut: m.leftOut(rows)}
 		h.Rects = m.draw()
@@ -96,7 +97,7 @@ func (m Metric) draw() []rect {
 	for _, at := range flame.Place(m.Flame, 0, flameLimits).Frames {
 		f := at.Node
 		rects = append(rects, rect{
-			X: decimal(100 * at.X), Width: decimal(100 * at.Width), Y: at.Depth * frameHeight, Name: f.Name, Fill: colour(f),
+			X: decimal(100 * at.X), Width: decimal(100 * at.Width), Y: at.Depth * frameHeight, Name: f.Name, Fill: color(f),
 			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After),
 				sizeOf(f.Before, f.After, quotient(f.Before, f.After))),
 		})
@@ -106,15 +107,15 @@ func (m Metric) draw() []rect {
 
 func decimal(v float64) string { return strconv.FormatFloat(v, 'f', 3, 64) }
 
-// Colours of frames, red, green and blue. The text on them, which is nearly black, has a contrast of more than 6:1.
+// Colors of frames, red, green and blue. The nearly black text on them has a contrast of more than 6:1.
 var (
 	unchanged = [3]float64{200, 200, 200}
 	grown     = [3]float64{245, 110, 100}
 	shrunk    = [3]float64{110, 165, 250}
 )
 
-// colour is red for growth and blue for shrinkage, the stronger the larger the change of the frame is.
-func colour(f *flame.Difference) string {
+// color returns red for growth and blue for shrinkage, the stronger the larger the relative change of the frame.
+func color(f *flame.Difference) string {
 	change := (f.After - f.Before) / math.Max(f.After, f.Before)
 	if math.IsNaN(change) {
 		change = 0

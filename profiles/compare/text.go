@@ -7,10 +7,8 @@ import (
 	"io"
 	"math"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"spanflame/internal/format"
 	"spanflame/profiles/internal/stacks"
@@ -24,7 +22,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 	return enc.Encode(r)
 }
 
-// WriteText writes tables for a terminal, with at most rows functions a metric.
+// WriteText writes tables for a terminal, with at most rows functions per metric.
 func (r *Report) WriteText(w io.Writer, rows int) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	for _, m := range r.Metrics {
@@ -44,10 +42,10 @@ func (r *Report) WriteText(w io.Writer, rows int) error {
 	return tw.Flush()
 }
 
-// markdownEscaper keeps names of functions from being read as markup.
+// markdownEscaper prevents names of functions from being rendered as markup.
 var markdownEscaper = strings.NewReplacer("|", `\|`, "*", `\*`, "_", `\_`, "<", "&lt;", "[", `\[`, "`", "\\`", "\n", " ", "\r", " ", `\`, `\\`)
 
-// WriteMarkdown writes the same tables for a comment on a change, with at most rows functions a metric.
+// WriteMarkdown writes the same tables for a comment on a pull request, with at most rows functions per metric.
 func (r *Report) WriteMarkdown(w io.Writer, rows int) error {
 	var b strings.Builder
 	for _, m := range r.Metrics {
@@ -72,11 +70,11 @@ func (r *Report) WriteMarkdown(w io.Writer, rows int) error {
 	return err
 }
 
-// remarks are what the tables do not say.
+// remarks returns what the tables do not show.
 func (r *Report) remarks() []string {
 	var lines []string
 	for _, rn := range r.Renamed {
-		lines = append(lines, stacks.Printable(fmt.Sprintf("matched under another name: %s is now %s", rn.Before, rn.After)))
+		lines = append(lines, stacks.Printable(fmt.Sprintf("renamed: %s is now %s", rn.Before, rn.After)))
 	}
 	return append(lines, r.Notes...)
 }
@@ -86,18 +84,11 @@ func (m Metric) heading() string {
 	if m.Per != "" {
 		per = ", per " + m.Per
 	}
-	return fmt.Sprintf("%s%s: %s before, %d after", m.Name, per, countWindows(m.WindowsBefore), m.WindowsAfter)
+	return fmt.Sprintf("%s%s: %s before, %d after", m.Name, per, format.Count(m.WindowsBefore, "window"), m.WindowsAfter)
 }
 
-func countWindows(n int) string {
-	if n == 1 {
-		return "1 window"
-	}
-	return fmt.Sprintf("%d windows", n)
-}
-
-// Top are the functions to show first: those whose change is more than chance, then the others, each as they are in
-// Functions; at most n.
+// Top returns at most n functions to show first: those whose change is significant, then the others, each in the order
+// of Functions.
 func (m Metric) Top(n int) []Change {
 	top := slices.Clone(m.Functions)
 	slices.SortStableFunc(top, func(a, b Change) int {
@@ -115,12 +106,12 @@ func rank(c Change) int {
 
 func (m Metric) leftOut(rows int) string {
 	if left := len(m.Functions) - rows; left > 0 || m.Small > 0 {
-		return fmt.Sprintf("and %d more functions, of which %d are too small to test", max(left, 0)+m.Small, m.Small)
+		return fmt.Sprintf("and %d more functions (%d too small to test)", max(left, 0)+m.Small, m.Small)
 	}
 	return ""
 }
 
-// row are the cells of a function's line.
+// row returns the cells of a function's row.
 func (m Metric) row(c Change) []string {
 	q := "?"
 	if m.Tested {
@@ -133,8 +124,8 @@ func (m Metric) row(c Change) []string {
 	}
 }
 
-// Change says how a value changed: "~" if not by more than chance, and else by which percentage, with the
-// interval if there is one.
+// Change writes how a value changed: "~" if the change is not significant, else the percentage, with its interval if
+// there is one.
 func (m Metric) Change(v Values) string {
 	switch {
 	case v.Before == 0 && v.After == 0:
@@ -149,7 +140,7 @@ func (m Metric) Change(v Values) string {
 	return text
 }
 
-// size is the change as a percentage, or says that there is nothing on one side.
+// size writes the change as a percentage, or that one side has nothing.
 func (v Values) size() string {
 	return sizeOf(float64(v.Before), float64(v.After), float64(v.Ratio.Value))
 }
@@ -164,7 +155,7 @@ func sizeOf(before, after, ratio float64) string {
 	return percent(ratio)
 }
 
-// percent is a ratio as a change.
+// percent writes a ratio as a change.
 func percent(ratio float64) string {
 	if math.IsInf(ratio, 1) {
 		return "∞"
@@ -172,48 +163,11 @@ func percent(ratio float64) string {
 	return fmt.Sprintf("%+.1f %%", 100*(ratio-1))
 }
 
-// Format writes a normalised value in the metric's unit.
+// Format writes a normalized value in the metric's unit.
 func (m Metric) Format(v float64) string {
-	text := formatUnit(v, m.Unit)
+	text := format.Amount(v, m.Unit)
 	if m.Per == "second" {
 		text += "/s"
 	}
 	return text
-}
-
-// formatUnit writes a value with three digits and a unit that fits its size.
-func formatUnit(v float64, unit string) string {
-	type step struct {
-		from float64
-		name string
-	}
-	steps := []step{{1e9, "G"}, {1e6, "M"}, {1e3, "k"}, {0, ""}}
-	switch unit {
-	case "nanoseconds":
-		steps = []step{{float64(time.Second), "s"}, {float64(time.Millisecond), "ms"}, {float64(time.Microsecond), "µs"}, {0, "ns"}}
-	case "bytes":
-		steps = []step{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}, {0, "B"}}
-	case "count":
-	default:
-		for i := range steps {
-			steps[i].name += " " + unit
-		}
-	}
-	for _, s := range steps {
-		if math.Abs(v) < s.from {
-			continue
-		}
-		digits := 2
-		v /= max(s.from, 1)
-		if a := math.Abs(v); a >= 100 {
-			digits = 0
-		} else if a >= 10 {
-			digits = 1
-		}
-		if v == math.Trunc(v) {
-			digits = 0
-		}
-		return strconv.FormatFloat(v, 'f', digits, 64) + s.name
-	}
-	return ""
 }

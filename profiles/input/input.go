@@ -109,7 +109,7 @@ func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.
 		return nil, err
 	}
 	if services := profiles.ServiceNames(entries); len(services) > 1 {
-		return nil, fmt.Errorf("%s has profiles of several services, choose one with --service: %s", argument, strings.Join(services, ", "))
+		return nil, fmt.Errorf("%s has profiles of several services, select one with --service: %s", argument, strings.Join(services, ", "))
 	}
 	if o.Listed != nil {
 		o.Listed(entries)
@@ -181,7 +181,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 		asked = append(asked, fmt.Sprintf("service %q", q.Service))
 	}
 	for _, t := range q.Types {
-		asked = append(asked, fmt.Sprintf("type %s", t))
+		asked = append(asked, fmt.Sprintf("type %s", profiles.TypeName(t)))
 	}
 	for _, name := range slices.Sorted(maps.Keys(q.Labels)) {
 		asked = append(asked, fmt.Sprintf("label %s=%q", name, q.Labels[name]))
@@ -189,7 +189,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 	for _, t := range []struct {
 		name string
 		at   time.Time
-	}{{"from", q.From}, {"until", q.To}} {
+	}{{"from", q.From}, {"to", q.To}} {
 		if !t.at.IsZero() {
 			asked = append(asked, t.name+" "+t.at.UTC().Format(time.DateTime))
 		}
@@ -197,7 +197,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 	from, to := entries[0].Start, entries[0].End
 	labels := map[string]bool{} // those asked for, with the values that there are
 	for _, e := range entries {
-		types = append(types, string(e.Type))
+		types = append(types, profiles.TypeName(e.Type))
 		if e.End.After(to) {
 			to = e.End
 		}

@@ -73,7 +73,7 @@ func TestWhatIsThereInstead(t *testing.T) {
 	save(t, dir, "shop", 2)
 	for want, q := range map[string]profiles.Query{
 		`service "nobody": there are 2 from 2026-01-02 15:01:00 to 2026-01-02 15:03:00 UTC, of cart, shop, of the types memory`: {Service: "nobody"},
-		`type wall, label zone="a", until 2026-01-02 15:00:00: there are 2`: {
+		`type wall, label zone="a", to 2026-01-02 15:00:00: there are 2`: {
 			Types: []record.Type{record.Wall}, Labels: map[string]string{"zone": "a"}, To: epoch,
 		},
 	} {
@@ -137,7 +137,7 @@ func TestFiles(t *testing.T) {
 		}
 	}
 	for argument, want := range map[string]string{
-		"two":         "choose one with --service: cart, shop",
+		"two":         "select one with --service: cart, shop",
 		"nowhere":     "no such file",
 		"[":           "pattern",
 		"none/*.pb":   "no file matches " + filepath.Join(dir, "none/*.pb"),

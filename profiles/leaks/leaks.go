@@ -1,13 +1,13 @@
-// Package leaks finds stacks whose memory, or whose goroutines, grow and do not stop growing, in a series of
-// heap and goroutine profiles of one service. The command "spanflame leaks", the viewer and CI gates use it.
+// Package leaks finds stacks whose memory or goroutines grow and do not stop growing, in a series of memory and
+// goroutine profiles of one service. The command "spanflame leaks" and the viewer use it.
 //
-// Growth alone is no leak: caches fill up, a process warms up, memory follows the load, and garbage waits to
-// be collected. A stack is suspected if its floor rises throughout the series, more steadily than chance allows,
-// still does so at the end, and does not merely follow the load (docs/leaks.md has the methods and their
-// sources). What grew for another reason is reported beside the suspects, with that reason.
+// Growth alone is no leak: caches fill up, a process warms up, memory follows the load, and garbage is not collected
+// at once. A stack is suspected if its floor rises throughout the series, more steadily than by chance, still rises
+// at the end, and does not merely follow the load (docs/leaks.md has the methods and their sources). Stacks that
+// grew for another reason are reported with that reason.
 //
-// It reads no files and knows no network: the caller brings the windows (package input). It cannot tell what
-// keeps memory alive, only who allocated it.
+// It reads no files and knows no network: the caller passes the windows (package input). A profile says who
+// allocated memory, not what keeps it alive.
 package leaks
 
 import (
@@ -26,111 +26,111 @@ import (
 	"spanflame/profiles"
 )
 
-// Kind is what a stack holds.
+// Kind is what a stack holds. Its values are the names of the profile types.
 type Kind string
 
 // Kinds of leaks.
 const (
-	Heap      Kind = "heap"      // bytes in use, as of the last garbage collection of each window
-	Goroutine Kind = "goroutine" // goroutines
+	Memory     Kind = "memory"     // bytes in use, as of the last garbage collection of each window
+	Goroutines Kind = "goroutines" // goroutines
 )
 
 const (
-	// MinWindows is how many profiles of one run of a process it takes: of fewer, no growth is rare enough
-	// among hundreds of stacks to be told from chance.
+	// MinWindows is the number of profiles of one run of a process that are required: with fewer, no growth is rare
+	// enough among hundreds of stacks to be significant.
 	MinWindows = 12
 
-	// maxPoints bounds what is kept of a series, at 16 to 64 bytes each: its stacks, with those above them, and a value
+	// maxPoints limits the data kept of a series, at 16 to 64 bytes each: its stacks, with their parents, and a value
 	// for each stack of each window.
 	maxPoints = 32 << 20
 
-	// goroutineBytes is what a goroutine takes at least: its first stack. What it keeps alive comes on top and
-	// is seen in the heap.
+	// goroutineBytes is the least memory of a goroutine: its first stack. The memory that it keeps alive is in the
+	// memory profiles.
 	goroutineBytes = 2048
 
 	defaultAlpha     = 0.01
 	defaultMinGrowth = 256 << 10
-	minGoroutines    = 8  // that a stack must have gained
-	maxDismissed     = 20 // and as many undecided
+	minGoroutines    = 8  // smallest growth of a stack
+	maxDismissed     = 20 // in a report; the same number of undecided ones
 )
 
-// Options is how to look. Its zero value is the default.
+// Options configure Find. The zero value has all defaults.
 type Options struct {
-	// Alpha is the rate of false discoveries to allow among all stacks, 0.01 by default.
+	// Alpha is the false discovery rate among all stacks, 0.01 by default.
 	Alpha float64
-	// MinGrowth is how many bytes a stack must have gained over the series, 256 KiB by default.
+	// MinGrowth is the smallest growth of a stack over the series that is tested, in bytes, 256 KiB by default.
 	MinGrowth int64
-	// Limit is how much memory the process may take, in bytes; 0 if that is not known.
+	// Limit is the memory limit of the process in bytes, 0 if it is unknown.
 	Limit int64
-	// Work gives the work done in a window, such as requests, by which growth that follows the load is told
-	// apart. By default it is the bytes allocated, which memory profiles have too. A profile that tells no length
-	// is asked for from the end of the one before it, and the first such one not at all.
+	// Work returns the work done in a window, such as the number of requests, to recognize growth that follows the
+	// load. The default is the bytes allocated, which memory profiles contain. For a profile without a length it is
+	// called with the time since the end of the previous profile, and not at all for the first.
 	Work func(record.Meta) (float64, error)
-	// Progress, if it is not nil, is called after each window with the number of them.
+	// Progress, if it is not nil, is called after each window with the number of windows so far.
 	Progress func(windows int)
 }
 
-// Validate says which option is wrong.
+// Validate returns an error that names the wrong option.
 func (o Options) Validate() error {
 	switch {
 	case o.Alpha < 0 || !(o.Alpha < 1):
 		return fmt.Errorf("alpha %g: want a number between 0 and 1", o.Alpha)
 	case o.MinGrowth < 0:
-		return fmt.Errorf("smallest growth %d bytes: want 0 or more", o.MinGrowth)
+		return fmt.Errorf("minimum growth %d bytes: want 0 or more", o.MinGrowth)
 	case o.Limit < 0:
 		return fmt.Errorf("limit %d bytes: want 0 or more", o.Limit)
 	}
 	return nil
 }
 
-// Report is what was found.
+// Report is the result of Find.
 type Report struct {
 	Processes []Process   `json:"processes"`
-	Suspects  []Suspect   `json:"suspects"`            // by bytes a minute
-	Undecided []Suspect   `json:"undecided,omitempty"` // grow as a leak does, but too few profiles tell it from chance; by Q
+	Suspects  []Suspect   `json:"suspects"`            // by bytes per minute
+	Undecided []Suspect   `json:"undecided,omitempty"` // grow as a leak does, but not significantly; by Q
 	Dismissed []Dismissed `json:"dismissed,omitempty"` // grew, but not as a leak does; by their growth
-	Alpha     float64     `json:"alpha"`               // rate of false discoveries among the suspects
+	Alpha     float64     `json:"alpha"`               // false discovery rate among the suspects
 	Limit     int64       `json:"limit,omitempty"`     // bytes
 	Notes     []string    `json:"notes,omitempty"`
 }
 
-// Process is one process, as its service and labels tell it from others.
+// Process is one process, identified by its service and labels.
 type Process struct {
-	Service    string            `json:"service,omitempty"`
-	Labels     map[string]string `json:"labels,omitempty"`
-	Heap       int               `json:"heap_windows"` // that were looked at: those of its longest run
-	Goroutines int               `json:"goroutine_windows"`
-	Start      time.Time         `json:"start"`
-	End        time.Time         `json:"end"`
-	Restarts   []time.Time       `json:"restarts,omitempty"`
-	InUse      int64             `json:"in_use"` // bytes at the end
-	// BytesPerMinute is what its suspects gain together.
+	Service          string            `json:"service,omitempty"`
+	Labels           map[string]string `json:"labels,omitempty"`
+	MemoryWindows    int               `json:"heap_windows"` // of its longest run, which is the one that is analyzed
+	GoroutineWindows int               `json:"goroutine_windows"`
+	Start            time.Time         `json:"start"`
+	End              time.Time         `json:"end"`
+	Restarts         []time.Time       `json:"restarts,omitempty"`
+	InUse            int64             `json:"in_use"` // bytes at the end
+	// BytesPerMinute is the sum of the growth rates of its suspects.
 	BytesPerMinute float64 `json:"bytes_per_minute"`
-	// OverLimit tells whether more than the limit was in use at the end.
+	// OverLimit reports whether more than the limit was in use at the end.
 	OverLimit bool `json:"over_limit,omitempty"`
-	// LimitAt is when the limit is reached at that rate, if it is not yet but will be.
+	// LimitAt is when the limit is reached at that rate; zero if it is reached already or never.
 	LimitAt time.Time `json:"limit_at,omitzero"`
 }
 
-// Suspect is a stack that leaks as far as one can tell.
+// Suspect is a stack that probably leaks.
 type Suspect struct {
 	Process int      `json:"process"` // index
 	Kind    Kind     `json:"kind"`
-	Site    string   `json:"site"`  // the innermost function that is not of the standard library
+	Site    string   `json:"site"`  // the innermost function that is not in the standard library
 	Stack   []string `json:"stack"` // outermost function first
-	// BytesPerMinute is the rate since it began, with its confidence interval. A goroutine counts for the
-	// 2 KiB that it takes at least.
+	// BytesPerMinute is the growth rate since the growth began, with its confidence interval. A goroutine counts as
+	// 2 KiB, the size of its first stack.
 	BytesPerMinute float64 `json:"bytes_per_minute"`
 	Low            float64 `json:"bytes_per_minute_low"`
 	High           float64 `json:"bytes_per_minute_high"`
-	// PerMinute is the rate in goroutines, for those.
+	// PerMinute is the growth rate of goroutines; 0 for memory.
 	PerMinute float64 `json:"per_minute,omitempty"`
-	// Began is when the growth began. It began no later where that is the start of the first window.
+	// Began is when the growth began. If it is the start of the first window, the growth began then or earlier.
 	Began time.Time `json:"began"`
 	Grown int64     `json:"grown"` // bytes since the start of the series
 	InUse int64     `json:"in_use"`
-	// P is the probability that a stack without a trend rises as steadily, and Q the rate of false discoveries
-	// among all stacks that do.
+	// P is the probability that a stack without a trend rises as steadily, and Q the false discovery rate among all
+	// stacks that rise as steadily.
 	P float64 `json:"p"`
 	Q float64 `json:"q"`
 }
@@ -145,11 +145,11 @@ type Dismissed struct {
 	Reason  string   `json:"reason"`
 }
 
-// errNothing says that there were profiles, but none to look for leaks in.
-var errNothing = errors.New("no profile has inuse_space or goroutines: save heap or goroutine profiles")
+// errNothing is the error for profiles in which no leak can be found.
+var errNothing = errors.New("no profile has inuse_space or goroutines: record memory or goroutine profiles")
 
-// Find reads all windows, in the order of time, and looks for leaks. Windows of other profiles are passed over.
-// It fails at the first window that has an error.
+// Find reads all windows, in the order of time, and looks for leaks. Windows of other types are skipped. Find fails at
+// the first window that has an error.
 func Find(ctx context.Context, windows iter.Seq2[profiles.Window, error], o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("leaks: %w", err)
@@ -177,14 +177,14 @@ func Find(ctx context.Context, windows iter.Seq2[profiles.Window, error], o Opti
 	return r.report()
 }
 
-// report judges all processes.
+// report analyzes all processes.
 func (r *reader) report() (*Report, error) {
 	report := &Report{Alpha: r.o.Alpha, Limit: r.o.Limit}
 	var found []*growth
 	looked := false
 	for i, p := range r.processes {
 		out := Process{Service: p.service, Labels: p.labels}
-		for _, kind := range []Kind{Heap, Goroutine} {
+		for _, kind := range []Kind{Memory, Goroutines} {
 			t := p.timelines[kind]
 			if t == nil {
 				continue
@@ -193,11 +193,11 @@ func (r *reader) report() (*Report, error) {
 			n := run.end - run.start
 			least := float64(r.o.MinGrowth)
 			switch kind {
-			case Heap:
-				out.Heap, out.Restarts = n, restarts
+			case Memory:
+				out.MemoryWindows, out.Restarts = n, restarts
 				out.InUse = int64(t.total[run.end-1])
-			case Goroutine:
-				out.Goroutines = n
+			case Goroutines:
+				out.GoroutineWindows = n
 				least = minGoroutines
 				if len(out.Restarts) == 0 {
 					out.Restarts = restarts
@@ -210,13 +210,15 @@ func (r *reader) report() (*Report, error) {
 				out.End = end
 			}
 			if n < MinWindows {
-				report.Notes = append(report.Notes, fmt.Sprintf("%s: %d %s profiles of one run are too few to tell growth from chance: it takes %d", out.name(), n, kind, MinWindows))
+				report.Notes = append(report.Notes, fmt.Sprintf("%s: %d %s profiles of one run are too few for a significance test, which needs %d",
+					out.name(), n, kind, MinWindows))
 				continue
 			}
 			looked = true
 			load := p.load(run, t)
 			if load == nil {
-				report.Notes = append(report.Notes, fmt.Sprintf("%s: nothing tells the load beside the %s profiles, so memory that follows it may be suspected", out.name(), kind))
+				report.Notes = append(report.Notes, fmt.Sprintf("%s: the %s profiles do not show the load, so growth that follows the load may be suspected",
+					out.name(), kind))
 			}
 			for _, g := range t.growing(run, load, least) {
 				g.process, g.kind = i, kind
@@ -246,16 +248,17 @@ func (r *reader) report() (*Report, error) {
 	return report, nil
 }
 
-// sort puts a stack that grew among the suspects, the undecided or the dismissed.
+// sort adds a stack that grew to the suspects, the undecided or the dismissed.
 func (r *reader) sort(report *Report, g *growth) {
 	bytes := 1.0
-	if g.kind == Goroutine {
+	if g.kind == Goroutines {
 		bytes = goroutineBytes
 	}
 	grown := int64(g.grown * bytes)
 	path := r.table.Path(g.node)
 	if g.reason != "" {
-		report.Dismissed = append(report.Dismissed, Dismissed{Process: g.process, Kind: g.kind, Site: site(path), Stack: path, Grown: grown, Reason: g.reason})
+		d := Dismissed{Process: g.process, Kind: g.kind, Site: site(path), Stack: path, Grown: grown, Reason: g.reason}
+		report.Dismissed = append(report.Dismissed, d)
 		return
 	}
 	s := Suspect{
@@ -263,7 +266,7 @@ func (r *reader) sort(report *Report, g *growth) {
 		BytesPerMinute: g.slope * bytes, Low: g.low * bytes, High: g.high * bytes,
 		Began: g.began, Grown: grown, InUse: int64(g.last * bytes), P: g.p, Q: g.q,
 	}
-	if g.kind == Goroutine {
+	if g.kind == Goroutines {
 		s.PerMinute = g.slope
 	}
 	if g.q > r.o.Alpha {
@@ -273,7 +276,7 @@ func (r *reader) sort(report *Report, g *growth) {
 	report.Suspects = append(report.Suspects, s)
 }
 
-// forecast says when the limit is reached.
+// forecast computes when the limit is reached.
 func (p *Process) forecast(limit int64) {
 	p.OverLimit = limit > 0 && p.InUse > limit
 	if limit == 0 || p.OverLimit || p.BytesPerMinute <= 0 {
@@ -285,7 +288,7 @@ func (p *Process) forecast(limit int64) {
 	}
 }
 
-// name is how a process is called in texts.
+// name returns the name of a process in a report.
 func (p Process) name() string {
 	name := cmp.Or(p.Service, "the process")
 	if len(p.Labels) == 0 {

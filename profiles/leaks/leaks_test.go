@@ -70,8 +70,10 @@ func TestWhatMayBeChanceIsNeitherASuspectNorDismissed(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	want := "perhaps by chance: more profiles will tell\n  1. main.hold: heap, 6"
-	if got := text.String(); !strings.Contains(got, want) || !strings.Contains(got, ", q=0.018 where a suspect has at most 0.01\n") || strings.Contains(got, "no leak found") || strings.Contains(got, "grew, but") {
+	want := "but need more profiles\n  1. main.hold: memory, 6"
+	got := text.String()
+	if !strings.Contains(got, want) || !strings.Contains(got, ", q=0.018 (a suspect has at most 0.01)\n") ||
+		strings.Contains(got, "no leak found") || strings.Contains(got, "grew, but") {
 		t.Errorf("want %q and no contradiction in\n%s", want, got)
 	}
 	if r, err = leaks.Find(t.Context(), steps(len(held), func(i int) int64 { return held[i] }), leaks.Options{Alpha: 0.05}); err != nil || len(r.Suspects) != 1 {
@@ -99,7 +101,7 @@ func TestWorkTellsTheLoad(t *testing.T) {
 			}
 		}
 		r, err := leaks.Find(t.Context(), windows, leaks.Options{})
-		if err != nil || len(r.Suspects) != 1 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "nothing tells the load") {
+		if err != nil || len(r.Suspects) != 1 || len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "do not show the load") {
 			t.Errorf("service %q, without the work: %+v, %v", service, r, err)
 		}
 		work := func(m record.Meta) (float64, error) {
@@ -128,7 +130,7 @@ func TestALeakIsDescribed(t *testing.T) {
 		t.Fatalf("%+v, %v", r, err)
 	}
 	got, p := r.Suspects[0], r.Processes[0]
-	if got.Site != "main.remember" || got.Kind != leaks.Heap || len(got.Stack) != 4 {
+	if got.Site != "main.remember" || got.Kind != leaks.Memory || len(got.Stack) != 4 {
 		t.Errorf("suspect %+v", got)
 	}
 	if got.Low > 3e6 || got.High < 3e6 || math.Abs(got.BytesPerMinute/3e6-1) > 0.1 {
@@ -145,7 +147,7 @@ func TestALeakIsDescribed(t *testing.T) {
 	if err := errors.Join(r.WriteText(&text), r.WriteJSON(&js)); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"1. main.remember: heap, 3.", "the limit of 2.0 GiB is reached by", "main.(*Cache).fill: stopped growing", "2026-01-02 15:2"} {
+	for _, want := range []string{"1. main.remember: memory, 3.", "the limit of 2 GiB is reached by", "main.(*Cache).fill: stopped growing", "2026-01-02 15:2"} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in\n%s", want, text.String())
 		}
@@ -248,12 +250,12 @@ func TestBadWindows(t *testing.T) {
 	}
 	for want, windows := range map[string]iter.Seq2[profiles.Window, error]{
 		"no profile matches":  steps(0, grow),
-		"it takes 12":         steps(leaks.MinWindows-1, grow),
+		"which needs 12":      steps(leaks.MinWindows-1, grow),
 		"it is a difference":  steps(20, func(i int) int64 { return -1 }),
 		"does not come after": spoil(func(w *profiles.Window, _ int) { w.Start, w.End = epoch, epoch }),
 		`the profile of 2026-01-02T15:01:00Z: inuse_space is in "kilobytes": want bytes`: spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Unit = "kilobytes" }),
-		"has 1 values": spoil(func(w *profiles.Window, _ int) { w.Profile.Sample[0].Value = []int64{1} }),
-		"save heap or": spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Type = "cpu" }),
+		"has 1 values":     spoil(func(w *profiles.Window, _ int) { w.Profile.Sample[0].Value = []int64{1} }),
+		"record memory or": spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Type = "cpu" }),
 		"input/output error": func(yield func(profiles.Window, error) bool) {
 			yield(profiles.Window{}, errors.New("input/output error"))
 		},
@@ -267,7 +269,7 @@ func TestBadWindows(t *testing.T) {
 	if _, err := leaks.Find(ctx, steps(20, grow), leaks.Options{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("cancelled: %v", err)
 	}
-	for want, o := range map[string]leaks.Options{"alpha 2": {Alpha: 2}, "smallest growth -1": {MinGrowth: -1}, "limit -1": {Limit: -1}} {
+	for want, o := range map[string]leaks.Options{"alpha 2": {Alpha: 2}, "minimum growth -1": {MinGrowth: -1}, "limit -1": {Limit: -1}} {
 		if _, err := leaks.Find(t.Context(), steps(20, grow), o); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error with %q", err, want)
 		}
@@ -327,7 +329,7 @@ func TestTheRuntimesOwnProfiles(t *testing.T) {
 	}
 	found := false
 	for _, s := range r.Suspects {
-		found = found || s.Kind == leaks.Goroutine && strings.HasSuffix(s.Site, "leaks_test.waitForever") && s.PerMinute == 1
+		found = found || s.Kind == leaks.Goroutines && strings.HasSuffix(s.Site, "leaks_test.waitForever") && s.PerMinute == 1
 		if strings.Contains(s.Site, "useBuffer") {
 			t.Errorf("what is dropped again is suspected: %+v", s)
 		}

@@ -13,17 +13,17 @@ import (
 	"spanflame/profiles/internal/stacks"
 )
 
-// reader sorts windows by process and adds up their values by stack.
+// reader groups windows by process and adds up their values by stack.
 type reader struct {
 	o         Options
 	table     *stacks.Table
 	read      int
 	processes []*process
-	most      int // points and stacks to keep
-	points    int // that are kept
+	most      int // limit of points and stacks
+	points    int // so far
 }
 
-// process is what was read of one process.
+// process is the data of one process.
 type process struct {
 	service   string
 	labels    map[string]string
@@ -31,20 +31,20 @@ type process struct {
 	work      []workPoint
 }
 
-// workPoint is how much work there was a minute, in the window that ended then.
+// workPoint is the work per minute in the window that ended then.
 type workPoint struct {
 	end  time.Time
 	rate float64
 }
 
-// timeline is the values of one kind, a window each.
+// timeline has the values of one kind, one for each window.
 type timeline struct {
 	starts, ends []time.Time
 	total        []float64
 	reset        []bool            // the process is known to have started before this window
 	stacks       map[int32][]point // windows without a value have no point
-	unit         float64           // mean bytes between two samples, 0 where everything is counted
-	cumulative   float64           // bytes allocated since the start of the process, if the profile counts so
+	unit         float64           // mean bytes between two samples, 0 if everything is counted
+	cumulative   float64           // bytes allocated since the start of the process, for profiles that count from there
 }
 
 type point struct {
@@ -54,8 +54,8 @@ type point struct {
 
 func newReader(o Options) *reader { return &reader{o: o, table: stacks.NewTable(), most: maxPoints} }
 
-// process finds the process of a window by its service and its labels. Labels of a record are those of its
-// series, among which a service that runs several instances has one to tell them apart.
+// process returns the process of a window by its service and labels. The labels of a record identify its series: a
+// service with several instances has a label for the instance.
 func (r *reader) process(m record.Meta) *process {
 	for _, p := range r.processes {
 		if p.service == m.Service && maps.Equal(p.labels, m.Labels) {
@@ -88,9 +88,10 @@ func (r *reader) add(w profiles.Window) error {
 	}
 	n := len(t.ends)
 	if n > 0 && !w.End.After(t.ends[n-1]) {
-		return fmt.Errorf("the %s profile of %s does not come after that of %s: two windows of one process are of the same time, or in no order", kind, w.End.UTC().Format(time.RFC3339Nano), t.ends[n-1].UTC().Format(time.RFC3339Nano))
+		return fmt.Errorf("the %s profile of %s does not come after that of %s: two windows of one process are of the same time, or out of order",
+			kind, w.End.UTC().Format(time.RFC3339Nano), t.ends[n-1].UTC().Format(time.RFC3339Nano))
 	}
-	if pt := w.Profile.PeriodType; kind == Heap && pt != nil && pt.Type == "space" {
+	if pt := w.Profile.PeriodType; kind == Memory && pt != nil && pt.Type == "space" {
 		t.unit = max(t.unit, float64(w.Profile.Period))
 	}
 	reader := r.table.NewReader()
@@ -98,11 +99,12 @@ func (r *reader) add(w profiles.Window) error {
 	var total, allocated int64
 	for _, s := range w.Profile.Sample {
 		if len(s.Value) != len(w.Profile.SampleType) {
-			return fmt.Errorf("the profile of %s: a sample has %d values, the profile %d sample types", w.End.UTC().Format(time.RFC3339), len(s.Value), len(w.Profile.SampleType))
+			return fmt.Errorf("the profile of %s: a sample has %d values, the profile has %d sample types",
+				w.End.UTC().Format(time.RFC3339), len(s.Value), len(w.Profile.SampleType))
 		}
 		v := s.Value[value]
 		if v < 0 {
-			return fmt.Errorf("the %s profile of %s has the value %d: it is a difference, not what is in use", kind, w.End.UTC().Format(time.RFC3339), v)
+			return fmt.Errorf("the %s profile of %s has the value %d: it is a difference, which cannot be searched for leaks", kind, w.End.UTC().Format(time.RFC3339), v)
 		}
 		if alloc >= 0 {
 			allocated += s.Value[alloc]
@@ -113,7 +115,7 @@ func (r *reader) add(w profiles.Window) error {
 		total += v
 	}
 	if r.points += len(sums); r.points+len(r.table.Nodes) > r.most {
-		return fmt.Errorf("%w: up to the %s profile of %s there are over %d stacks and values of them: choose fewer windows, such as one process or a shorter time",
+		return fmt.Errorf("%w: up to the %s profile of %s there are over %d stacks and values: select one process or a shorter time range",
 			record.ErrTooLarge, kind, w.End.UTC().Format(time.RFC3339), r.most)
 	}
 	reset := false
@@ -134,7 +136,8 @@ func (r *reader) add(w profiles.Window) error {
 	return nil
 }
 
-// columns finds what to look at in a profile; kind is empty for a profile without it, alloc negative.
+// columns returns the sample types to read from a profile. Kind is empty for a profile of another type, and alloc is
+// negative if allocations are missing.
 func columns(w profiles.Window) (kind Kind, value, alloc int, err error) {
 	types := w.Profile.SampleType
 	find := func(name string) int {
@@ -143,9 +146,9 @@ func columns(w profiles.Window) (kind Kind, value, alloc int, err error) {
 	unit := ""
 	alloc = -1
 	if value = find("inuse_space"); value >= 0 {
-		kind, unit, alloc = Heap, "bytes", find("alloc_space")
+		kind, unit, alloc = Memory, "bytes", find("alloc_space")
 	} else if value = max(find("goroutine"), find("goroutines")); value >= 0 {
-		kind, unit = Goroutine, "count"
+		kind, unit = Goroutines, "count"
 	} else {
 		return "", 0, -1, nil
 	}
@@ -155,9 +158,9 @@ func columns(w profiles.Window) (kind Kind, value, alloc int, err error) {
 	return kind, value, alloc, nil
 }
 
-// worked notes the work of a window, and tells whether the process was started anew since the last one. A
-// profile that spanflame saved has the allocations of its window; that of another tool counts from the start
-// of the process, so that it falls at a restart.
+// worked records the work of a window, and reports whether the process restarted since the previous window. A profile
+// saved by spanflame has the allocations of its window; a profile of another tool counts from the start of the process,
+// so the count falls at a restart.
 func (r *reader) worked(p *process, t *timeline, w profiles.Window, allocated float64) (reset bool, err error) {
 	minutes := w.End.Sub(w.Start).Minutes()
 	if w.Service == "" {
@@ -184,7 +187,7 @@ func (r *reader) worked(p *process, t *timeline, w profiles.Window, allocated fl
 	return reset, nil
 }
 
-// load is the work a minute at each window of a run, nil where it is not known.
+// load returns the work per minute in each window of a run, nil if it is unknown.
 func (p *process) load(run span, t *timeline) []float64 {
 	if len(p.work) == 0 {
 		return nil
@@ -205,18 +208,18 @@ func (p *process) load(run span, t *timeline) []float64 {
 type span struct{ start, end int }
 
 const (
-	// A process that was started anew holds less than this share of what it held before.
+	// A process that restarted holds less than this share of the memory that it held before.
 	restartShare = 0.5
-	// So do most of its stacks, of at least restartStacks that held anything worth it.
+	// So do most of its stacks, of at least restartStacks that held a relevant part.
 	restartStacks     = 5
 	restartStackShare = 0.8
 )
 
-// longestRun is the longest part of the timeline without a restart, and the starts of the parts after the
-// first. A cache that is emptied drops one stack; a restart drops nearly all of them.
+// longestRun returns the longest part of the timeline without a restart, and the starts of the parts after the first.
+// A cache that is emptied drops one stack; a restart drops nearly all of them.
 func (t *timeline) longestRun() (longest span, restarts []time.Time) {
 	n := len(t.ends)
-	values := make(map[int]map[int32]float64, 2) // by window, of those in question only
+	values := make(map[int]map[int32]float64, 2) // by window, only around a possible restart
 	suspicious := map[int]bool{}
 	for i := 1; i < n; i++ {
 		if !t.reset[i] && t.total[i] < restartShare*t.total[i-1] {
@@ -246,7 +249,7 @@ func (t *timeline) longestRun() (longest span, restarts []time.Time) {
 	return longest, restarts
 }
 
-// fellTogether tells whether most of the stacks that held at least a hundredth of the total lost more than half.
+// fellTogether reports whether most of the stacks that held at least a hundredth of the total lost more than half.
 func fellTogether(before, after map[int32]float64, total float64) bool {
 	held, fell := 0, 0
 	for id, v := range before {

@@ -6,7 +6,7 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// site is the innermost function of a stack that is not of the standard library, or the innermost of all.
+// site returns the innermost function of a stack that is not in the standard library, or else the innermost function.
 func site(stack []string) string {
 	for _, name := range slices.Backward(stack) {
 		if !wallprofile.Library(name, "") {

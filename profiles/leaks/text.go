@@ -4,10 +4,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/profiles/internal/stacks"
 )
 
@@ -23,20 +23,20 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	for i, p := range r.Processes {
-		fmt.Fprintf(&b, "%s: %d heap and %d goroutine profiles from %s to %s, %s in use\n",
-			p.name(), p.Heap, p.Goroutines, p.Start.UTC().Format(time.DateTime), p.End.UTC().Format(time.DateTime+" MST"), size(float64(p.InUse)))
+		fmt.Fprintf(&b, "%s: %d memory and %d goroutine profiles from %s to %s, %s in use\n",
+			p.name(), p.MemoryWindows, p.GoroutineWindows, format.Clock(p.Start), utc(p.End), format.Bytes(p.InUse))
 		for _, t := range p.Restarts {
-			fmt.Fprintf(&b, "  restarted by %s; the longest run is judged\n", t.UTC().Format(time.DateTime))
+			fmt.Fprintf(&b, "  restarted by %s; only the longest run is analyzed\n", format.Clock(t))
 		}
 		switch {
 		case p.OverLimit:
-			fmt.Fprintf(&b, "  the limit of %s is already exceeded\n", size(float64(r.Limit)))
+			fmt.Fprintf(&b, "  the limit of %s is already exceeded\n", format.Bytes(r.Limit))
 		case !p.LimitAt.IsZero():
-			fmt.Fprintf(&b, "  at this rate, %s a minute, the limit of %s is reached by %s\n", size(p.BytesPerMinute), size(float64(r.Limit)), p.LimitAt.UTC().Format(time.DateTime+" MST"))
+			fmt.Fprintf(&b, "  at this rate, %s per minute, the limit of %s is reached by %s\n", size(p.BytesPerMinute), format.Bytes(r.Limit), utc(p.LimitAt))
 		}
-		suspects := writeAll(&b, "suspects, by bytes a minute", r.Suspects, i, p, func(Suspect) string { return "" })
-		undecided := writeAll(&b, "rise as a leak does, but perhaps by chance: more profiles will tell", r.Undecided, i, p,
-			func(s Suspect) string { return fmt.Sprintf(", q=%.2g where a suspect has at most %.2g", s.Q, r.Alpha) })
+		suspects := writeAll(&b, "suspects, by bytes per minute", r.Suspects, i, p, func(Suspect) string { return "" })
+		undecided := writeAll(&b, "inconclusive: grow as a leak does, but need more profiles", r.Undecided, i, p,
+			func(s Suspect) string { return fmt.Sprintf(", q=%.2g (a suspect has at most %.2g)", s.Q, r.Alpha) })
 		if suspects+undecided == 0 {
 			b.WriteString("  no leak found\n")
 		}
@@ -45,7 +45,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	if len(r.Dismissed) > 0 {
 		b.WriteString("grew, but not as a leak does\n")
 		for _, d := range r.Dismissed {
-			fmt.Fprintf(&b, "  %-9s  %10s  %s: %s\n", d.Kind, "+"+size(float64(d.Grown)), stacks.Printable(d.Site), d.Reason)
+			fmt.Fprintf(&b, "  %-10s  %10s  %s: %s\n", d.Kind, "+"+format.Bytes(d.Grown), stacks.Printable(d.Site), d.Reason)
 		}
 	}
 	for _, note := range r.Notes {
@@ -55,7 +55,7 @@ func (r *Report) WriteText(w io.Writer) error {
 	return err
 }
 
-// writeAll writes the stacks of one process below a title, with more behind each, and returns how many there are.
+// writeAll writes the stacks of one process below a title, each followed by more, and returns their number.
 func writeAll(b *strings.Builder, title string, all []Suspect, process int, p Process, more func(Suspect) string) (n int) {
 	for i, s := range all {
 		if s.Process != process {
@@ -72,10 +72,10 @@ func writeAll(b *strings.Builder, title string, all []Suspect, process int, p Pr
 
 func (s Suspect) write(b *strings.Builder, n int, p Process, more string) {
 	rate := fmt.Sprintf("%s/min [%s, %s]", size(s.BytesPerMinute), size(s.Low), size(s.High))
-	if s.Kind == Goroutine {
+	if s.Kind == Goroutines {
 		rate = fmt.Sprintf("%.3g goroutines/min, at least %s/min", s.PerMinute, size(s.BytesPerMinute))
 	}
-	began := "since " + s.Began.UTC().Format(time.DateTime)
+	began := "since " + format.Clock(s.Began)
 	if s.Began.Equal(p.Start) {
 		began = "since before the first profile"
 	}
@@ -83,15 +83,8 @@ func (s Suspect) write(b *strings.Builder, n int, p Process, more string) {
 	fmt.Fprintf(b, "     %s\n", stacks.Printable(strings.Join(s.Stack, " → ")))
 }
 
-// size writes bytes with a unit that fits.
-func size(v float64) string {
-	for _, u := range []struct {
-		bytes float64
-		name  string
-	}{{1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
-		if math.Abs(v) >= u.bytes {
-			return fmt.Sprintf("%.1f %s", v/u.bytes, u.name)
-		}
-	}
-	return fmt.Sprintf("%.0f B", v)
-}
+// size writes a number of bytes that may have a fraction.
+func size(v float64) string { return format.Bytes(int64(v)) }
+
+// utc writes a time with its zone.
+func utc(t time.Time) string { return t.UTC().Format(time.DateTime + " MST") }

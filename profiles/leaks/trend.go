@@ -12,23 +12,23 @@ import (
 )
 
 const (
-	// blocks is into how many parts a series is divided. The lowest value of each is its floor: what garbage
-	// and short-lived work put on top of it does not count.
+	// blocks is the number of parts into which a series is divided. The lowest value of each is its floor: garbage and
+	// short-lived objects on top of it do not count.
 	blocks = 24
 
 	normalQuantile = 1.96 // of intervals of 95 %
 
-	// stoppedShare is the share of the earlier rate that the growth must have kept up in the last third.
+	// stoppedShare is the share of the earlier rate at which the last third must still grow.
 	// A cache that fills up exponentially falls below it once the series is twice as long as its time constant.
 	stoppedShare = 0.5
 
 	// Growth follows the load if the load explains at least this share of it …
 	loadShare = 0.5
-	// … and what is held grew by no more than the load did, give or take a quarter.
+	// … and the memory grew by no more than the load did, give or take a quarter.
 	loadSlack = 1.25
-	// loadRise is from which ratio on the load counts as risen.
+	// loadRise is the ratio from which the load counts as risen.
 	loadRise = 1.1
-	// collinear is from which correlation on load and time cannot be told apart.
+	// collinear is the correlation from which the effects of load and time cannot be separated.
 	collinear = 0.9
 )
 
@@ -38,17 +38,17 @@ type growth struct {
 	kind    Kind
 	node    int32
 
-	slope, low, high float64 // a minute, since it began
+	slope, low, high float64 // per minute, since it began
 	began            time.Time
 	grown, last      float64
 	p, q             float64
-	tests            int    // of the same run, which it is one of
+	tests            int    // number of tests in the same run
 	reason           string // why it is no leak, "" if it may be one
 }
 
-// growing returns the stacks of a run that gained enough to be looked at. Each is one test of as many as there
-// are stacks that held enough to gain so much: those that did not are left out by their size, which says nothing
-// of a trend (Bourgon, Gentleman and Huber 2010, "Independent filtering").
+// growing returns the stacks of a run that grew enough to be tested. The number of tests is the number of stacks that
+// were ever large enough to grow by that much: smaller ones are excluded by their size, which says nothing about a
+// trend (Bourgon, Gentleman and Huber 2010, "Independent filtering").
 func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 	n := run.end - run.start
 	minutes := make([]float64, n)
@@ -79,7 +79,7 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 		if grown < least {
 			continue
 		}
-		g.judge(minutes, values, load, t.ends[run.start:run.end], t.starts[run.start], t.unit)
+		g.fit(minutes, values, load, t.ends[run.start:run.end], t.starts[run.start], t.unit)
 		found = append(found, g)
 	}
 	slices.SortFunc(found, func(a, b *growth) int { return cmp.Compare(a.node, b.node) })
@@ -89,8 +89,8 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 	return found
 }
 
-// judge fits the trend and finds reasons against a leak.
-func (g *growth) judge(minutes, values, load []float64, ends []time.Time, start time.Time, unit float64) {
+// fit fits the trend and finds reasons against a leak.
+func (g *growth) fit(minutes, values, load []float64, ends []time.Time, start time.Time, unit float64) {
 	at, floor := floors(minutes, values)
 	g.p = max(mannKendall(floor), signTest(floor))
 	from := hinge(at, floor)
@@ -100,7 +100,7 @@ func (g *growth) judge(minutes, values, load []float64, ends []time.Time, start 
 		g.began = ends[min(i, len(ends)-1)]
 	}
 	g.slope, g.low, g.high = theilSen(at[from:], floor[from:])
-	// What is sampled adds up errors that the line through it follows: of n samples, √n.
+	// Sampling errors add up, and the line follows them: the error of n samples is √n.
 	if length := at[len(at)-1] - at[from]; length > 0 && g.slope > 0 {
 		sampling := normalQuantile * math.Sqrt(g.slope*length*unit) / length
 		g.low = g.slope - math.Hypot(g.slope-g.low, sampling)
@@ -111,12 +111,12 @@ func (g *growth) judge(minutes, values, load []float64, ends []time.Time, start 
 		g.reason = "stopped growing"
 	case load != nil && follows(minutes, values, load):
 		g.reason = "follows the load"
-	case g.slope <= 0, g.last < slices.Max(floor)/2: // what was let go in the last part is no leak
+	case g.slope <= 0, g.last < slices.Max(floor)/2: // released in the last part
 		g.reason = "rises and falls"
 	}
 }
 
-// floors are the lowest values of parts of the series, and when they were.
+// floors returns the lowest values of the parts of the series, and their times.
 func floors(minutes, values []float64) (at, floor []float64) {
 	n := min(blocks, len(values))
 	for i := range n {
@@ -132,8 +132,7 @@ func floors(minutes, values []float64) (at, floor []float64) {
 	return at, floor
 }
 
-// mannKendall is the one-sided p of the Mann–Kendall test against an upward trend, with the correction for
-// ties and for continuity.
+// mannKendall returns the one-sided p of the Mann–Kendall test for an upward trend, corrected for ties and continuity.
 func mannKendall(values []float64) float64 {
 	s, variance := kendall(values)
 	if s <= 0 || variance == 0 {
@@ -142,7 +141,7 @@ func mannKendall(values []float64) float64 {
 	return distuv.UnitNormal.Survival((s - 1) / math.Sqrt(variance))
 }
 
-// kendall is the score of Mann and Kendall, and its variance if there is no trend.
+// kendall returns the score of Mann and Kendall, and its variance if there is no trend.
 func kendall(values []float64) (s, variance float64) {
 	ties := map[float64]float64{}
 	for i, v := range values {
@@ -159,9 +158,9 @@ func kendall(values []float64) (s, variance float64) {
 	return s, variance / 18
 }
 
-// signTest is the one-sided p that so many of the steps of a series go up. It holds for a series that wanders
-// at random, whose steps depend on nothing, and is on the safe side for one that returns to a mean; the test
-// of Mann and Kendall takes the former for a trend.
+// signTest returns the one-sided p of the number of upward steps of a series. It is valid for a random walk, whose
+// steps are independent, and conservative for a series that returns to a mean. The Mann–Kendall test takes a random walk
+// for a trend.
 func signTest(values []float64) float64 {
 	up, steps := 0.0, 0.0
 	for i := 1; i < len(values); i++ {
@@ -179,7 +178,7 @@ func signTest(values []float64) float64 {
 	return distuv.Binomial{N: steps, P: 0.5}.Survival(up - 1)
 }
 
-// theilSen is the median of the slopes of all pairs, with Sen's confidence interval.
+// theilSen returns the median of the slopes of all pairs, with Sen's confidence interval.
 func theilSen(at, values []float64) (slope, low, high float64) {
 	var slopes []float64
 	for i := range values {
@@ -201,8 +200,7 @@ func theilSen(at, values []float64) (slope, low, high float64) {
 	return (slopes[(n-1)/2] + slopes[n/2]) / 2, slopes[lowest], slopes[n-1-lowest]
 }
 
-// hinge is the index at which a series that was level began to rise: that of the best fit by a level and a
-// line from its end.
+// hinge returns the index at which a level series began to rise: the best fit by a level followed by a line.
 func hinge(at, values []float64) int {
 	best, least := 0, math.Inf(1)
 	for from := range len(values) * 3 / 4 {
@@ -215,7 +213,7 @@ func hinge(at, values []float64) int {
 		for i, v := range values {
 			sum += (v - a - b*x[i]) * (v - a - b*x[i])
 		}
-		// A later start has to fit clearly better, since noise alone makes one of them fit best.
+		// A later start has to fit clearly better: noise alone makes one of them fit best.
 		if sum < 0.9*least {
 			best, least = from, sum
 		}
@@ -223,8 +221,8 @@ func hinge(at, values []float64) int {
 	return best
 }
 
-// stopped tells whether the last third rises much less than what came before it, by more than the standard
-// error of what is sampled once in unit bytes.
+// stopped reports whether the last third rises much less than the part before it, by more than the standard error of
+// sampling once in unit bytes.
 func stopped(at, values []float64, unit float64) bool {
 	split := len(values) * 2 / 3
 	before, _, _ := theilSen(at[:split], values[:split])
@@ -236,7 +234,7 @@ func stopped(at, values []float64, unit float64) bool {
 	return after+math.Sqrt(before*length*unit)/length < stoppedShare*before
 }
 
-// follows tells whether the load rose and what is held rose with it, and no more than it.
+// follows reports whether the load rose and the memory rose with it, and no more than it.
 func follows(minutes, values, load []float64) bool {
 	third := len(values) / 3
 	ends := func(s []float64) (first, last float64) {
@@ -248,7 +246,7 @@ func follows(minutes, values, load []float64) bool {
 		return false
 	}
 	if stat.Correlation(minutes, load, nil) > collinear {
-		return true // nothing tells one from the other, and the load suffices
+		return true // the effects cannot be separated, and the load suffices
 	}
 	// value = a + b·time + c·load
 	x := mat.NewDense(len(values), 3, nil)
@@ -262,8 +260,8 @@ func follows(minutes, values, load []float64) bool {
 	return fit.AtVec(2)*(lastLoad-firstLoad) >= loadShare*(last-first)
 }
 
-// correct sets the q of each stack by the procedure of Benjamini and Hochberg, among all stacks that were large
-// enough to be found.
+// correct sets the q of each stack by the procedure of Benjamini and Hochberg, among all stacks that were large enough to
+// be tested.
 func correct(found []*growth) {
 	tests := 0
 	counted := map[[2]any]bool{}
