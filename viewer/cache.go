@@ -1,60 +1,37 @@
 package viewer
 
 import (
-	"container/list"
-	"sync"
 	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
 )
 
-// cache keeps what was expensive to make for a while: at most a number of values, those that were asked for
-// last.
+// cache keeps values that were expensive to make, for a limited time and in a limited number: it forgets first what was
+// asked for longest ago.
 type cache[V any] struct {
-	most int
-	keep time.Duration
-
-	mu     sync.Mutex
-	order  *list.List // of *cached[V], the one that was asked for last in front
-	values map[string]*list.Element
+	values *lru.Cache[string, kept[V]]
+	keep   time.Duration
 }
 
-type cached[V any] struct {
-	key   string
+type kept[V any] struct {
 	value V
 	until time.Time
 }
 
 func newCache[V any](most int, keep time.Duration) *cache[V] {
-	return &cache[V]{most: most, keep: keep, order: list.New(), values: make(map[string]*list.Element)}
+	values, _ := lru.New[string, kept[V]](max(most, 1)) // it fails only for a size below 1
+	return &cache[V]{values, keep}
 }
 
 func (c *cache[V]) get(key string) (V, bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.values[key]; ok {
-		v := e.Value.(*cached[V])
-		if time.Now().Before(v.until) {
-			c.order.MoveToFront(e)
-			return v.value, true
-		}
-		c.remove(e)
+	v, ok := c.values.Get(key)
+	if ok && !time.Now().Before(v.until) {
+		c.values.Remove(key)
+		return kept[V]{}.value, false
 	}
-	var none V
-	return none, false
+	return v.value, ok
 }
 
 func (c *cache[V]) put(key string, value V) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if e, ok := c.values[key]; ok {
-		c.remove(e)
-	}
-	c.values[key] = c.order.PushFront(&cached[V]{key, value, time.Now().Add(c.keep)})
-	if len(c.values) > c.most {
-		c.remove(c.order.Back())
-	}
-}
-
-func (c *cache[V]) remove(e *list.Element) {
-	c.order.Remove(e)
-	delete(c.values, e.Value.(*cached[V]).key)
+	c.values.Add(key, kept[V]{value, time.Now().Add(c.keep)})
 }

@@ -268,8 +268,8 @@ type comparePage struct {
 	SpanTypes  []profileType // those that spans have
 	Services   []string
 	HasBase    bool
-	Offers     *offers // where not all is said
-	Why        string  // there is no result
+	Choices    *choices // where not all is said
+	Why        string   // there is no result
 	Result     *comparisonResult
 	Difference *flame.Graph
 	Pprof      string
@@ -323,7 +323,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		page.Why = page.C.wanted()
 	}
 	if page.Result == nil {
-		if page.Offers, err = s.offers(r.Context(), page.C, page.Services); err != nil {
+		if page.Choices, err = s.choices(r.Context(), page.C, page.Services); err != nil {
 			return err
 		}
 		return s.render(w, http.StatusOK, "compare.html", page)
@@ -367,7 +367,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 			}
 		} else {
 			before, a, b := s.sides(c)
-			v, err := judge(ctx, before, s.source, a, b)
+			v, err := testChanges(ctx, before, s.source, a, b)
 			if err != nil {
 				v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is good without it
 			}

@@ -107,7 +107,7 @@ func spanAddress(id string) string { return fixture.TraceID("t") + "/" + fixture
 func TestOfferedTimes(t *testing.T) {
 	now := fixture.Began.Add(30 * time.Hour)
 	offered := func(from, to time.Time) (words string) {
-		for _, o := range offeredTypes(
+		for _, o := range choicesOf(
 			"shop",
 			[]source.Content{{Type: record.CPU, From: from, To: to, Several: true}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}},
 			false, now,

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"math"
 	"net/http"
 	"net/url"
@@ -119,12 +118,6 @@ type namePage struct {
 	Difference             *flame.Graph
 	SlowMean, MedianMean   string
 	Why                    string
-}
-
-// part is a choice of the spans of a name.
-type part struct {
-	link
-	Current bool
 }
 
 // bucket is a part of the spans of one name, by how long they took.
@@ -313,64 +306,4 @@ func (s *server) namePair(ctx context.Context, q url.Values) (p, base *profile.P
 		err = badRequest("part=%q: want all, slow, median or difference.", q.Get("part"))
 	}
 	return p, base, err
-}
-
-// pprof serves pprof's pages for a flame graph that is not of one span.
-func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
-	spec := r.PathValue("spec")
-	q, err := decodeSpec(spec)
-	if err != nil {
-		return err
-	}
-	kind := q.Get("kind")
-	q.Del("kind")
-	var b barData
-	var read func(context.Context) (p, base *profile.Profile, err error)
-	switch kind {
-	case "name":
-		if err := allow(q, "service", "name", "part", "last", "from", "to"); err != nil {
-			return err
-		}
-		back := url.Values{}
-		for name := range q {
-			if name != "part" {
-				back.Set(name, q.Get(name))
-			}
-		}
-		b = barData{
-			Back: "/name?" + back.Encode(), BackText: "back to the name",
-			Title: fmt.Sprintf("%s of %s %s", q.Get("part"), q.Get("service"), q.Get("name")),
-		}
-		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.namePair(ctx, q) }
-	case "compare":
-		c, err := s.parseComparison(q)
-		if err != nil {
-			return err
-		}
-		b = barData{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title()}
-		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.comparisonPair(ctx, c) }
-	case "profiles":
-		if err := allow(q, profilesParameters...); err != nil {
-			return err
-		}
-		b = barData{Back: "/profiles?" + q.Encode(), BackText: "back to the profiles", Title: q.Get("type") + " of " + q.Get("service")}
-		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.profilesPair(ctx, q) }
-	case "memory":
-		if err := allow(q, "service", "instance", "afrom", "ato", "bfrom", "bto"); err != nil {
-			return err
-		}
-		b = barData{
-			Back: "/memory?" + url.Values{"service": {q.Get("service")}}.Encode(), BackText: "back to memory",
-			Title: "growth of the memory of " + q.Get("service"),
-		}
-		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.memoryPair(ctx, q) }
-	default:
-		return badRequest("The address of this flame graph is not whole.")
-	}
-	b.Title = format.Clean(b.Title, 200)
-	m, err := s.mount(r.Context(), "spec "+spec, read)
-	if err != nil {
-		return err
-	}
-	return s.servePprof(w, r, m, b)
 }

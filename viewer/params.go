@@ -52,12 +52,12 @@ func parseType(name string) (profileType, error) {
 }
 
 // ranges are the times that a form offers, as far back from now.
-var ranges = []choice{
+var ranges = []option{
 	{"15m", "last 15 minutes"}, {"1h", "last hour"}, {"6h", "last 6 hours"}, {"24h", "last 24 hours"}, {"168h", "last 7 days"}, {"", "any time"},
 }
 
-// choice is one of a list.
-type choice struct{ Value, Words string }
+// option is one of a list.
+type option struct{ Value, Words string }
 
 // span of time: zero From is as far back as there is something.
 type period struct {
@@ -66,7 +66,7 @@ type period struct {
 }
 
 // Ranges are what the form offers beside the time that was asked for.
-func (period) Ranges() []choice { return ranges }
+func (period) Ranges() []option { return ranges }
 
 // words is a time for a reader, who knows that it is in UTC.
 func (p period) words() string {

@@ -80,14 +80,14 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 	}
 	q.Set("service", page.Service)
 	q.Set("type", page.Type.Name)
-	page.offerParts(q, contents)
+	page.addTabs(q, contents)
 	shown := page.Period
 	if !q.Has("last") && !q.Has("from") && !q.Has("to") {
 		shown = lastPart(page.Type, page.Version, contents, now)
 		q.Set("from", shown.From)
 		q.Set("to", shown.To)
 	}
-	for _, offered := range offeredTypes(page.Service, contents, s.options.Base != nil, now) {
+	for _, offered := range choicesOf(page.Service, contents, s.options.Base != nil, now) {
 		if offered.Words == page.Type.Words {
 			page.Compare = offered.Links
 		}
@@ -144,8 +144,8 @@ func chosenType(name string, contents []source.Content) (profileType, error) {
 	return parseType(typeCPU)
 }
 
-// offerParts offers the types and the versions that there are.
-func (page *profilesPage) offerParts(q url.Values, contents []source.Content) {
+// addTabs offers the types and the versions that there are.
+func (page *profilesPage) addTabs(q url.Values, contents []source.Content) {
 	offer := func(words, name, value string, current bool) part {
 		of := maps.Clone(q)
 		of.Set(name, value)
@@ -166,7 +166,7 @@ func (page *profilesPage) offerParts(q url.Values, contents []source.Content) {
 		return
 	}
 	page.Versions = append(page.Versions, offer("all versions", "version", "", page.Version == ""))
-	for _, v := range versions[max(0, len(versions)-offeredVersions):] {
+	for _, v := range versions[max(0, len(versions)-listedVersions):] {
 		page.Versions = append(page.Versions, offer(format.Clean(v, 80), "version", v, v == page.Version))
 	}
 }

@@ -1,7 +1,6 @@
 package viewer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -13,12 +12,10 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
+	"spanflame/viewer/internal/pprofui"
 	"spanflame/viewer/source"
-
-	"github.com/google/pprof/profile"
 
 	"spanflame/internal/flame"
 	"spanflame/internal/format"
@@ -70,8 +67,6 @@ type row struct {
 	Attributes, Resource    []pair
 	Events                  []event
 }
-
-type link struct{ Text, Path string }
 
 type pair struct{ Name, Value string }
 
@@ -384,7 +379,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	base := TracePath(sp.TraceID) + "/span/" + sp.ID + "/" + typ
 	v.Pprof, v.Top, v.Download = base+"/flamegraph", base+"/top", base+".pb.gz"
 	v.Compare = "/compare?" + url.Values{"a": {sp.TraceID + "/" + sp.ID}, "type": {typ}}.Encode()
-	if hasGraphviz() {
+	if pprofui.HasGraphviz() {
 		v.Graph = base + "/graph"
 	}
 	v.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+v.Download)}
@@ -445,96 +440,4 @@ func (s *server) spanOf(r *http.Request, typ string) (traces.Span, profileType, 
 		return traces.Span{}, profileType{}, refusal{http.StatusNotFound, fmt.Sprintf("The trace has no span %s.", spanID)}
 	}
 	return sp, t, nil
-}
-
-// download sends a span's profile as a file.
-func (s *server) download(w http.ResponseWriter, r *http.Request) error {
-	typ, ok := strings.CutSuffix(r.PathValue("file"), ".pb.gz")
-	if !ok {
-		return refusal{http.StatusNotFound, "There is no such file: want wall.pb.gz or cpu.pb.gz."}
-	}
-	sp, t, err := s.spanOf(r, typ)
-	if err != nil {
-		return err
-	}
-	sel := source.OfSpan(sp, t.Type)
-	return s.sendFile(w, r, sel, sp.ID+"-"+t.Name, "The span has no such profile.")
-}
-
-// sendFile sends a selection's profile as a file that is named so, without its ending.
-func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel source.Selection, name, none string) error {
-	b, err := once(r.Context(), s, fmt.Sprintf("download %q", sel), func(ctx context.Context) ([]byte, error) {
-		p, err := s.source.Profile(ctx, sel) // of its own: writing a profile changes it
-		if err != nil {
-			return nil, err
-		}
-		var b bytes.Buffer
-		err = p.Write(&b)
-		return b.Bytes(), err
-	})
-	if errors.Is(err, profiles.ErrNone) {
-		return refusal{http.StatusNotFound, none}
-	}
-	if err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "application/vnd.google.protobuf+gzip")
-	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.pb.gz"`, name))
-	_, _ = w.Write(b) // who does not want it any more need not have it
-	return nil
-}
-
-// spanPprof serves pprof's pages for the profile of exactly one span.
-func (s *server) spanPprof(w http.ResponseWriter, r *http.Request) error {
-	sp, t, err := s.spanOf(r, r.PathValue("type"))
-	if err != nil {
-		return err
-	}
-	sel := source.OfSpan(sp, t.Type)
-	key := fmt.Sprintf("span %q", sel)
-	m, err := s.mount(r.Context(), key, func(ctx context.Context) (*profile.Profile, *profile.Profile, error) {
-		p, err := s.source.Profile(ctx, sel)
-		return p, nil, err
-	})
-	if err != nil {
-		return err
-	}
-	return s.servePprof(w, r, m, barData{
-		Back: SpanPath(sp.TraceID, sp.ID), BackText: "back to the trace",
-		Title: format.Clean(fmt.Sprintf("%s of %s %s, %s", t.Words, sp.Service, sp.Name, format.Duration(sp.Duration())), 200),
-	})
-}
-
-// mount returns pprof's pages for what read reads, from memory where they were made a moment ago.
-func (s *server) mount(ctx context.Context, key string, read func(context.Context) (p, base *profile.Profile, err error)) (*mount, error) {
-	if m, ok := s.mounts.get(key); ok {
-		return m, nil
-	}
-	m, err := once(ctx, s, "mount "+key, func(ctx context.Context) (*mount, error) {
-		p, base, err := read(ctx)
-		if err != nil {
-			return nil, err
-		}
-		keep := light(p) && (base == nil || light(base))
-		m, err := newMount(p, base)
-		if err == nil && keep {
-			s.mounts.put(key, m)
-		}
-		return m, err
-	})
-	if errors.Is(err, profiles.ErrNone) {
-		return nil, refusal{http.StatusNotFound, "There is no such profile, or nothing in it."}
-	}
-	return m, err
-}
-
-// servePprof serves one of pprof's pages, as many at a time as there may be heavy work.
-func (s *server) servePprof(w http.ResponseWriter, r *http.Request, m *mount, b barData) error {
-	select {
-	case s.heavy <- struct{}{}:
-		defer func() { <-s.heavy }()
-	case <-r.Context().Done():
-		return context.Cause(r.Context())
-	}
-	return m.serve(w, r, "/"+r.PathValue("page"), b)
 }

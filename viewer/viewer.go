@@ -8,28 +8,25 @@
 package viewer
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"html/template"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
+	"spanflame/viewer/internal/pprofui"
 	"spanflame/viewer/source"
 
 	"github.com/google/pprof/profile"
 	"golang.org/x/sync/singleflight"
 
 	"spanflame/internal/format"
-	"spanflame/profiles"
 )
 
 //go:embed assets
@@ -85,7 +82,7 @@ type server struct {
 	heavy     chan struct{} // likewise for what is heavy; a page that waits for one has a token of the former
 	loading   singleflight.Group
 	profiles  *cache[*profile.Profile]
-	mounts    *cache[*mount]
+	mounts    *cache[*pprofui.UI]
 	diagnoses *cache[diagnosis]
 	memories  *cache[[]source.MemoryPoint]
 	compared  *cache[*comparisonResult]
@@ -98,7 +95,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 		making:    make(chan struct{}, pagesAtOnce),
 		heavy:     make(chan struct{}, heavyAtOnce),
 		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
-		mounts:    newCache[*mount](keptMounts, keptFor),
+		mounts:    newCache[*pprofui.UI](keptMounts, keptFor),
 		diagnoses: newCache[diagnosis](keptDiagnoses, time.Hour),
 		memories:  newCache[[]source.MemoryPoint](keptProfiles, keptFor),
 		compared:  newCache[*comparisonResult](keptMounts, keptFor),
@@ -218,159 +215,4 @@ func (s *server) known(host string) bool {
 	}
 	ip := net.ParseIP(name)
 	return ip != nil && ip.IsLoopback()
-}
-
-// refusal is an answer other than a page.
-type refusal struct {
-	status int
-	says   string
-}
-
-func (r refusal) Error() string { return r.says }
-
-func badRequest(format string, args ...any) error {
-	return refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
-}
-
-// page answers with what show makes, or with a page that says why there is none. It makes a few pages at a time, so that
-// many readers take no more memory than these; the answer is sent when it is whole, and holds up nobody.
-func (s *server) page(show func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		answer := &buffer{header: w.Header(), status: http.StatusOK}
-		if s.makePage(answer, r, show); errors.Is(r.Context().Err(), context.Canceled) {
-			return // who asked has gone away
-		}
-		w.WriteHeader(answer.status)
-		_, _ = w.Write(answer.body.Bytes()) // who does not want it any more need not have it
-	}
-}
-
-// makePage makes a page when it is its turn.
-func (s *server) makePage(w *buffer, r *http.Request, show func(http.ResponseWriter, *http.Request) error) {
-	var err error
-	select {
-	case s.making <- struct{}{}:
-		defer func() { <-s.making }()
-		err = show(w, r)
-	case <-r.Context().Done():
-		err = context.Cause(r.Context())
-	}
-	if err == nil || errors.Is(r.Context().Err(), context.Canceled) {
-		return
-	}
-	var refused refusal
-	failed, isFailed := errors.AsType[source.ServerError](err)
-	switch {
-	case errors.As(err, &refused):
-	case errors.Is(err, source.ErrTooLong):
-		text := err.Error()
-		refused = refusal{http.StatusBadRequest, strings.ToUpper(text[:1]) + text[1:] + "."}
-	case isFailed:
-		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
-		refused = refusal{http.StatusBadGateway, failed.Error()}
-	case errors.Is(err, context.DeadlineExceeded):
-		w.Header().Set("Retry-After", "5")
-		refused = refusal{http.StatusServiceUnavailable, "This took too long. Ask for less: a shorter time or one service; or try again in a moment."}
-	default:
-		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
-		refused = refusal{http.StatusInternalServerError, err.Error()}
-	}
-	data := errorPage{head{Title: http.StatusText(refused.status)}, format.Clean(refused.says, 1000)}
-	if err := s.render(w, refused.status, "error.html", data); err != nil {
-		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
-	}
-}
-
-// head is what every page has.
-type head struct {
-	Title   string
-	Current string // which entry of the navigation
-}
-
-type errorPage struct {
-	head
-	Says string
-}
-
-// render writes a page once it is known to be whole.
-func (s *server) render(w http.ResponseWriter, status int, name string, data any) error {
-	var b bytes.Buffer
-	if err := s.pages.ExecuteTemplate(&b, name, data); err != nil {
-		return err
-	}
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // who does not want it any more need not have it
-	return nil
-}
-
-func (s *server) asset(name, contentType string) http.HandlerFunc {
-	content, err := assets.ReadFile(name)
-	return func(w http.ResponseWriter, r *http.Request) {
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", contentType)
-		w.Header().Set("Cache-Control", "max-age=60")
-		_, _ = w.Write(content)
-	}
-}
-
-// load returns a profile, which is shared and must not be changed. What is asked for by many at once is read
-// once.
-func (s *server) load(ctx context.Context, from source.Source, sel source.Selection) (*profile.Profile, error) {
-	slices.Sort(sel.SpanIDs)
-	key := fmt.Sprintf("%p %q", from, sel)
-	if p, ok := s.profiles.get(key); ok {
-		return p, nil
-	}
-	return once(ctx, s, "profile "+key, func(ctx context.Context) (*profile.Profile, error) {
-		p, err := from.Profile(ctx, sel)
-		if err != nil {
-			return nil, err
-		}
-		if profiles.DefaultSampleIndex(p) < 0 || len(p.Sample) == 0 {
-			return nil, profiles.ErrNone
-		}
-		if light(p) {
-			s.profiles.put(key, p)
-		}
-		return p, nil
-	})
-}
-
-// light tells whether a profile is small enough to be kept.
-func light(p *profile.Profile) bool { return len(p.Sample) <= keptSamples }
-
-// once does heavy work once for all who ask for it at the same time. It goes on when the one who asked first
-// goes away, within the time of a request.
-func once[T any](ctx context.Context, s *server, key string, do func(context.Context) (T, error)) (T, error) {
-	done := s.loading.DoChan(key, func() (result any, err error) {
-		// A profile comes from elsewhere: what pprof makes of it must not end the process.
-		defer func() {
-			if p := recover(); p != nil {
-				err = fmt.Errorf("%v", p)
-			}
-		}()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTime)
-		defer cancel()
-		select {
-		case s.heavy <- struct{}{}:
-			defer func() { <-s.heavy }()
-		case <-ctx.Done():
-			return nil, context.Cause(ctx)
-		}
-		return do(ctx)
-	})
-	var none T
-	select {
-	case result := <-done:
-		if result.Err != nil {
-			return none, result.Err
-		}
-		return result.Val.(T), nil
-	case <-ctx.Done():
-		return none, context.Cause(ctx)
-	}
 }

@@ -375,7 +375,7 @@ func TestCache(t *testing.T) {
 	}
 	c = newCache[int](2, -1)
 	c.put("a", 1)
-	if _, ok := c.get("a"); ok || len(c.values) != 0 {
+	if _, ok := c.get("a"); ok || c.values.Len() != 0 {
 		t.Error("a value outlived its time")
 	}
 }

@@ -16,42 +16,42 @@ import (
 
 // Bounds of what the page Compare offers.
 const (
-	offeredSpans    = 12
-	offeredNames    = 12
-	offeredVersions = 8
-	offeredTime     = 26 * time.Hour   // a day, and an hour to compare with
-	recently        = 10 * time.Minute // after the last profile, a service counts as running
+	listedSpans    = 12
+	chosenNames    = 12
+	listedVersions = 8
+	recentTime     = 26 * time.Hour   // a day, and an hour to compare with
+	recently       = 10 * time.Minute // after the last profile, a service counts as running
 )
 
 // offers are what can be compared, so that nobody has to type ids or times.
-type offers struct {
+type choices struct {
 	Chosen  string // the span that was chosen, as TRACE/SPAN
 	Alone   bool   // no other span of its name is known, so that those of others are offered
-	Spans   []offeredSpan
+	Spans   []chosenSpan
 	Names   []link        // span names: the slowest against the median
 	Service string        // whose types these are
-	Types   []offeredType // by what there is of them
+	Types   []typeChoices // by what there is of them
 	Others  []link        // services
 }
 
-// offeredSpan is a span with the addresses of the comparison that has it as one of its sides, empty for a side that is
+// chosenSpan is a span with the addresses of the comparison that has it as one of its sides, empty for a side that is
 // chosen already.
-type offeredSpan struct {
+type chosenSpan struct {
 	Path, Service, Name, Duration string
 	Started                       time.Time
 	Before, After                 string
 }
 
-// offeredType is a type with the comparisons that can be made of it.
-type offeredType struct {
+// typeChoices is a type with the comparisons that can be made of it.
+type typeChoices struct {
 	Words string
 	Links []link
 }
 
 // offers looks for what can be compared.
-func (s *server) offers(ctx context.Context, c comparison, services []string) (*offers, error) {
-	o := &offers{Service: c.service}
-	if err := s.offerSpans(ctx, c, o); err != nil {
+func (s *server) choices(ctx context.Context, c comparison, services []string) (*choices, error) {
+	o := &choices{Service: c.service}
+	if err := s.addSpans(ctx, c, o); err != nil {
 		return nil, err
 	}
 	if o.Service == "" && len(o.Spans) > 0 {
@@ -69,7 +69,7 @@ func (s *server) offers(ctx context.Context, c comparison, services []string) (*
 		if err != nil {
 			return nil, err
 		}
-		o.Types = offeredTypes(o.Service, contents, s.options.Base != nil, time.Now())
+		o.Types = choicesOf(o.Service, contents, s.options.Base != nil, time.Now())
 	}
 	return o, nil
 }
@@ -78,7 +78,7 @@ func (s *server) offers(ctx context.Context, c comparison, services []string) (*
 // nothing: to know the versions of all that a directory keeps takes long.
 func (s *server) contents(ctx context.Context, service string, p period) ([]source.Content, error) {
 	if p.from.IsZero() && p.to.IsZero() {
-		recent, err := s.source.Contents(ctx, service, time.Now().Add(-offeredTime), time.Time{})
+		recent, err := s.source.Contents(ctx, service, time.Now().Add(-recentTime), time.Time{})
 		if err != nil || len(recent) > 0 {
 			return recent, err
 		}
@@ -86,9 +86,9 @@ func (s *server) contents(ctx context.Context, service string, p period) ([]sour
 	return s.source.Contents(ctx, service, p.from, p.to)
 }
 
-// offerSpans offers the slowest spans for a comparison of which no side is chosen, and spans of the same name, from
+// addSpans offers the slowest spans for a comparison of which no side is chosen, and spans of the same name, from
 // the slowest to the fastest, where one is; of any name if there are no others of that.
-func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error {
+func (s *server) addSpans(ctx context.Context, c comparison, o *choices) error {
 	f := source.Filter{Slow: s.options.SlowSpan, Child: defaultChildSpan, Limit: capturedSpans}
 	var chosen traces.Span
 	if o.Chosen = cmp.Or(c.spanA, c.spanB); o.Chosen != "" {
@@ -112,7 +112,7 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 	}
 	if o.Chosen == "" {
 		for _, n := range byName(spans, nil) {
-			if n.Count > 1 && len(o.Names) < offeredNames {
+			if n.Count > 1 && len(o.Names) < chosenNames {
 				o.Names = append(o.Names, link{n.Service + " " + n.Name, n.Path + "#difference"})
 			}
 		}
@@ -121,10 +121,10 @@ func (s *server) offerSpans(ctx context.Context, c comparison, o *offers) error 
 		return cmp.Or(cmp.Compare(b.Duration(), a.Duration()), cmp.Compare(a.ID, b.ID))
 	})
 	if o.Chosen != "" {
-		spans = source.Spread(spans, offeredSpans)
+		spans = source.Spread(spans, listedSpans)
 	}
-	for _, sp := range spans[:min(len(spans), offeredSpans)] {
-		offered := offeredSpan{
+	for _, sp := range spans[:min(len(spans), listedSpans)] {
+		offered := chosenSpan{
 			Path: SpanPath(sp.TraceID, sp.ID), Service: sp.Service, Name: sp.Name, Duration: format.Duration(sp.Duration()),
 			Started: sp.Start.UTC(),
 		}
@@ -160,10 +160,10 @@ var recentTimes = []struct {
 	{"the last hour against that of a day ago", 25 * time.Hour, url.Values{"afrom": {"25h"}, "ato": {"24h"}, "bfrom": {"1h"}}},
 }
 
-// offeredTypes are the comparisons of a service with the base directory, of its versions, one after another, and of its
+// choicesOf are the comparisons of a service with the base directory, of its versions, one after another, and of its
 // times.
-func offeredTypes(service string, contents []source.Content, hasBase bool, now time.Time) []offeredType {
-	var all []offeredType
+func choicesOf(service string, contents []source.Content, hasBase bool, now time.Time) []typeChoices {
+	var all []typeChoices
 	for _, t := range profileTypes {
 		var versions []string
 		var from, to time.Time
@@ -189,7 +189,7 @@ func offeredTypes(service string, contents []source.Content, hasBase bool, now t
 		if !has {
 			continue
 		}
-		offered := offeredType{Words: t.Words}
+		offered := typeChoices{Words: t.Words}
 		offer := func(what, words string, more url.Values) {
 			q := url.Values{"what": {what}, "service": {service}, "type": {t.Name}}
 			for name, v := range more {
@@ -200,7 +200,7 @@ func offeredTypes(service string, contents []source.Content, hasBase bool, now t
 		if hasBase {
 			offer("directories", "against the base directory", nil)
 		}
-		for i := max(1, len(versions)-offeredVersions); i < len(versions); i++ {
+		for i := max(1, len(versions)-listedVersions); i < len(versions); i++ {
 			before, after := versions[i-1], versions[i]
 			offer(
 				"versions", fmt.Sprintf("version %s against %s", format.Clean(after, 80), format.Clean(before, 80)),

@@ -15,8 +15,8 @@ import (
 
 // Bounds of what is judged with statistics.
 const (
-	judgedWindows = 240 // of a side or a series, evenly over its time
-	judgedRows    = 20
+	testedWindows = 240 // of a side or a series, evenly over its time
+	testedRows    = 20
 )
 
 // metrics are the names that package compare has for the values that the pages show.
@@ -41,9 +41,9 @@ type verdictRow struct {
 }
 
 // judge compares a type's windows of two selections.
-func judge(ctx context.Context, before, after source.Source, a, b source.Selection) (verdict, error) {
+func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection) (verdict, error) {
 	report, err := compare.Compare(
-		ctx, before.Series(ctx, a, judgedWindows), after.Series(ctx, b, judgedWindows),
+		ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows),
 		compare.Options{Metrics: []string{metrics[a.Type]}},
 	)
 	if err != nil {
@@ -55,7 +55,7 @@ func judge(ctx context.Context, before, after source.Source, a, b source.Selecti
 	m := report.Metrics[0]
 	v := verdict{Per: m.Per, Before: m.WindowsBefore, After: m.WindowsAfter, Tested: m.Tested, Notes: notes(report.Notes)}
 	m.Total.Name = "all"
-	for _, c := range append([]compare.Change{m.Total}, m.Top(judgedRows)...) {
+	for _, c := range append([]compare.Change{m.Total}, m.Top(testedRows)...) {
 		values := c.Cum
 		if c.Name == m.Total.Name {
 			values = c.Flat
@@ -99,13 +99,13 @@ type suspect struct {
 
 // findLeaks looks for leaks in the windows of a selection.
 func findLeaks(ctx context.Context, from source.Source, sel source.Selection) (leakVerdict, error) {
-	report, err := leaks.Find(ctx, from.Series(ctx, sel, judgedWindows), leaks.Options{})
+	report, err := leaks.Find(ctx, from.Series(ctx, sel, testedWindows), leaks.Options{})
 	if err != nil {
 		return leakVerdict{}, err
 	}
 	v := leakVerdict{Notes: notes(report.Notes)}
 	rows := func(of []leaks.Suspect, undecided bool) (rows []suspect) {
-		for _, s := range of[:min(len(of), judgedRows)] {
+		for _, s := range of[:min(len(of), testedRows)] {
 			rows = append(rows, suspect{
 				Undecided: undecided, Site: format.Clean(s.Site, 200), Instance: report.Processes[s.Process].Labels[record.InstanceLabel],
 				Rate: format.Bytes(int64(s.BytesPerMinute)), Low: format.Bytes(int64(s.Low)), High: format.Bytes(int64(s.High)), Q: format.Probability(s.Q),
