@@ -42,6 +42,7 @@ func (a *Agent) observe(meter metric.Meter) error {
 	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans that have no wall-clock profile of their own, by reason: as their root, or too many of them in one root.")
 	goroutines := m.counter("spanflame.wall.skipped_goroutines", "{goroutine}", "Goroutines that a span started and whose work was not followed, because there were too many.")
 	parts := m.counter("spanflame.wall.skipped_trace", "{part}", "Parts of the execution trace that wall-clock profiles lack, by reason.")
+	unended := m.counter("spanflame.wall.unended_spans", "{span}", "Spans that the service never ended, by their name and that of their local root.")
 	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording, because the process has too many goroutines for the budget.")
 	trace := m.counter("spanflame.wall.trace.size", "By", "Execution trace converted for wall-clock profiles.")
 	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
@@ -117,6 +118,9 @@ func (a *Agent) observe(meter metric.Meter) error {
 		o.ObserveInt64(goroutines, int64(w.SkippedGoroutines))
 		o.ObserveInt64(parts, int64(w.SkippedGenerations), reason("over budget"))
 		o.ObserveInt64(parts, int64(w.Unreadable), reason("not readable"))
+		for name, n := range w.NeverEnded {
+			o.ObserveInt64(unended, int64(n), metric.WithAttributes(attribute.String("span", name.Span), attribute.String("root", name.Root)))
+		}
 		o.ObserveInt64(pauses, int64(w.Pauses))
 		o.ObserveInt64(trace, int64(w.Bytes))
 		o.ObserveFloat64(wallCPU, w.CPU.Seconds())

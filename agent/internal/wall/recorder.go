@@ -66,6 +66,7 @@ type Recorder struct {
 	numbers atomic.Uint64
 	stopped atomic.Bool
 	stats   counters
+	unended unended
 
 	mu      sync.Mutex
 	pending []*root
@@ -205,8 +206,7 @@ func (r *Recorder) run() {
 		case <-ticks.C:
 			now := time.Now()
 			r.diagnoses.flush(now)
-			r.pace(now)
-			if r.forgetting(now) {
+			if r.look(now) {
 				r.capture()
 			} else if !r.paused && r.overgrown(now) {
 				r.advance()
@@ -222,6 +222,20 @@ func (r *Recorder) run() {
 			return
 		}
 	}
+}
+
+// look is what the recorder does at every tick: it charges recording to the budget and looks at the spans that are
+// running, which it charges as well. It reports whether a capture is due.
+func (r *Recorder) look(now time.Time) (due bool) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := cpuTime()
+	r.pace(now)
+	due = r.forgetting(now)
+	cost := cpuTime() - before
+	r.budget.spend(cost)
+	r.stats.cpu.Add(int64(cost))
+	return due
 }
 
 // pace charges recording to the budget. In a process with so many goroutines that the runtime's visits alone
@@ -254,12 +268,12 @@ func (r *Recorder) pace(now time.Time) {
 }
 
 // forgetting reports whether a slow span is running whose trace since the newest snapshot may be overwritten
-// soon. It also gives up spans that were never ended.
+// soon. It also gives up roots that were never ended, and children that outlive their root for long.
 func (r *Recorder) forgetting(now time.Time) bool {
 	slow := false
 	var old []*root
 	r.live.older(now, r.o.SlowSpan, func(t *root) {
-		if now.Sub(t.began) > maxAge || t.duration() != 0 && now.Sub(t.endTime()) > maxLate {
+		if now.Sub(t.began) > maxAge || t.duration() != 0 && now.Sub(t.endTime()) > grace {
 			old = append(old, t)
 			return
 		}
@@ -267,7 +281,10 @@ func (r *Recorder) forgetting(now time.Time) bool {
 	})
 	for _, t := range old {
 		t.giveUp()
-		r.stats.unended.Add(1)
+		if t.duration() == 0 {
+			r.stats.unended.Add(1)
+			r.unended.count(Unended{Span: t.first, Root: t.first})
+		}
 	}
 	return slow && now.Sub(r.cut) >= min(maxPiece, r.reach()/2)
 }

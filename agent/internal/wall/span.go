@@ -28,7 +28,7 @@ const (
 	maxSpans = 4096             // of one root: running, or ended and not yet converted
 	maxLive  = 4096             // roots in each shard of the registry
 	maxAge   = 15 * time.Minute // of a live root; one that is older was never ended
-	maxLate  = time.Minute      // how long the children of an ended root are waited for
+	grace    = 5 * time.Second  // for the children that outlive a slow root, to get profiles of their own
 )
 
 type spanKey struct{}
@@ -50,6 +50,9 @@ type span struct {
 	ended   atomic.Int64 // ns since began, 0 while running
 	whole   atomic.Int64 // ns from start to the end that End returned, 0 until then
 
+	prev, next *span        // among the running children of the root; guarded by its lock
+	outlived   *atomic.Bool // set when it ends after its root; nil unless it outlived that; guarded by the root's lock
+
 	conv *spanLedger // the converter's part, nil until it saw the begin
 }
 
@@ -63,13 +66,14 @@ type root struct {
 	fresh []*span // children that the converter does not know yet
 	count int     // spans that are running or not yet converted
 	open  int     // spans that are running
+	child *span   // the first of the running children
 	gone  bool    // no longer in the registry: it is over, or was given up
 	asked bool    // in the recorder's queue; guarded by its lock
 
 	conv rootLedger // the converter's part
 }
 
-// live is the registry of root spans that run, or have children that do.
+// live is the registry of root spans that run, and of slow ones that ended a short time ago and have children that run.
 type live struct {
 	shards [16]struct {
 		mu    sync.Mutex
@@ -163,7 +167,24 @@ func (s *span) newChild(sc oteltrace.SpanContext, name string, start time.Time) 
 	t.count++
 	t.open++
 	t.fresh = append(t.fresh, child)
+	child.next, t.child = t.child, child
+	if child.next != nil {
+		child.next.prev = child
+	}
 	return child, true
+}
+
+// unlink takes an ended child out of the list of running children. The caller holds the root's lock.
+func (s *span) unlink() {
+	if s.prev == nil {
+		s.root.child = s.next
+	} else {
+		s.prev.next = s.next
+	}
+	if s.next != nil {
+		s.next.prev = s.prev
+	}
+	s.prev, s.next = nil, nil
 }
 
 func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
@@ -192,7 +213,16 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 
 	t.mu.Lock()
 	t.open--
-	last := t.open == 0 && t.ended.Load() != 0
+	if s.parent == nil {
+		t.watchChildren()
+	} else {
+		s.unlink()
+		if s.outlived != nil {
+			s.outlived.Store(true)
+		}
+	}
+	// A fast root has no profile: its children are not waited for, as they may never end.
+	last := t.ended.Load() != 0 && (t.open == 0 || s.parent == nil && took < r.o.SlowSpan)
 	given := t.gone
 	t.gone = t.gone || last
 	t.mu.Unlock()
@@ -214,7 +244,7 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 	return at, took >= r.o.ChildMin
 }
 
-// giveUp takes a root that was never ended out of the registry. Spans that start below it from now on are
+// giveUp takes a root that has not ended, or that has children which have not, out of the registry. Spans that start below it from now on are
 // roots of their own.
 func (t *root) giveUp() {
 	t.mu.Lock()

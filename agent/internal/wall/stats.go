@@ -20,7 +20,7 @@ type Stats struct {
 	SkippedStop     uint64 // … the recorder was stopped
 	SkippedChildren uint64 // child spans with a profile of their own that was not emitted, for the same reasons
 
-	Unended            uint64 // root spans given up because they, or a child of theirs, were never ended
+	Unended            uint64 // root spans given up because they did not end for long
 	Crowded            uint64 // root spans given up because more than 64 were open on one goroutine
 	DroppedRoots       uint64 // root spans not marked because too many were running
 	DroppedChildren    uint64 // child spans not marked because their root has too many; their time is their parent's
@@ -32,7 +32,9 @@ type Stats struct {
 	Snapshots uint64        // taken
 	Bytes     uint64        // of trace converted
 	Events    uint64        // of trace converted
-	CPU       time.Duration // spent on snapshots, conversion and encoding
+	CPU       time.Duration // spent on snapshots, conversion and encoding, and on looking at running spans
+
+	NeverEnded map[Unended]uint64 // spans that were never ended, by their names; see Unended
 }
 
 type counters struct {
@@ -70,5 +72,6 @@ func (r *Recorder) Stats() Stats {
 		Bytes:              c.bytes.Load(),
 		Events:             c.events.Load(),
 		CPU:                time.Duration(c.cpu.Load()),
+		NeverEnded:         r.unended.counts(),
 	}
 }
