@@ -286,7 +286,7 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	b.tab(`input[name="b"]`)
 	b.do(chromedp.KeyEvent(v.lock.TraceID + "/" + v.lock.ID))
 	b.tab(`button`)
-	b.enter("Where it differs most")
+	b.enter("Largest differences")
 	b.says("workload.(*contendedLock).wait", "[waiting: sleep]")
 	b.picture("difference", "header.site", "svg.flame")
 	b.tab(`.flame a[aria-label*="contendedLock"]`)
@@ -299,7 +299,7 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	b.tab(`a[href^="/compare?a="]`)
 	b.enter("Say which span is the one after")
 	b.tab(`a[href*="&b="]`)
-	b.enter("Where it differs most")
+	b.enter("Largest differences")
 
 	// A service's own profiles, and one of them alone.
 	b.open(v.directory + "/profiles?service=storefront&type=cpu")
@@ -311,7 +311,7 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 	b.open(v.directory + "/names")
 	b.says("GET /load/lock")
 	b.open(v.directory + "/memory?service=storefront")
-	b.says("an hour")
+	b.says("per hour")
 	b.until(`document.querySelector("img.plot").complete && document.querySelector("img.plot").naturalWidth > 0`)
 }
 

@@ -14,28 +14,28 @@ import (
 	"spanflame/internal/traces"
 )
 
-// Bounds of what the page Compare offers.
+// Limits of the choices on the page Compare.
 const (
 	listedSpans    = 12
 	chosenNames    = 12
 	listedVersions = 8
 	recentTime     = 26 * time.Hour   // a day, and an hour to compare with
-	recently       = 10 * time.Minute // after the last profile, a service counts as running
+	recently       = 10 * time.Minute // after its last profile, a service counts as running
 )
 
-// offers are what can be compared, so that nobody has to type ids or times.
+// choices are what can be compared, so that nobody has to type IDs or times.
 type choices struct {
 	Chosen  string // the span that was chosen, as TRACE/SPAN
-	Alone   bool   // no other span of its name is known, so that those of others are offered
+	Alone   bool   // no other span of its name is known: the spans have other names
 	Spans   []chosenSpan
 	Names   []link        // span names: the slowest against the median
 	Service string        // whose types these are
-	Types   []typeChoices // by what there is of them
+	Types   []typeChoices // that the service has
 	Others  []link        // services
 }
 
-// chosenSpan is a span with the addresses of the comparison that has it as one of its sides, empty for a side that is
-// chosen already.
+// chosenSpan is a span, with the addresses of the comparisons that have it as one side; an address is empty if that side is
+// already chosen.
 type chosenSpan struct {
 	Path, Service, Name, Duration string
 	Started                       time.Time
@@ -48,14 +48,14 @@ type typeChoices struct {
 	Links []link
 }
 
-// offers looks for what can be compared.
+// choices returns what can be compared.
 func (s *server) choices(ctx context.Context, c comparison, services []string) (*choices, error) {
 	o := &choices{Service: c.service}
 	if err := s.addSpans(ctx, c, o); err != nil {
 		return nil, err
 	}
 	if o.Service == "" && len(o.Spans) > 0 {
-		o.Service = o.Spans[0].Service // the one to look at
+		o.Service = o.Spans[0].Service // that of the slowest request
 	} else if o.Service == "" && len(services) > 0 {
 		o.Service = services[0]
 	}
@@ -74,8 +74,8 @@ func (s *server) choices(ctx context.Context, c comparison, services []string) (
 	return o, nil
 }
 
-// contents are those of a service in a time. Where that has no beginning they are of the last day, or older where there is
-// nothing: to know the versions of all that a directory keeps takes long.
+// contents returns the contents of a service in a time range. Without a range they are those of the last day or, if there
+// are none, all: finding the versions of everything in a large directory takes long.
 func (s *server) contents(ctx context.Context, service string, p period) ([]source.Content, error) {
 	if p.from.IsZero() && p.to.IsZero() {
 		recent, err := s.source.Contents(ctx, service, time.Now().Add(-recentTime), time.Time{})
@@ -86,8 +86,8 @@ func (s *server) contents(ctx context.Context, service string, p period) ([]sour
 	return s.source.Contents(ctx, service, p.from, p.to)
 }
 
-// addSpans offers the slowest spans for a comparison of which no side is chosen, and spans of the same name, from
-// the slowest to the fastest, where one is; of any name if there are no others of that.
+// addSpans adds the slowest spans or, if one side is already chosen, spans of the same name from the slowest to the
+// fastest; if there are none, spans of any name.
 func (s *server) addSpans(ctx context.Context, c comparison, o *choices) error {
 	f := source.Filter{Slow: s.options.SlowSpan, Child: defaultChildSpan, Limit: capturedSpans}
 	var chosen traces.Span
@@ -124,7 +124,7 @@ func (s *server) addSpans(ctx context.Context, c comparison, o *choices) error {
 		spans = source.Spread(spans, listedSpans)
 	}
 	for _, sp := range spans[:min(len(spans), listedSpans)] {
-		offered := chosenSpan{
+		listed := chosenSpan{
 			Path: SpanPath(sp.TraceID, sp.ID), Service: sp.Service, Name: sp.Name, Duration: format.Duration(sp.Duration()),
 			Started: sp.Start.UTC(),
 		}
@@ -138,17 +138,17 @@ func (s *server) addSpans(ctx context.Context, c comparison, o *choices) error {
 			return "/compare?" + q.Encode()
 		}
 		if c.spanA == "" {
-			offered.Before = with("a")
+			listed.Before = with("a")
 		}
 		if c.spanB == "" {
-			offered.After = with("b")
+			listed.After = with("b")
 		}
-		o.Spans = append(o.Spans, offered)
+		o.Spans = append(o.Spans, listed)
 	}
 	return nil
 }
 
-// recentTimes are what is compared of a service that runs, as parameters of a comparison. Each begins so long ago.
+// recentTimes are the comparisons of a running service, as parameters. Each begins so long ago.
 var recentTimes = []struct {
 	words string
 	begin time.Duration
@@ -160,7 +160,7 @@ var recentTimes = []struct {
 	{"the last hour against that of a day ago", 25 * time.Hour, url.Values{"afrom": {"25h"}, "ato": {"24h"}, "bfrom": {"1h"}}},
 }
 
-// choicesOf are the comparisons of a service with the base directory, of its versions, one after another, and of its
+// choicesOf returns the comparisons of a service with the base directory, of each version with the one before it, and of
 // times.
 func choicesOf(service string, contents []source.Content, hasBase bool, now time.Time) []typeChoices {
 	var all []typeChoices
@@ -189,20 +189,20 @@ func choicesOf(service string, contents []source.Content, hasBase bool, now time
 		if !has {
 			continue
 		}
-		offered := typeChoices{Words: t.Words}
-		offer := func(what, words string, more url.Values) {
+		chosen := typeChoices{Words: t.Words}
+		add := func(what, words string, more url.Values) {
 			q := url.Values{"what": {what}, "service": {service}, "type": {t.Name}}
 			for name, v := range more {
 				q[name] = v
 			}
-			offered.Links = append(offered.Links, link{words, "/compare?" + q.Encode()})
+			chosen.Links = append(chosen.Links, link{words, "/compare?" + q.Encode()})
 		}
 		if hasBase {
-			offer("directories", "against the base directory", nil)
+			add("directories", "against the base directory", nil)
 		}
 		for i := max(1, len(versions)-listedVersions); i < len(versions); i++ {
 			before, after := versions[i-1], versions[i]
-			offer(
+			add(
 				"versions", fmt.Sprintf("version %s against %s", format.Clean(after, 80), format.Clean(before, 80)),
 				url.Values{"aversion": {before}, "bversion": {after}},
 			)
@@ -210,19 +210,20 @@ func choicesOf(service string, contents []source.Content, hasBase bool, now time
 		unknown := to.IsZero()
 		for _, r := range recentTimes {
 			if unknown || now.Sub(to) < recently && now.Add(-r.begin).After(from) {
-				offer("times", r.words, r.of)
+				add("times", r.words, r.of)
 			}
 		}
 		if !unknown && several > 1 && to.After(from) {
 			middle := from.Add(to.Sub(from) / 2)
-			offer("times", fmt.Sprintf("the half from %s against the half before", format.Clock(middle)), url.Values{
-				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)}, "bto": {stamp(to.Add(time.Millisecond))}, // a profile of a moment is in it, too
+			add("times", fmt.Sprintf("the half from %s against the half before", format.Clock(middle)), url.Values{
+				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)},
+				"bto": {stamp(to.Add(time.Millisecond))}, // which includes a profile of that moment
 			})
 		}
-		all = append(all, offered)
+		all = append(all, chosen)
 	}
 	return all
 }
 
-// stamp is a time in an address.
+// stamp formats a time for an address.
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }

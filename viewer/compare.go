@@ -22,7 +22,7 @@ import (
 	"spanflame/profiles"
 )
 
-// comparison is two selections: what is looked at, and what it is compared with.
+// comparison is two selections: before (a) and after (b).
 type comparison struct {
 	What string // spans, times, versions or directories
 	Type profileType
@@ -46,10 +46,10 @@ func (c comparison) title() string {
 	return fmt.Sprintf("%s of %s %s against %s", c.Type.Words, c.service, c.b.words(), c.a.words())
 }
 
-// spanOf is the span of TRACE/SPAN.
+// spanOf returns the name of the span of TRACE/SPAN.
 func spanOf(id string) string { return "span " + id[strings.LastIndexByte(id, '/')+1:] }
 
-// comparisonParameters are those of the page Compare.
+// comparisonParameters are the parameters of the page Compare.
 var comparisonParameters = []string{"what", "type", "a", "b", "service", "afrom", "ato", "alast", "bfrom", "bto", "blast", "aversion", "bversion"}
 
 func (s *server) parseComparison(q url.Values) (comparison, error) {
@@ -94,7 +94,7 @@ func (s *server) parseComparison(q url.Values) (comparison, error) {
 	return c, nil
 }
 
-// complete tells whether all is said that a comparison needs.
+// complete reports whether the comparison has both its sides.
 func (c comparison) complete() bool {
 	switch c.What {
 	case "spans":
@@ -107,7 +107,7 @@ func (c comparison) complete() bool {
 	return c.service != ""
 }
 
-// wanted says what a comparison needs that is not complete.
+// wanted says what is missing from a comparison that is not complete.
 func (c comparison) wanted() string {
 	switch {
 	case c.What == "spans" && c.spanA == "" && c.spanB == "":
@@ -124,8 +124,8 @@ func (c comparison) wanted() string {
 	return "Say at least one of the times."
 }
 
-// comparisonPair reads both sides, scaled so that they can be compared: the mean of a window, or of a slow
-// request, for times and directories, which may have different numbers of them; a span as it is.
+// comparisonPair reads both sides, scaled so that they can be compared: a span as it is; of times, versions and directories
+// the mean of a window or of a slow request, as their numbers may differ.
 func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *profile.Profile, err error) {
 	if !c.complete() {
 		return nil, nil, badRequest("%s", c.wanted())
@@ -149,13 +149,13 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 	return p, base, err
 }
 
-// missingProfile says which side of a comparison has no profile.
+// missingProfile is an error that says which side of a comparison has no profile.
 type missingProfile struct{ says string }
 
 func (m missingProfile) Error() string { return m.says }
 func (missingProfile) Unwrap() error   { return profiles.ErrNone }
 
-// missing says of the errors of both sides which of them have no profile; it is nil if both have one.
+// missing returns an error that says which sides have no profile, given the errors of reading them, or nil.
 func missing(t profileType, before, after error) error {
 	none := func(err error) bool { return errors.Is(err, profiles.ErrNone) }
 	what := fmt.Sprintf("no profile of the type %s.", t.Words)
@@ -170,7 +170,7 @@ func missing(t profileType, before, after error) error {
 	return before
 }
 
-// sides are the selections of a comparison that is not of spans, and where that of before is.
+// sides returns the selections of a comparison that is not of spans, and the source of the side before.
 func (s *server) sides(c comparison) (before source.Source, a, b source.Selection) {
 	before = s.source
 	if c.What == "directories" {
@@ -191,7 +191,7 @@ func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*p
 	return s.source.Profile(ctx, source.OfSpan(sp, t))
 }
 
-// spanAt is the span that TRACE/SPAN means.
+// spanAt returns the span at TRACE/SPAN.
 func (s *server) spanAt(ctx context.Context, id string) (traces.Span, error) {
 	trace, span, _ := strings.Cut(strings.ToLower(id), "/")
 	spans, err := s.source.Trace(ctx, trace)
@@ -205,8 +205,8 @@ func (s *server) spanAt(ctx context.Context, id string) (traces.Span, error) {
 	return sp, nil
 }
 
-// mean is a selection's profile as the mean of one of its windows, or of its requests where it is of these; as it
-// is where nothing is known of them.
+// mean returns a selection's profile as the mean of its windows or, of wall-clock profiles, of its requests. It returns the
+// sum if their number is not known.
 func mean(ctx context.Context, from source.Source, sel source.Selection) (*profile.Profile, error) {
 	p, err := from.Profile(ctx, sel)
 	if err != nil || source.Level(sel.Type) {
@@ -222,8 +222,8 @@ func mean(ctx context.Context, from source.Source, sel source.Selection) (*profi
 	return p, err
 }
 
-// meanRequest scales a wall-clock profile to the mean of its requests. Where samples do not tell of which request they
-// are, it takes as long as the requests that were recorded took on average: the profile of a request has all of its time.
+// meanRequest scales a wall-clock profile to the mean of its requests. If samples do not have the IDs of their requests, it
+// is as long as the recorded requests took on average: the profile of a request has all of its time.
 func meanRequest(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) error {
 	if n := len(spansIn(p)); n > 0 {
 		p.Scale(1 / float64(n))
@@ -248,7 +248,7 @@ func meanRequest(ctx context.Context, from source.Source, sel source.Selection, 
 	return nil
 }
 
-// spansIn are the spans that samples tell of.
+// spansIn returns the IDs of spans that samples have.
 func spansIn(p *profile.Profile) map[string]bool {
 	ids := make(map[string]bool)
 	for _, sample := range p.Sample {
@@ -259,27 +259,27 @@ func spansIn(p *profile.Profile) map[string]bool {
 	return ids
 }
 
-// comparePage is what the page Compare shows.
+// comparePage is the data of the page Compare.
 type comparePage struct {
 	head
 	C          comparison
 	Query      map[string]string
 	Types      []profileType
-	SpanTypes  []profileType // those that spans have
+	SpanTypes  []profileType // of spans
 	Services   []string
 	HasBase    bool
-	Choices    *choices // where not all is said
-	Why        string   // there is no result
+	Choices    *choices // if the comparison is not complete
+	Why        string   // why there is no result
 	Result     *comparisonResult
 	Difference *flame.Graph
 	Pprof      string
 }
 
-// comparisonResult is what a comparison found.
+// comparisonResult is the result of a comparison.
 type comparisonResult struct {
 	Before, After string   // totals
-	Spans         []link   // before and after, if it is of spans
-	Verdict       *verdict // unless it is of spans
+	Spans         []link   // before and after, of a comparison of spans
+	Verdict       *verdict // of any other comparison
 	difference
 }
 
@@ -338,7 +338,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "compare.html", page)
 }
 
-// comparison compares, or returns what it found a moment ago for the same parameters.
+// comparison returns the result of a comparison, from the cache if it is there.
 func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*comparisonResult, error) {
 	key := fmt.Sprintf("compare %q", q)
 	if found, ok := s.compared.get(key); ok {
@@ -369,7 +369,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 			before, a, b := s.sides(c)
 			v, err := testChanges(ctx, before, s.source, a, b)
 			if err != nil {
-				v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is good without it
+				v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is shown without it
 			}
 			found.Verdict = &v
 		}
@@ -380,5 +380,5 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 	})
 }
 
-// sum is a profile's total, without the time of other goroutines that worked for a span.
+// sum returns a profile's total, without the time of other goroutines that worked for a span.
 func sum(p *profile.Profile, value int) int64 { return profiles.Total(p, value, profiles.OwnTime) }

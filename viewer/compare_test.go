@@ -67,7 +67,7 @@ func TestCompare(t *testing.T) {
 		{url.Values{"what": {"times"}, "service": {"storefront"}, "type": {"memory"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
 			[]string{"&#43;3 MiB", "main.leak"}},
 		{url.Values{"what": {"times"}, "service": {"storefront"}, "ato": {"2026-01-02T15:04:10Z"}, "bfrom": {"2026-01-02T15:04:51Z"}},
-			[]string{"before <b>600 ms</b> · after <b>150 ms</b>", "the mean of one slow request"}},
+			[]string{"before <b>600 ms</b> · after <b>150 ms</b>", "the mean of its slow requests"}},
 		{url.Values{"what": {"directories"}, "service": {"storefront"}, "type": {"cpu"}},
 			[]string{"before <b>10 ms</b> · after <b>170 ms</b>", "main.before", "main.elsewhere"}},
 	} {
@@ -179,7 +179,7 @@ func TestCompareTellsAChangeFromChance(t *testing.T) {
 	middle := fixture.Began.Add(120 * time.Second).Format(time.RFC3339)
 	q := url.Values{"what": {"times"}, "type": {"cpu"}, "service": {"storefront"}, "ato": {middle}, "bfrom": {middle}}
 	got := page(t, h, "/compare?"+q.Encode())
-	shows(t, got, "per second: 8 windows before, 8 after", "not more than chance")
+	shows(t, got, "per second: 8 windows before, 8 after", "A change of ~ is not significant")
 	for name, want := range map[string]string{"main.slow": "+50", "main.same": "~"} {
 		if row := rowOf(got, name); !strings.Contains(strings.ReplaceAll(row, "&#43;", "+"), want) {
 			t.Errorf("%s: %q, want %s", name, row, want)
@@ -187,7 +187,7 @@ func TestCompareTellsAChangeFromChance(t *testing.T) {
 	}
 
 	q.Set("ato", fixture.Began.Add(15*time.Second).Format(time.RFC3339))
-	shows(t, page(t, h, "/compare?"+q.Encode()), "1 window before, 8 after", "is unknown: that takes four windows a side", "main.slow")
+	shows(t, page(t, h, "/compare?"+q.Encode()), "1 window before, 8 after", "Not tested for significance, which needs four windows on each side", "main.slow")
 }
 
 // rowOf is the first line of a table that has a function.

@@ -13,10 +13,10 @@ import (
 	"spanflame/viewer/source"
 )
 
-// sendFile sends a selection's profile as a file that is named so, without its ending.
+// sendFile sends a selection's profile as a file. The name is without its ending; none is the answer if there is no profile.
 func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel source.Selection, name, none string) error {
 	b, err := once(r.Context(), s, fmt.Sprintf("download %q", sel), func(ctx context.Context) ([]byte, error) {
-		p, err := s.source.Profile(ctx, sel) // of its own: writing a profile changes it
+		p, err := s.source.Profile(ctx, sel) // not the shared one: writing a profile changes it
 		if err != nil {
 			return nil, err
 		}
@@ -32,7 +32,7 @@ func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel source.Sel
 	}
 	w.Header().Set("Content-Type", "application/vnd.google.protobuf+gzip")
 	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.pb.gz"`, name))
-	_, _ = w.Write(b) // who does not want it any more need not have it
+	_, _ = w.Write(b) // a client that is gone need not have it
 	return nil
 }
 
@@ -50,7 +50,7 @@ func (s *server) download(w http.ResponseWriter, r *http.Request) error {
 	return s.sendFile(w, r, sel, sp.ID+"-"+t.Name, "The span has no such profile.")
 }
 
-// quoteShell quotes an argument for a POSIX shell, so that a command line can be copied as it is shown.
+// quoteShell quotes an argument for a POSIX shell, so that a command line can be copied as shown.
 func quoteShell(s string) string {
 	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./=:%@+,") == "" {
 		return s
@@ -58,8 +58,8 @@ func quoteShell(s string) string {
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
-// arguments are files for a shell; not ok where there are none, more than anybody types, or one whose name would
-// deceive the eye.
+// arguments returns files as arguments for a shell. It is not ok if there are none, too many to type, or one whose name
+// would deceive the eye.
 func arguments(files []string) (list string, ok bool) {
 	if len(files) > listedWindows {
 		return "", false

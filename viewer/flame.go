@@ -8,7 +8,8 @@ import (
 	"spanflame/profiles"
 )
 
-// side is a profile's own time, scaled, which is its default sample type. It is not ok if the profile has no values.
+// side returns a profile's default sample type, scaled, without the time of other goroutines. It is not ok if the profile
+// has no values.
 func side(p *profile.Profile, scale float64) (s flame.Side, ok bool) {
 	s = flame.Side{Profile: p, Value: profiles.DefaultSampleIndex(p), Keep: profiles.OwnTime, Scale: scale}
 	return s, s.Value >= 0
@@ -35,7 +36,7 @@ func newOthers(p *profile.Profile) flame.Graph {
 	return flame.NewOthers(s)
 }
 
-// difference is what differs between two profiles.
+// difference is the difference of two profiles.
 type difference struct {
 	Changes []flame.Change
 	tree    *flame.Difference

@@ -18,15 +18,15 @@ import (
 	"spanflame/profiles"
 )
 
-// Bounds of the page of slow traces.
+// Limits of the page of slow traces.
 const (
 	listedTraces    = 50
-	diagnoseTime    = 2 * time.Second // for all of a page's diagnoses; the rest is there the next time
+	diagnoseTime    = 2 * time.Second // for all diagnoses of a page; the others are shown the next time
 	diagnosedAtOnce = 2               // at the same time
 	settleTime      = 30 * time.Second
 )
 
-// slowTracesPage is what the page of slow traces shows.
+// slowTracesPage is the data of the page of slow traces.
 type slowTracesPage struct {
 	head
 	Service, Name, Min string
@@ -43,10 +43,10 @@ type listedTrace struct {
 	Started       time.Time
 	Duration      string
 	Width         string // of the bar, in percent
-	Spans         string // how many, in words
+	Spans         string // their number, in words
 	Errors        int
 	Diagnosis     string
-	Why           string // there is none
+	Why           string // why there is none
 }
 
 func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
@@ -96,7 +96,7 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 			if d, l.Why = s.diagnose(ctx, t.TraceID); d.of(t) {
 				l.Diagnosis = d.rest
 			} else {
-				l.Diagnosis = d.sentence
+				l.Diagnosis = d.text
 			}
 			return nil
 		})
@@ -105,26 +105,25 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "traces.html", page)
 }
 
-// diagnosis says in one line where the time of a span went.
+// diagnosis is one line that says where the time of a span went.
 type diagnosis struct {
-	name     string        // of the span
-	took     time.Duration // likewise
-	sentence string        // empty where there is none
-	rest     string        // it without the span's duration and name
+	name string        // of the span
+	took time.Duration // of the span
+	text string        // empty if there is none
+	rest string        // the text without the span's duration and name
 }
 
-// of tells whether the trace's duration and name are those that the sentence begins with, which tells the
-// duration in milliseconds.
+// of reports whether the diagnosis begins with the duration, in milliseconds, and the name of the trace.
 func (d diagnosis) of(t source.Summary) bool {
 	return d.name == t.Name && (d.took-t.Duration).Abs() <= time.Millisecond
 }
 
-// diagnose says where the time of a trace's slowest request went, or why that cannot be said.
+// diagnose returns the diagnosis of a trace's slowest request, or why there is none.
 func (s *server) diagnose(ctx context.Context, traceID string) (d diagnosis, why string) {
 	if d, ok := s.diagnoses.get(traceID); ok {
 		return d, ""
 	}
-	const later = "not looked at yet: load the page again, or open the trace"
+	const later = "not read yet: load the page again, or open the trace"
 	if ctx.Err() != nil {
 		return d, later
 	}
@@ -147,27 +146,27 @@ func (s *server) diagnose(ctx context.Context, traceID string) (d diagnosis, why
 	return d, ""
 }
 
-// diagnoseSpan diagnoses a span by its wall-clock profile: in the words of its agent where they were saved with
-// it, which knows more.
+// diagnoseSpan returns the diagnosis of a span: the one that its agent, which knows more, saved with the wall-clock profile,
+// or one that is made from the profile.
 func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis, error) {
 	p, err := s.load(ctx, s.source, source.OfSpan(span, record.Wall))
 	if err != nil {
 		return diagnosis{}, err
 	}
-	sentence := cmp.Or(profiles.SavedDiagnosis(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
-	if sentence == "" {
+	text := cmp.Or(profiles.SavedDiagnosis(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
+	if text == "" {
 		return diagnosis{}, profiles.ErrNone
 	}
-	d := diagnosis{name: span.Name, took: span.Duration(), sentence: format.Clean(sentence, 400)}
-	d.rest = d.sentence
-	if _, rest, ok := strings.Cut(sentence, " "+span.Name+": "); ok {
+	d := diagnosis{name: span.Name, took: span.Duration(), text: format.Clean(text, 400)}
+	d.rest = d.text
+	if _, rest, ok := strings.Cut(text, " "+span.Name+": "); ok {
 		d.rest = format.Clean(rest, 400)
 	}
 	return d, nil
 }
 
-// mainSpan is the span that a trace's page opens with: the longest that enters a service and has a profile,
-// else the longest that has one.
+// mainSpan returns the span whose flame graph a trace's page shows first: the longest with a profile that enters a service,
+// or else the longest with a profile.
 func mainSpan(spans []traces.Span) (traces.Span, bool) {
 	byID := index(spans)
 	var best traces.Span

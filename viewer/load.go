@@ -12,7 +12,7 @@ import (
 	"spanflame/profiles"
 )
 
-// load returns a profile, which is shared and must not be changed. What is asked for by many at once is read
+// load returns a profile, which is shared and must not be changed. A profile that many ask for at the same time is read
 // once.
 func (s *server) load(ctx context.Context, from source.Source, sel source.Selection) (*profile.Profile, error) {
 	slices.Sort(sel.SpanIDs)
@@ -35,14 +35,14 @@ func (s *server) load(ctx context.Context, from source.Source, sel source.Select
 	})
 }
 
-// light tells whether a profile is small enough to be kept.
+// light reports whether a profile is small enough to be kept.
 func light(p *profile.Profile) bool { return len(p.Sample) <= keptSamples }
 
-// once does heavy work once for all who ask for it at the same time. It goes on when the one who asked first
-// goes away, within the time of a request.
+// once does expensive work once for all who ask for it at the same time. It continues if the first of them goes away, within
+// the time of a request.
 func once[T any](ctx context.Context, s *server, key string, do func(context.Context) (T, error)) (T, error) {
 	done := s.loading.DoChan(key, func() (result any, err error) {
-		// A profile comes from elsewhere: what pprof makes of it must not end the process.
+		// A profile comes from elsewhere: a panic in reading it must not end the process.
 		defer func() {
 			if p := recover(); p != nil {
 				err = fmt.Errorf("%v", p)

@@ -19,17 +19,17 @@ import (
 	"spanflame/profiles"
 )
 
-// plotted is how many points a plot has at most.
+// plotted limits the points of a plot.
 const plotted = 120
 
-// memoryPage is the memory of one service over time.
+// memoryPage is the data of the page Memory.
 type memoryPage struct {
 	head
 	ofService
 	Instance    string // whose memory it is
 	First, Last string
 	From, To    time.Time
-	Growth      string // an hour
+	Growth      string // per hour
 	Plot        string
 	Points      []point // the plot in numbers
 	Leaks       leakVerdict
@@ -58,7 +58,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if page.Service == "" {
-		page.Why = "There are no profiles yet: a service with the agent captures its memory once a window."
+		page.Why = "There are no profiles yet: an agent captures memory once in each window."
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	points, err := s.memoryPoints(r.Context(), page.Service, page.Period)
@@ -110,7 +110,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		return findLeaks(ctx, s.source, sel)
 	})
 	if err != nil {
-		page.Leaks.Notes = append(page.Leaks.Notes, format.Clean(err.Error(), 400)) // the page is good without it
+		page.Leaks.Notes = append(page.Leaks.Notes, format.Clean(err.Error(), 400)) // the page is shown without it
 	}
 	return s.render(w, http.StatusOK, "memory.html", page)
 }
@@ -129,7 +129,7 @@ func (s *server) memoryPoints(ctx context.Context, service string, p period) ([]
 	})
 }
 
-// memoryPair is the memory in use in two windows, the later one against the earlier.
+// memoryPair reads the memory in use in two windows, a later one and an earlier one.
 func (s *server) memoryPair(ctx context.Context, q url.Values) (p, base *profile.Profile, err error) {
 	a, err := parsePeriod(q, "a", time.Time{})
 	if err != nil {
@@ -151,7 +151,7 @@ func (s *server) memoryPair(ctx context.Context, q url.Values) (p, base *profile
 	return inuse(p), inuse(base), err
 }
 
-// inuse makes the memory in use the value that is shown first.
+// inuse makes the memory in use the default sample type.
 func inuse(p *profile.Profile) *profile.Profile {
 	if p != nil {
 		p.DefaultSampleType = "inuse_space"
@@ -184,18 +184,17 @@ func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	// The drawing has style attributes; as a page of its own it could do nothing else.
+	// The drawing has style attributes. Opened as a page, it can do nothing else.
 	w.Header().Set("Content-Security-Policy", "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'")
 	w.Header().Set("Content-Type", "image/svg+xml")
-	_, _ = w.Write(svg) // who does not want it any more need not have it
+	_, _ = w.Write(svg) // a client that is gone need not have it
 	return nil
 }
 
-// plotThemes are the colors of the plot, by the names of their addresses.
+// plotThemes are the colors of the plot, by their names in addresses.
 var plotThemes = map[string]string{"": charts.ThemeLight, "dark": charts.ThemeDark}
 
-// plot draws the points as a line, at the same distance from each other: their windows are. The page's own
-// background is behind it.
+// plot draws the points as a line, at equal distances, as those of their windows are. The background is that of the page.
 func plot(points []source.MemoryPoint, theme string) ([]byte, error) {
 	values := make([]float64, len(points))
 	labels := make([]string, len(points))

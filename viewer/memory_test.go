@@ -15,8 +15,8 @@ import (
 func TestMemory(t *testing.T) {
 	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
 	got := page(t, h, "/memory")
-	shows(t, got, "Memory of", "10 MiB", "13 MiB", "240 MiB an hour", "&#43;3 MiB", "main.leak", "/memory/plot.svg?service=storefront")
-	if _, table, _ := strings.Cut(got, "Where it differs most"); strings.Contains(table, "main.steady") {
+	shows(t, got, "Memory of", "10 MiB", "13 MiB", "240 MiB per hour", "&#43;3 MiB", "main.leak", "/memory/plot.svg?service=storefront")
+	if _, table, _ := strings.Cut(got, "Largest differences"); strings.Contains(table, "main.steady") {
 		t.Error("what did not grow is in the table")
 	}
 	shows(t, got, `class="more" href="/memory?service=storefront&amp;frame=`, `aria-label="main.leak: before 0 B, after 3 MiB, &#43;3 MiB"`,
@@ -77,7 +77,7 @@ func TestMemoryNamesTheLeak(t *testing.T) {
 		t.Errorf("what did not grow is suspected:\n%s", suspects)
 	}
 
-	shows(t, page(t, h, "/memory?service=storefront&to="+fixture.Began.Add(time.Minute).Format(time.RFC3339)), "No stack grows as a leak does.")
+	shows(t, page(t, h, "/memory?service=storefront&to="+fixture.Began.Add(time.Minute).Format(time.RFC3339)), "No stack grows like a leak.")
 }
 
 // TestMemorySaysWhatMayBeChance has a stack that grew in 12 of 15 steps.
@@ -93,8 +93,8 @@ func TestMemorySaysWhatMayBeChance(t *testing.T) {
 			fixture.Sample("main.main;main.hold", held, ""))
 	}
 	memory := page(t, pages(t, open(t, d.Dir), Options{}), "/memory?service=storefront")
-	shows(t, memory, "No stack grows as a leak does.", "Perhaps by chance: more profiles will tell")
-	if _, after, _ := strings.Cut(memory, "Perhaps by chance"); !strings.Contains(after, "main.hold") || strings.Contains(rowOf(after, "main.hold"), "num more") {
+	shows(t, memory, "No stack grows like a leak.", "Inconclusive: needs more profiles")
+	if _, after, _ := strings.Cut(memory, "Inconclusive"); !strings.Contains(after, "main.hold") || strings.Contains(rowOf(after, "main.hold"), "num more") {
 		t.Errorf("what may be chance is not where it is said:\n%s", memory)
 	}
 }

@@ -21,20 +21,20 @@ import (
 	"spanflame/profiles"
 )
 
-// Bounds of the pages by span name.
+// Limits of the pages by span name.
 const (
-	capturedSpans = 5_000 // that are looked at
+	capturedSpans = 5_000 // that are searched
 	mergedSpans   = 500   // whose profiles are read
 	listedNames   = 200
 	listedSlowest = 20
-	fewSpans      = 300 // below which the slowest tenth is taken: a hundredth would be one or two spans
+	fewSpans      = 300 // below which the slow part is a tenth: a hundredth would be one or two spans
 )
 
-// namesPage lists the names of the spans that have profiles.
+// namesPage is the data of the page of span names.
 type namesPage struct {
 	head
 	Period period
-	Slow   string // how long a request has to take
+	Slow   string // the least duration of a recorded request
 	Names  []listedName
 }
 
@@ -67,7 +67,7 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "names.html", page)
 }
 
-// byName is the names of spans, those of the slowest first; their pages are of the time in q.
+// byName returns the names of spans, that of the slowest first, with pages of the time range in q.
 func byName(spans []traces.Span, q url.Values) []listedName {
 	type key struct{ service, name string }
 	took := make(map[key][]time.Duration)
@@ -94,20 +94,20 @@ func byName(spans []traces.Span, q url.Values) []listedName {
 	return names
 }
 
-// quantile of sorted values: the smallest that as many are not above.
+// quantile returns a quantile of sorted values: the smallest value that at least this share of them does not exceed.
 func quantile(sorted []time.Duration, q float64) time.Duration {
 	i := int(math.Ceil(q*float64(len(sorted)))) - 1
 	return sorted[min(max(i, 0), len(sorted)-1)]
 }
 
-// namePage is all captured spans of one name.
+// namePage is the data of the page of one span name.
 type namePage struct {
 	head
 	Service, Name          string
 	Count, Merged          int
 	Median, P90, P99       string
 	Slowest                []listedTrace
-	Part                   string // which flame graph is shown
+	Part                   string // whose flame graph is shown
 	Parts                  []part
 	Flame, Others          flame.Graph
 	Pprof                  string
@@ -120,14 +120,14 @@ type namePage struct {
 	Why                    string
 }
 
-// bucket is a part of the spans of one name, by how long they took.
+// bucket is the spans of one name, divided by their duration.
 type bucket struct {
 	sorted            []traces.Span // slowest first
-	all, slow, median []traces.Span // likewise; at most mergedSpans each
-	words             string        // what slow is
+	all, slow, median []traces.Span // slowest first, at most mergedSpans each
+	words             string        // for slow
 }
 
-// buckets divides spans by latency. The median bucket is the fifth of the spans around the median.
+// buckets divides spans by their duration. Around the median is a fifth of them.
 func buckets(spans []traces.Span) bucket {
 	sorted := slices.Clone(spans)
 	slices.SortFunc(sorted, func(a, b traces.Span) int {
@@ -147,7 +147,7 @@ func buckets(spans []traces.Span) bucket {
 	return b
 }
 
-// selection is the wall-clock profiles of spans.
+// selection selects the wall-clock profiles of spans.
 func selection(service string, spans []traces.Span) source.Selection {
 	sel := source.Selection{Service: service, Type: record.Wall, SpanIDs: make([]string, 0, len(spans))}
 	for _, sp := range spans {
@@ -253,7 +253,7 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "name.html", page)
 }
 
-// bucketsOf are the spans of the service and name in q.
+// bucketsOf returns the spans of the service and name in q.
 func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 	if q.Get("name") == "" || q.Get("service") == "" {
 		return bucket{}, badRequest("Say which spans: service=…&name=…")
@@ -275,8 +275,8 @@ func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 	return buckets(spans), nil
 }
 
-// namePair is the profile of a part of the spans of one name, or the slowest of them against the median, each
-// as the mean of one span.
+// namePair reads the profile of a part of the spans of one name, or those of the slowest spans and of the spans around the
+// median, each as the mean of a span.
 func (s *server) namePair(ctx context.Context, q url.Values) (p, base *profile.Profile, err error) {
 	b, err := s.bucketsOf(ctx, q)
 	if err != nil {

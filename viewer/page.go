@@ -13,7 +13,7 @@ import (
 	"spanflame/viewer/source"
 )
 
-// refusal is an answer other than a page.
+// refusal is an error that is answered with a status and a text.
 type refusal struct {
 	status int
 	says   string
@@ -25,20 +25,20 @@ func badRequest(format string, args ...any) error {
 	return refusal{http.StatusBadRequest, fmt.Sprintf(format, args...)}
 }
 
-// page answers with what show makes, or with a page that says why there is none. It makes a few pages at a time, so that
-// many readers take no more memory than these; the answer is sent when it is whole, and holds up nobody.
+// page answers with the page that show makes, or with one that says why there is none. A few pages are made at a time, so
+// that memory is limited however many are asked for. An answer is sent once it is whole, so slow clients delay nobody.
 func (s *server) page(show func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		answer := pprofui.NewAnswer(w.Header())
 		if s.makePage(answer, r, show); errors.Is(r.Context().Err(), context.Canceled) {
-			return // who asked has gone away
+			return // the client is gone
 		}
 		w.WriteHeader(answer.Status)
-		_, _ = w.Write(answer.Body.Bytes()) // who does not want it any more need not have it
+		_, _ = w.Write(answer.Body.Bytes()) // a client that is gone need not have it
 	}
 }
 
-// makePage makes a page when it is its turn.
+// makePage makes a page once fewer than the limit are being made.
 func (s *server) makePage(w *pprofui.Answer, r *http.Request, show func(http.ResponseWriter, *http.Request) error) {
 	var err error
 	select {
@@ -63,7 +63,7 @@ func (s *server) makePage(w *pprofui.Answer, r *http.Request, show func(http.Res
 		refused = refusal{http.StatusBadGateway, failed.Error()}
 	case errors.Is(err, context.DeadlineExceeded):
 		w.Header().Set("Retry-After", "5")
-		refused = refusal{http.StatusServiceUnavailable, "This took too long. Ask for less: a shorter time or one service; or try again in a moment."}
+		refused = refusal{http.StatusServiceUnavailable, "This took too long. Choose a shorter time range or a single service, or try again in a moment."}
 	default:
 		s.options.Log.Error("viewer: a page could not be made", "path", r.URL.Path, "error", err)
 		refused = refusal{http.StatusInternalServerError, err.Error()}
@@ -74,10 +74,10 @@ func (s *server) makePage(w *pprofui.Answer, r *http.Request, show func(http.Res
 	}
 }
 
-// head is what every page has.
+// head is the data that every page has.
 type head struct {
 	Title   string
-	Current string // which entry of the navigation
+	Current string // entry of the navigation
 }
 
 type errorPage struct {
@@ -85,7 +85,7 @@ type errorPage struct {
 	Says string
 }
 
-// render writes a page once it is known to be whole.
+// render writes a page, or nothing if its template fails.
 func (s *server) render(w http.ResponseWriter, status int, name string, data any) error {
 	var b bytes.Buffer
 	if err := s.pages.ExecuteTemplate(&b, name, data); err != nil {
@@ -93,7 +93,7 @@ func (s *server) render(w http.ResponseWriter, status int, name string, data any
 	}
 	w.Header().Set("Content-Type", "text/html; charset=utf-8")
 	w.WriteHeader(status)
-	_, _ = w.Write(b.Bytes()) // who does not want it any more need not have it
+	_, _ = w.Write(b.Bytes()) // a client that is gone need not have it
 	return nil
 }
 
@@ -112,7 +112,7 @@ func (s *server) asset(name, contentType string) http.HandlerFunc {
 
 type link struct{ Text, Path string }
 
-// part is a option of the spans of a name.
+// part is a tab of a page.
 type part struct {
 	link
 	Current bool

@@ -25,8 +25,7 @@ const (
 	typeCPU  = "cpu"
 )
 
-// profileTypes are those that can be chosen, by their names in addresses, in the order in which they are
-// offered.
+// profileTypes are the types of profiles, by their names in addresses, in the order in which they are shown.
 var profileTypes = []profileType{
 	{typeWall, record.Wall, "wall clock of slow requests"},
 	{typeCPU, record.CPU, "CPU"},
@@ -51,24 +50,24 @@ func parseType(name string) (profileType, error) {
 	return profileType{}, badRequest("There is no profile type %q: want wall, cpu, memory, mutex, block or goroutines.", name)
 }
 
-// ranges are the times that a form offers, as far back from now.
+// ranges are the time ranges of a form, by how long ago they start.
 var ranges = []option{
 	{"15m", "last 15 minutes"}, {"1h", "last hour"}, {"6h", "last 6 hours"}, {"24h", "last 24 hours"}, {"168h", "last 7 days"}, {"", "any time"},
 }
 
-// option is one of a list.
+// option is an option of a list in a form.
 type option struct{ Value, Words string }
 
-// span of time: zero From is as far back as there is something.
+// period is a time range. A zero time does not restrict.
 type period struct {
-	Last, From, To string // as they were asked for
+	Last, From, To string // as given in the address
 	from, to       time.Time
 }
 
-// Ranges are what the form offers beside the time that was asked for.
+// Ranges returns the time ranges of the form.
 func (period) Ranges() []option { return ranges }
 
-// words is a time for a reader, who knows that it is in UTC.
+// words describes the time range, in UTC.
 func (p period) words() string {
 	switch {
 	case p.from.IsZero() && p.to.IsZero():
@@ -81,10 +80,10 @@ func (p period) words() string {
 	return "from " + format.Clock(p.from) + " to " + format.Clock(p.to)
 }
 
-// longestAgo limits the time range that is asked for by its length.
+// longestAgo limits a time range that is given by its length.
 const longestAgo = 10 * 365 * 24 * time.Hour
 
-// parsePeriod reads last, or from and to.
+// parsePeriod parses last, or from and to.
 func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
 	p := period{Last: q.Get(prefix + "last"), From: q.Get(prefix + "from"), To: q.Get(prefix + "to")}
 	if p.Last != "" {
@@ -103,7 +102,7 @@ func parsePeriod(q url.Values, prefix string, now time.Time) (period, error) {
 		return p, badRequest("%sto: %v", prefix, err)
 	}
 	if !p.from.IsZero() && !p.to.IsZero() && p.to.Before(p.from) {
-		return p, badRequest("The time ends at %s, before it begins at %s.", p.To, p.From)
+		return p, badRequest("The time range ends at %s, before its start at %s.", p.To, p.From)
 	}
 	return p, nil
 }
@@ -116,7 +115,7 @@ func parseTime(v string, now time.Time) (time.Time, error) {
 	return profiles.ParseTime(v, now)
 }
 
-// parseMin reads a duration; a number without a unit is in milliseconds.
+// parseMin parses a duration; a number without a unit is in milliseconds.
 func parseMin(v string) (time.Duration, error) {
 	if v == "" {
 		return 0, nil
@@ -131,7 +130,7 @@ func parseMin(v string) (time.Duration, error) {
 	return d, nil
 }
 
-// parseFrame reads to which frame a flame graph is zoomed.
+// parseFrame parses the number of the frame to which a flame graph is zoomed.
 func parseFrame(q url.Values, name string) (int, error) {
 	v := q.Get(name)
 	if v == "" {
@@ -144,7 +143,7 @@ func parseFrame(q url.Values, name string) (int, error) {
 	return int(n), nil
 }
 
-// parseID reads an id of n hexadecimal digits.
+// parseID parses an ID of n hexadecimal digits.
 func parseID(v string, n int) (string, error) {
 	v = strings.ToLower(v)
 	if len(v) != n || strings.Trim(v, "0123456789abcdef") != "" {
@@ -153,10 +152,10 @@ func parseID(v string, n int) (string, error) {
 	return v, nil
 }
 
-// The lengths of ids in hexadecimal digits.
+// Lengths of IDs in hexadecimal digits.
 const traceDigits, spanDigits = 32, 16
 
-// parameters reads the parameters of a request: only those that are allowed, each once.
+// parameters returns the parameters of a request, all of which must be allowed and given once.
 func parameters(r *http.Request, allowed ...string) (url.Values, error) {
 	q, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
@@ -182,7 +181,7 @@ func allow(q url.Values, allowed ...string) error {
 	return nil
 }
 
-// A spec is the parameters of a flame graph as one element of a path: below it lie pprof's pages, which have
+// encodeSpec encodes the parameters of a flame graph as one element of a path. Below it are pprof's pages, which have
 // parameters of their own.
 func encodeSpec(q url.Values) string { return base64.RawURLEncoding.EncodeToString([]byte(q.Encode())) }
 
@@ -198,18 +197,18 @@ func decodeSpec(spec string) (url.Values, error) {
 	return q, nil
 }
 
-// ofService is the service and the time that a page is of, and the services that there are in that time.
+// ofService is the service and the time range of a page, and the services that have profiles in that range.
 type ofService struct {
-	Service  string // empty where there is none
+	Service  string // empty if there is none
 	Services []string
-	Period   period // that was asked for
+	Period   period // as given in the address
 	source   source.Source
 }
 
-// LeftOut says which profiles the page is without.
+// LeftOut describes the profiles that cannot be used.
 func (of ofService) LeftOut() string { return of.source.LeftOut() }
 
-// known is why a page is empty: because there is no such service, or else.
+// known returns why a page is empty: there is no such service, or otherwise.
 func (of ofService) known(otherwise string) string {
 	if slices.Contains(of.Services, of.Service) || len(of.Services) == 0 {
 		return otherwise
@@ -220,8 +219,8 @@ func (of ofService) known(otherwise string) string {
 	)
 }
 
-// chooseService takes service, last, from and to out of q. Where no service is named it is the one whose request was the
-// slowest, or the first that there is.
+// chooseService reads service, last, from and to from q. Without a service it chooses that of the slowest request, or the
+// first.
 func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time) (of ofService, err error) {
 	of.Service, of.source = q.Get("service"), s.source
 	if of.Period, err = parsePeriod(q, "", now); err != nil {
@@ -232,7 +231,7 @@ func (s *server) chooseService(ctx context.Context, q url.Values, now time.Time)
 	}
 	if of.Service == "" && len(of.Services) > 0 {
 		of.Service = of.Services[0]
-		// Without traces the first is as good as any.
+		// Without traces it is the first.
 		if found, err := s.source.Search(
 			ctx, source.Filter{From: of.Period.from, To: of.Period.to, Limit: 1},
 		); err == nil && len(found.Traces) > 0 && slices.Contains(of.Services, found.Traces[0].Service) {

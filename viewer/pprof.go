@@ -96,7 +96,7 @@ func (s *server) spanPprof(w http.ResponseWriter, r *http.Request) error {
 	})
 }
 
-// mount returns pprof's pages for what read reads, from memory where they were made a moment ago.
+// mount returns pprof's pages for the profiles that read returns, from the cache if they are there.
 func (s *server) mount(ctx context.Context, key string, read func(context.Context) (p, base *profile.Profile, err error)) (*pprofui.UI, error) {
 	if m, ok := s.mounts.get(key); ok {
 		return m, nil
@@ -119,7 +119,7 @@ func (s *server) mount(ctx context.Context, key string, read func(context.Contex
 	return m, err
 }
 
-// servePprof serves one of pprof's pages, as many at a time as there may be heavy work.
+// servePprof serves one of pprof's pages. It counts as expensive work, which is limited.
 func (s *server) servePprof(w http.ResponseWriter, r *http.Request, m *pprofui.UI, b pprofui.Bar) error {
 	select {
 	case s.heavy <- struct{}{}:

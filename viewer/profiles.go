@@ -19,18 +19,18 @@ import (
 	"spanflame/profiles"
 )
 
-// Bounds of the page of profiles.
+// Limits of the page of profiles.
 const (
-	usualTime     = time.Hour // the end of what there is, unless a time is asked for
+	usualTime     = time.Hour // shown unless a time range is given: the last there is
 	listedWindows = 60
 )
 
-// profilesPage is the profiles of one service, of one type, merged.
+// profilesPage is the data of the page of the profiles of a service: those of one type, merged.
 type profilesPage struct {
 	head
 	ofService
 	Version         string
-	Instance        string // the only one, empty for all
+	Instance        string // empty for all
 	Type            profileType
 	Types, Versions []part
 	From, To        time.Time // of the windows
@@ -43,13 +43,13 @@ type profilesPage struct {
 	Why             string
 }
 
-// listedWindow is a single window and the page of it alone.
+// listedWindow is a window with the address of its own page.
 type listedWindow struct {
 	Path, Length, Instance string
 	Started                time.Time
 }
 
-// profilesParameters are those of the page, and of its file.
+// profilesParameters are the parameters of the page and of its file.
 var profilesParameters = []string{"service", "version", "instance", "type", "last", "from", "to"}
 
 func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
@@ -68,7 +68,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if page.Service == "" {
-		page.Why = "There are no profiles yet. Start a service with the agent, or name a directory with files that end in .pb.gz."
+		page.Why = "There are no profiles yet. Start a service with the agent, or open a directory with files that end in .pb.gz."
 		return s.render(w, http.StatusOK, "profiles.html", page)
 	}
 	contents, err := s.contents(r.Context(), page.Service, page.Period)
@@ -87,21 +87,21 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		q.Set("from", shown.From)
 		q.Set("to", shown.To)
 	}
-	for _, offered := range choicesOf(page.Service, contents, s.options.Base != nil, now) {
-		if offered.Words == page.Type.Words {
-			page.Compare = offered.Links
+	for _, chosen := range choicesOf(page.Service, contents, s.options.Base != nil, now) {
+		if chosen.Words == page.Type.Words {
+			page.Compare = chosen.Links
 		}
 	}
 	err = s.mergeProfiles(r, &page, shown, q, zoom)
 	if errors.Is(err, profiles.ErrNone) {
-		page.Why = page.known("There is no such profile of this service and time. Choose another type above, or a longer time.")
+		page.Why = page.known("There is no such profile of this service and time range. Choose another type above, or a longer range.")
 	} else if err != nil {
 		return err
 	}
 	return s.render(w, http.StatusOK, "profiles.html", page)
 }
 
-// mergeProfiles fills the page with what was chosen, of the time that is shown.
+// mergeProfiles fills the page with the chosen profiles of the time range that is shown.
 func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period, q url.Values, zoom int) error {
 	ctx := r.Context()
 	sel := source.Selection{Service: page.Service, Instance: page.Instance, Version: page.Version, Type: page.Type.Type, From: shown.from, To: shown.to}
@@ -121,7 +121,7 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 	page.Flame, page.Others = newFlame(p, "/profiles?"+q.Encode()+"&frame=", zoom), newOthers(p)
 	page.Download = "/profiles.pb.gz?" + q.Encode()
 	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}
-	if of, ok := arguments(files); ok && (len(files) == 1 || !source.Level(sel.Type)) { // pprof adds up: the page has the mean of a gauge
+	if of, ok := arguments(files); ok && (len(files) == 1 || !source.Level(sel.Type)) { // pprof adds them up, and the page shows the mean of levels
 		page.Commands = append(page.Commands, "go tool pprof -http=:"+of)
 	}
 	spec := maps.Clone(q)
@@ -130,7 +130,7 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 	return nil
 }
 
-// chosenType is the type of a name, or the first that there is.
+// chosenType returns the type of a name or, without one, the first type that the service has.
 func chosenType(name string, contents []source.Content) (profileType, error) {
 	if name != "" {
 		return parseType(name)
@@ -144,16 +144,16 @@ func chosenType(name string, contents []source.Content) (profileType, error) {
 	return parseType(typeCPU)
 }
 
-// addTabs offers the types and the versions that there are.
+// addTabs adds the types and versions of the service.
 func (page *profilesPage) addTabs(q url.Values, contents []source.Content) {
-	offer := func(words, name, value string, current bool) part {
+	tab := func(words, name, value string, current bool) part {
 		of := maps.Clone(q)
 		of.Set(name, value)
 		return part{link{words, "/profiles?" + of.Encode()}, current}
 	}
 	for _, t := range profileTypes {
 		if t == page.Type || slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == t.Type }) {
-			page.Types = append(page.Types, offer(t.Words, "type", t.Name, t == page.Type))
+			page.Types = append(page.Types, tab(t.Words, "type", t.Name, t == page.Type))
 		}
 	}
 	var versions []string
@@ -165,13 +165,13 @@ func (page *profilesPage) addTabs(q url.Values, contents []source.Content) {
 	if len(versions) < 2 && page.Version == "" {
 		return
 	}
-	page.Versions = append(page.Versions, offer("all versions", "version", "", page.Version == ""))
+	page.Versions = append(page.Versions, tab("all versions", "version", "", page.Version == ""))
 	for _, v := range versions[max(0, len(versions)-listedVersions):] {
-		page.Versions = append(page.Versions, offer(format.Clean(v, 80), "version", v, v == page.Version))
+		page.Versions = append(page.Versions, tab(format.Clean(v, 80), "version", v, v == page.Version))
 	}
 }
 
-// lastPart is the end of what there is of a type, or of now where that is not known.
+// lastPart returns the last hour that has profiles of a type, or the last hour if that is not known.
 func lastPart(t profileType, version string, contents []source.Content, now time.Time) period {
 	to := time.Time{}
 	for _, c := range contents {
@@ -183,11 +183,11 @@ func lastPart(t profileType, version string, contents []source.Content, now time
 		to = now
 	}
 	from := to.Add(-usualTime)
-	to = to.Add(time.Millisecond) // a profile of a moment is in it, too
+	to = to.Add(time.Millisecond) // which includes a profile of that moment
 	return period{From: stamp(from), To: stamp(to), from: from, to: to}
 }
 
-// list lists windows.
+// list adds the windows to the page.
 func (page *profilesPage) list(q url.Values, windows []source.Window) {
 	page.Count = len(windows)
 	for i, win := range windows {
@@ -218,7 +218,7 @@ func (page *profilesPage) list(q url.Values, windows []source.Window) {
 	}
 }
 
-// profilesSelection is what the parameters of the page choose.
+// profilesSelection returns the selection of the parameters.
 func profilesSelection(q url.Values) (source.Selection, profileType, error) {
 	if err := allow(q, profilesParameters...); err != nil {
 		return source.Selection{}, profileType{}, err
@@ -247,10 +247,10 @@ func (s *server) profilesFile(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return s.sendFile(w, r, sel, t.Name, "There is no such profile of this service and time.")
+	return s.sendFile(w, r, sel, t.Name, "There is no such profile of this service and time range.")
 }
 
-// profilesPair is the profile of the page for pprof.
+// profilesPair reads the profile of the page.
 func (s *server) profilesPair(ctx context.Context, q url.Values) (p, base *profile.Profile, err error) {
 	sel, _, err := profilesSelection(q)
 	if err == nil {

@@ -81,7 +81,7 @@ func TestProfilesOfOthersAlone(t *testing.T) {
 	d := fixture.New(t)
 	d.Wall("shop", 0, time.Second, fixture.Sample(wallprofile.Others+";main.help", 9e8, "root"))
 	got := page(t, pages(t, open(t, d.Dir), Options{}), "/profiles?type=wall")
-	shows(t, got, "There is nothing to draw.", "Other goroutines worked 900 ms")
+	shows(t, got, "There are no samples.", "Other goroutines worked 900 ms")
 	if strings.Contains(got, "own goroutine") {
 		t.Error("the page speaks of a span's own goroutine")
 	}

@@ -10,16 +10,15 @@ import (
 	"time"
 )
 
-// Bounds of a connection.
+// Limits of a connection.
 const (
-	headerTime = 10 * time.Second // until a request's header is read
-	wholeTime  = time.Minute      // until the request is read, or the answer written
+	headerTime = 10 * time.Second // to read a request's header
+	wholeTime  = time.Minute      // to read a request, and to write an answer
 	idleTime   = 2 * time.Minute
-	stopTime   = 5 * time.Second // for pages that are being made at the end
+	stopTime   = 5 * time.Second // for the pages that are being made when serving ends
 )
 
-// Serve serves pages at a listener, which it closes, until ctx ends. What goes wrong with single connections is
-// logged.
+// Serve serves pages at a listener, which it closes, until ctx ends. It logs failures of single connections.
 func Serve(ctx context.Context, ln net.Listener, pages http.Handler, log *slog.Logger) error {
 	server := &http.Server{
 		Handler: pages, ReadHeaderTimeout: headerTime, ReadTimeout: wholeTime, WriteTimeout: wholeTime, IdleTimeout: idleTime,
@@ -36,7 +35,7 @@ func Serve(ctx context.Context, ln net.Listener, pages http.Handler, log *slog.L
 	defer cancel()
 	err := server.Shutdown(stopping)
 	if errors.Is(err, context.DeadlineExceeded) {
-		err = server.Close() // who still reads a page has to do without
+		err = server.Close() // pages that are still being sent are cut off
 	}
 	<-served
 	return err

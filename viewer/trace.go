@@ -25,22 +25,22 @@ import (
 	"spanflame/profiles"
 )
 
-// Bounds of the page of a trace.
+// Limits of the page of a trace.
 const (
 	shownSpans      = 500
 	shownAttributes = 100
 	shownEvents     = 50
 	shownText       = 2_000 // runes of an attribute's value
-	indents         = 12    // levels of the waterfall that are told apart by the eye
+	indents         = 12    // levels of the waterfall
 )
 
-// Thresholds that an agent has by default: below them a span has no wall-clock profile.
+// Default thresholds of an agent, below which a span has no wall-clock profile.
 const (
 	defaultSlowSpan  = 100 * time.Millisecond
 	defaultChildSpan = 10 * time.Millisecond
 )
 
-// tracePage is what the page of a trace shows.
+// tracePage is the data of the page of a trace.
 type tracePage struct {
 	head
 	TraceID, Service, Name, Duration string
@@ -50,7 +50,7 @@ type tracePage struct {
 	Errors                           int
 	Diagnosis                        string
 	Rows                             []row
-	Span                             *spanView // the one that is selected; nil where there is none
+	Span                             *spanView // the selected one; nil if there is none
 }
 
 // row is a span in the waterfall.
@@ -63,7 +63,7 @@ type row struct {
 	Selected, Error         bool
 	StatusMessage           string
 	Links                   []link
-	Why                     string // it has no flame graph
+	Why                     string // why it has no flame graph
 	Attributes, Resource    []pair
 	Events                  []event
 }
@@ -81,7 +81,7 @@ type spanView struct {
 	Type                        string
 	Types                       []link
 	Flame, Others               flame.Graph
-	Why                         string // it is empty
+	Why                         string // why it is empty
 	Pprof, Top, Graph           string
 	Download, Compare           string
 	Commands                    []string
@@ -112,12 +112,12 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 
 	selected, ok := mainSpan(spans)
 	if ok {
-		// What is known without asking any more; the page is good without it.
+		// The page is shown without it if there is none.
 		d, err := s.diagnoseSpan(r.Context(), selected)
 		if err != nil && !errors.Is(err, profiles.ErrNone) {
 			return err
 		}
-		page.Diagnosis = d.sentence
+		page.Diagnosis = d.text
 	}
 	if v := q.Get("span"); v != "" {
 		if v, err = parseID(v, spanDigits); err != nil {
@@ -141,7 +141,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "trace.html", page)
 }
 
-// spans are those of a trace that there is.
+// spans returns the spans of a trace, or a refusal if there is no such trace.
 func (s *server) spans(ctx context.Context, id string) ([]traces.Span, error) {
 	spans, err := s.source.Trace(ctx, id)
 	if err != nil {
@@ -171,14 +171,14 @@ func index(spans []traces.Span) map[string]traces.Span {
 	return byID
 }
 
-// rootOf is the span that a trace began with.
+// rootOf returns the span that a trace began with.
 func rootOf(spans []traces.Span, byID map[string]traces.Span) traces.Span {
 	for _, s := range spans {
 		if _, ok := byID[s.ParentID]; !ok {
 			return s
 		}
 	}
-	return spans[0] // a circle
+	return spans[0] // the parents form a circle
 }
 
 func bounds(spans []traces.Span) (start, end time.Time) {
@@ -194,8 +194,8 @@ func bounds(spans []traces.Span) (start, end time.Time) {
 	return start, end
 }
 
-// have says which of the marked spans have a wall-clock profile. It knows only where samples tell of which span
-// they are; spans that are not in the map are not known. It asks for no more than are shown.
+// have returns which of the marked spans have a wall-clock profile, if samples have the IDs of their spans: of spans that are
+// not in the map it is not known. It reads no more spans than are shown.
 func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool {
 	ids := make(map[string][]string) // by service
 	start, end := bounds(spans)
@@ -207,7 +207,7 @@ func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool 
 	have := make(map[string]bool)
 	for service, of := range ids {
 		if len(of) == 1 {
-			continue // its own flame graph says it better
+			continue // its flame graph, which is shown, says it
 		}
 		p, err := s.load(ctx, s.source, source.Selection{Service: service, Type: record.Wall, From: start, To: end, SpanIDs: of})
 		if err != nil {
@@ -279,7 +279,7 @@ func rows(
 	for _, s := range tops {
 		walk(s, 0)
 	}
-	for _, s := range spans { // what is in a circle has no top
+	for _, s := range spans { // spans whose parents form a circle are below no other
 		walk(s, 0)
 	}
 	return all, errs, services
@@ -301,8 +301,8 @@ func spanQuery(s traces.Span, typ string) string {
 	return TracePath(s.TraceID) + "?" + url.Values{"span": {s.ID}, "type": {typ}}.Encode() + "#flame"
 }
 
-// whyNot is the reason why a span has no flame graph, as far as it can be known from here. Requests are recorded
-// that take as long as slow.
+// whyNot returns why a span has no flame graph, as far as it is known. Requests are recorded that take at least as long as
+// slow.
 func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Time, slow time.Duration) string {
 	recorded := fmt.Sprintf("recorded (%s, unless the service sets it).", format.Duration(slow))
 	inside := around(s, byID)
@@ -311,27 +311,27 @@ func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Tim
 	case typ == typeCPU && !isEntry:
 		return "CPU samples carry the id of the span that entered the service." + inside
 	case !source.Marked(s) && s.Duration() < defaultChildSpan:
-		return "Shorter than 10 ms: so short a span has no flame graph of its own." + inside
+		return "Shorter than 10 ms: such a short span has no flame graph of its own." + inside
 	case !source.Marked(s):
 		return "The agent did not mark this span: its service does not run the agent, or wall-clock profiles are off." + inside
 	case now.Sub(s.End) < settleTime:
-		return "Not there yet: profiles are saved when their window ends. Load the page again in a moment." + inside
+		return "Not there yet: profiles are saved at the end of their window. Load the page again in a moment." + inside
 	case typ == typeCPU:
-		return "No CPU sample fell into this span. The profiler looks 100 times a second: the span used little of the CPU, or its profile was removed."
+		return "There is no CPU sample of this span. The profiler samples 100 times a second: the span used little CPU, or its profile was removed."
 	case isEntry && s.Duration() < slow:
-		return "Faster than a request has to be slow to be " + recorded
+		return "Faster than the least duration of a request that is " + recorded
 	case !isEntry && request(s, byID).Duration() < slow:
-		return "The request that it belongs to was not slow enough to be " + recorded
+		return "Its request was faster than the least duration of a request that is " + recorded
 	}
-	return "Unknown. The recording may have been over its budget, the trace lost, or the profile removed because of its age; " +
+	return "The reason is not known. Recording may have exceeded its budget, the trace may be lost, or the profile was removed because of its age; " +
 		"the service counts these in spanflame_wall_slow_spans_total." + inside
 }
 
-// around says which flame graph has the time of a span that has none: that of the nearest span around it in
-// its service. It is empty where there is none.
+// around says which flame graph has the time of a span without one: that of the nearest span around it in its service. It is
+// empty if there is none.
 func around(s traces.Span, byID map[string]traces.Span) string {
 	at := s
-	for range len(byID) { // a trace can be a circle
+	for range len(byID) { // the parents of spans can form a circle
 		up, ok := byID[at.ParentID]
 		if !ok || up.Service != s.Service {
 			return ""
@@ -344,7 +344,7 @@ func around(s traces.Span, byID map[string]traces.Span) string {
 	return ""
 }
 
-// request is the span by which the request that a span belongs to entered its service; in a circle it is any.
+// request returns the span by which the request of a span entered its service; in a circle it is any of them.
 func request(s traces.Span, byID map[string]traces.Span) traces.Span {
 	for range len(byID) {
 		if entry(s, byID) {
@@ -355,7 +355,7 @@ func request(s traces.Span, byID map[string]traces.Span) traces.Span {
 	return s
 }
 
-// span is the selected span with its flame graph, drawn here so that it needs no script.
+// span returns the selected span with its flame graph.
 func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Span, typ string, zoom int) (*spanView, error) {
 	typ = cmp.Or(typ, typeWall)
 	t, err := parseType(typ)
@@ -396,7 +396,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	return v, nil
 }
 
-// explore is the address of the trace in Grafana's Explore, with the span open.
+// explore returns the address of the trace in Grafana's Explore, with the span open.
 func (s *server) explore(sp traces.Span) string {
 	panes, err := json.Marshal(map[string]any{"trace": map[string]any{
 		"datasource": "tempo",
@@ -410,14 +410,14 @@ func (s *server) explore(sp traces.Span) string {
 		"panelsState": map[string]any{"trace": map[string]string{"spanId": sp.ID}},
 	}})
 	if err != nil {
-		return "" // strings always can be
+		return "" // strings can always be encoded
 	}
 	u := s.grafana.JoinPath("explore")
 	u.RawQuery = url.Values{"schemaVersion": {"1"}, "orgId": {"1"}, "panes": {string(panes)}}.Encode()
 	return u.String()
 }
 
-// spanOf reads which span's profile of which type a path means.
+// spanOf returns the span and the type of profile in a path.
 func (s *server) spanOf(r *http.Request, typ string) (traces.Span, profileType, error) {
 	id, err := parseID(r.PathValue("trace"), traceDigits)
 	if err != nil {

@@ -30,7 +30,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
 		`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`,
 		"Other goroutines worked 300 ms for it", "main.prefetch",
-		"Shorter than 10 ms: so short a span has no flame graph of its own. Its time is in the flame graph of the span around it, POST /checkout.",
+		"Shorter than 10 ms: such a short span has no flame graph of its own. Its time is in the flame graph of the span around it, POST /checkout.",
 		"go tool pprof -http=: http://localhost"+wallPath()+".pb.gz", "-tagfocus=span_id="+fixture.SpanID("root"),
 	)
 	shows(
@@ -47,7 +47,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	// Where there is none, a link leads to the reason.
 	shows(t, tr, `href="?span=`+fixture.SpanID("short")+`#flame"`)
 	none := page(t, h, rootPath()+"?span="+fixture.SpanID("inventory"))
-	shows(t, none, "There is none.", "Faster than a request has to be slow to be recorded")
+	shows(t, none, "There is none.", "Faster than the least duration of a request that is recorded")
 }
 
 func TestZoom(t *testing.T) {
@@ -144,15 +144,15 @@ func TestWhyNot(t *testing.T) {
 		span traces.Span
 		typ  string
 	}{
-		"Shorter than 10 ms: so short a span has no flame graph of its own. Its time is in the flame graph of the span around it, " +
+		"Shorter than 10 ms: such a short span has no flame graph of its own. Its time is in the flame graph of the span around it, " +
 			"name of slow.": {at("a", "slow", time.Millisecond, false), typeWall},
-		"The agent did not mark this span":              {at("b", "", time.Second, false), typeWall},
-		"Not there yet":                                 {late, typeWall},
-		"No CPU sample fell into this span":             {slow, typeCPU},
-		"CPU samples carry the id of the span":          {at("c", "slow", time.Second, true), typeCPU},
-		"Faster than a request has to be slow":          {fast, typeWall},
-		"The request that it belongs to was not slow":   {at("d", "fast", 40*time.Millisecond, true), typeWall},
-		"Unknown. The recording may have been over its": {slow, typeWall},
+		"The agent did not mark this span":       {at("b", "", time.Second, false), typeWall},
+		"Not there yet":                          {late, typeWall},
+		"There is no CPU sample of this span":    {slow, typeCPU},
+		"CPU samples carry the id of the span":   {at("c", "slow", time.Second, true), typeCPU},
+		"Faster than the least duration":         {fast, typeWall},
+		"Its request was faster than the least":  {at("d", "fast", 40*time.Millisecond, true), typeWall},
+		"The reason is not known. Recording may": {slow, typeWall},
 	} {
 		byID := index([]traces.Span{slow, fast, late, tt.span})
 		if got := whyNot(tt.span, tt.typ, byID, now, defaultSlowSpan); !strings.HasPrefix(got, want) {

@@ -13,34 +13,34 @@ import (
 	"spanflame/profiles/leaks"
 )
 
-// Bounds of what is judged with statistics.
+// Limits of statistics.
 const (
-	testedWindows = 240 // of a side or a series, evenly over its time
+	testedWindows = 240 // of a side or a series, evenly over its time range
 	testedRows    = 20
 )
 
-// metrics are the names that package compare has for the values that the pages show.
+// metrics are the names that package compare has for the sample types of the pages.
 var metrics = map[record.Type]string{
 	record.CPU: "cpu", record.Wall: "wall", record.Memory: "inuse_space", record.Goroutine: "goroutine",
 	record.Mutex: "mutex_delay", record.Block: "block_delay",
 }
 
-// verdict is what package compare says of two times or directories, as the page Compare shows it.
+// verdict is the result of package compare, as the page Compare shows it.
 type verdict struct {
 	Per           string // what the values were divided by
 	Before, After int    // windows
-	Tested        bool   // there are enough of them to tell a change from chance
+	Tested        bool   // there are enough windows to tell a change from chance
 	Rows          []verdictRow
 	Notes         []string
 }
 
-// verdictRow is a function on both sides, with what it called; the first row is all of them.
+// verdictRow is a function with what it called, on both sides. The first row is the total.
 type verdictRow struct {
 	Name, Before, After, Change, Q string
 	Significant, More              bool
 }
 
-// judge compares a type's windows of two selections.
+// testChanges compares the windows of two selections of a type.
 func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection) (verdict, error) {
 	report, err := compare.Compare(
 		ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows),
@@ -72,7 +72,7 @@ func testChanges(ctx context.Context, before, after source.Source, a, b source.S
 	return v, nil
 }
 
-// notes are made fit to be shown: they may name functions.
+// notes makes notes, which may name functions, fit to be shown.
 func notes(all []string) []string {
 	shown := make([]string, len(all))
 	for i, n := range all {
@@ -81,18 +81,18 @@ func notes(all []string) []string {
 	return shown
 }
 
-// leakVerdict is what package leaks says of a service's memory, as the page Memory shows it.
+// leakVerdict is the result of package leaks, as the page Memory shows it.
 type leakVerdict struct {
 	Suspects  []suspect
-	Undecided []suspect // too few profiles tell them from chance
+	Undecided []suspect // there are too few profiles to tell them from chance
 	Notes     []string
 }
 
-// suspect is a stack that grows as a leak does.
+// suspect is a stack that grows like a leak.
 type suspect struct {
 	Undecided          bool
 	Site, Instance     string
-	Rate, Low, High, Q string // bytes a minute, and the interval
+	Rate, Low, High, Q string // bytes per minute, and its interval
 	InUse, Grown       string
 	Began              time.Time
 }
@@ -116,7 +116,7 @@ func findLeaks(ctx context.Context, from source.Source, sel source.Selection) (l
 	}
 	v.Suspects, v.Undecided = rows(report.Suspects, false), rows(report.Undecided, true)
 	if grew := len(report.Dismissed); grew > 0 {
-		v.Notes = append(v.Notes, fmt.Sprintf("%d more stacks grew, but not as a leak does.", grew))
+		v.Notes = append(v.Notes, fmt.Sprintf("%d more stacks grew, but not like a leak.", grew))
 	}
 	return v, nil
 }

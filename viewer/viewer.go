@@ -1,10 +1,10 @@
-// Package viewer is web pages over saved traces and profiles: the slow traces, a trace with its spans, the
-// flame graph of exactly one span, all spans of a name, a service's profiles, two of anything compared, and
-// memory over time with the leaks that are suspected. The command `spanflame view` and the demo serve it.
+// Package viewer serves web pages of traces and profiles: the slow traces, a trace with its spans, the flame graph of
+// exactly one span, all spans of a name, the profiles of a service, comparisons, and memory over time with suspected leaks.
+// The command `spanflame view` and the demo serve it.
 //
-// It reads a [Source]: a directory that agents save to, any other with profiles, or Tempo and Pyroscope. It
-// writes nothing, answers GET and HEAD alone, takes no path from a request, and is meant for one team on loopback or
-// behind a proxy that knows its users: it has no accounts. It is no general viewer of traces, and it stores nothing.
+// It shows a source of package viewer/source. It writes nothing, answers only GET and HEAD, accepts no file path from a
+// request, and has no accounts: it is for one team, on loopback or behind a proxy that authenticates. It is not a general
+// viewer of traces, and it stores nothing.
 package viewer
 
 import (
@@ -32,7 +32,7 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// functions are what the templates call.
+// functions are the functions of the templates.
 var functions = template.FuncMap{
 	"clean": func(s string) string { return format.Clean(s, 160) },
 	"count": format.Count,
@@ -40,7 +40,7 @@ var functions = template.FuncMap{
 	"clock": format.Clock,
 }
 
-// Bounds of one request and of all.
+// Limits of one request and of all.
 const (
 	maxURL        = 8 << 10          // bytes
 	requestTime   = 20 * time.Second // of one request
@@ -49,28 +49,27 @@ const (
 	keptProfiles  = 16
 	keptSamples   = 200_000 // of a profile: a larger one is not kept
 	keptMounts    = 8
-	keptFor       = 30 * time.Second // a directory is being written to
+	keptFor       = 30 * time.Second // as directories are written to
 	keptDiagnoses = 10_000
 )
 
-// Options say how the pages are served. The zero value is for loopback.
+// Options configures the pages. The zero value is for loopback.
 type Options struct {
-	// Hosts are names and addresses, beside those of loopback, by which the pages may be asked for: a page
-	// of a stranger could otherwise read them through a name of its own that leads here.
+	// Hosts are the names and addresses, in addition to those of loopback, under which the pages are served. Requests for
+	// others are refused, as a foreign site could otherwise read the pages through a name that resolves to this machine.
 	Hosts []string
-	// GrafanaURL is the address of a Grafana to link to; it finds data sources with the uids tempo and
-	// pyroscope there.
+	// GrafanaURL is the address of a Grafana to link to, which has data sources with the UIDs tempo and pyroscope.
 	GrafanaURL string
-	// Base is what the page Compare can compare the source with; nil for nothing.
+	// Base is another source that the page Compare can compare with; nil for none.
 	Base source.Source
-	// SlowSpan is how long a request has to take to be recorded, as the services' agents are told by
-	// SPANFLAME_SLOW_SPAN. Zero is their default, 100 ms.
+	// SlowSpan is the least duration of a request that is recorded, as set for the agents by SPANFLAME_SLOW_SPAN. Zero is
+	// their default, 100 ms.
 	SlowSpan time.Duration
-	// Log takes the errors that are answered with status 500 or 502. Nil is slog.Default().
+	// Log receives the errors that are answered with status 500 or 502. Nil is slog.Default().
 	Log *slog.Logger
 }
 
-// server has the pages.
+// server makes the pages.
 type server struct {
 	source  source.Source
 	options Options
@@ -78,8 +77,8 @@ type server struct {
 	hosts   map[string]bool
 	pages   *template.Template
 
-	making    chan struct{} // holds a token for each page that is being made
-	heavy     chan struct{} // likewise for what is heavy; a page that waits for one has a token of the former
+	making    chan struct{} // has a token for each page that is being made
+	heavy     chan struct{} // has a token for each profile that is being read or drawn; a page that waits for one keeps its other token
 	loading   singleflight.Group
 	profiles  *cache[*profile.Profile]
 	mounts    *cache[*pprofui.UI]
@@ -139,8 +138,8 @@ func New(from source.Source, o Options) (http.Handler, error) {
 	return s.guard(mux), nil
 }
 
-// URL is the address by which a browser on this machine finds the pages that are served at a listener's address:
-// one that listens on every address has none that can be asked for.
+// URL returns the address at which a browser on this machine finds the pages of a listener. An address that stands for all
+// addresses of the machine becomes localhost.
 func URL(listening net.Addr) string {
 	if tcp, ok := listening.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
 		return fmt.Sprintf("http://localhost:%d", tcp.Port)
@@ -156,23 +155,23 @@ func StartPath(from source.Source) string {
 	return "/"
 }
 
-// TracePath is the path of the page of a trace.
+// TracePath returns the path of the page of a trace.
 func TracePath(traceID string) string { return "/trace/" + url.PathEscape(traceID) }
 
-// SpanPath is the path of the page of a trace with the flame graph of one of its spans.
+// SpanPath returns the path of the page of a trace with the flame graph of one of its spans.
 func SpanPath(traceID, spanID string) string {
 	return TracePath(traceID) + "?span=" + url.QueryEscape(spanID) + "#flame"
 }
 
-// NamePath is the path of the page of all spans of a service's name.
+// NamePath returns the path of the page of all spans of a service that have a name.
 func NamePath(service, name string) string {
 	return "/name?" + url.Values{"service": {service}, "name": {name}}.Encode()
 }
 
-// policy is the Content-Security-Policy of the pages that are made here: no scripts, nothing from elsewhere.
+// policy is the Content-Security-Policy of the pages: no scripts, and nothing from other sites.
 const policy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// guard refuses what no page is for, and bounds the rest.
+// guard refuses requests that no page is for, and limits the time of the others.
 func (s *server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -185,13 +184,13 @@ func (s *server) guard(next http.Handler) http.Handler {
 		switch {
 		case !s.known(r.Host):
 			http.Error(
-				w, "These pages are not served under this host name. Use the address that was printed, or name it with --host.",
+				w, "These pages are not served under this host name. Use the address that was printed, or allow the name with --host.",
 				http.StatusMisdirectedRequest,
 			)
 			return
 		case r.Method != http.MethodGet && r.Method != http.MethodHead:
 			h.Set("Allow", "GET, HEAD")
-			http.Error(w, "These pages are only read.", http.StatusMethodNotAllowed)
+			http.Error(w, "These pages can only be read.", http.StatusMethodNotAllowed)
 			return
 		case len(r.URL.RequestURI()) > maxURL:
 			http.Error(w, fmt.Sprintf("The address is longer than %d bytes.", maxURL), http.StatusRequestURITooLong)
@@ -203,7 +202,7 @@ func (s *server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// known tells whether a Host header names this server.
+// known reports whether a Host header names this server.
 func (s *server) known(host string) bool {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
