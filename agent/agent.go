@@ -5,31 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log"
-	"log/slog"
 	"maps"
-	"path/filepath"
+	"net/http"
 	"runtime"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"go.opentelemetry.io/otel"
-	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.opentelemetry.io/otel/sdk/resource"
+	"go.opentelemetry.io/otel/trace"
 
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/deliver"
 	"spanflame/agent/internal/guard"
+	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/redact"
+	"spanflame/agent/internal/save"
 	"spanflame/agent/internal/spanlink"
 	"spanflame/agent/internal/spool"
-	"spanflame/agent/internal/telemetry"
 	"spanflame/agent/internal/wall"
 	"spanflame/internal/record"
 )
@@ -37,50 +33,49 @@ import (
 // ErrRunning is returned by Start while another agent runs in the process.
 var ErrRunning = errors.New("an agent is running in this process already: shut it down first")
 
-// running is whether an agent runs: the runtime has one CPU profiler and one set of profile rates.
+// running reports whether an agent runs: the runtime has one CPU profiler and one set of profile rates.
 var running atomic.Bool
 
-// lastWindows bounds how long a shutdown captures: far more than it takes, should a disk hang.
+// lastWindows limits how long a shutdown captures: far more than it needs, in case a disk hangs.
 const lastWindows = 5 * time.Second
 
 // Agent is a running agent.
 type Agent struct {
-	telemetry *telemetry.Telemetry
-	guard     *guard.Guard // of everything the agent runs once telemetry has started
-	capture   *capture.Capturer
-	wall      *wall.Recorder    // nil where profiles go nowhere, and where slow spans are not captured
-	busy      error             // why slow spans are not captured although they should be
-	delivery  *deliver.Delivery // nil without a Pyroscope address
-	saved     *saved            // nil where nothing is saved
-	self      self
-	admin     atomic.Pointer[admin.Server] // nil if it is off; its pages ask for the agent's problems
-	restore   func()                       // puts the process's globals back
+	cfg     Config // complete
+	guard   *guard.Guard
+	capture *capture.Capturer
+	slow    slowSpans
+	saved   *save.Profiles    // nil if nothing is saved
+	deliver *deliver.Delivery // nil without a Pyroscope address
+	self    self
+	metrics []metric.Registration
+	pages   http.Handler
+	admin   atomic.Pointer[admin.Server] // nil if it is off; its pages ask for the agent's problems
+	restore func()                       // sets the runtime's rates to what they were
+
+	stopOnce sync.Once
+	stopped  chan struct{} // closed when the capture has ended
+	stopErr  error         // of the capture; read after stopped
 
 	once sync.Once
 	done chan struct{} // closed when the shutdown has ended
 	err  error         // of the shutdown; read after done
 }
 
-// Start begins to profile and observe the service. What cfg leaves out comes from the environment (see
-// [Config]). The error names every setting that is wrong; a server that cannot be reached is not an error:
-// it is said once in the log, and delivery goes on when it is back.
+// Start begins to profile the service. Fields of cfg that are not set come from the environment (see [Config]). The
+// error names every setting that is wrong; an unreachable server is not an error: it is logged once, and delivery
+// continues when the server is back.
 //
-// ctx bounds the start alone, not the agent's life, which [Agent.Shutdown] ends.
+// ctx limits the start only, not the agent's life, which [Agent.Shutdown] ends.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
-	env, err := ConfigFromEnv()
+	cfg, err = cfg.Resolve()
 	if err != nil {
-		return nil, fmt.Errorf("agent: environment: %w", err)
-	}
-	cfg = cfg.over(env)
-	tracesChosen := cfg.Traces.Exporter != ""
-	cfg = cfg.withDefaults()
-	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	if !running.CompareAndSwap(false, true) {
 		return nil, ErrRunning
 	}
-	a := &Agent{done: make(chan struct{}), restore: func() {}, guard: guard.New(nil)}
+	a := &Agent{cfg: cfg, guard: guard.New(cfg.Logger), done: make(chan struct{}), stopped: make(chan struct{}), restore: func() {}}
 	defer func() {
 		if err != nil {
 			// What was started ends at once: nothing is worth waiting for. What earlier runs have spooled
@@ -92,147 +87,88 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		}
 	}()
 
-	if cfg.saves() {
-		if cfg.Dir, err = filepath.Abs(cfg.Dir); err != nil {
-			return nil, fmt.Errorf("the directory %q: %w", cfg.Dir, err)
-		}
-		a.saved = openSaved(cfg, a.guard)
-	}
-	if err := a.startTelemetry(ctx, cfg); err != nil {
-		return nil, err
-	}
-	a.guard.LogTo(a.telemetry.Logger)
 	if names := unknownVariables(); len(names) > 0 {
-		a.telemetry.Logger.Warn("variables that nothing reads, most likely misspelt", "names", names)
+		cfg.Logger.Warn("unknown environment variables, probably misspelt", "names", names)
 	}
-	if lost := cfg.lost(tracesChosen); lost != "" {
-		a.telemetry.Logger.Warn(lost)
+	if lost := cfg.lost(); lost != "" {
+		cfg.Logger.Warn(lost)
 	}
-	if err := a.startProfiles(cfg); err != nil {
+	if err := a.startProfiles(); err != nil {
 		return nil, err
 	}
-	a.install()
-	if cfg.AdminAddress != off {
-		pages := admin.Options{
-			Metrics:  promhttp.HandlerFor(a.telemetry.Scrape, promhttp.HandlerOpts{EnableOpenMetrics: true}),
-			Problems: a.problems,
-			Token:    cfg.AdminToken,
-			Guard:    a.guard,
-		}
-		if cfg.AdminPages == adminAll {
-			pages.CPUProfile = a.capture.CPUProfile
-		}
-		a.admin.Store(admin.Serve(admin.ServerOptions{
-			Address: cfg.AdminAddress, Hosts: cfg.AdminHosts, Pages: admin.Handler(pages), Logger: a.telemetry.Logger,
-		}))
+	pages := admin.Options{Metrics: cfg.MetricsHandler, Problems: a.problems, Token: cfg.AdminToken, Guard: a.guard}
+	if cfg.AdminPages == adminAll {
+		pages.CPUProfile = a.capture.CPUProfile
 	}
-	a.sayStart(cfg)
+	a.pages = admin.Handler(pages)
+	if cfg.AdminAddress != off {
+		a.admin.Store(admin.Serve(admin.ServerOptions{Address: cfg.AdminAddress, Hosts: cfg.AdminHosts, Pages: a.pages, Logger: cfg.Logger}))
+	}
+	a.logStart()
 	return a, nil
 }
 
-// sayStart says where everything goes.
-func (a *Agent) sayStart(cfg Config) {
+// logStart logs where everything is sent and saved.
+func (a *Agent) logStart() {
 	var where []any
-	for _, to := range []struct{ name, value string }{
-		{"profiles", redact.URL(cfg.PyroscopeAddress)}, {"traces", redact.URL(cfg.Traces.Endpoint)}, {"admin", a.AdminAddr()},
-	} {
-		if to.value != "" {
-			where = append(where, to.name, to.value)
-		}
+	if a.cfg.PyroscopeAddress != "" {
+		where = append(where, "profiles", redact.URL(a.cfg.PyroscopeAddress))
 	}
-	if cfg.saves() {
-		where = append(where, "directory", cfg.Dir)
+	if addr := a.AdminAddr(); addr != "" {
+		where = append(where, "admin", addr)
 	}
-	a.telemetry.Logger.Info("agent started", where...)
-}
-
-// startTelemetry sets up the OpenTelemetry SDK.
-func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
-	sampler, err := cfg.sampler()
-	if err != nil {
-		return err
+	if a.cfg.saves() {
+		where = append(where, "directory", a.cfg.Dir)
 	}
-	var attributes []attribute.KeyValue
-	for _, k := range slices.Sorted(maps.Keys(cfg.ResourceAttributes)) {
-		attributes = append(attributes, attribute.String(k, cfg.ResourceAttributes[k]))
-	}
-	res, err := resource.New(ctx, resource.WithTelemetrySDK(), resource.WithHost(), resource.WithProcessPID(), resource.WithProcessRuntimeVersion(),
-		resource.WithAttributes(attributes...))
-	if err != nil {
-		return fmt.Errorf("resource attributes: %w", err)
-	}
-	var keys []attribute.Key
-	for _, k := range identityKeys {
-		keys = append(keys, attribute.Key(k))
-	}
-	opts := telemetry.Options{
-		Resource:  res,
-		Labels:    cfg.identity(),
-		LabelKeys: keys,
-		Traces:    telemetry.Signal(cfg.Traces),
-		Metrics:   telemetry.Signal(cfg.Metrics),
-		Logs:      telemetry.Signal(cfg.Logs),
-		Headers:   cfg.OTLPHeaders,
-		Sampler:   sampler,
-		Stdout:    cfg.Stdout,
-	}
-	if a.saved != nil {
-		opts.Saved, opts.SavedIn = a.saved.traces, cfg.Dir
-	}
-	a.telemetry, err = telemetry.Start(ctx, opts)
-	return err
-}
-
-// identity are the labels that identify the service on all four signals.
-func (c Config) identity() map[string]string {
-	labels := map[string]string{}
-	for _, k := range identityKeys {
-		if v := c.ResourceAttributes[k]; v != "" {
-			labels[labelName(k)] = v
-		}
-	}
-	return labels
+	a.cfg.Logger.Info("agent started", where...)
 }
 
 // startProfiles captures profiles, and delivers and saves them.
-func (a *Agent) startProfiles(cfg Config) error {
-	labels := cfg.identity()
-	delete(labels, labelName(keyServiceName)) // every record has it by itself
+func (a *Agent) startProfiles() error {
+	cfg := a.cfg
+	labels := identity.Labels(cfg.ResourceAttributes)
+	delete(labels, identity.Label(identity.ServiceName)) // every record has it by itself
 	maps.Copy(labels, cfg.ProfileLabels)
 
 	var emit []func(record.Record)
-	if a.saved != nil {
-		a.saved.startProfiles(cfg, a.guard, a.telemetry.Logger)
-		emit = append(emit, a.saved.profiles.Put)
+	if cfg.saves() {
+		a.saved = save.OpenProfiles(save.Options{
+			Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: cfg.DirMaxBytes - save.TracesShare(cfg.DirMaxBytes), MaxAge: cfg.DirMaxAge,
+			Guard: a.guard,
+		}, cfg.Logger)
+		emit = append(emit, a.saved.Put)
 	}
 	if cfg.PyroscopeAddress != "" {
-		if err := a.startDelivery(cfg); err != nil {
+		if err := a.startDelivery(); err != nil {
 			return err
 		}
 		// After the other: this one waits for the disk.
-		emit = append(emit, a.delivery.Put)
+		emit = append(emit, a.deliver.Put)
 	}
 	var types []record.Type
 	if len(emit) > 0 {
 		types = cfg.recordTypes()
-		if err := a.startWall(cfg, wall.Options{Labels: labels, Emit: toAll(emit)}); err != nil {
-			return err
+		if cfg.SlowSpan >= 0 {
+			a.slow.options = &wall.Options{
+				Service: cfg.ServiceName, Labels: labels, SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
+				Emit: toAll(emit), LogLines: cfg.SlowSpanLogs, Logger: cfg.Logger,
+			}
 		}
 	}
 	emit = append(emit, a.self.look)
-	a.setRates(cfg, types)
+	a.setRates(types)
 	var err error
 	a.capture, err = capture.Start(capture.Options{
 		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: toAll(emit),
-		Guard: a.guard, Logger: a.telemetry.Logger,
+		Guard: a.guard, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err
 	}
-	return a.observe(a.meter())
+	return a.startMetrics()
 }
 
-// toAll hands each record to every sink.
+// toAll passes each record to every sink.
 func toAll(sinks []func(record.Record)) func(record.Record) {
 	return func(r record.Record) {
 		for _, sink := range sinks {
@@ -241,8 +177,9 @@ func toAll(sinks []func(record.Record)) func(record.Record) {
 	}
 }
 
-// startDelivery pushes what is captured to Pyroscope.
-func (a *Agent) startDelivery(cfg Config) error {
+// startDelivery pushes captured profiles to Pyroscope.
+func (a *Agent) startDelivery() error {
+	cfg := a.cfg
 	client, err := push.New(push.Config{
 		URL:               cfg.PyroscopeAddress,
 		BasicAuthUser:     cfg.PyroscopeBasicAuthUser,
@@ -258,87 +195,131 @@ func (a *Agent) startDelivery(cfg Config) error {
 		return err
 	}
 	queue, err := spool.Open(spool.Options{
-		Service: cfg.ServiceName, Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: a.telemetry.Logger,
+		Service: cfg.ServiceName, Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: cfg.Logger,
 	})
 	if err != nil {
 		client.Close()
 		return err
 	}
-	a.delivery, err = deliver.Start(deliver.Options{
-		Spool: queue, Client: client, Meter: a.meter(), Logger: a.telemetry.Logger, Guard: a.guard,
-	})
+	a.deliver, err = deliver.Start(deliver.Options{Spool: queue, Client: client, Meter: a.meter(), Logger: cfg.Logger, Guard: a.guard})
 	return err
 }
 
-// meter is for the agent's own metrics.
-func (a *Agent) meter() metric.Meter { return a.telemetry.Metrics.Meter("spanflame/agent") }
+// meter returns the meter of the agent's own metrics.
+func (a *Agent) meter() metric.Meter { return a.cfg.MeterProvider.Meter("spanflame/agent") }
 
-// startWall captures slow spans, unless somebody else in the process has the flight recorder. The options say
-// whose they are and where they go.
-func (a *Agent) startWall(cfg Config, o wall.Options) error {
-	if cfg.SlowSpan < 0 {
+// startMetrics reports what the agent does.
+func (a *Agent) startMetrics() error {
+	own, err := a.observe(a.meter())
+	if err != nil {
+		return err
+	}
+	a.metrics = append(a.metrics, own)
+	if a.saved == nil {
 		return nil
 	}
-	o.Service, o.SlowSpan, o.RingBytes, o.CPUShare, o.Logger = cfg.ServiceName, cfg.SlowSpan, cfg.WallRingBytes, cfg.WallCPUShare, a.telemetry.Logger
-	o.LogLines = cfg.SlowSpanLogs
-	var err error
-	a.wall, err = wall.Start(o)
-	if errors.Is(err, wall.ErrBusy) {
-		a.busy = fmt.Errorf("slow spans have no wall-clock profiles: %w", err)
-		a.telemetry.Logger.Warn(a.busy.Error())
-		return nil
+	files, err := save.Observe(a.meter(), "profiles", a.saved.Stats)
+	if err != nil {
+		return err
 	}
-	return err
+	a.metrics = append(a.metrics, files)
+	return nil
 }
 
-// setRates has the runtime record contention and blocking, where their profiles are captured.
-func (a *Agent) setRates(cfg Config, types []record.Type) {
-	restore := a.restore
+// setRates has the runtime record contention and blocking, if their profiles are captured.
+func (a *Agent) setRates(types []record.Type) {
+	var restore []func()
 	if slices.Contains(types, record.Mutex) {
-		before := runtime.SetMutexProfileFraction(cfg.MutexProfileFraction)
-		restore = chain(restore, func() { runtime.SetMutexProfileFraction(before) })
+		before := runtime.SetMutexProfileFraction(a.cfg.MutexProfileFraction)
+		restore = append(restore, func() { runtime.SetMutexProfileFraction(before) })
 	}
 	if slices.Contains(types, record.Block) {
-		runtime.SetBlockProfileRate(int(cfg.BlockProfileRate.Nanoseconds()))
-		restore = chain(restore, func() { runtime.SetBlockProfileRate(0) })
+		runtime.SetBlockProfileRate(int(a.cfg.BlockProfileRate.Nanoseconds()))
+		restore = append(restore, func() { runtime.SetBlockProfileRate(0) })
 	}
-	a.restore = restore
+	a.restore = func() {
+		for _, f := range restore {
+			f()
+		}
+	}
 }
 
-func chain(first, second func()) func() {
-	return func() { first(); second() }
+// slowSpans starts the recorder of wall-clock profiles with the first provider of spans: without spans it would cost
+// and find nothing.
+type slowSpans struct {
+	options *wall.Options // nil if there are no wall-clock profiles
+
+	mu       sync.Mutex
+	stopped  bool
+	recorder *wall.Recorder // nil until it is started
+	err      error          // why there are no wall-clock profiles
 }
 
-// install makes the agent's providers and its logger the process's own, until restore.
+// marks starts the recorder, unless it runs, and returns it for the spans. It is nil if there is none.
+func (s *slowSpans) marks() spanlink.Marks {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.options == nil || s.stopped || s.err != nil {
+		return nil
+	}
+	if s.recorder == nil {
+		recorder, err := wall.Start(*s.options)
+		if err != nil {
+			s.err = fmt.Errorf("slow spans have no wall-clock profiles: %w", err)
+			s.options.Logger.Warn(s.err.Error())
+			return nil
+		}
+		s.recorder = recorder
+	}
+	return s.recorder
+}
+
+// running returns the recorder, nil if there is none, and the reason if there should be one.
+func (s *slowSpans) running() (*wall.Recorder, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.recorder, s.err
+}
+
+// stop ends the recorder, if there is one. No other starts from then on.
+func (s *slowSpans) stop(ctx context.Context) error {
+	s.mu.Lock()
+	s.stopped = true
+	recorder := s.recorder
+	s.mu.Unlock()
+	if recorder == nil {
+		return nil
+	}
+	return recorder.Stop(ctx)
+}
+
+// TracerProvider wraps the service's own provider of spans, and returns the provider to use instead:
 //
-// The tracer provider has the samples taken inside a span carry its local root's span id, local root spans
-// carry pyroscope.profile.id, from which Grafana links to the profile, and slow spans captured.
-func (a *Agent) install() {
-	tracing, metering, propagation, logger := otel.GetTracerProvider(), otel.GetMeterProvider(), otel.GetTextMapPropagator(), slog.Default()
-	handler := otel.GetErrorHandler()
-	// slog.SetDefault redirects package log too, and does not undo that for the logger it was given first.
-	output, flags := log.Writer(), log.Flags()
-	var marks spanlink.Marks
-	if a.wall != nil {
-		marks = a.wall
-	}
-	otel.SetTracerProvider(spanlink.NewTracerProvider(a.telemetry.Traces, marks))
-	otel.SetMeterProvider(a.telemetry.Metrics)
-	otel.SetTextMapPropagator(propagator())
-	otel.SetErrorHandler(otel.ErrorHandlerFunc(a.telemetry.HandleError))
-	slog.SetDefault(a.telemetry.Logger)
-	a.restore = chain(a.restore, func() {
-		otel.SetTracerProvider(tracing)
-		otel.SetMeterProvider(metering)
-		otel.SetTextMapPropagator(propagation)
-		otel.SetErrorHandler(handler)
-		slog.SetDefault(logger)
-		log.SetOutput(output)
-		log.SetFlags(flags)
-	})
+//	otel.SetTracerProvider(a.TracerProvider(provider))
+//
+// Through it, samples that the CPU profile takes inside a span have the labels span_id and span_name of its local root
+// span, local root spans have the attribute pyroscope.profile.id, by which Grafana links to their profile, and slow
+// spans get wall-clock profiles. The wrapped provider samples, processes and exports the spans as before.
+//
+// It is a wrapper rather than a span processor because a processor cannot do three of these things: it does not see the
+// context that Start returns, in which a span's labels must be for the goroutines that the span starts; an ended span
+// accepts no attribute, and only at its end is it known whether a child span was long enough for a profile of its own;
+// and the time of a span's end must be that of its mark in the execution trace, for the profile to have exactly the
+// span's duration.
+//
+// The provider may be used after the agent's shutdown: spans then have labels, and no wall-clock profiles.
+func (a *Agent) TracerProvider(provider trace.TracerProvider) trace.TracerProvider {
+	return spanlink.NewTracerProvider(provider, a.slow.marks())
 }
 
-// AdminAddr is the address of the operator's listener, host:port; empty when it is off.
+// Handler returns the pages of the operator's listener, to be mounted in a server of the service: /debug/pprof/,
+// /debug/fgprof, /metrics (if [Config.MetricsHandler] is set), /healthz, /readyz and /status. Anybody who can connect to
+// the server can read the process's profiles, unless [Config.AdminToken] is set; the server must check the names of hosts.
+// A profile takes as long as the request says, which the
+// server's WriteTimeout must allow.
+func (a *Agent) Handler() http.Handler { return a.pages }
+
+// AdminAddr returns the address of the operator's listener, host:port; empty when it is off.
 func (a *Agent) AdminAddr() string {
 	server := a.admin.Load()
 	if server == nil {
@@ -371,21 +352,23 @@ const (
 var problemReasons = []string{reasonDelivery, reasonSaving, reasonWall, reasonListener, reasonPanic}
 
 // problems returns what does not work as it should.
-func (a *Agent) problems() []admin.Problem {
-	var found []admin.Problem
+func (a *Agent) problems() []Problem {
+	var found []Problem
 	add := func(reason string, messages ...string) {
 		for _, m := range messages {
-			found = append(found, admin.Problem{Reason: reason, Message: m})
+			found = append(found, Problem{Reason: reason, Message: m})
 		}
 	}
-	if a.delivery != nil {
-		add(reasonDelivery, a.delivery.Degraded()...)
+	if a.deliver != nil {
+		add(reasonDelivery, a.deliver.Degraded()...)
 	}
 	if a.saved != nil {
-		add(reasonSaving, a.saved.degraded()...)
+		if err := a.saved.Stats().Degraded; err != nil {
+			add(reasonSaving, fmt.Sprintf("profiles are not saved as they should be: %v", err))
+		}
 	}
-	if a.busy != nil {
-		add(reasonWall, a.busy.Error())
+	if _, err := a.slow.running(); err != nil {
+		add(reasonWall, err.Error())
 	}
 	if server := a.admin.Load(); server != nil {
 		if err := server.Err(); err != nil {
@@ -393,12 +376,44 @@ func (a *Agent) problems() []admin.Problem {
 		}
 	}
 	add(reasonPanic, a.guard.Degraded()...)
+	if a.cfg.Problems != nil {
+		found = append(found, a.cfg.Problems()...)
+	}
 	return found
+}
+
+// StopCapture captures the last window of every profile and ends the capture. [Agent.Shutdown] does that first; a
+// service calls StopCapture itself to shut down its own OpenTelemetry providers, with the last of the agent's metrics,
+// while Shutdown delivers. It acts once; every caller waits for the end, until its own ctx is done.
+func (a *Agent) StopCapture(ctx context.Context) error {
+	a.stopOnce.Do(func() {
+		go func() {
+			defer close(a.stopped)
+			// The last windows are waited for even when ctx is done: that needs no server, and what is not on the
+			// disk at the end is lost.
+			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
+			defer cancel()
+			var captured, recorded error
+			var wg sync.WaitGroup
+			if a.capture != nil {
+				wg.Go(func() { captured = a.capture.Stop(last) })
+			}
+			wg.Go(func() { recorded = a.slow.stop(last) })
+			wg.Wait()
+			a.stopErr = errors.Join(captured, recorded)
+		}()
+	})
+	select {
+	case <-a.stopped:
+		return a.stopErr
+	case <-ctx.Done():
+		return fmt.Errorf("agent: stop the capture: %w", context.Cause(ctx))
+	}
 }
 
 // Shutdown captures the last window of every profile, saves it, delivers what it can until ctx is done, and ends all
 // that the agent started; what could not be delivered stays in the spool for the next start. It acts once;
-// every caller waits for the end, until its own ctx is done. The error says what is incomplete.
+// every caller waits for the end, until its own ctx is done. The error lists what is incomplete.
 func (a *Agent) Shutdown(ctx context.Context) error {
 	a.once.Do(func() {
 		go func() {
@@ -411,7 +426,7 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 		return a.err
 	case <-ctx.Done():
 	}
-	// All that the agent started gives up at the same deadline: a moment later it says what is left.
+	// All that the agent started gives up at the same deadline: a moment later the error lists what is left.
 	late := time.NewTimer(150 * time.Millisecond)
 	defer late.Stop()
 	select {
@@ -423,37 +438,25 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 }
 
 func (a *Agent) shutdown(ctx context.Context) error {
+	captured := a.StopCapture(context.WithoutCancel(ctx)) // which limits its own time
 	var wg sync.WaitGroup
-	var captured, recorded, delivered, flushed, saved, served error
-	// The last windows are waited for even when ctx is done: that takes no server, and what is not on the
-	// disk at the end is lost.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
-	defer cancel()
-	if a.capture != nil {
-		wg.Go(func() { captured = a.capture.Stop(last) })
-	}
-	if a.wall != nil {
-		wg.Go(func() { recorded = a.wall.Stop(last) })
-	}
-	wg.Wait()
-	// Profiles and the other signals go to different places: none waits for another.
-	if a.delivery != nil {
-		wg.Go(func() { delivered = a.delivery.Stop(ctx) })
+	var delivered, saved, served, observed error
+	if a.deliver != nil {
+		wg.Go(func() { delivered = a.deliver.Stop(ctx) })
 	}
 	if a.saved != nil {
-		wg.Go(func() { saved = a.saved.closeProfiles(last) })
-	}
-	if a.telemetry != nil {
-		wg.Go(func() { flushed = a.telemetry.Shutdown(ctx) })
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
+		defer cancel()
+		wg.Go(func() { saved = a.saved.Close(last) })
 	}
 	wg.Wait()
-	if a.saved != nil { // now that the last spans are in their file
-		saved = errors.Join(saved, a.saved.closeTraces(context.WithoutCancel(ctx)))
-	}
 	if server := a.admin.Load(); server != nil {
 		served = server.Shutdown(ctx)
 	}
+	for _, m := range a.metrics {
+		observed = errors.Join(observed, m.Unregister())
+	}
 	a.restore()
 	running.Store(false)
-	return errors.Join(captured, recorded, delivered, flushed, saved, served)
+	return errors.Join(captured, delivered, saved, served, observed)
 }

@@ -1,24 +1,24 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
-	"io"
-	"net/url"
+	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	pyroscope "github.com/grafana/pyroscope-go"
-	"go.opentelemetry.io/otel/propagation"
-	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/metric"
+	"go.opentelemetry.io/otel/metric/noop"
 
+	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
-	"spanflame/agent/internal/redact"
-	"spanflame/agent/internal/telemetry"
+	"spanflame/agent/internal/identity"
 	"spanflame/internal/record"
 )
 
@@ -153,36 +153,6 @@ type Config struct {
 	// SPANFLAME_SPOOL_MAX_AGE; default: 24h; allowed: a duration above zero.
 	SpoolMaxAge time.Duration
 
-	// OTLPEndpoint is the base URL that traces, metrics and logs are sent to. Without one they stay in the process.
-	// OTEL_EXPORTER_OTLP_ENDPOINT; allowed: a URL like http://127.0.0.1:4318.
-	OTLPEndpoint string
-
-	// OTLPProtocol is the protocol for traces, metrics and logs.
-	// OTEL_EXPORTER_OTLP_PROTOCOL; default: http/protobuf; allowed: grpc or http/protobuf.
-	OTLPProtocol string
-
-	// OTLPHeaders are headers to send with every OTLP request.
-	// OTEL_EXPORTER_OTLP_HEADERS; allowed: name=value pairs separated by commas, values percent-encoded.
-	OTLPHeaders map[string]string
-
-	// Traces says how traces leave the process, where that differs from the above. Dir has them in any case.
-	Traces Signal
-
-	// Metrics says how metrics leave the process, where that differs from the above. The listener has them in any case.
-	Metrics Signal
-
-	// Logs says how logs leave the process, where that differs from the above. Stdout has them in any case.
-	Logs Signal
-
-	// TracesSampler chooses the traces that are recorded.
-	// OTEL_TRACES_SAMPLER; default: parentbased_always_on; allowed: always_on, always_off, traceidratio,
-	// parentbased_always_on, parentbased_always_off or parentbased_traceidratio.
-	TracesSampler string
-
-	// TracesSamplerArg is the share of traces that a sampler by ratio records.
-	// OTEL_TRACES_SAMPLER_ARG; default: 1; allowed: a ratio from 0 to 1.
-	TracesSamplerArg string
-
 	// AdminAddress is the address of the operator's listener, with profiles, metrics, health and status. Anybody who can
 	// connect to it can read the process's profiles. If the address is in use, the agent tries again until it is free.
 	// SPANFLAME_ADMIN_ADDRESS; default: 127.0.0.1:16060, or the next free port if that is taken; allowed: host:port
@@ -205,42 +175,23 @@ type Config struct {
 	// SPANFLAME_ADMIN_TOKEN or SPANFLAME_ADMIN_TOKEN_FILE.
 	AdminToken string
 
-	// Stdout receives the JSON log and what console exporters print. Default: standard output.
-	Stdout io.Writer
+	// Logger receives what the agent has to say. Default: slog.Default() at the start.
+	Logger *slog.Logger
+
+	// MeterProvider has the agent's own metrics. Default: none, and no metrics.
+	MeterProvider metric.MeterProvider
+
+	// MetricsHandler serves /metrics at the operator's listener. Default: none, and no such page.
+	MetricsHandler http.Handler
+
+	// Problems returns what else does not work as it should; the operator's pages and the agent's metrics show that with
+	// the agent's own. It must be safe for concurrent use. Default: none.
+	Problems func() []Problem
 }
 
-// Signal says how traces, metrics or logs leave the process. SIGNAL is TRACES, METRICS or LOGS.
-type Signal struct {
-	// Exporter is what sends the signal. For metrics, prometheus is allowed too and is the same as none,
-	// since the listener always has them.
-	// OTEL_SIGNAL_EXPORTER; default: otlp if there is an endpoint, else none; allowed: otlp, console or none.
-	Exporter string
-
-	// Endpoint is the full URL for this signal.
-	// OTEL_EXPORTER_OTLP_SIGNAL_ENDPOINT; default: OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by /v1/signal;
-	// allowed: a URL like http://127.0.0.1:4318/v1/signal.
-	Endpoint string
-
-	// Protocol is the protocol of this signal.
-	// OTEL_EXPORTER_OTLP_SIGNAL_PROTOCOL; default: OTEL_EXPORTER_OTLP_PROTOCOL; allowed: grpc or http/protobuf.
-	Protocol string
-}
-
-// Keys of resource attributes that identify a service on all signals: they are labels of its profiles,
-// metrics and log lines under the same names with underscores.
-const (
-	keyServiceName     = "service.name"
-	keyServiceVersion  = "service.version"
-	keyServiceInstance = "service.instance.id"
-	keyEnvironment     = "deployment.environment.name"
-)
-
-var identityKeys = []string{
-	keyServiceName, keyServiceVersion, "service.namespace", keyServiceInstance, keyEnvironment, "deployment.environment",
-}
-
-// labelName returns the label for an attribute.
-func labelName(attribute string) string { return strings.ReplaceAll(attribute, ".", "_") }
+// Problem is one thing that does not work as it should: a reason, which is one of a few since it is a label of a metric,
+// and a message.
+type Problem = admin.Problem
 
 // ConfigFromEnv returns the configuration that the environment sets. The error names every variable that cannot be
 // read, its value, and what is allowed.
@@ -269,12 +220,31 @@ func unknownVariables() []string {
 	return names
 }
 
+// Resolve returns the configuration that [Start] uses: fields that are not set have the value of their variable, or
+// their default. The error names every setting that is wrong.
+func (c Config) Resolve() (Config, error) {
+	env, err := ConfigFromEnv()
+	if err != nil {
+		return Config{}, fmt.Errorf("environment: %w", err)
+	}
+	c = c.over(env).withDefaults()
+	if err := c.Validate(); err != nil {
+		return Config{}, err
+	}
+	if c.saves() { // whatever becomes of the working directory
+		if c.Dir, err = filepath.Abs(c.Dir); err != nil {
+			return Config{}, fmt.Errorf("Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
+		}
+	}
+	return c, nil
+}
+
 // over returns c with the fields that are not set taken from d, and maps of its own.
 func (c Config) over(d Config) Config {
 	// The caller's attributes take precedence over names from the environment.
-	set(&c.ServiceName, c.ResourceAttributes[keyServiceName])
-	set(&c.ServiceVersion, c.ResourceAttributes[keyServiceVersion])
-	set(&c.Environment, c.ResourceAttributes[keyEnvironment])
+	set(&c.ServiceName, c.ResourceAttributes[identity.ServiceName])
+	set(&c.ServiceVersion, c.ResourceAttributes[identity.ServiceVersion])
+	set(&c.Environment, c.ResourceAttributes[identity.Environment])
 	settings.Merge(&c, &d)
 	return c
 }
@@ -291,24 +261,24 @@ func (c Config) withDefaults() Config {
 	if c.ResourceAttributes == nil {
 		c.ResourceAttributes = map[string]string{}
 	}
-	set(&c.ServiceName, c.ResourceAttributes[keyServiceName])
+	set(&c.ServiceName, c.ResourceAttributes[identity.ServiceName])
 	if c.ServiceName == "" {
 		c.ServiceName = "unknown_service:go"
 		if exe, err := os.Executable(); err == nil {
 			c.ServiceName = filepath.Base(exe)
 		}
 	}
-	set(&c.ServiceVersion, c.ResourceAttributes[keyServiceVersion])
-	set(&c.Environment, c.ResourceAttributes[keyEnvironment])
-	c.ResourceAttributes[keyServiceName] = c.ServiceName
+	set(&c.ServiceVersion, c.ResourceAttributes[identity.ServiceVersion])
+	set(&c.Environment, c.ResourceAttributes[identity.Environment])
+	c.ResourceAttributes[identity.ServiceName] = c.ServiceName
 	if c.ServiceVersion != "" {
-		c.ResourceAttributes[keyServiceVersion] = c.ServiceVersion
+		c.ResourceAttributes[identity.ServiceVersion] = c.ServiceVersion
 	}
 	if c.Environment != "" {
-		c.ResourceAttributes[keyEnvironment] = c.Environment
+		c.ResourceAttributes[identity.Environment] = c.Environment
 	}
-	if host, err := os.Hostname(); err == nil && c.ResourceAttributes[keyServiceInstance] == "" {
-		c.ResourceAttributes[keyServiceInstance] = host
+	if host, err := os.Hostname(); err == nil && c.ResourceAttributes[identity.ServiceInstance] == "" {
+		c.ResourceAttributes[identity.ServiceInstance] = host
 	}
 	if len(c.ProfileTypes) == 0 {
 		for name, t := range profileTypes {
@@ -328,31 +298,9 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	settings.SetDefaults(&c)
-	set[io.Writer](&c.Stdout, os.Stdout)
-	c.Traces = c.Traces.withDefaults(c, "/v1/traces")
-	c.Metrics = c.Metrics.withDefaults(c, "/v1/metrics")
-	if c.Metrics.Exporter == exporterPrometheus {
-		c.Metrics.Exporter = telemetry.ExporterNone
-	}
-	c.Logs = c.Logs.withDefaults(c, "/v1/logs")
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	set[metric.MeterProvider](&c.MeterProvider, noop.NewMeterProvider())
 	return c
-}
-
-func (s Signal) withDefaults(c Config, path string) Signal {
-	set(&s.Protocol, c.OTLPProtocol)
-	if s.Endpoint == "" && c.OTLPEndpoint != "" {
-		s.Endpoint = c.OTLPEndpoint
-		if s.Protocol == telemetry.ProtocolHTTP {
-			s.Endpoint = strings.TrimRight(s.Endpoint, "/") + path
-		}
-	}
-	if s.Exporter == "" {
-		s.Exporter = telemetry.ExporterNone
-		if s.Endpoint != "" {
-			s.Exporter = telemetry.ExporterOTLP
-		}
-	}
-	return s
 }
 
 // profileTypes are pyroscope-go's names for the profile types, and the record that holds each.
@@ -373,26 +321,17 @@ var profileTypes = map[pyroscope.ProfileType]record.Type{
 // saves reports whether profiles and traces are saved in Dir.
 func (c Config) saves() bool { return c.Dir != "" && c.Dir != off }
 
-// lost describes which signals are discarded although nobody chose that; it is empty if none is. The caller says
-// whether an exporter of traces was set, before the defaults.
-func (c Config) lost(tracesChosen bool) string {
-	profiles := !c.saves() && c.PyroscopeAddress == ""
-	traces := !c.saves() && !tracesChosen && c.Traces.Exporter == telemetry.ExporterNone
+// lost describes that profiles are discarded although nobody chose that; it is empty if they are not.
+func (c Config) lost() string {
 	switch {
-	case profiles && c.Dir == "":
+	case c.saves() || c.PyroscopeAddress != "":
+		return ""
+	case c.Dir == "":
 		return "no profiles are captured: there is no server for them, and the user has no cache directory to save them in; " +
 			"set SPANFLAME_DIR to a directory, or to off"
-	case profiles && traces:
-		return "nothing is captured: there is no destination for profiles and traces; " +
-			"set SPANFLAME_DIR to a directory, or PYROSCOPE_SERVER_ADDRESS and OTEL_EXPORTER_OTLP_ENDPOINT"
-	case profiles:
-		return "no profiles are captured: there is no destination for them; " +
-			"set PYROSCOPE_SERVER_ADDRESS, or SPANFLAME_DIR to a directory"
-	case traces:
-		return "traces are discarded: there is no destination for them; " +
-			"set OTEL_EXPORTER_OTLP_ENDPOINT, or SPANFLAME_DIR to a directory, or OTEL_TRACES_EXPORTER to none if none are wanted"
 	}
-	return ""
+	return "no profiles are captured: there is no destination for them; " +
+		"set PYROSCOPE_SERVER_ADDRESS, or SPANFLAME_DIR to a directory"
 }
 
 // recordTypes returns the records that hold the configured profile types, each once and in a fixed order.
@@ -416,7 +355,7 @@ func (c Config) Validate() error {
 		}
 	}
 	for name := range c.ProfileLabels {
-		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != labelName(keyServiceName), "ProfileLabels", name)
+		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != identity.Label(identity.ServiceName), "ProfileLabels", name)
 	}
 	for _, t := range c.ProfileTypes {
 		typ, ok := profileTypes[t]
@@ -426,56 +365,5 @@ func (c Config) Validate() error {
 				"leave it out otherwise", t))
 		}
 	}
-	for name, s := range map[string]Signal{"Traces": c.Traces, "Metrics": c.Metrics, "Logs": c.Logs} {
-		// An error in the base is reported once.
-		check(isProtocol(s.Protocol) || s.Protocol == c.OTLPProtocol, name+".Protocol", s.Protocol)
-		ofBase := c.OTLPEndpoint != "" && strings.HasPrefix(s.Endpoint, strings.TrimRight(c.OTLPEndpoint, "/"))
-		check(s.Endpoint == "" || ofBase || isURL(s.Endpoint), name+".Endpoint", redact.URL(s.Endpoint))
-		if s.Exporter == telemetry.ExporterOTLP && s.Endpoint == "" {
-			r := settings.Row(name + ".Endpoint")
-			r.Allowed = "an endpoint, since the exporter is otlp"
-			errs = append(errs, r.Wrong(""))
-		}
-	}
-	if _, err := c.sampler(); err != nil {
-		errs = append(errs, err)
-	}
 	return errors.Join(errs...)
-}
-
-func isProtocol(s string) bool { return s == telemetry.ProtocolGRPC || s == telemetry.ProtocolHTTP }
-
-func isURL(s string) bool {
-	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
-}
-
-// samplers are those of the OpenTelemetry specification, by name. They are made of the ratio, which some ignore.
-var samplers = map[string]func(ratio float64) sdktrace.Sampler{
-	"always_on":                   func(float64) sdktrace.Sampler { return sdktrace.AlwaysSample() },
-	"always_off":                  func(float64) sdktrace.Sampler { return sdktrace.NeverSample() },
-	samplerRatio:                  sdktrace.TraceIDRatioBased,
-	"parentbased_always_on":       func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.AlwaysSample()) },
-	"parentbased_always_off":      func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.NeverSample()) },
-	"parentbased_" + samplerRatio: func(r float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(r)) },
-}
-
-const samplerRatio = "traceidratio"
-
-// sampler returns what TracesSampler names. Its argument matters only to a sampler by ratio.
-func (c Config) sampler() (sdktrace.Sampler, error) {
-	create, ok := samplers[c.TracesSampler]
-	if !ok {
-		return nil, settings.Row("TracesSampler").Wrong(c.TracesSampler)
-	}
-	ratio, err := strconv.ParseFloat(c.TracesSamplerArg, 64)
-	if strings.HasSuffix(c.TracesSampler, samplerRatio) && (err != nil || !(ratio >= 0 && ratio <= 1)) {
-		return nil, settings.Row("TracesSamplerArg").Wrong(c.TracesSamplerArg)
-	}
-	return create(ratio), nil
-}
-
-// propagator carries W3C trace context and baggage between processes.
-func propagator() propagation.TextMapPropagator {
-	return propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
 }

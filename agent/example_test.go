@@ -2,37 +2,49 @@ package agent_test
 
 import (
 	"context"
-	"errors"
 	"log"
+	"log/slog"
 	"net/http"
-	"os/signal"
-	"syscall"
 	"time"
 
-	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent"
 )
 
-// A service adds the agent with one call. Servers and credentials come from the environment:
-// PYROSCOPE_SERVER_ADDRESS, OTEL_EXPORTER_OTLP_ENDPOINT and so on.
+// Profiles alone: no OpenTelemetry SDK, no exporter and no Prometheus client are linked.
 func Example() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	a, err := agent.Start(ctx, agent.Config{ServiceName: "checkout"})
+	a, err := agent.Start(context.Background(), agent.Config{ServiceName: "checkout"})
 	if err != nil {
-		log.Fatal(err) // names the setting that is wrong; a server that is away is not an error
+		log.Fatal(err) // names the setting that is wrong; an unreachable server is not an error
 	}
+	defer func() {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := a.Shutdown(ctx); err != nil { // captures and delivers the last window of every profile
+			log.Print(err) // what could not be delivered, and where it is
+		}
+	}()
+}
 
-	server := &http.Server{Addr: "127.0.0.1:8080", Handler: otelhttp.NewHandler(http.DefaultServeMux, "checkout")}
-	context.AfterFunc(ctx, func() { _ = server.Shutdown(context.Background()) })
-	if err := server.ListenAndServe(); !errors.Is(err, http.ErrServerClosed) {
-		log.Print(err)
-	}
+// With an OpenTelemetry set-up of the service's own: the agent wraps the tracer provider and sets nothing global. Its
+// metrics, its log and its pages are part of what the service has.
+func ExampleAgent_TracerProvider() {
+	traces := sdktrace.NewTracerProvider() // with the service's processors and exporters
+	metrics := sdkmetric.NewMeterProvider()
+	mux := http.NewServeMux() // of the service's internal server
 
-	ending, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	if err := a.Shutdown(ending); err != nil { // captures and delivers the last window of every profile
-		log.Print(err) // what is not delivered yet, and where it waits
+	a, err := agent.Start(context.Background(), agent.Config{
+		ServiceName:   "checkout",
+		Logger:        slog.Default(),
+		MeterProvider: metrics,
+		AdminAddress:  "off",
+	})
+	if err != nil {
+		log.Fatal(err)
 	}
+	otel.SetTracerProvider(a.TracerProvider(traces))
+	mux.Handle("/debug/", a.Handler())
 }

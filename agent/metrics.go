@@ -2,60 +2,55 @@ package agent
 
 import (
 	"context"
-	"slices"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
-	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/spool"
 	"spanflame/agent/internal/wall"
 )
 
-// observe reports what the agent itself does. The names here are those of OpenTelemetry; the Prometheus
-// endpoint has underscores for dots, the unit, and _total at the end of a counter.
-func (a *Agent) observe(meter metric.Meter) error {
+// observe reports what the agent itself does, until the registration ends. The names here are those of OpenTelemetry;
+// on a Prometheus endpoint they have underscores for dots, the unit, and _total at the end of a counter.
+func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	m := instruments{meter: meter}
 	captured := m.counter("spanflame.profiles.captured", "{profile}", "Profiles captured, by type.")
 	capturedSize := m.counter("spanflame.profiles.captured.size", "By", "Compressed size of the profiles captured, by type.")
-	captureTime := m.seconds("spanflame.capture.duration", "Time spent to capture profiles, by type.")
-	skipped := m.counter("spanflame.profiles.skipped", "{profile}", "Profiles that were due and were not captured, by type and reason.")
-	gap := m.seconds("spanflame.cpu_profile.gap", "Time without a CPU profile, because the service was taking one itself.")
+	captureTime := m.seconds("spanflame.capture.duration", "Time spent capturing profiles, by type.")
+	skipped := m.counter("spanflame.profiles.skipped", "{profile}", "Profiles that were due but not captured, by type and reason.")
+	gap := m.seconds("spanflame.cpu_profile.gap", "Time without a CPU profile because the service was taking one itself.")
 
-	spooled := m.counter("spanflame.spool.profiles", "{profile}", "What became of profiles in the spool, by event, reason and type.")
-	spooledSize := m.counter("spanflame.spool.profiles.size", "By", "Size of the same.")
-	waiting := m.gauge("spanflame.spool.waiting", "{profile}", "Profiles that wait for delivery.")
-	waitingSize := m.gauge("spanflame.spool.waiting.size", "By", "Size of the profiles that wait for delivery.")
-	inMemory := m.gauge("spanflame.spool.waiting.memory", "{profile}", "Profiles that wait in memory, because the disk does not take them.")
-	inMemorySize := m.gauge("spanflame.spool.waiting.memory.size", "By", "Size of the profiles that wait in memory.")
-	aside := m.gauge("spanflame.spool.set_aside.size", "By", "Size of the files that are set aside in the spool.")
-	oldest := m.age("spanflame.spool.oldest.age", "Age of the oldest profile that waits for delivery.")
+	spooled := m.counter("spanflame.spool.profiles", "{profile}", "Profiles in the spool, by event, reason and type.")
+	spooledSize := m.counter("spanflame.spool.profiles.size", "By", "Size of profiles in the spool, by event, reason and type.")
+	waiting := m.gauge("spanflame.spool.waiting", "{profile}", "Profiles waiting for delivery.")
+	waitingSize := m.gauge("spanflame.spool.waiting.size", "By", "Size of the profiles waiting for delivery.")
+	inMemory := m.gauge("spanflame.spool.waiting.memory", "{profile}", "Profiles waiting in memory because they cannot be written to disk.")
+	inMemorySize := m.gauge("spanflame.spool.waiting.memory.size", "By", "Size of the profiles waiting in memory.")
+	aside := m.gauge("spanflame.spool.set_aside.size", "By", "Size of the files set aside in the spool.")
+	oldest := m.age("spanflame.spool.oldest.age", "Age of the oldest profile waiting for delivery.")
 
-	savedFiles := m.counter("spanflame.saved.files", "{file}", "What became of files in the directory of saved profiles and traces, by kind, event and reason.")
-	savedSize := m.counter("spanflame.saved.files.size", "By", "Size of the same.")
-	savedUsed := m.gauge("spanflame.saved.used", "By", "Size of the files that are there, by kind.")
-
-	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by what became of their wall-clock profile.")
-	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans captured with a part that is not recorded.")
-	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans that have no wall-clock profile of their own, by reason: as their root, or too many of them in one root.")
-	goroutines := m.counter("spanflame.wall.skipped_goroutines", "{goroutine}", "Goroutines that a span started and whose work was not followed, because there were too many.")
-	parts := m.counter("spanflame.wall.skipped_trace", "{part}", "Parts of the execution trace that wall-clock profiles lack, by reason.")
+	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by the outcome of capturing their wall-clock profile.")
+	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans whose wall-clock profile lacks a part that was not recorded.")
+	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans without a wall-clock profile of their own, by reason.")
+	goroutines := m.counter("spanflame.wall.skipped_goroutines", "{goroutine}",
+		"Goroutines started by a span whose work was not followed because there were too many.")
+	parts := m.counter("spanflame.wall.skipped_trace", "{part}", "Parts of the execution trace missing from wall-clock profiles, by reason.")
 	unended := m.counter("spanflame.wall.unended_spans", "{span}", "Spans that the service never ended, by their name and that of their local root.")
-	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording, because the process has too many goroutines for the budget.")
-	trace := m.counter("spanflame.wall.trace.size", "By", "Execution trace converted for wall-clock profiles.")
+	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording because the process has too many goroutines for the budget.")
+	trace := m.counter("spanflame.wall.trace.size", "By", "Size of the execution trace converted for wall-clock profiles.")
 	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
 
-	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, from the CPU profiles.")
-	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, from the memory profiles.")
+	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, according to the CPU profiles.")
+	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, according to the memory profiles.")
 	panics := m.counter("spanflame.panics", "{panic}", guard.MetricDescription)
 	degraded := m.gauge("spanflame.degraded", "{problem}", "Whether something does not work as it should, by reason: 1 if so, else 0. /status has the details.")
 	if m.err != nil {
-		return m.err
+		return nil, m.err
 	}
 
-	_, err := meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		c := a.capture.Stats()
 		for t, n := range c.Captured {
 			attrs := metric.WithAttributes(attribute.String("type", string(t)))
@@ -69,19 +64,8 @@ func (a *Agent) observe(meter metric.Meter) error {
 		o.ObserveFloat64(gap, c.CPUGap.Seconds())
 		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
-		for stage, n := range a.guard.Panics() {
-			o.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))
-		}
-		current := a.problems()
-		for _, name := range problemReasons {
-			n := int64(0)
-			if slices.ContainsFunc(current, func(p admin.Problem) bool { return p.Reason == name }) {
-				n = 1
-			}
-			o.ObserveInt64(degraded, n, reason(name))
-		}
-		if a.delivery != nil {
-			s := a.delivery.Stats()
+		if a.deliver != nil {
+			s := a.deliver.Stats()
 			for k, n := range s.Counts {
 				attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
 				o.ObserveInt64(spooled, int64(n.Items), attrs)
@@ -94,21 +78,24 @@ func (a *Agent) observe(meter metric.Meter) error {
 			o.ObserveInt64(aside, s.SetAsideBytes)
 			o.ObserveFloat64(oldest, age(s))
 		}
-		if a.saved != nil {
-			for kind, s := range a.saved.stats() {
-				of := attribute.String("kind", kind)
-				for k, n := range s.Counts {
-					attrs := metric.WithAttributes(of, attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason))
-					o.ObserveInt64(savedFiles, int64(n.Items), attrs)
-					o.ObserveInt64(savedSize, n.Bytes, attrs)
-				}
-				o.ObserveInt64(savedUsed, s.Bytes, metric.WithAttributes(of))
-			}
+		for stage, n := range a.guard.Panics() {
+			o.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))
 		}
-		if a.wall == nil {
+		current := map[string]int64{}
+		for _, name := range problemReasons {
+			current[name] = 0
+		}
+		for _, p := range a.problems() {
+			current[p.Reason] = 1
+		}
+		for name, n := range current {
+			o.ObserveInt64(degraded, n, reason(name))
+		}
+		recorder, _ := a.slow.running()
+		if recorder == nil {
 			return nil
 		}
-		w := a.wall.Stats()
+		w := recorder.Stats()
 		for outcome, n := range spansByOutcome(w) {
 			o.ObserveInt64(slow, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
 		}
@@ -126,7 +113,6 @@ func (a *Agent) observe(meter metric.Meter) error {
 		o.ObserveFloat64(wallCPU, w.CPU.Seconds())
 		return nil
 	}, m.all...)
-	return err
 }
 
 func reason(why string) metric.ObserveOption {
@@ -140,7 +126,7 @@ func age(s spool.Stats) float64 {
 	return time.Since(s.Oldest).Seconds()
 }
 
-// spansByOutcome are the slow spans that are settled, by what became of them.
+// spansByOutcome returns how many slow spans there were, by outcome.
 func spansByOutcome(s wall.Stats) map[string]uint64 {
 	return map[string]uint64{
 		"captured":       s.Captured,
@@ -154,7 +140,7 @@ func spansByOutcome(s wall.Stats) map[string]uint64 {
 	}
 }
 
-// instruments makes instruments until one fails.
+// instruments creates instruments until one fails.
 type instruments struct {
 	meter metric.Meter
 	all   []metric.Observable

@@ -12,22 +12,21 @@ import (
 	"spanflame/internal/record"
 )
 
-// own is this package's path, which stands before the names of its functions.
+// own is this package's path, which the names of its functions begin with.
 var own = reflect.TypeFor[Agent]().PkgPath()
 
-// isOwn tells the functions of this package and of those below it.
+// isOwn reports whether a function is of this package or of one below it.
 func isOwn(function string) bool {
 	rest, ok := strings.CutPrefix(function, own)
 	return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
 }
 
-// heapEvery is how many memory profiles there are for each that is searched for the agent's own part: such
-// a profile has a sample for every place that allocates in the whole service.
+// heapEvery is how many memory profiles there are for each that is searched for the agent's own part: a memory
+// profile has a sample for every place that allocates in the whole service.
 const heapEvery = 4
 
-// self is what the agent costs the service, read from the profiles that it captures anyway: every sample
-// with a function of the agent on its stack. What the OpenTelemetry SDK does on goroutines of its own is not
-// among it.
+// self is what the agent costs the service, according to the profiles that it captures anyway: the samples
+// with a function of the agent on their stack. Work of the OpenTelemetry SDK on its own goroutines is not included.
 type self struct {
 	cpu  atomic.Int64 // time.Duration since the start
 	heap atomic.Int64 // bytes in use, as last seen
@@ -35,7 +34,7 @@ type self struct {
 	heaps int // memory profiles seen
 }
 
-// look adds what r says of the agent. It is called for one record at a time.
+// look adds the agent's part of r. It is called for one record at a time.
 func (s *self) look(r record.Record) {
 	switch r.Type {
 	case record.CPU:

@@ -2,8 +2,9 @@ package agent
 
 import (
 	"fmt"
-	"io"
+	"log/slog"
 	"net"
+	"net/http"
 	"regexp"
 	"slices"
 	"strconv"
@@ -11,11 +12,11 @@ import (
 	"time"
 
 	pyroscope "github.com/grafana/pyroscope-go"
+	"go.opentelemetry.io/otel/metric"
 
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
-	"spanflame/agent/internal/telemetry"
 )
 
 // off switches a setting off whose field is text.
@@ -30,20 +31,15 @@ const (
 // minDirBytes is the least that DirMaxBytes can be: room for a few profiles and traces.
 const minDirBytes = 1 << 20
 
-// exporterPrometheus is an exporter of metrics that changes nothing.
-const exporterPrometheus = "prometheus"
-
 // Texts of what is allowed, each for several settings.
 const (
-	aDuration    = "a duration above zero"
-	bytesCount   = "a number of bytes above zero"
-	aProtocol    = "grpc or http/protobuf"
-	pairs        = "name=value pairs separated by commas"
-	encodedPairs = pairs + ", values percent-encoded"
+	aDuration  = "a duration above zero"
+	bytesCount = "a number of bytes above zero"
+	pairs      = "name=value pairs separated by commas"
 )
 
 // settings is the one description of every field of [Config].
-var settings = slices.Concat(setting.Table{
+var settings = setting.Table{
 	setting.Of[string]{
 		Field: "ServiceName", Variable: "OTEL_SERVICE_NAME", Parse: setting.Text, DefaultText: "the program's file name",
 		Valid: func(s string) bool { return s != "" && len(s) <= 2048 }, Allowed: "1 to 2048 bytes",
@@ -51,12 +47,12 @@ var settings = slices.Concat(setting.Table{
 	setting.Of[string]{Field: "ServiceVersion"},
 	setting.Of[string]{Field: "Environment"},
 	setting.Of[map[string]string]{
-		Field: "ResourceAttributes", Variable: "OTEL_RESOURCE_ATTRIBUTES", Parse: setting.Attributes, Union: true, Allowed: encodedPairs,
+		Field: "ResourceAttributes", Variable: "OTEL_RESOURCE_ATTRIBUTES", Parse: setting.Attributes, Union: true, Allowed: setting.EncodedPairs,
 	},
 
 	setting.Of[string]{
 		Field: "PyroscopeAddress", Variable: "PYROSCOPE_SERVER_ADDRESS", Parse: setting.Text,
-		Valid: noneOrURL, Allowed: "a URL like http://127.0.0.1:4040", Show: redact.URL,
+		Valid: setting.NoneOrURL, Allowed: "a URL like http://127.0.0.1:4040", Show: redact.URL,
 	},
 	setting.Of[string]{Field: "PyroscopeBasicAuthUser", Variable: "PYROSCOPE_BASIC_AUTH_USER", Parse: setting.Text},
 	setting.Of[string]{
@@ -134,24 +130,6 @@ var settings = slices.Concat(setting.Table{
 	},
 
 	setting.Of[string]{
-		Field: "OTLPEndpoint", Variable: "OTEL_EXPORTER_OTLP_ENDPOINT", Parse: setting.Text,
-		Valid: noneOrURL, Allowed: "a URL like http://127.0.0.1:4318", Show: redact.URL,
-	},
-	setting.Of[string]{
-		Field: "OTLPProtocol", Variable: "OTEL_EXPORTER_OTLP_PROTOCOL", Parse: setting.Text, Default: telemetry.ProtocolHTTP,
-		Valid: isProtocol, Allowed: aProtocol,
-	},
-	// The exporters read this variable.
-	setting.Of[map[string]string]{Field: "OTLPHeaders", Variable: "OTEL_EXPORTER_OTLP_HEADERS", Secret: true, Allowed: encodedPairs},
-}, signalSettings("Traces"), signalSettings("Metrics"), signalSettings("Logs"), setting.Table{
-	setting.Of[string]{
-		Field: "TracesSampler", Variable: "OTEL_TRACES_SAMPLER", Parse: setting.Text, Default: "parentbased_always_on",
-		Allowed: "always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or parentbased_traceidratio",
-	},
-	setting.Of[string]{
-		Field: "TracesSamplerArg", Variable: "OTEL_TRACES_SAMPLER_ARG", Parse: setting.Text, Default: "1", Allowed: "a ratio from 0 to 1",
-	},
-	setting.Of[string]{
 		Field: "AdminAddress", Variable: "SPANFLAME_ADMIN_ADDRESS", Parse: setting.Text,
 		DefaultText: admin.DefaultAddress + ", or the next free port if that is taken",
 		Valid:       isListenAddress, Allowed: "host:port with a numeric port, or off",
@@ -164,40 +142,15 @@ var settings = slices.Concat(setting.Table{
 		Field: "AdminHosts", Variable: "SPANFLAME_ADMIN_HOSTS", Parse: setting.List[string], Allowed: "host names separated by commas",
 	},
 	setting.Of[string]{Field: "AdminToken", Variable: "SPANFLAME_ADMIN_TOKEN", Parse: setting.Text, Secret: true, File: true},
-	setting.Of[io.Writer]{Field: "Stdout", DefaultText: "standard output"},
-})
-
-// signalSettings are the settings of one [Signal] of [Config]. Those that depend on the base are checked by
-// [Config.Validate].
-func signalSettings(field string) setting.Table {
-	signal := strings.ToUpper(field)
-	exporters, allowed := []string{telemetry.ExporterOTLP, telemetry.ExporterConsole, telemetry.ExporterNone}, "otlp, console or none"
-	if field == "Metrics" {
-		exporters, allowed = append(exporters, exporterPrometheus), "otlp, console, prometheus or none"
-	}
-	return setting.Table{
-		setting.Of[string]{
-			Field: field + ".Exporter", Variable: "OTEL_" + signal + "_EXPORTER", Parse: setting.Text,
-			DefaultText: "otlp if there is an endpoint, else none",
-			Valid:       func(s string) bool { return slices.Contains(exporters, s) }, Allowed: allowed,
-		},
-		setting.Of[string]{
-			Field: field + ".Endpoint", Variable: "OTEL_EXPORTER_OTLP_" + signal + "_ENDPOINT", Parse: setting.Text,
-			DefaultText: "OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by /v1/" + strings.ToLower(field),
-			Allowed:     "a URL like http://127.0.0.1:4318/v1/" + strings.ToLower(field), Show: redact.URL,
-		},
-		setting.Of[string]{
-			Field: field + ".Protocol", Variable: "OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL", Parse: setting.Text,
-			DefaultText: "OTEL_EXPORTER_OTLP_PROTOCOL", Allowed: aProtocol,
-		},
-	}
+	setting.Of[*slog.Logger]{Field: "Logger"},
+	setting.Of[metric.MeterProvider]{Field: "MeterProvider"},
+	setting.Of[http.Handler]{Field: "MetricsHandler"},
+	setting.Of[func() []Problem]{Field: "Problems"},
 }
 
 var labelPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 func positive[T int | int64 | time.Duration](n T) bool { return n > 0 }
-
-func noneOrURL(s string) bool { return s == "" || isURL(s) }
 
 func durationOrOff(text string) (time.Duration, error) {
 	if text == off || text == "0" {

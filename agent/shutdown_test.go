@@ -61,7 +61,7 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 				for i := range n {
 					d.Put(aRecord(t, i))
 				}
-				a := &Agent{delivery: d, restore: func() {}, done: make(chan struct{})}
+				a := &Agent{deliver: d, restore: func() {}, done: make(chan struct{}), stopped: make(chan struct{})}
 				const patience, late = 5 * time.Second, 200 * time.Millisecond
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()

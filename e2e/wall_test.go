@@ -20,6 +20,7 @@ import (
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"spanflame/agent"
+	"spanflame/agent/otelsetup"
 	"spanflame/internal/query"
 	"spanflame/internal/wallprofile"
 )
@@ -34,7 +35,7 @@ const (
 // traces are on the real servers. There can be one at a time, so its tests do not run in parallel.
 type inProcess struct {
 	oteltrace.Tracer
-	agent *agent.Agent
+	agent *otelsetup.Agent
 	log   string // file
 }
 
@@ -48,16 +49,18 @@ func startAgent(t *testing.T, service string) *inProcess {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.agent, err = agent.Start(t.Context(), agent.Config{
-		ServiceName:      service,
-		PyroscopeAddress: w.stack.Pyroscope().URL,
-		Traces:           agent.Signal{Endpoint: "http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces"},
-		AdminAddress:     "127.0.0.1:0",
-		SpoolDir:         t.TempDir(),
-		Window:           time.Minute, // between two windows there are no CPU samples for a moment
-		SlowSpan:         100 * time.Millisecond,
-		WallCPUShare:     1,
-		Stdout:           stdout,
+	p.agent, err = otelsetup.Start(t.Context(), otelsetup.Config{
+		Agent: agent.Config{
+			ServiceName:      service,
+			PyroscopeAddress: w.stack.Pyroscope().URL,
+			AdminAddress:     "127.0.0.1:0",
+			SpoolDir:         t.TempDir(),
+			Window:           time.Minute, // between two windows there are no CPU samples for a moment
+			SlowSpan:         100 * time.Millisecond,
+			WallCPUShare:     1,
+		},
+		Traces: otelsetup.Signal{Endpoint: "http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces"},
+		Stdout: stdout,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"spanflame/agent"
+	"spanflame/agent/otelsetup"
 	"spanflame/workload"
 )
 
@@ -52,15 +52,14 @@ func runWorkload(ctx context.Context, cfg workload.Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	agentCfg, err := agent.ConfigFromEnv()
+	agentCfg, err := otelsetup.ConfigFromEnv()
 	if err != nil {
 		return fmt.Errorf("agent settings: %w", err)
 	}
-	if agentCfg.ServiceName == "" && agentCfg.ResourceAttributes["service.name"] == "" {
-		agentCfg.ServiceName = string(cfg.Role)
+	if agentCfg.Agent.ServiceName == "" && agentCfg.Agent.ResourceAttributes["service.name"] == "" {
+		agentCfg.Agent.ServiceName = string(cfg.Role)
 	}
-
-	a, err := agent.Start(ctx, agentCfg)
+	a, err := otelsetup.Start(ctx, agentCfg)
 	if err != nil {
 		return fmt.Errorf("start the agent: %w", err)
 	}

@@ -19,6 +19,9 @@ const (
 	tracesInRing    = 8 // files that the ring has room for, at least
 )
 
+// TracesShare returns the part of a directory's limit that traces have; profiles have the rest.
+func TracesShare(maxBytes int64) int64 { return maxBytes / 4 }
+
 // Traces saves lines, each a batch of spans. A line is in the file when Write returns, and survives the process. As
 // with profiles, it is not synced to the disk.
 type Traces struct {

@@ -86,3 +86,15 @@ func JSONObject(text string) (map[string]string, error) {
 	}
 	return m, nil
 }
+
+// EncodedPairs describes what [Attributes] reads.
+const EncodedPairs = "name=value pairs separated by commas, values percent-encoded"
+
+// IsURL reports whether s is the address of an HTTP server.
+func IsURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+}
+
+// NoneOrURL reports whether s is empty or the address of an HTTP server.
+func NoneOrURL(s string) bool { return s == "" || IsURL(s) }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -16,7 +17,6 @@ import (
 
 	otelpyroscope "github.com/grafana/otel-profiling-go"
 	"github.com/grafana/pyroscope-go"
-	"go.opentelemetry.io/otel"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
@@ -88,12 +88,12 @@ func startAgent(sink string, types []pyroscope.ProfileType, slow time.Duration) 
 	}
 	a, err := agent.Start(context.Background(), agent.Config{
 		ServiceName: "bench", PyroscopeAddress: sink, ProfileTypes: types, SlowSpan: slow,
-		SpoolDir: dir, AdminAddress: "off", Stdout: io.Discard,
+		SpoolDir: dir, AdminAddress: "off", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	return &Running{otel.GetTracerProvider(), func() error {
+	return &Running{a.TracerProvider(sdktrace.NewTracerProvider()), func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		return errors.Join(a.Shutdown(ctx), os.RemoveAll(dir))

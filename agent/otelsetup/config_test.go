@@ -1,0 +1,106 @@
+package otelsetup
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+
+	"spanflame/agent"
+	"spanflame/agent/internal/telemetry"
+)
+
+func TestConfigFromEnv(t *testing.T) {
+	clearEnv(t)
+	for name, value := range map[string]string{
+		"OTEL_SERVICE_NAME":                  "checkout",
+		"OTEL_EXPORTER_OTLP_ENDPOINT":        "http://collector:4317",
+		"OTEL_EXPORTER_OTLP_PROTOCOL":        "grpc",
+		"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://tempo:4318/v1/traces",
+		"OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+		"OTEL_METRICS_EXPORTER":              "prometheus",
+		"OTEL_LOGS_EXPORTER":                 "console",
+		"OTEL_TRACES_SAMPLER":                "traceidratio",
+		"OTEL_TRACES_SAMPLER_ARG":            "0.25",
+	} {
+		t.Setenv(name, value)
+	}
+	got, err := ConfigFromEnv()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Config{
+		Agent:            agent.Config{ServiceName: "checkout"},
+		OTLPEndpoint:     "http://collector:4317",
+		OTLPProtocol:     "grpc",
+		Traces:           Signal{Endpoint: "http://tempo:4318/v1/traces", Protocol: "http/protobuf"},
+		Metrics:          Signal{Exporter: "prometheus"},
+		Logs:             Signal{Exporter: "console"},
+		TracesSampler:    "traceidratio",
+		TracesSamplerArg: "0.25",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	full := got.withDefaults()
+	if err := full.Validate(); err != nil {
+		t.Error(err)
+	}
+	if want := (Signal{Exporter: telemetry.ExporterOTLP, Endpoint: "http://tempo:4318/v1/traces", Protocol: "http/protobuf"}); full.Traces != want {
+		t.Errorf("traces %+v, want %+v", full.Traces, want)
+	}
+	if want := (Signal{Exporter: telemetry.ExporterNone, Endpoint: "http://collector:4317", Protocol: "grpc"}); full.Metrics != want {
+		t.Errorf("metrics %+v, want %+v", full.Metrics, want)
+	}
+}
+
+func TestValidate(t *testing.T) {
+	clearEnv(t)
+	for _, tt := range []struct {
+		name     string
+		change   func(*Config)
+		contains string // "" if the configuration is right
+	}{
+		{"nothing set", func(*Config) {}, ""},
+		{"the agent", func(c *Config) { c.Agent.MutexProfileFraction = -1 }, `MutexProfileFraction (SPANFLAME_MUTEX_PROFILE_FRACTION) "-1"`},
+		{"endpoint", func(c *Config) { c.OTLPEndpoint = "localhost:4317" }, `OTLPEndpoint (OTEL_EXPORTER_OTLP_ENDPOINT) "localhost:4317": want a URL`},
+		{"protocol", func(c *Config) { c.OTLPProtocol = "http/json" }, `OTLPProtocol (OTEL_EXPORTER_OTLP_PROTOCOL) "http/json": want grpc or http/protobuf`},
+		{"protocol of a signal", func(c *Config) { c.Logs.Protocol = "x" }, `Logs.Protocol (OTEL_EXPORTER_OTLP_LOGS_PROTOCOL) "x"`},
+		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter (OTEL_TRACES_EXPORTER) "zipkin": want otlp, console or none`},
+		{"prometheus for metrics", func(c *Config) { c.Metrics.Exporter = "prometheus" }, ""},
+		{"prometheus for traces", func(c *Config) { c.Traces.Exporter = "prometheus" }, "Traces.Exporter"},
+		{"otlp to nowhere", func(c *Config) { c.Traces.Exporter = "otlp" },
+			`Traces.Endpoint (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) "": want an endpoint, since the exporter is otlp`},
+		{"sampler", func(c *Config) { c.TracesSampler = "sometimes" }, `TracesSampler (OTEL_TRACES_SAMPLER) "sometimes": want always_on`},
+		{"ratio", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "traceidratio", "2" }, `TracesSamplerArg (OTEL_TRACES_SAMPLER_ARG) "2": want a ratio`},
+		{"ratio that is no number", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "parentbased_traceidratio", "NaN" }, `"NaN"`},
+		{"an endpoint with a password", func(c *Config) { c.OTLPEndpoint = "ftp://u:hunter2@h" }, "OTLPEndpoint"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var c Config
+			tt.change(&c)
+			err := c.Validate()
+			if tt.contains == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), tt.contains) {
+				t.Errorf("error %v, want one with %q", err, tt.contains)
+			}
+			if err != nil && strings.Contains(err.Error(), "hunter2") {
+				t.Errorf("the error shows a secret: %v", err)
+			}
+		})
+	}
+}
+
+func TestAWrongBaseIsReportedOnce(t *testing.T) {
+	clearEnv(t)
+	for _, c := range []Config{{OTLPEndpoint: "localhost:4317"}, {OTLPEndpoint: "http://127.0.0.1:4318", OTLPProtocol: "x"}} {
+		err := c.Validate()
+		if err == nil || strings.Contains(err.Error(), "\n") {
+			t.Errorf("the error is %v, want one line", err)
+		}
+	}
+}

@@ -1,0 +1,253 @@
+package otelsetup
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+)
+
+// savedProfiles are the records below dir, which are all of the service.
+func savedProfiles(t *testing.T, dir, service string) []record.Record {
+	t.Helper()
+	var records []record.Record
+	err := filepath.WalkDir(filepath.Join(dir, "profiles", record.DirName(service)), func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return err
+		}
+		defer f.Close()
+		r, err := record.Decode(f, 1<<24)
+		if r.Service != service {
+			t.Errorf("%s is of %q, want %q", path, r.Service, service)
+		}
+		records = append(records, r)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return records
+}
+
+// savedSpans are the spans below dir, by name.
+func savedSpans(t *testing.T, dir, service string) map[string]traces.Span {
+	t.Helper()
+	paths, err := filepath.Glob(filepath.Join(dir, "traces", record.DirName(service), "*.jsonl"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	spans := map[string]traces.Span{}
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range bytes.Lines(b) {
+			batch, err := traces.Unmarshal(line)
+			if err != nil {
+				t.Errorf("%s: %v", path, err)
+			}
+			for _, s := range batch {
+				spans[s.Name] = s
+			}
+		}
+	}
+	return spans
+}
+
+// slowRequest makes a local root span that waits, with a child.
+func slowRequest(ctx context.Context) trace.Span {
+	ctx, root := otel.Tracer("test").Start(ctx, "POST /checkout", trace.WithSpanKind(trace.SpanKindServer))
+	_, child := otel.Tracer("test").Start(ctx, "pricing", trace.WithAttributes(attribute.Int("items", 3)))
+	time.Sleep(20 * time.Millisecond)
+	child.End()
+	root.End()
+	return root
+}
+
+// said are the messages in the log.
+func said(t *testing.T, log []byte) (lines []map[string]any) {
+	t.Helper()
+	for d := json.NewDecoder(bytes.NewReader(log)); d.More(); {
+		var l map[string]any
+		if err := d.Decode(&l); err != nil {
+			t.Fatal(err)
+		}
+		lines = append(lines, l)
+	}
+	return lines
+}
+
+func TestWithoutAServerAllIsSaved(t *testing.T) {
+	var out bytes.Buffer
+	cfg := quiet(t)
+	cfg.Agent.ServiceName, cfg.Agent.Dir, cfg.Stdout = "shop/front", t.TempDir(), &out
+	cfg.Agent.SlowSpan, cfg.Agent.WallCPUShare = time.Millisecond, 1
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := slowRequest(t.Context())
+	if found := a.problems(); len(found) > 0 {
+		t.Errorf("problems: %q", found)
+	}
+	scrape := get(t, "http://"+a.AdminAddr()+"/metrics")
+	for _, want := range []string{`spanflame_saved_used_bytes{`, `kind="profiles"`, `kind="traces"`} {
+		if !strings.Contains(scrape, want) {
+			t.Errorf("the metrics have no %s", want)
+		}
+	}
+	shutdown(t, a)
+
+	id := root.SpanContext().SpanID().String()
+	types := map[record.Type]int{}
+	var commented []string
+	for _, r := range savedProfiles(t, cfg.Agent.Dir, cfg.Agent.ServiceName) {
+		types[r.Type]++
+		p, err := profile.ParseData(r.Profile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r.Type == record.Wall && r.Labels["span_scope"] == "root" {
+			commented = p.Comments
+			sum := int64(0)
+			for _, s := range p.Sample {
+				if slices.Equal(s.Label["span_id"], []string{id}) {
+					sum += s.Value[0]
+				}
+			}
+			if sum < (20 * time.Millisecond).Nanoseconds() {
+				t.Errorf("the span's profile sums up to %v, want 20ms or more", time.Duration(sum))
+			}
+		} else if len(p.Comments) > 0 {
+			t.Errorf("a %s profile has the comments %q", r.Type, p.Comments)
+		}
+	}
+	want := map[record.Type]int{record.CPU: 1, record.Memory: 1, record.Mutex: 1, record.Block: 1, record.Goroutine: 1, record.Wall: 2}
+	if !maps.Equal(types, want) {
+		t.Errorf("saved profiles %v, want %v", types, want)
+	}
+
+	spans := savedSpans(t, cfg.Agent.Dir, cfg.Agent.ServiceName)
+	top, child := spans["POST /checkout"], spans["pricing"]
+	if top.ID != id || top.ParentID != "" || top.Kind != "server" || top.Service != cfg.Agent.ServiceName || top.Attributes["pyroscope.profile.id"] != id {
+		t.Errorf("the root is %+v", top)
+	}
+	if child.ParentID != id || child.TraceID != top.TraceID || child.Attributes["items"] != "3" || child.Duration() < 20*time.Millisecond {
+		t.Errorf("the child is %+v", child)
+	}
+
+	var sentence string
+	started := false
+	for _, l := range said(t, out.Bytes()) {
+		if l["span_id"] == id {
+			sentence, _ = l["msg"].(string)
+		}
+		started = started || l["msg"] == "agent started" && l["directory"] == cfg.Agent.Dir
+	}
+	if want := "span_id=" + id + " " + sentence; len(commented) != 1 || commented[0] != want || !strings.Contains(sentence, "POST /checkout: ") {
+		t.Errorf("the wall profile has the comments %q, want %q", commented, want)
+	}
+	if !started {
+		t.Errorf("the log does not say where things are saved: %s", out.String())
+	}
+}
+
+func get(t *testing.T, url string) string {
+	t.Helper()
+	resp, err := http.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// TestBesideAServer: with an address and a directory, profiles go to both, and with the address alone to that.
+func TestBesideAServer(t *testing.T) {
+	for _, dir := range []string{t.TempDir(), ""} {
+		cfg := quiet(t)
+		cfg.Agent.PyroscopeAddress, cfg.Agent.Dir, cfg.Agent.SlowSpan = "http://127.0.0.1:9", dir, -1
+		t.Setenv("HOME", t.TempDir())
+		t.Setenv("XDG_CACHE_HOME", "")
+		a, err := Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		slowRequest(t.Context())
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel() // there is no time for servers: what is captured is on the disk all the same
+		_ = a.Shutdown(ctx)
+		<-a.done
+		if files, err := filepath.Glob(filepath.Join(cfg.Agent.SpoolDir, "*", "*.pb.gz")); err != nil || len(files) != 5 {
+			t.Errorf("%d files in the spool (%v), want 5", len(files), err)
+		}
+		if dir != "" {
+			if n := len(savedProfiles(t, dir, "svc")); n != 5 {
+				t.Errorf("%d profiles are saved, want 5", n)
+			}
+			if spans := savedSpans(t, dir, "svc"); len(spans) != 2 {
+				t.Errorf("saved spans %v, want 2", spans)
+			}
+			continue
+		}
+		if made, err := os.ReadDir(os.Getenv("HOME")); err != nil || len(made) > 0 {
+			t.Errorf("%v was made in the user's home, %v", made, err)
+		}
+	}
+}
+
+func TestADirectoryThatCannotBeUsedIsSaid(t *testing.T) {
+	var out bytes.Buffer
+	cfg := quiet(t)
+	cfg.Agent.Dir, cfg.Stdout = filepath.Join(t.TempDir(), "dir"), &out
+	if err := os.WriteFile(cfg.Agent.Dir, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	slowRequest(t.Context())
+	if err := a.telemetry.Traces.ForceFlush(t.Context()); err == nil {
+		t.Error("the spans were saved")
+	}
+	if found := fmt.Sprint(a.problems()); !strings.Contains(found, "saving") || !strings.Contains(found, "traces are not saved as they should be") {
+		t.Errorf("problems: %s", found)
+	}
+	err = a.Shutdown(context.Background())
+	if err == nil || !strings.Contains(err.Error(), "5 profiles") || !strings.Contains(err.Error(), "saved traces export to "+cfg.Agent.Dir) {
+		t.Errorf("Shutdown: %v, want what is lost", err)
+	}
+	for _, once := range []string{"profiles cannot be saved", "saved traces export failing"} {
+		if n := strings.Count(out.String(), once); n != 1 {
+			t.Errorf("the log says %d times %q: %s", n, once, out.String())
+		}
+	}
+}

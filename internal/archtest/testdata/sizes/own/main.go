@@ -1,0 +1,27 @@
+package main
+
+import (
+	"context"
+	"log"
+	"net/http"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/exporters/otlp/otlptrace/otlptracehttp"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+
+	"spanflame/agent"
+)
+
+func main() {
+	a, err := agent.Start(context.Background(), agent.Config{ServiceName: "hello"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	exporter, err := otlptracehttp.New(context.Background())
+	if err != nil {
+		log.Fatal(err)
+	}
+	otel.SetTracerProvider(a.TracerProvider(sdktrace.NewTracerProvider(sdktrace.WithBatcher(exporter))))
+	http.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { w.Write([]byte("hello\n")) })
+	log.Fatal(http.ListenAndServe("127.0.0.1:8080", nil))
+}
