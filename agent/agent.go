@@ -151,7 +151,7 @@ func (a *Agent) startProfiles() error {
 		if cfg.SlowSpan >= 0 {
 			a.slow.options = &wall.Options{
 				Service: cfg.ServiceName, Labels: labels, SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
-				Emit: toAll(emit), LogLines: cfg.SlowSpanLogs, Logger: cfg.Logger,
+				Emit: toAll(emit), LogLines: cfg.SlowSpanLogs, Guard: a.guard, Logger: cfg.Logger,
 			}
 		}
 	}

@@ -134,6 +134,7 @@ func spansByOutcome(s wall.Stats) map[string]uint64 {
 		"not in window":  s.SkippedWindow,
 		"queue full":     s.SkippedQueue,
 		"shut down":      s.SkippedStop,
+		"panic":          s.SkippedPanic,
 		"never ended":    s.Unended,
 		"crowded":        s.Crowded,
 		"too many spans": s.DroppedRoots,

@@ -11,11 +11,19 @@ import (
 )
 
 // capture takes a snapshot, converts what is new in it and wanted, and emits the spans that are complete.
-// The goroutine is locked to its thread meanwhile, so that its CPU time can be measured.
 func (r *Recorder) capture() {
+	w := &work{r: r, taken: make(map[*root]bool)}
+	if !r.capturing.Run(w.do) && w.begun {
+		w.abandon()
+	}
+}
+
+// do is the capture. The goroutine is locked to its thread meanwhile, so that its CPU time can be measured.
+func (w *work) do() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	w := &work{r: r, began: cpuTime(), taken: make(map[*root]bool)}
+	r := w.r
+	w.begun, w.began = true, cpuTime()
 	if snap := w.snapshot(); snap != nil {
 		w.convert(snap)
 	}
@@ -26,9 +34,34 @@ func (r *Recorder) capture() {
 	r.stats.cpu.Add(int64(cost))
 }
 
+// abandon starts again after a panic, which may have come between two changes that belong together: the accounts of all
+// spans are lost.
+func (w *work) abandon() {
+	r := w.r
+	lose := func(t *root) {
+		t.conv.over = true
+		if t.duration() >= r.o.SlowSpan && !t.conv.emitted && !t.conv.counted {
+			t.conv.counted = true
+			r.stats.skippedPanic.Add(1)
+		}
+	}
+	for t := range r.conv.tracked {
+		lose(t)
+	}
+	for _, t := range w.pending {
+		lose(t)
+	}
+	before := r.conv
+	r.conv = newConverter(r.o.ChildMin, r.deadlineReached)
+	r.conv.events, r.conv.unfollowed, r.conv.crowded = before.events, before.unfollowed, before.crowded
+	clear(r.encoder.open)
+	r.gap = true
+}
+
 // work is one capture.
 type work struct {
 	r       *Recorder
+	begun   bool
 	began   time.Duration // CPU time of the thread
 	pending []*root       // slow roots that asked for this capture
 	taken   map[*root]bool

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/internal/record"
 )
 
@@ -37,6 +38,7 @@ type Options struct {
 	LogLines int
 
 	Emit   func(record.Record) // called from the recorder's goroutine; required
+	Guard  *guard.Guard        // recovers panics
 	Logger *slog.Logger        // nil is slog.Default()
 
 	diagnosed func(Diagnosis) // called for each captured root span: how tests see a diagnosis to the nanosecond
@@ -71,6 +73,8 @@ type Recorder struct {
 	mu      sync.Mutex
 	pending []*root
 	closed  bool // no capture will serve what is pending
+
+	capturing, recording, emitting *guard.Stage
 
 	wake         chan struct{} // a root was put into pending
 	stop         chan struct{}
@@ -130,17 +134,22 @@ func newRecorder(o Options) *Recorder {
 			MinAge:   ringAge,
 			MaxBytes: uint64(max(1, o.RingBytes/2)),
 		}),
+		capturing: o.Guard.Stage("capture wall"),
+		recording: o.Guard.Stage("record wall"),
+		emitting:  o.Guard.Stage("emit"),
 		wake:      make(chan struct{}, 1),
 		stop:      make(chan struct{}),
 		deadline:  make(chan struct{}),
 		done:      make(chan struct{}),
-		encoder:   newEncoder(o),
 		budget:    newBudget(o.CPUShare, now),
 		diagnoses: diagnosisLog{to: o.Logger, lines: cmp.Or(o.LogLines, defaultLogLines)},
 		cut:       now,
 		paced:     now,
 		gap:       true,
 	}
+	guarded := o
+	guarded.Emit = func(rec record.Record) { r.emitting.Try(func() { o.Emit(rec) }) }
+	r.encoder = newEncoder(guarded)
 	r.conv = newConverter(o.ChildMin, r.deadlineReached)
 	return r
 }
@@ -204,21 +213,17 @@ func (r *Recorder) run() {
 			due = nil
 			r.capture()
 		case <-ticks.C:
-			now := time.Now()
-			r.diagnoses.flush(now)
-			if r.look(now) {
+			forgetting := false
+			r.recording.Run(func() { forgetting = r.tick(time.Now()) })
+			if forgetting {
 				r.capture()
-			} else if !r.paused && r.overgrown(now) {
-				r.advance()
 			}
 		case <-r.stop:
 			r.stopped.Store(true)
 			if !r.deadlineReached() {
 				r.capture()
 			}
-			r.diagnoses.end()
-			r.flight.Stop()
-			r.giveUp()
+			r.recording.Try(r.end)
 			return
 		}
 	}
@@ -236,6 +241,23 @@ func (r *Recorder) look(now time.Time) (due bool) {
 	r.budget.spend(cost)
 	r.stats.cpu.Add(int64(cost))
 	return due
+}
+
+// tick does what is due regularly. It reports whether a capture is due.
+func (r *Recorder) tick(now time.Time) (due bool) {
+	r.diagnoses.flush(now)
+	due = r.look(now)
+	if !due && !r.paused && r.overgrown(now) {
+		r.advance()
+	}
+	return due
+}
+
+// end ends the recording.
+func (r *Recorder) end() {
+	defer r.giveUp()
+	defer r.flight.Stop()
+	r.diagnoses.end()
 }
 
 // pace charges recording to the budget. In a process with so many goroutines that the runtime's visits alone

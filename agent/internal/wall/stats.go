@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Stats counts what a Recorder did since its start. Slow is the sum of Captured, the four Skipped
+// Stats counts what a Recorder did since its start. Slow is the sum of Captured, the five Skipped
 // of roots, the Crowded that ended later, and those that are still being processed.
 type Stats struct {
 	Slow     uint64 // local root spans that took at least SlowSpan
@@ -18,6 +18,7 @@ type Stats struct {
 	SkippedWindow   uint64 // … the ring had forgotten their part of the trace, or it was not readable
 	SkippedQueue    uint64 // … too many were waiting
 	SkippedStop     uint64 // … the recorder was stopped
+	SkippedPanic    uint64 // … the recorder panicked
 	SkippedChildren uint64 // child spans with a profile of their own that was not emitted, for the same reasons
 
 	Unended            uint64 // root spans given up because they did not end for long
@@ -40,7 +41,7 @@ type Stats struct {
 type counters struct {
 	slow, captured, partial, children, profiles                          atomic.Uint64
 	skippedBudget, skippedWindow, skippedQueue, skippedStop, unended     atomic.Uint64
-	skippedChildren                                                      atomic.Uint64
+	skippedPanic, skippedChildren                                        atomic.Uint64
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations atomic.Uint64
 	unreadable, crowded, pauses, snapshots, bytes, events                atomic.Uint64
 	cpu                                                                  atomic.Int64
@@ -59,6 +60,7 @@ func (r *Recorder) Stats() Stats {
 		SkippedWindow:      c.skippedWindow.Load(),
 		SkippedQueue:       c.skippedQueue.Load(),
 		SkippedStop:        c.skippedStop.Load(),
+		SkippedPanic:       c.skippedPanic.Load(),
 		SkippedChildren:    c.skippedChildren.Load(),
 		Unended:            c.unended.Load(),
 		Crowded:            c.crowded.Load(),
