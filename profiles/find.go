@@ -5,18 +5,39 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
-// Find returns the profiles that a query chooses among files and directories, by their start, and the files
-// among them that cannot be used. A directory is one that agents save to, or any other that has profiles in
-// files that end in .pb.gz, also in directories below it. No match is no error.
+// extensions are the ends of the names that profiles in files usually have.
+var extensions = []string{suffix, ".pb", ".pprof", ".pprof.gz", ".prof", ".pgo"}
+
+// HasProfileName reports whether the name of a file is one that profiles usually have: it ends in .pb.gz, .pb, .pprof,
+// .pprof.gz, .prof or .pgo.
+func HasProfileName(name string) bool { return TrimExtension(name) != name }
+
+// TrimExtension returns the name of a file without the end that profiles usually have.
+func TrimExtension(name string) string {
+	for _, ext := range extensions {
+		if trimmed, ok := strings.CutSuffix(name, ext); ok && trimmed != "" {
+			return trimmed
+		}
+	}
+	return name
+}
+
+// Find returns the profiles that a query chooses among files and directories, by their start, and the files among them
+// that cannot be used. A directory is one that agents save to, or any other whose files and those in directories below it
+// have the names of profiles (see HasProfileName). A file that is given is read whatever its name. No match is no error.
 func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, error) {
 	var entries []Entry
 	var damaged []Damaged
@@ -56,7 +77,7 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 				return err
 			}
 			name, nameErr := record.ParseFileName(file.Name())
-			if file.Type().IsRegular() && strings.HasSuffix(path, suffix) && (nameErr != nil || q.mayMatch(name.Type, name.Start)) {
+			if file.Type().IsRegular() && HasProfileName(file.Name()) && (nameErr != nil || q.mayMatch(name.Type, name.Start)) {
 				add(path)
 			}
 			return nil
@@ -70,13 +91,46 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 	return entries, damaged, nil
 }
 
-// entry reads what a file says of itself, one of ours or of another tool.
+// entry reads what a file says of itself: one that an agent saved, or one of another tool, compressed or not.
 func entry(path string) (Entry, error) {
 	e, err := readEntry(path)
-	if !errors.Is(err, record.ErrForeign) {
+	if err == nil || errors.Is(err, fs.ErrNotExist) || !errors.Is(err, record.ErrForeign) && compressed(path) {
+		return e, err
+	}
+	info, err := os.Stat(path)
+	if err != nil {
 		return e, err
 	}
 	w, err := ReadFile(path)
-	e.Meta = w.Meta
-	return e, err
+	if damaged, ok := errors.AsType[Damaged](err); ok {
+		err = damaged.Err // the caller names the file
+	}
+	if err != nil {
+		return e, err
+	}
+	return Entry{Meta: w.Meta, Path: path, Bytes: info.Size(), Kind: kindOf(w.Profile)}, nil
+}
+
+// compressed reports whether a file begins like a compressed one.
+func compressed(path string) bool {
+	f, err := openRegular(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // it was only read
+	magic := make([]byte, 2)
+	_, err = io.ReadFull(f, magic)
+	return err == nil && pprofwire.IsGzip(magic)
+}
+
+// kindOf returns the kind of a profile, see [Entry].
+func kindOf(p *profile.Profile) string {
+	var names []string
+	for _, t := range p.SampleType {
+		names = append(names, t.Type+"/"+t.Unit)
+	}
+	if t := p.PeriodType; t != nil && t.Type != "" {
+		names = append(names, "period "+t.Type+"/"+t.Unit)
+	}
+	return strings.Join(names, ", ")
 }

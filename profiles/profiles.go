@@ -29,6 +29,9 @@ type Entry struct {
 	record.Meta
 	Path  string
 	Bytes int64 // of the file
+	// Kind is the sample types and the period type of a profile of another tool: only profiles of one kind can be merged.
+	// It is empty for a saved profile, whose type says it.
+	Kind string
 }
 
 // Window is a profile that was read. For a file of another tool Meta is what the profile itself says, and

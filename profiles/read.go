@@ -61,6 +61,7 @@ func ReadFile(path string) (Window, error) {
 	}
 	if m.Type == "" {
 		m = foreignMeta(p)
+		p.DurationNanos = int64(m.End.Sub(m.Start)) // which can be added up
 	}
 	return Window{Meta: m, Profile: p}, nil
 }
@@ -184,10 +185,18 @@ func openRegular(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
-// foreignMeta is what a profile of another tool says of itself.
+// foreignMeta returns what a profile of another tool says of itself. A time that cannot be asked for, and a duration that
+// cannot be, count as not given: the time is then 1970-01-01.
 func foreignMeta(p *profile.Profile) record.Meta {
 	start := time.Unix(0, p.TimeNanos).UTC()
-	return record.Meta{Type: typeOf(p), Start: start, End: start.Add(time.Duration(max(0, p.DurationNanos)))}
+	if start.Year() < firstYear || start.Year() >= lastYear {
+		start = time.Unix(0, 0).UTC()
+	}
+	took := time.Duration(p.DurationNanos)
+	if took < 0 || took > longestAgo || start.Add(took).Year() > lastYear {
+		took = 0
+	}
+	return record.Meta{Type: typeOf(p), Start: start, End: start.Add(took)}
 }
 
 // typeOf tells the type of a profile by its sample types. The profiles of mutexes and of blocking have the

@@ -164,7 +164,7 @@ var recentTimes = []struct {
 // times.
 func choicesOf(service string, contents []source.Content, hasBase bool, now time.Time) []typeChoices {
 	var all []typeChoices
-	for _, t := range profileTypes {
+	for _, t := range typesIn(contents) {
 		var versions []string
 		var from, to time.Time
 		has, several := false, 0

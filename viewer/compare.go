@@ -139,7 +139,10 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 		}
 		return p, base, err
 	}
-	before, a, b := s.sides(c)
+	before, a, b, err := s.sides(ctx, c)
+	if err != nil {
+		return nil, nil, err
+	}
 	p, err = mean(ctx, s.source, b)
 	if err == nil || errors.Is(err, profiles.ErrNone) {
 		var err2 error
@@ -170,8 +173,9 @@ func missing(t profileType, before, after error) error {
 	return before
 }
 
-// sides returns the selections of a comparison that is not of spans, and the source of the side before.
-func (s *server) sides(c comparison) (before source.Source, a, b source.Selection) {
+// sides returns the selections of a comparison that is not of spans, and the source of the side before. A base directory of
+// another tool need not have the service's name, which is that of the directory: if it has a single service, it is that.
+func (s *server) sides(ctx context.Context, c comparison) (before source.Source, a, b source.Selection, err error) {
 	before = s.source
 	if c.What == "directories" {
 		before = s.options.Base
@@ -180,7 +184,16 @@ func (s *server) sides(c comparison) (before source.Source, a, b source.Selectio
 	a, b = of, of
 	a.Version, b.Version = c.versionA, c.versionB
 	a.From, a.To, b.From, b.To = c.a.from, c.a.to, c.b.from, c.b.to
-	return before, a, b
+	if c.What == "directories" {
+		services, err := before.Services(ctx, a.From, a.To)
+		if err != nil {
+			return nil, a, b, err
+		}
+		if len(services) == 1 {
+			a.Service = services[0]
+		}
+	}
+	return before, a, b, nil
 }
 
 func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*profile.Profile, error) {
@@ -278,6 +291,7 @@ type comparePage struct {
 // comparisonResult is the result of a comparison.
 type comparisonResult struct {
 	Before, After string   // totals
+	Of            string   // how the page names the sample type
 	Spans         []link   // before and after, of a comparison of spans
 	Verdict       *verdict // of any other comparison
 	difference
@@ -353,9 +367,13 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 		if value < 0 || baseValue < 0 {
 			return nil, missingProfile{"One of the profiles has no values."}
 		}
-		unit := p.SampleType[value].Unit
+		if b := base.SampleType[baseValue]; b.Type != p.SampleType[value].Type || b.Unit != p.SampleType[value].Unit {
+			return nil, missingProfile{fmt.Sprintf("The sides have different sample types, %s in %s and %s in %s.",
+				b.Type, b.Unit, p.SampleType[value].Type, p.SampleType[value].Unit)}
+		}
 		found := &comparisonResult{
-			Before: format.Value(sum(base, baseValue), unit), After: format.Value(sum(p, value), unit), difference: newDifference(base, p, 1, 1),
+			Before: format.Value(sum(base, baseValue), p.SampleType[value].Unit), After: format.Value(sum(p, value), p.SampleType[value].Unit),
+			Of: c.Type.of(p.SampleType[value].Type), difference: newDifference(base, p, 1, 1),
 		}
 		if c.What == "spans" {
 			for _, id := range []string{c.spanA, c.spanB} {
@@ -366,8 +384,11 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 				found.Spans = append(found.Spans, link{sp.Service + " " + sp.Name, SpanPath(sp.TraceID, sp.ID)})
 			}
 		} else {
-			before, a, b := s.sides(c)
-			v, err := testChanges(ctx, before, s.source, a, b)
+			before, a, b, err := s.sides(ctx, c)
+			if err != nil {
+				return nil, err
+			}
+			v, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
 			if err != nil {
 				v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is shown without it
 			}

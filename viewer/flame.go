@@ -1,10 +1,14 @@
 package viewer
 
 import (
+	"slices"
+
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/flame"
+	"spanflame/internal/format"
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -15,15 +19,41 @@ func side(p *profile.Profile, scale float64) (s flame.Side, ok bool) {
 	return s, s.Value >= 0
 }
 
-// newFlame draws a profile, zoomed to the frame with the index; 0 is the whole. The page that is zoomed to a frame is at
+// newFlame draws one of a profile's values, zoomed to the frame with the index; 0 is the whole. The page that is zoomed to a frame is at
 // zoomPath followed by its index.
-func newFlame(p *profile.Profile, zoomPath string, zoom int) flame.Graph {
-	s, ok := side(p, 1)
-	if !ok {
+func newFlame(p *profile.Profile, value int, zoomPath string, zoom int) flame.Graph {
+	if value < 0 {
 		return flame.Graph{}
 	}
-	stated := p.SampleType[s.Value].Type == string(record.Wall)
-	return flame.New(s, stated, zoomPath, zoom)
+	s := flame.Side{Profile: p, Value: value, Keep: profiles.OwnTime}
+	stated := p.SampleType[value].Type == string(record.Wall) && slices.ContainsFunc(p.Sample, hasMarker)
+	g := flame.New(s, stated, zoomPath, zoom)
+	g.Total = format.Value(sum(p, value), p.SampleType[value].Unit)
+	return g
+}
+
+// hasMarker reports whether a stack has a frame of a span or of a state, which wall-clock profiles of other tools have not.
+func hasMarker(s *profile.Sample) bool {
+	for _, l := range s.Location {
+		for _, line := range l.Line {
+			if line.Function != nil && wallprofile.IsMarker(line.Function.Name) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// signs returns the values above zero against those below, of a profile that is itself a difference. It is empty for any
+// other.
+func signs(p *profile.Profile, value int) difference {
+	if !slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return s.Value[value] < 0 }) {
+		return difference{}
+	}
+	above := flame.Side{Profile: p, Value: value, Keep: profiles.OwnTime}
+	below := above
+	below.Negative = true
+	return difference{Changes: flame.Changes(below, above), tree: flame.Compare(below, above), unit: above.Unit()}
 }
 
 // newOthers draws the time of other goroutines that worked for the spans of a profile.

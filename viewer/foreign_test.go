@@ -124,7 +124,7 @@ func TestForeignHostileNames(t *testing.T) {
 		}
 	}
 	for _, path := range []string{
-		"/profiles?type=none", "/profiles.pb.gz", "/profiles?frame=x", "/profiles?sugar=1",
+		"/profiles?type=%00", "/profiles.pb.gz", "/profiles?frame=x", "/profiles?sugar=1",
 		"/compare?what=versions&aversion=1&aversion=2",
 	} {
 		if w := get(h, path); w.Code != 400 {

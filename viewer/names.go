@@ -223,7 +223,7 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	page.Flame, page.Others = newFlame(p, "/name?"+with(page.Part).Encode()+"&frame=", zoom), newOthers(p)
+	page.Flame, page.Others = newFlame(p, profiles.DefaultSampleIndex(p), "/name?"+with(page.Part).Encode()+"&frame=", zoom), newOthers(p)
 	spec := with(page.Part)
 	spec.Set("kind", "name")
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"

@@ -41,13 +41,63 @@ type profileType struct {
 	Words string
 }
 
+// maxTypeName limits the name of a type in an address, in bytes.
+const maxTypeName = 1_000
+
+// parseType parses the name of a type: one of profileTypes, or a type of another tool.
 func parseType(name string) (profileType, error) {
 	for _, t := range profileTypes {
 		if t.Name == name {
 			return t, nil
 		}
 	}
-	return profileType{}, badRequest("There is no profile type %q: want wall, cpu, memory, mutex, block or goroutines.", name)
+	if name == "" || len(name) > maxTypeName || format.Clean(name, maxTypeName) != name {
+		return profileType{}, badRequest("There is no profile type %q: want wall, cpu, memory, mutex, block, goroutines or that of a profile.", name)
+	}
+	return otherType(record.Type(name)), nil
+}
+
+// otherType is a type that is not one of profileTypes, or only some of the kinds of one.
+func otherType(t record.Type) profileType {
+	words := string(t)
+	for _, known := range profileTypes {
+		if kind, ok := strings.CutPrefix(words, string(known.Type)+" ("); ok {
+			words = known.Words + " (" + kind
+		}
+	}
+	return profileType{string(t), t, words}
+}
+
+// typesIn returns the types of contents: profileTypes first, then others by name.
+func typesIn(contents []source.Content) []profileType {
+	var all []profileType
+	for _, t := range profileTypes {
+		if slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == t.Type }) {
+			all = append(all, t)
+		}
+	}
+	known := len(all)
+	for _, c := range contents {
+		isKnown := slices.ContainsFunc(profileTypes, func(t profileType) bool { return t.Type == c.Type })
+		if !isKnown && !slices.ContainsFunc(all, func(t profileType) bool { return t.Type == c.Type }) {
+			all = append(all, otherType(c.Type))
+		}
+	}
+	slices.SortFunc(all[known:], func(a, b profileType) int { return cmp.Compare(a.Name, b.Name) })
+	return all
+}
+
+// mainSamples are the sample types that the words of a type stand for.
+var mainSamples = map[record.Type]string{
+	record.CPU: "cpu", record.Wall: "wall", record.Memory: "inuse_space", record.Mutex: "delay", record.Block: "delay", record.Goroutine: "goroutine",
+}
+
+// of names the values of a sample type: by the words of the type if these stand for it, and else by its own name.
+func (t profileType) of(sampleType string) string {
+	if mainSamples[t.Type] == sampleType {
+		return t.Words
+	}
+	return format.Clean(sampleType, 100)
 }
 
 // ranges are the time ranges of a form, by how long ago they start.

@@ -33,9 +33,14 @@ type profilesPage struct {
 	Instance        string // empty for all
 	Type            profileType
 	Types, Versions []part
+	Sample, Of      string    // the sample type that is shown, and how the page names it
+	Samples         []part    // all sample types, if there are several
+	Mean            bool      // of several windows, as values at different moments are not added up
 	From, To        time.Time // of the windows
 	Count           int       // of them
 	Flame, Others   flame.Graph
+	Difference      *flame.Graph // of values above and below zero, instead of Flame
+	Changes         []flame.Change
 	Pprof, Download string
 	Compare         []link
 	Commands        []string
@@ -50,7 +55,7 @@ type listedWindow struct {
 }
 
 // profilesParameters are the parameters of the page and of its file.
-var profilesParameters = []string{"service", "version", "instance", "type", "last", "from", "to"}
+var profilesParameters = []string{"service", "version", "instance", "type", "sample", "last", "from", "to"}
 
 func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 	q, err := parameters(r, append([]string{"frame"}, profilesParameters...)...)
@@ -68,7 +73,8 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if page.Service == "" {
-		page.Why = "There are no profiles yet. Start a service with the agent, or open a directory with files that end in .pb.gz."
+		page.Why = "There are no profiles yet. Start a service with the agent, or open a directory with files whose names end in " +
+			".pb.gz, .pb, .pprof, .prof or .pgo."
 		return s.render(w, http.StatusOK, "profiles.html", page)
 	}
 	contents, err := s.contents(r.Context(), page.Service, page.Period)
@@ -118,7 +124,17 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 		return err
 	}
 	page.list(q, windows)
-	page.Flame, page.Others = newFlame(p, "/profiles?"+q.Encode()+"&frame=", zoom), newOthers(p)
+	value, err := shownSample(p, q.Get("sample"))
+	if err != nil {
+		return err
+	}
+	page.addSamples(p, value, q)
+	page.Mean = source.Level(sel.Type) && len(windows) > 1
+	zoomPath := "/profiles?" + q.Encode() + "&frame="
+	page.Flame, page.Others = newFlame(p, value, zoomPath, zoom), newOthers(p)
+	if differs := signs(p, value); differs.tree != nil {
+		page.Difference, page.Changes = differs.draw(zoomPath, zoom), differs.Changes
+	}
 	page.Download = "/profiles.pb.gz?" + q.Encode()
 	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}
 	if of, ok := arguments(files); ok && (len(files) == 1 || !source.Level(sel.Type)) { // pprof adds them up, and the page shows the mean of levels
@@ -135,11 +151,9 @@ func chosenType(name string, contents []source.Content) (profileType, error) {
 	if name != "" {
 		return parseType(name)
 	}
-	for _, preferred := range append([]profileType{{Name: typeCPU}}, profileTypes...) {
-		t, err := parseType(preferred.Name)
-		if err != nil || slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == t.Type }) {
-			return t, err
-		}
+	types := typesIn(contents)
+	if i := slices.IndexFunc(types, func(t profileType) bool { return t.Name == typeCPU }); i < 0 && len(types) > 0 {
+		return types[0], nil
 	}
 	return parseType(typeCPU)
 }
@@ -151,10 +165,17 @@ func (page *profilesPage) addTabs(q url.Values, contents []source.Content) {
 		of.Set(name, value)
 		return part{link{words, "/profiles?" + of.Encode()}, current}
 	}
-	for _, t := range profileTypes {
-		if t == page.Type || slices.ContainsFunc(contents, func(c source.Content) bool { return c.Type == t.Type }) {
-			page.Types = append(page.Types, tab(t.Words, "type", t.Name, t == page.Type))
-		}
+	types := typesIn(contents)
+	if !slices.Contains(types, page.Type) {
+		types = append(types, page.Type)
+	}
+	sample := q.Get("sample")
+	q.Del("sample") // which another type need not have
+	for _, t := range types {
+		page.Types = append(page.Types, tab(format.Clean(t.Words, 200), "type", t.Name, t == page.Type))
+	}
+	if sample != "" {
+		q.Set("sample", sample)
 	}
 	var versions []string
 	for _, c := range contents {
@@ -183,8 +204,38 @@ func lastPart(t profileType, version string, contents []source.Content, now time
 		to = now
 	}
 	from := to.Add(-usualTime)
+	if first := time.Unix(0, 0); from.Before(first) {
+		from = first // of profiles without a time
+	}
 	to = to.Add(time.Millisecond) // which includes a profile of that moment
 	return period{From: stamp(from), To: stamp(to), from: from, to: to}
+}
+
+// shownSample returns the index of the sample type of a name or, without one, that of the default. It is -1 for a profile
+// without values.
+func shownSample(p *profile.Profile, name string) (int, error) {
+	if name == "" {
+		return profiles.DefaultSampleIndex(p), nil
+	}
+	i := profiles.SampleIndex(p, name)
+	if i < 0 {
+		return i, badRequest("The profile has no sample type %q.", name)
+	}
+	return i, nil
+}
+
+// addSamples adds the sample types of a profile, of which one is shown.
+func (page *profilesPage) addSamples(p *profile.Profile, value int, q url.Values) {
+	page.Sample = p.SampleType[value].Type
+	page.Of = page.Type.of(page.Sample)
+	if len(p.SampleType) < 2 {
+		return
+	}
+	for i, t := range p.SampleType {
+		of := maps.Clone(q)
+		of.Set("sample", t.Type)
+		page.Samples = append(page.Samples, part{link{format.Clean(t.Type, 100), "/profiles?" + of.Encode()}, i == value})
+	}
 }
 
 // list adds the windows to the page.
@@ -199,7 +250,7 @@ func (page *profilesPage) list(q url.Values, windows []source.Window) {
 		}
 	}
 	of := url.Values{}
-	for _, name := range []string{"service", "version", "type"} {
+	for _, name := range []string{"service", "version", "type", "sample"} {
 		if v := q.Get(name); v != "" {
 			of.Set(name, v)
 		}
@@ -255,6 +306,13 @@ func (s *server) profilesPair(ctx context.Context, q url.Values) (p, base *profi
 	sel, _, err := profilesSelection(q)
 	if err == nil {
 		p, err = s.source.Profile(ctx, sel)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	value, err := shownSample(p, q.Get("sample"))
+	if err == nil && value >= 0 {
+		p.DefaultSampleType = p.SampleType[value].Type
 	}
 	return p, nil, err
 }

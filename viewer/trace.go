@@ -375,7 +375,10 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	if err != nil {
 		return nil, err
 	}
-	v.Flame, v.Others = newFlame(p, TracePath(sp.TraceID)+"?"+url.Values{"span": {sp.ID}, "type": {typ}}.Encode()+"&frame=", zoom), newOthers(p)
+	v.Flame, v.Others = newFlame(
+		p, profiles.DefaultSampleIndex(p),
+		TracePath(sp.TraceID)+"?"+url.Values{"span": {sp.ID}, "type": {typ}}.Encode()+"&frame=", zoom,
+	), newOthers(p)
 	base := TracePath(sp.TraceID) + "/span/" + sp.ID + "/" + typ
 	v.Pprof, v.Top, v.Download = base+"/flamegraph", base+"/top", base+".pb.gz"
 	v.Compare = "/compare?" + url.Values{"a": {sp.TraceID + "/" + sp.ID}, "type": {typ}}.Encode()

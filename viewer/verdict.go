@@ -40,11 +40,19 @@ type verdictRow struct {
 	Significant, More              bool
 }
 
-// testChanges compares the windows of two selections of a type.
-func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection) (verdict, error) {
+// metricOf returns the name that package compare has for a sample type.
+func metricOf(t record.Type, sampleType string) string {
+	if mainSamples[t] == sampleType {
+		return metrics[t]
+	}
+	return sampleType
+}
+
+// testChanges compares the windows of two selections of a type by a metric of package compare.
+func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection, metric string) (verdict, error) {
 	report, err := compare.Compare(
 		ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows),
-		compare.Options{Metrics: []string{metrics[a.Type]}},
+		compare.Options{Metrics: []string{metric}},
 	)
 	if err != nil {
 		return verdict{}, err

@@ -37,7 +37,15 @@ var functions = template.FuncMap{
 	"clean": func(s string) string { return format.Clean(s, 160) },
 	"count": format.Count,
 	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"clock": format.Clock,
+	"clock": clock,
+}
+
+// clock formats a time in UTC. Profiles without a time have the first of 1970.
+func clock(t time.Time) string {
+	if t.Unix() == 0 {
+		return "no time"
+	}
+	return format.Clock(t)
 }
 
 // Limits of one request and of all.

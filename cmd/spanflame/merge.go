@@ -35,7 +35,7 @@ func newMergeCommand() *cobra.Command {
 		Use:   "merge FILE|DIR…",
 		Short: "Merge saved profiles into one file",
 		Long: `Merge saved profiles of one service and one type into one compressed pprof file. DIR is a directory that an
-agent saves to, or any other with .pb.gz files; a pattern such as 'saved/*.pb.gz' works too. Files that cannot be
+agent saves to, or any other with profiles in files; a pattern such as 'saved/*.pb.gz' works too. Files that cannot be
 used are reported and left out.
 
 With --pgo the result is a profile for profile-guided optimization: CPU samples only, without labels. "go build" uses

@@ -40,7 +40,7 @@ flame graph of each span, all spans of a name, a service's profiles, comparisons
 DIR is SPANFLAME_DIR, or else the directory to which agents save by default. With --tempo and --pyroscope the pages
 read these servers instead.
 
-DIR may also be any other directory with profiles in .pb.gz files, or a single such FILE, written by any tool. The
+DIR may also be any other directory with profiles in files, or a single such FILE, written by any tool. The
 pages then show flame graphs, comparisons and memory, but no traces. If a file does not name its service and version,
 the names of its directories do.
 

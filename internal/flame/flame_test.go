@@ -120,9 +120,9 @@ func TestDifference(t *testing.T) {
 		got = append(got, f.Title+" "+f.Class)
 	}
 	want := []string{
-		"all: before 100 count, after 100 count, +0 count same", "main.same: before 60 count, after 60 count, +0 count same",
-		"main.a: before 40 count, after 30 count, −10 count less", "main.gone: before 10 count, after 0 count, −10 count less",
-		"main.new: before 0 count, after 10 count, +10 count more",
+		"all: before 100, after 100, +0 same", "main.same: before 60, after 60, +0 same",
+		"main.a: before 40, after 30, −10 less", "main.gone: before 10, after 0, −10 less",
+		"main.new: before 0, after 10, +10 more",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("frames %q, want %q", got, want)
@@ -131,7 +131,7 @@ func TestDifference(t *testing.T) {
 	for _, c := range Changes(before, after) {
 		got = append(got, fmt.Sprintf("%s %s %s %s %v", c.Name, c.Before, c.After, c.By, c.More))
 	}
-	if want := []string{"main.gone 10 count 0 count −10 count false", "main.new 0 count 10 count +10 count true"}; !slices.Equal(got, want) {
+	if want := []string{"main.gone 10 0 −10 false", "main.new 0 10 +10 true"}; !slices.Equal(got, want) {
 		t.Errorf("changes %q, want %q", got, want)
 	}
 	if Compare(sideOf("count"), sideOf("count")) != nil || NewDifference(nil, "count", "", 0) != nil {

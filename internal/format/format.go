@@ -14,7 +14,9 @@ import (
 // Duration writes a duration with three digits.
 func Duration(d time.Duration) string {
 	switch {
-	case d >= 100*time.Second || d <= -100*time.Second:
+	case d < 0 && d != math.MinInt64:
+		return "-" + Duration(-d)
+	case d >= 100*time.Second || d < 0:
 		return d.Round(time.Second).String()
 	case d >= time.Second:
 		return fmt.Sprintf("%.3g s", d.Seconds())
@@ -38,10 +40,12 @@ func Bytes(v int64) string {
 	return fmt.Sprintf("%.4g TiB", f)
 }
 
-// Value writes a sample value in its unit.
+// Value writes a sample value in its unit. A count has none.
 func Value(v int64, unit string) string {
 	factor, kind := measure(unit)
 	switch scaled := factor * float64(v); {
+	case unit == "count" || unit == "":
+		return strconv.FormatInt(v, 10)
 	case kind == "" || math.Abs(scaled) >= math.MaxInt64:
 		return fmt.Sprintf("%d %s", v, unit)
 	case kind == "bytes":

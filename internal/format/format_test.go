@@ -1,6 +1,7 @@
 package format
 
 import (
+	"math"
 	"testing"
 	"time"
 )
@@ -20,7 +21,10 @@ func TestValue(t *testing.T) {
 		{1 << 20, "bytes", "1 MiB"},
 		{-3 << 20, "bytes", "-3 MiB"},
 		{1 << 50, "bytes", "1024 TiB"},
-		{7, "count", "7 count"},
+		{-2e9, "nanoseconds", "-2 s"},
+		{math.MinInt64, "nanoseconds", "-9223372036854775808 nanoseconds"},
+		{7, "count", "7"},
+		{7, "objects", "7 objects"},
 		{8_980_000, "microseconds", "8.98 s"},
 		{3, "seconds", "3 s"},
 		{2, "Milliseconds", "2 ms"},

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -66,14 +65,14 @@ func (d *Directory) usable(path string) {
 var _ Source = (*Directory)(nil)
 
 // Open opens a path, which must exist: the directory of an agent, which has a directory profiles or traces or is still
-// empty; another directory with files that end in .pb.gz; or one such file. It reads all files that are not an agent's, as
+// empty; another directory with profiles in files; or one such file. It reads all files that are not an agent's, as
 // only their contents say what they are.
 func Open(ctx context.Context, path string) (*Directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
 		return nil, err
 	}
-	service := strings.TrimSuffix(filepath.Base(path), ".pb.gz") // of a link its own name
+	service := profiles.TrimExtension(filepath.Base(path)) // of a link its own name
 	if path, err = filepath.EvalSymlinks(path); err != nil {
 		return nil, err
 	}

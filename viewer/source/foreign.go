@@ -9,7 +9,6 @@ import (
 	"maps"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"spanflame/internal/record"
@@ -23,8 +22,8 @@ const (
 	foreignEvery = 5 * time.Second // how old the list may be
 )
 
-// foreignFiles are the profiles of other tools: the files of a directory and those below it that end in .pb.gz, or one
-// file. The place of a file stands for what it does not say itself: its service is named after the directory, or the
+// foreignFiles are the profiles of other tools: the files of a directory and those below it that have the names of
+// profiles, or one file. The place of a file stands for what it does not say itself: its service is named after the directory, or the
 // file, and its version after the subdirectory. A file is read once, and again after it has changed.
 type foreignFiles struct {
 	path    string
@@ -39,6 +38,7 @@ type foreignFiles struct {
 type foreignFile struct {
 	size     int64
 	modified time.Time
+	typ      record.Type // as the file has it, see separateKinds
 	entry    profiles.Entry
 	err      error // why it cannot be used
 }
@@ -74,7 +74,7 @@ func (l *foreignFiles) look(ctx context.Context) error {
 			return fs.SkipDir
 		case err != nil:
 			return err
-		case !d.Type().IsRegular() || !strings.HasSuffix(path, ".pb.gz") && path != l.path:
+		case !d.Type().IsRegular() || !profiles.HasProfileName(d.Name()) && path != l.path:
 			return nil
 		case len(files) >= maxForeign:
 			return fmt.Errorf("%s has more than %d profiles: name a directory below it", l.path, maxForeign)
@@ -87,6 +87,7 @@ func (l *foreignFiles) look(ctx context.Context) error {
 		if !ok || f.size != info.Size() || !f.modified.Equal(info.ModTime()) || f.err != nil && !ofBytes(f.err) {
 			f = foreignFile{size: info.Size(), modified: info.ModTime()}
 			f.entry, f.err = l.entry(ctx, path)
+			f.typ = f.entry.Type
 		}
 		if !errors.Is(f.err, fs.ErrNotExist) {
 			files[path] = f
@@ -97,8 +98,33 @@ func (l *foreignFiles) look(ctx context.Context) error {
 		maps.Copy(l.files, files) // these are not read again
 		return fmt.Errorf("list profiles: %w", err)
 	}
+	separateKinds(files)
 	l.files, l.looked = files, time.Now()
 	return nil
+}
+
+// separateKinds makes types of their own of the profiles whose kind is not that of most files of their type, as profiles
+// can be merged only with those of their kind.
+func separateKinds(files map[string]foreignFile) {
+	counts := make(map[record.Type]map[string]int)
+	for _, f := range files {
+		if f.err == nil {
+			if counts[f.typ] == nil {
+				counts[f.typ] = make(map[string]int)
+			}
+			counts[f.typ][f.entry.Kind]++
+		}
+	}
+	most := make(map[record.Type]string)
+	for typ, kinds := range counts {
+		most[typ] = slices.MaxFunc(slices.Sorted(maps.Keys(kinds)), func(a, b string) int { return cmp.Compare(kinds[a], kinds[b]) })
+	}
+	for path, f := range files {
+		if f.entry.Type = f.typ; f.entry.Kind != most[f.typ] {
+			f.entry.Type = record.Type(fmt.Sprintf("%s (%s)", f.typ, f.entry.Kind))
+		}
+		files[path] = f
+	}
 }
 
 // ofBytes reports whether an error is about the contents of a file and therefore lasts until the file changes. Others,

@@ -224,7 +224,7 @@ func (s Selection) labels() query.Selector {
 func (s *Servers) Profile(ctx context.Context, sel Selection) (*profile.Profile, error) {
 	name, ok := pyroscopeTypes[sel.Type]
 	if !ok {
-		return nil, fmt.Errorf("profile type %q: Pyroscope has no such type", sel.Type)
+		return nil, fmt.Errorf("profile type %q on Pyroscope: %w", sel.Type, profiles.ErrNone)
 	}
 	labels := sel.labels()
 	from, to := limited(sel.From, sel.To, query.Longest)
@@ -421,11 +421,15 @@ func (s *Servers) Contents(ctx context.Context, service string, from, to time.Ti
 
 // windows returns the totals of the windows of each instance of a service, by time.
 func (s *Servers) windows(ctx context.Context, sel Selection) ([]query.Capture, error) {
+	name, ok := pyroscopeTypes[sel.Type]
+	if !ok {
+		return nil, nil
+	}
 	from, to := limited(sel.From, sel.To, query.Longest)
 	if err := checkLength(from, to); err != nil {
 		return nil, err
 	}
-	all, err := s.pyroscope.Captures(ctx, pyroscopeTypes[sel.Type], sel.labels(), from, to, record.InstanceLabel)
+	all, err := s.pyroscope.Captures(ctx, name, sel.labels(), from, to, record.InstanceLabel)
 	return all, s.ofPyroscope(err)
 }
 

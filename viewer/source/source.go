@@ -11,6 +11,7 @@ import (
 	"maps"
 	"math"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -152,8 +153,17 @@ func sortContents(all []Content) {
 // Marked reports whether the agent marked a span as one that has a profile of its own.
 func Marked(s traces.Span) bool { return s.Attributes[wallprofile.ProfileIDAttribute] == s.ID }
 
+// levels are the types whose profiles are of a moment.
+var levels = []record.Type{record.Memory, record.Goroutine, record.GoroutineLeak, "goroutineleak", "threadcreate"}
+
 // Level reports whether the profiles of a type are of a moment: several of them are averaged, not added up.
-func Level(t record.Type) bool { return t == record.Memory || t == record.Goroutine }
+func Level(t record.Type) bool { return slices.Contains(levels, Base(t)) }
+
+// Base returns the type that the profiles of a file have, from a type that has only some of their kinds.
+func Base(t record.Type) record.Type {
+	base, _, _ := strings.Cut(string(t), " (")
+	return record.Type(base)
+}
 
 // Spread returns at most n of all, evenly, including the first and the last.
 func Spread[T any](all []T, n int) []T {

@@ -1,0 +1,97 @@
+package profiles_test
+
+import (
+	"bytes"
+	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/profiles"
+)
+
+// foreignCPU is a profile as another tool writes it.
+func foreignCPU() *profile.Profile {
+	return &profile.Profile{
+		SampleType: []*profile.ValueType{{Type: "cpu", Unit: "nanoseconds"}}, PeriodType: &profile.ValueType{Type: "cpu", Unit: "nanoseconds"},
+		Sample: []*profile.Sample{{Value: []int64{1e9}}}, TimeNanos: noon.UnixNano(), DurationNanos: 10e9,
+	}
+}
+
+func writeForeign(t *testing.T, path string, p *profile.Profile, compress bool) {
+	t.Helper()
+	write := p.WriteUncompressed
+	if compress {
+		write = p.Write
+	}
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFindForeign(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	names := []string{"a.pb.gz", "b.pprof", "c.prof", "d.pb", "default.pgo"}
+	for i, name := range names {
+		writeForeign(t, at(name), foreignCPU(), i%2 == 0)
+	}
+	writeForeign(t, at("other.bin"), foreignCPU(), false)
+	if err := os.WriteFile(at("notes.prof"), []byte("not a profile"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	found, damaged, err := profiles.Find(t.Context(), profiles.Query{}, dir)
+	var got []string
+	for _, e := range found {
+		got = append(got, filepath.Base(e.Path))
+		if e.Kind != "cpu/nanoseconds, period cpu/nanoseconds" || e.Bytes == 0 || !e.Start.Equal(noon) || e.End.Sub(e.Start) != 10*time.Second {
+			t.Errorf("%+v", e)
+		}
+	}
+	if !slices.Equal(got, names) || err != nil {
+		t.Errorf("found %q, %v, want %q", got, err, names)
+	}
+	if len(damaged) != 1 || damaged[0].Path != at("notes.prof") || strings.Count(damaged[0].Error(), at("notes.prof")) != 1 {
+		t.Errorf("damaged: %v, want notes.prof, named once", damaged)
+	}
+	if found, _, err := profiles.Find(t.Context(), profiles.Query{}, at("other.bin")); err != nil || len(found) != 1 {
+		t.Errorf("a file that is given: %v, %v", found, err)
+	}
+	if _, err := profiles.ReadFile(at("notes.prof")); !errors.As(err, new(profiles.Damaged)) {
+		t.Errorf("not a profile: %v", err)
+	}
+}
+
+// TestForeignTimes: a time or a duration that cannot be counts as not given.
+func TestForeignTimes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cpu.pb.gz")
+	for name, tt := range map[string]struct {
+		at, took int64
+		start    time.Time
+		length   time.Duration
+	}{
+		"usual":             {noon.UnixNano(), 10e9, noon, 10 * time.Second},
+		"none":              {0, 10e9, time.Unix(0, 0), 10 * time.Second},
+		"before 1970":       {-1e18, 10e9, time.Unix(0, 0), 10 * time.Second},
+		"the last":          {1<<63 - 1, 10e9, time.Unix(0, 0), 10 * time.Second},
+		"endless":           {noon.UnixNano(), 1<<63 - 1, noon, 0},
+		"negative duration": {noon.UnixNano(), -5, noon, 0},
+	} {
+		p := foreignCPU()
+		p.TimeNanos, p.DurationNanos = tt.at, tt.took
+		writeForeign(t, path, p, true)
+		w, err := profiles.ReadFile(path)
+		if err != nil || !w.Start.Equal(tt.start) || w.End.Sub(w.Start) != tt.length || w.Profile.DurationNanos != int64(tt.length) {
+			t.Errorf("%s: from %v, for %v, %v; want from %v for %v", name, w.Start, w.End.Sub(w.Start), err, tt.start, tt.length)
+		}
+	}
+}

@@ -1,0 +1,183 @@
+package viewer
+
+import (
+	"bytes"
+	"html"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/format"
+	"spanflame/profiles"
+	"spanflame/viewer/internal/fixture"
+)
+
+// profilesVariable names a directory with profiles, for TestEveryLink.
+const profilesVariable = "SPANFLAME_TEST_PROFILES"
+
+// unusual are profiles as other tools write them, by the names of their files.
+func unusual() map[string]*profile.Profile {
+	cpu := func() *profile.Profile {
+		return fixture.Profile(fixture.Began, 10*time.Second, "cpu", "nanoseconds", nil,
+			fixture.Sample("main.main;main.work", 900e6, ""), fixture.Sample("main.main", 100e6, ""))
+	}
+	of := func(sampleType, unit string) *profile.Profile {
+		return fixture.Profile(fixture.Began, 10*time.Second, sampleType, unit, nil, fixture.Sample("main.main;main.work", 9, ""))
+	}
+	// with adds a sample type, whose values are the first ones multiplied.
+	with := func(p *profile.Profile, sampleType, unit string, by int64) *profile.Profile {
+		p.SampleType = append(p.SampleType, &profile.ValueType{Type: sampleType, Unit: unit})
+		for _, s := range p.Sample {
+			s.Value = append(s.Value, s.Value[0]*by)
+		}
+		return p
+	}
+	all := map[string]*profile.Profile{
+		"cpu.pb.gz": cpu(), "fgprof.pb.gz": with(of("samples", "count"), "time", "nanoseconds", 1e7), "threadcreate.prof": of("threadcreate", "count"),
+		"goroutineleak.pprof": of("goroutineleak", "count"), "milliseconds.pb.gz": of("cpu", "ms"), "cpu-then-wall.pgo": with(cpu(), "wall", "nanoseconds", 2),
+		"wall-then-cpu.pb.gz": with(of("wall", "nanoseconds"), "cpu", "nanoseconds", 3), "objects.pb": with(of("objects", "count"), "space", "bytes", 64),
+		"allocations.pb.gz": of("alloc_objects", "count"), "no-time.pb.gz": cpu(), "before-1970.pb.gz": cpu(), "last-time.pb.gz": cpu(),
+		"endless.pb.gz": cpu(), "negative-duration.pb.gz": cpu(), "difference.pb.gz": cpu(), "bad-default.pb.gz": cpu(), "hostile.pb.gz": of(`<b>"`, "\u202e"),
+	}
+	all["no-time.pb.gz"].TimeNanos = 0
+	all["before-1970.pb.gz"].TimeNanos = -1e18
+	all["last-time.pb.gz"].TimeNanos = 1<<63 - 1
+	all["endless.pb.gz"].DurationNanos = 1<<63 - 1
+	all["negative-duration.pb.gz"].DurationNanos = -5
+	all["difference.pb.gz"].Sample[0].Value[0] = -5_850_000
+	all["bad-default.pb.gz"].DefaultSampleType = "none"
+	return all
+}
+
+// TestEveryLink follows every link from the pages of each profile, alone and together with the others: every page is there,
+// and what it is of is the total of the file. The profiles are unusual ones and those of a directory in
+// SPANFLAME_TEST_PROFILES.
+func TestEveryLink(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "shop")
+	for name, p := range unusual() {
+		path := filepath.Join(dir, name)
+		if name != "objects.pb" {
+			fixture.WriteForeign(t, path, p)
+			continue
+		}
+		var b bytes.Buffer
+		if err := p.WriteUncompressed(&b); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, b.Bytes(), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, dir := range []string{dir, os.Getenv(profilesVariable)} {
+		if dir == "" {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s has no profiles: %v", dir, err)
+		}
+		for _, file := range append(files, dir) {
+			t.Run(filepath.Base(file), func(t *testing.T) {
+				h := pages(t, open(t, file), Options{})
+				n := follow(t, h, "/profiles", "/", "/names", "/memory", "/compare")
+				t.Logf("%d pages", n)
+				if file != dir {
+					hasTotals(t, h, file)
+				}
+			})
+		}
+	}
+}
+
+var links = regexp.MustCompile(`(?:href|src|srcset)="(/[^"]*)"`)
+
+// maxFollowed limits the pages that follow asks for.
+const maxFollowed = 400
+
+// follow asks for pages and for those that they link to, and returns how many there are.
+func follow(t *testing.T, h http.Handler, paths ...string) int {
+	t.Helper()
+	seen := make(map[string]bool)
+	for i := 0; i < len(paths) && i < maxFollowed; i++ {
+		w := get(h, paths[i])
+		if w.Code != http.StatusOK && w.Code != http.StatusFound {
+			t.Errorf("%s: status %d: %s", paths[i], w.Code, regexp.MustCompile(`<p><bdi>.*</bdi>`).FindString(w.Body.String()))
+		}
+		if strings.HasPrefix(paths[i], "/flame/") || w.Header().Get("Content-Type") != "text/html; charset=utf-8" {
+			continue // pprof's links have parameters of their own
+		}
+		for _, m := range links.FindAllStringSubmatch(w.Body.String(), -1) {
+			path, _, _ := strings.Cut(html.UnescapeString(m[1]), "#")
+			if u, err := url.Parse(path); err != nil || u.Query().Has("frame") || seen[path] {
+				continue // all frames are one page
+			}
+			seen[path] = true
+			paths = append(paths, path)
+		}
+	}
+	return len(seen)
+}
+
+// hasTotals fails unless the profile that the page has for download, and the pages of its sample types, are of the file.
+func hasTotals(t *testing.T, h http.Handler, file string) {
+	t.Helper()
+	f, err := os.Open(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close() // it was only read
+	want, err := profiles.Parse(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	shown := page(t, h, "/profiles")
+	if len(want.Sample) == 0 {
+		shows(t, shown, "There is no such profile")
+		return
+	}
+	m := regexp.MustCompile(`href="(/profiles\.pb\.gz[^"]*)"`).FindStringSubmatch(shown)
+	if m == nil {
+		t.Fatalf("no download:\n%s", shown)
+	}
+	got, err := profile.Parse(get(h, html.UnescapeString(m[1])).Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, st := range want.SampleType {
+		if got, want := profiles.Total(got, i, nil), profiles.Total(want, i, nil); got != want {
+			t.Errorf("the total of %s is %d, want %d", st.Type, got, want)
+		}
+	}
+	for i, st := range want.SampleType {
+		of := page(t, h, strings.Replace(html.UnescapeString(m[1]), ".pb.gz?", "?", 1)+"&"+url.Values{"sample": {st.Type}}.Encode())
+		shows(t, of, `<h2 id="flame-title">`+format.Value(profiles.Total(want, i, nil), st.Unit)+" of ",
+			`sample type <code>`+html.EscapeString(format.Clean(st.Type, 100))+`</code>`)
+	}
+	shows(t, shown, `sample type <code>`+html.EscapeString(format.Clean(want.SampleType[profiles.DefaultSampleIndex(want)].Type, 100))+`</code>`)
+}
+
+// TestForeignDirectories: two directories of another tool are compared by the link that the page has, though each has the
+// name of its directory as its service.
+func TestForeignDirectories(t *testing.T) {
+	dir := fixture.TwoVersions(t)
+	base, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")
+	h := pages(t, open(t, after), Options{Base: open(t, base)})
+	link := regexpOf(t, page(t, h, "/profiles"), `href="(/compare\?[^"]*what=directories[^"]*)"`)
+	shows(t, page(t, h, link), "CPU · before <b>1 s</b> · after <b>100 ms</b>", "6 windows before, 6 after", "main.slow")
+}
+
+// TestDifferenceIsShownAsOne: a profile that is itself a difference has both signs on its page.
+func TestDifferenceIsShownAsOne(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "heap.pb.gz")
+	fixture.WriteForeign(t, path, fixture.Profile(fixture.Began, 0, "inuse_space", "bytes", nil,
+		fixture.Sample("main.main;main.shrank", -6<<20, ""), fixture.Sample("main.main;main.grew", 1<<20, "")))
+	shows(t, page(t, pages(t, open(t, path), Options{}), "/profiles"), "-5 MiB of memory", "the profile is a difference",
+		"main.shrank: before 6 MiB, after 0 B, −6 MiB", "main.grew: before 0 B, after 1 MiB, &#43;1 MiB", "all: before 6 MiB, after 1 MiB")
+}
