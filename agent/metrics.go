@@ -21,6 +21,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	captureTime := m.seconds("spanflame.capture.duration", "Time spent capturing profiles, by type.")
 	skipped := m.counter("spanflame.profiles.skipped", "{profile}", "Profiles that were due but not captured, by type and reason.")
 	gap := m.seconds("spanflame.cpu_profile.gap", "Time without a CPU profile because the service was taking one itself.")
+	rotation := m.seconds("spanflame.cpu_profile.rotation_gap", "Time without a CPU profile between the end of a window and the start of the next.")
 
 	spooled := m.counter("spanflame.spool.profiles", "{profile}", "Profiles in the spool, by event, reason and type.")
 	spooledSize := m.counter("spanflame.spool.profiles.size", "By", "Size of profiles in the spool, by event, reason and type.")
@@ -62,6 +63,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 			o.ObserveInt64(skipped, n, metric.WithAttributes(attribute.String("type", string(s.Type)), attribute.String("reason", s.Reason)))
 		}
 		o.ObserveFloat64(gap, c.CPUGap.Seconds())
+		o.ObserveFloat64(rotation, c.CPURotation.Seconds())
 		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
 		if a.deliver != nil {

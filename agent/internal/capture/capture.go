@@ -53,6 +53,8 @@ type Stats struct {
 
 	// CPUGap is the time without a CPU profile since Start because the service took one itself.
 	CPUGap time.Duration
+	// CPURotation is the time without a CPU profile since Start because one window had ended and the next had not begun.
+	CPURotation time.Duration
 }
 
 // Count is a number of profiles, their compressed size, and the time spent to take them.
@@ -312,7 +314,7 @@ func (c *Capturer) Stats() Stats {
 	for k, n := range c.stats.Skipped {
 		s.Skipped[k] = n
 	}
-	s.CPUGap = c.cpu.gapSoFar()
+	s.CPUGap, s.CPURotation = c.cpu.gapSoFar(), c.cpu.rotationSoFar()
 	if n := c.cpu.refused.Load(); n > 0 {
 		s.Skipped[Skip{record.CPU, ReasonBusy}] = n
 	}

@@ -422,6 +422,32 @@ func TestProfilesCarryTheirWindow(t *testing.T) {
 	}
 }
 
+func TestAWindowIsEmittedAfterTheNextHasBegun(t *testing.T) {
+	var emitted, profiled int
+	p := newCPUProfiler(true, guard.New(slog.New(slog.DiscardHandler)).Stage("cpu"), func(_, _ time.Time, b []byte) {
+		emitted++
+		if err := pprof.StartCPUProfile(io.Discard); err != nil {
+			profiled++
+			return
+		}
+		pprof.StopCPUProfile()
+	})
+	p.start(time.Now())
+	p.next()
+	p.next()
+	if emitted != 2 || profiled != 2 {
+		t.Errorf("%d windows emitted, %d while the next was open; want 2 and 2", emitted, profiled)
+	}
+	if p.rotationSoFar() <= 0 || p.gapSoFar() != 0 {
+		t.Errorf("%v between windows and %v without the profiler, want the first alone", p.rotationSoFar(), p.gapSoFar())
+	}
+	before := p.rotationSoFar()
+	p.close()
+	if emitted != 3 || profiled != 2 || p.rotationSoFar() != before {
+		t.Errorf("after the last window: %d windows emitted, %v between windows, want 3 and still %v", emitted, p.rotationSoFar(), before)
+	}
+}
+
 func TestStampChangesTheTimesAlone(t *testing.T) {
 	var gz bytes.Buffer
 	if err := pprof.Lookup("allocs").WriteTo(&gz, 0); err != nil {

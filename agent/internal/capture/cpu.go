@@ -25,8 +25,9 @@ func newCPUProfiler(windows bool, stage *guard.Stage, emit func(begun, end time.
 
 // cpuProfiler shares the runtime's one CPU profiler between the windows of the capturer and profiles on request.
 //
-// To end a profile takes up to 100 ms, because the runtime passes on its samples at that interval; between two windows
-// this time is not profiled.
+// The runtime takes one profile at a time, and one ends when it is written, which takes from less than a millisecond to
+// some, and longer where the CPUs are busy. Between two windows this time is not profiled, but nothing else happens in
+// it: a window is emitted when the next one has begun. The time is counted.
 type cpuProfiler struct {
 	windows bool // whether windows are taken and emitted; if not, there are only profiles on request
 	stage   *guard.Stage
@@ -44,6 +45,7 @@ type cpuProfiler struct {
 	counting sync.Mutex
 	gapFrom  time.Time // since when the service has the profiler; zero while it does not
 	gap      time.Duration
+	rotation time.Duration // between windows
 
 	refused atomic.Int64 // how often the service was found to have the profiler
 }
@@ -80,19 +82,41 @@ func (p *cpuProfiler) startLocked(now time.Time) error {
 	return nil
 }
 
-// stopLocked ends the open profile, emits it and returns it; nil if there is none.
-func (p *cpuProfiler) stopLocked() []byte {
+// cpuProfile is a profile that has ended.
+type cpuProfile struct {
+	begun, end time.Time
+	profile    []byte // nil if there was none
+}
+
+// stopLocked ends the open profile, if there is one, and returns it.
+func (p *cpuProfiler) stopLocked() cpuProfile {
 	if p.begun.IsZero() {
-		return nil
+		return cpuProfile{}
 	}
 	begun := p.begun
 	p.begun = time.Time{} // first: what follows may panic
 	pprof.StopCPUProfile()
-	profile := bytes.Clone(p.buf.Bytes())
-	if p.windows {
-		p.emit(begun, time.Now(), profile)
+	return cpuProfile{begun, time.Now(), bytes.Clone(p.buf.Bytes())}
+}
+
+// rotateLocked ends the open profile, begins another one, and emits the first.
+func (p *cpuProfiler) rotateLocked() (profile []byte, err error) {
+	from := time.Now()
+	ended := p.stopLocked()
+	err = p.startLocked(time.Now())
+	if p.windows && ended.profile != nil && err == nil {
+		p.counting.Lock()
+		p.rotation += time.Since(from)
+		p.counting.Unlock()
 	}
-	return profile
+	p.emitLocked(ended)
+	return ended.profile, err
+}
+
+func (p *cpuProfiler) emitLocked(ended cpuProfile) {
+	if p.windows && ended.profile != nil {
+		p.emit(ended.begun, ended.end, ended.profile)
+	}
 }
 
 // next ends the window and begins another. A requested profile continues: it is emitted when it ends.
@@ -103,8 +127,7 @@ func (p *cpuProfiler) next() {
 		if p.lent || !p.windows {
 			return
 		}
-		p.stopLocked()
-		_ = p.startLocked(time.Now()) // counted; tried again by the capturer
+		_, _ = p.rotateLocked() // a failure to start is counted; tried again by the capturer
 	})
 }
 
@@ -118,7 +141,7 @@ func (p *cpuProfiler) close() {
 		for p.lent {
 			p.back.Wait()
 		}
-		p.stopLocked()
+		p.emitLocked(p.stopLocked())
 	})
 }
 
@@ -147,11 +170,13 @@ func (p *cpuProfiler) take(ctx context.Context, stop <-chan struct{}, d time.Dur
 	defer p.mu.Unlock()
 	p.lent = false // first: what follows may panic
 	p.back.Broadcast()
-	profile := p.stopLocked()
 	if p.windows && !p.ended && !last {
-		_ = p.startLocked(time.Now()) // counted; tried again by the capturer
+		profile, _ := p.rotateLocked() // a failure to start is counted; tried again by the capturer
+		return profile, nil
 	}
-	return profile, nil
+	ended := p.stopLocked()
+	p.emitLocked(ended)
+	return ended.profile, nil
 }
 
 func (p *cpuProfiler) lend() error {
@@ -160,12 +185,18 @@ func (p *cpuProfiler) lend() error {
 	if p.lent || p.ended {
 		return ErrBusy
 	}
-	p.stopLocked()
-	if err := p.startLocked(time.Now()); err != nil {
+	if _, err := p.rotateLocked(); err != nil {
 		return err
 	}
 	p.lent = true
 	return nil
+}
+
+// rotationSoFar returns the time between windows since the start.
+func (p *cpuProfiler) rotationSoFar() time.Duration {
+	p.counting.Lock()
+	defer p.counting.Unlock()
+	return p.rotation
 }
 
 func (p *cpuProfiler) gapSoFar() time.Duration {

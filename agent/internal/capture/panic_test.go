@@ -78,13 +78,13 @@ func TestAPanicInTheCPUProfiler(t *testing.T) {
 	if _, err := p.foreground(t.Context(), nil, time.Millisecond); !errors.Is(err, errPanic) { // it ends the window first
 		t.Errorf("a requested profile: %v, want %v", err, errPanic)
 	}
-	if _, err := p.foreground(t.Context(), nil, time.Millisecond); !errors.Is(err, errPanic) { // as it is emitted itself
+	if _, err := p.foreground(t.Context(), nil, time.Millisecond); !errors.Is(err, errPanic) { // so does this one
 		t.Errorf("another one: %v, want %v", err, errPanic)
 	}
 	p.next()  // paused
-	p.close() // waits for no profile
-	if n := g.Panics()["cpu"]; n != 2 {
-		t.Errorf("%d panics, want 2", n)
+	p.close() // waits for no requested profile
+	if n := g.Panics()["cpu"]; n != 3 {
+		t.Errorf("%d panics, want 3", n)
 	}
 	if err := pprof.StartCPUProfile(io.Discard); err != nil {
 		t.Fatalf("the service's own profile afterwards: %v", err)
