@@ -50,6 +50,7 @@ import (
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/telemetry"
+	"spanflame/agent/sdkview"
 )
 
 // Agent is a running agent with its OpenTelemetry set-up.
@@ -122,7 +123,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if cfg.Traces.Endpoint != "" {
 		log.Info("telemetry started", "traces", redact.URL(cfg.Traces.Endpoint))
 	}
-	a.globals.install(a.TracerProvider(a.telemetry.Traces))
+	a.globals.install(sdkview.TracerProvider(a.TracerProvider(a.telemetry.Traces)))
 	return a, nil
 }
 

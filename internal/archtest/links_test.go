@@ -13,7 +13,6 @@ var links = map[string]string{
 	"github.com/cenkalti/backoff/v5":              "the pauses between attempts to deliver",
 	"github.com/felixge/fgprof":                   "the wall-clock profile of the whole process on demand",
 	"github.com/google/pprof":                     "reading and writing profiles",
-	"github.com/grafana/otel-profiling-go":        "the labels of spans",
 	"github.com/grafana/pyroscope-go":             "the names of profile types",
 	"github.com/grafana/pyroscope-go/godeltaprof": "deltas of profiles",
 	"github.com/klauspost/compress":               "faster compression",

@@ -33,7 +33,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	otelpyroscope "github.com/grafana/otel-profiling-go"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -41,29 +40,30 @@ import (
 )
 
 // Mark is a span whose start was marked. End marks its end on the goroutine that calls it, under the name
-// that the span has by then. It returns when that was, and whether the span took long enough for a profile
-// of its own.
+// that the span has by then, and at the time that its author chose for its end, which is zero if there is none.
+// It returns when the mark was made, and whether the span took long enough for a profile of its own.
 type Mark = interface {
-	End(name string) (at time.Time, profiled bool)
+	End(name string, chosen time.Time) (at time.Time, profiled bool)
 }
 
-// Marks marks the start of sampled spans, on the goroutine that calls Begin. The context that it returns
-// carries what the children of the span need. The mark is nil when the span is not recorded.
-// Package wall has the implementation.
+// Marks marks the start of sampled spans, on the goroutine that calls Begin. The parent is the mark of the nearest
+// span above in this process, nil if there is none. The mark is nil when the span is not recorded. Package wall has
+// the implementation.
 type Marks interface {
-	Begin(ctx context.Context, span trace.SpanContext, name string, start time.Time) (context.Context, Mark)
+	Begin(parent Mark, span trace.SpanContext, name string, start time.Time) Mark
+}
+
+// Span is a sampled span of this package, which alone makes one. A type that embeds a Span is taken for it where it is the
+// span of a context.
+type Span interface {
+	trace.Span
+	Wrapped() trace.Span // of the wrapped provider
+	linked() *span
 }
 
 // NewTracerProvider wraps tp. Marks may be nil; spans then have labels only.
 func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvider {
-	return &provider{
-		TracerProvider: tp,
-		marks:          marks,
-		// It is asked for local roots alone, so that all of its spans have labels of their own.
-		labels: otelpyroscope.NewTracerProvider(started{},
-			otelpyroscope.WithSpanIDLabelScope(otelpyroscope.ScopeAllSpans),
-			otelpyroscope.WithSpanNameLabelScope(otelpyroscope.ScopeAllSpans)).Tracer(""),
-	}
+	return &provider{TracerProvider: tp, marks: marks}
 }
 
 // provider embeds what it wraps, as the tracer and the span do, so that methods which are added to the
@@ -71,7 +71,6 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvide
 type provider struct {
 	trace.TracerProvider
 	marks  Marks
-	labels trace.Tracer // of otel-profiling-go: labels the goroutine and sets the attribute
 	recent recent
 }
 
@@ -85,43 +84,65 @@ type tracer struct {
 }
 
 func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanStartOption) (context.Context, trace.Span) {
+	above := ctx
 	ctx, inner := t.Tracer.Start(ctx, name, options...)
 	sc := inner.SpanContext()
 	if !sc.IsSampled() {
 		return ctx, inner
 	}
 	s := &span{Span: inner, p: t.p, name: name}
+	s.root = s
+	if parent := parentIn(above); parent != nil && parent.SpanContext().TraceID() == sc.TraceID() {
+		s.root, s.mark = parent.root, parent.mark
+	}
 	if t.p.marks != nil {
 		// First of all: the mark should be as near to the SDK's own time as possible.
 		s.start = time.Now()
 		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
 			s.start = timed.StartTime()
 		}
-		ctx, s.mark = t.p.marks.Begin(ctx, sc, name, s.start)
+		if mark := t.p.marks.Begin(s.mark, sc, name, s.start); mark != nil {
+			s.mark, s.marked = mark, true
+		}
 	}
-	return trace.ContextWithSpan(s.label(ctx, sc), s), s
+	return trace.ContextWithSpan(context.WithValue(s.label(ctx, sc), spanKey{}, s), s), s
 }
 
-// rootKey finds in a context the *span that is the local root.
-type rootKey struct{}
+// spanKey finds in a context the *span that was started last, if the context's span itself is not ours.
+type spanKey struct{}
+
+// parentIn returns the nearest span of this package in a context. It is the context's span, which is all that is left
+// in a context that was detached from its parent. Only where somebody wrapped that span, or started one with another
+// provider below it, it is found by a key.
+func parentIn(ctx context.Context) *span {
+	if s, ok := trace.SpanFromContext(ctx).(Span); ok {
+		return s.linked()
+	}
+	s, _ := ctx.Value(spanKey{}).(*span)
+	return s
+}
 
 // label gives the goroutine the labels of the span's local root. A set of labels belongs to one span, so that
 // the end can recognise them; if the goroutine already has those of the context, the span has no set and
 // changes nothing.
 func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context {
 	before := goroutineLabels()
-	root, inside := ctx.Value(rootKey{}).(*span)
-	if inside && root.SpanContext().TraceID() == sc.TraceID() {
+	if s.root == s {
+		s.id = sc.SpanID().String()
+		s.SetAttributes(attribute.String(wallprofile.ProfileIDAttribute, s.id))
+	}
+	if of, _ := pprof.Label(ctx, wallprofile.SpanID); of != s.root.id { // a root, or a context that was detached from it
+		labels := []string{wallprofile.SpanID, s.root.id, wallprofile.TraceID, sc.TraceID().String()}
+		if s.root.name != "" {
+			labels = append(labels, wallprofile.SpanName, s.root.name)
+		}
+		ctx = pprof.WithLabels(ctx, pprof.Labels(labels...))
+	} else {
 		pprof.SetGoroutineLabels(ctx)
 		if goroutineLabels() == before {
 			return ctx
 		}
 		ctx = pprof.WithLabels(ctx, pprof.Labels()) // a copy
-	} else {
-		ctx, _ = s.p.labels.Start(context.WithValue(ctx, rootKey{}, s), s.name)
-		if inside { // a new trace inside another's span, which has labelled with its own id
-			ctx = pprof.WithLabels(ctx, pprof.Labels(wallprofile.TraceID, sc.TraceID().String()))
-		}
 	}
 	pprof.SetGoroutineLabels(ctx)
 	s.labels = s.p.recent.add(goroutineLabels(), before)
@@ -133,12 +154,18 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 type span struct {
 	trace.Span
 	p      *provider
+	root   *span     // the local root; itself, if it is one
+	id     string    // of a root: its span ID
 	name   string    // at the start
 	start  time.Time // the span's own, if it is marked
-	mark   Mark      // nil if not marked
+	mark   Mark      // of this span or of the nearest marked one above it, nil if there is none
+	marked bool      // the mark is this span's
 	labels *labelled // nil if it changed none
 	ended  atomic.Bool
 }
+
+func (s *span) linked() *span       { return s }
+func (s *span) Wrapped() trace.Span { return s.Span }
 
 func (s *span) TracerProvider() trace.TracerProvider { return s.p }
 
@@ -160,12 +187,17 @@ func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOpti
 	if s.labels != nil {
 		s.labels.ended.Store(true)
 	}
-	if s.mark != nil {
+	if s.marked {
 		name := s.name
 		if named, ok := s.Span.(interface{ Name() string }); ok {
 			name = named.Name()
 		}
-		at, profiled := s.mark.End(name)
+		var chosen time.Time
+		if len(options) > 0 {
+			config := trace.NewSpanEndConfig(options...)
+			chosen = config.Timestamp()
+		}
+		at, profiled := s.mark.End(name, chosen)
 		// The span ends at its mark: on a busy machine what lies between two readings of the clock can be a
 		// garbage collection. A timestamp among the caller's options comes later and overrides this one. It is
 		// the start and what passed since then, like the SDK's, so that setting the clock does not change the
@@ -187,16 +219,4 @@ func (s *span) endPanicking(v any, options []trace.SpanEndOption) {
 	defer func() { _ = recover() }()
 	defer s.Span.End(options...)
 	panic(v)
-}
-
-// started is a TracerProvider for otel-profiling-go to wrap: its tracer starts nothing and returns the
-// span in the context, so that a span is labelled after it was found to be sampled.
-type started struct{ trace.TracerProvider }
-
-func (started) Tracer(string, ...trace.TracerOption) trace.Tracer { return startedTracer{} }
-
-type startedTracer struct{ trace.Tracer }
-
-func (startedTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
-	return ctx, trace.SpanFromContext(ctx)
 }

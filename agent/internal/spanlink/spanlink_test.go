@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"runtime/pprof"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,29 +27,29 @@ type marks struct {
 	mu     sync.Mutex
 	begun  []string
 	ended  []string
-	parent []bool    // the context had a mark
+	parent []bool    // there was a mark above
+	chosen time.Time // the last end that was chosen
 	at     time.Time // of the last end
 }
-
-type markKey struct{}
 
 type mark struct {
 	m     *marks
 	start time.Time
 }
 
-func (m *marks) Begin(ctx context.Context, _ trace.SpanContext, name string, start time.Time) (context.Context, Mark) {
+func (m *marks) Begin(parent Mark, _ trace.SpanContext, name string, start time.Time) Mark {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.begun = append(m.begun, name)
-	m.parent = append(m.parent, ctx.Value(markKey{}) != nil)
-	return context.WithValue(ctx, markKey{}, true), &mark{m, start}
+	m.parent = append(m.parent, parent != nil)
+	return &mark{m, start}
 }
 
-func (k *mark) End(name string) (time.Time, bool) {
+func (k *mark) End(name string, chosen time.Time) (time.Time, bool) {
 	k.m.mu.Lock()
 	defer k.m.mu.Unlock()
 	k.m.ended = append(k.m.ended, name)
+	k.m.chosen = chosen
 	k.m.at = time.Now()
 	return k.m.at, k.m.at.Sub(k.start) >= time.Millisecond
 }
@@ -341,8 +342,8 @@ func TestEndsAtItsMark(t *testing.T) {
 	said := time.Now().Add(-time.Hour)
 	_, s = tracer.Start(context.Background(), "told")
 	s.End(trace.WithTimestamp(said))
-	if got := recorder.Ended()[1].EndTime(); !got.Equal(said) {
-		t.Errorf("the span ends at %v, though the caller said %v", got, said)
+	if got := recorder.Ended()[1].EndTime(); !got.Equal(said) || !m.chosen.Equal(said) {
+		t.Errorf("the span ends at %v and its mark at %v, though the caller chose %v", got, m.chosen, said)
 	}
 }
 
@@ -412,6 +413,89 @@ func TestWithoutMarks(t *testing.T) {
 	}
 	s.End()
 	if goroutineLabels() != before {
+		t.Error("labels stay")
+	}
+}
+
+// Work that is detached from its request keeps the span alone: context.Background() with the request's span. Its spans are
+// children of that span all the same, and its goroutine gets the labels.
+func TestDetachedContext(t *testing.T) {
+	tracer, recorder, m := setup(t, sdktrace.AlwaysSample())
+	setGoroutineLabels(nil)
+	ctx, root := tracer.Start(context.Background(), "root")
+	on(func() {
+		ctx, child := tracer.Start(trace.ContextWithSpan(context.Background(), trace.SpanFromContext(ctx)), "detached")
+		_, grandchild := tracer.Start(ctx, "below")
+		want := map[string]string{
+			"span_name": "root", "span_id": root.SpanContext().SpanID().String(), "trace_id": root.SpanContext().TraceID().String(),
+		}
+		if got := labelsIn(ctx); !maps.Equal(got, want) {
+			t.Errorf("the labels are %v, want %v", got, want)
+		}
+		grandchild.End()
+		child.End()
+		if goroutineLabels() != nil {
+			t.Error("the labels stay")
+		}
+	})
+	root.End()
+	if !slices.Equal(m.parent, []bool{false, true, true}) {
+		t.Errorf("of %q these had a mark above: %v", m.begun, m.parent)
+	}
+	for _, s := range recorder.Ended() {
+		if s.Name() == "detached" && attr(s, wallprofile.ProfileIDAttribute) != "" && s.EndTime().Sub(s.StartTime()) < time.Millisecond {
+			t.Error("a detached child is taken for a local root")
+		}
+	}
+}
+
+// wrappedSpan is what another library makes of ours.
+type wrappedSpan struct{ trace.Span }
+
+// Where another library wraps our spans, its own is in the context, and the parent is found all the same.
+func TestParentBelowAnotherWrapper(t *testing.T) {
+	tracer, _, m := setup(t, sdktrace.AlwaysSample())
+	ctx, root := tracer.Start(context.Background(), "root")
+	ctx = trace.ContextWithSpan(ctx, wrappedSpan{root})
+	_, child := tracer.Start(ctx, "child")
+	child.End()
+	root.End()
+	if !slices.Equal(m.parent, []bool{false, true}) {
+		t.Errorf("of %q these had a mark above: %v", m.begun, m.parent)
+	}
+}
+
+// Labels that the host sets by pprof.Do inside a span, around it and between its spans survive them.
+func TestLabelsOfTheHost(t *testing.T) {
+	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
+	setGoroutineLabels(nil)
+	pprof.Do(context.Background(), pprof.Labels("tenant", "acme"), func(ctx context.Context) {
+		outside := goroutineLabels()
+		ctx, root := tracer.Start(ctx, "root")
+		inRoot := goroutineLabels()
+		pprof.Do(ctx, pprof.Labels("step", "pricing"), func(ctx context.Context) {
+			inside := goroutineLabels()
+			ctx, child := tracer.Start(ctx, "child")
+			if got := labelsIn(ctx); got["tenant"] != "acme" || got["step"] != "pricing" || got["span_name"] != "root" {
+				t.Errorf("in the child the labels are %v", got)
+			}
+			if goroutineLabels() != inside {
+				t.Error("a child replaces the labels of pprof.Do")
+			}
+			child.End()
+			if goroutineLabels() != inside {
+				t.Error("the child's end does not leave the labels of pprof.Do")
+			}
+		})
+		if goroutineLabels() != inRoot {
+			t.Error("pprof.Do does not end in the root's labels")
+		}
+		root.End()
+		if goroutineLabels() != outside {
+			t.Error("the root's end does not restore the labels of pprof.Do")
+		}
+	})
+	if goroutineLabels() != nil {
 		t.Error("labels stay")
 	}
 }

@@ -112,7 +112,7 @@ func (b *budget) fair(roots []*root) []*root {
 		byName[name] = append(byName[name], t)
 	}
 	for _, same := range byName {
-		slices.SortFunc(same, func(x, y *root) int { return cmp.Compare(y.duration(), x.duration()) })
+		slices.SortFunc(same, func(x, y *root) int { return cmp.Compare(y.took, x.took) })
 	}
 	slices.SortFunc(names, func(x, y string) int {
 		return cmp.Or(b.served[x].Compare(b.served[y]), cmp.Compare(x, y))

@@ -268,7 +268,7 @@ func (w *work) emit() {
 	r.conv.finished = nil
 	slow := finished[:0]
 	for _, t := range finished {
-		if t.duration() >= r.o.SlowSpan {
+		if t.duration() != 0 && t.took >= r.o.SlowSpan {
 			slow = append(slow, t)
 		} else {
 			r.conv.drop(t)

@@ -37,7 +37,8 @@
 //
 // The time between the span's own start and its mark is "[starting the span]". It is usually a
 // microsecond; on a busy machine the goroutine may have had to wait there, and a span whose author set its
-// start to an earlier moment has this state from that moment on. The time between the mark of the end and
+// start to an earlier moment has this state from that moment on. Whether a span is slow is decided by its own
+// start and end. The time between the mark of the end and
 // the span's own end is "[ending the span]" in the same way.
 //
 // A span that ends on another goroutine than it started on has moved. If that goroutine descends from

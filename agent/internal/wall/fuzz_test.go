@@ -104,6 +104,7 @@ func FuzzConvert(f *testing.F) {
 		second.root, second.first, second.number = second, "other", 4
 		spans = append(spans, &second.span)
 		for _, s := range spans {
+			s.took = time.Second
 			s.ended.Store(int64(time.Second))
 		}
 		c := newConverter(1, r.deadlineReached)

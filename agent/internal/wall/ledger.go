@@ -44,6 +44,7 @@ func (t *rootLedger) empty(ledgers ...ledger) {
 type spanLedger struct {
 	done     bool
 	lost     bool // the end mark was not seen
+	clipped  bool // it is among the clipped spans of the converter, or was
 	from, to trace.Time
 	lane     *lane
 	seg      *segment // the lane's at the begin

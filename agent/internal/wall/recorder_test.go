@@ -381,12 +381,12 @@ func TestFairOrder(t *testing.T) {
 	for i, name := range []string{"busy", "busy", "rare", "busy", "other"} {
 		x := &root{}
 		x.first, x.number = name, uint64(i)
-		x.ended.Store(int64(i + 1))
+		x.took = time.Duration(i + 1)
 		roots = append(roots, x)
 	}
 	var got []string
 	for _, x := range b.fair(roots) {
-		got = append(got, fmt.Sprint(x.first, x.ended.Load()))
+		got = append(got, fmt.Sprint(x.first, int64(x.took)))
 	}
 	if want := []string{"other5", "rare3", "busy4", "busy2", "busy1"}; !slices.Equal(got, want) {
 		t.Errorf("order is %v, want %v", got, want)

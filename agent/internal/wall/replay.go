@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"golang.org/x/exp/trace"
@@ -27,6 +28,7 @@ type converter struct {
 	last            trace.Time // of the newest event
 	world           stop
 	finished        []*root // roots that have something to emit, each once
+	clipped         []*span // spans whose chosen end lies before their mark, which was not replayed yet
 	events          uint64
 	lanes           int
 	deadlineReached func() bool // polled: whether to stop
@@ -66,6 +68,36 @@ func (c *converter) track(t *root) {
 	t.mu.Unlock()
 	for _, s := range fresh {
 		c.learn(t, s)
+	}
+	for s := range t.conv.members {
+		if s.conv != nil {
+			c.clip(s)
+		}
+	}
+}
+
+// clip has a span whose begin was seen end at the time that was chosen for it, if that is before its mark.
+func (c *converter) clip(s *span) {
+	if s.duration() != 0 && s.clip != 0 && !s.conv.clipped {
+		s.conv.clipped = true
+		c.clipped = append(c.clipped, s)
+	}
+}
+
+// endClipped ends the spans whose chosen end is not after now. What was replayed already of the time after that end is
+// in the account, which is shortened later (see account.fit).
+func (c *converter) endClipped(now trace.Time) {
+	for i := 0; i < len(c.clipped); {
+		s := c.clipped[i]
+		at := s.conv.from + trace.Time(s.clip)
+		if c.known[s.number] == s && at > now {
+			i++
+			continue
+		}
+		c.clipped = slices.Delete(c.clipped, i, i+1)
+		if c.known[s.number] == s {
+			c.end(s, max(at, c.last), s.conv.lane.g.id)
+		}
 	}
 }
 
@@ -129,6 +161,9 @@ func (c *converter) convert(r io.Reader, gap bool) (err error) {
 		if gap && e.Kind() == trace.EventSync {
 			c.lose(e)
 			gap = false
+		}
+		if len(c.clipped) > 0 {
+			c.endClipped(e.Time())
 		}
 		c.event(e)
 		c.last = e.Time()
@@ -253,6 +288,7 @@ func (c *converter) begin(s *span, e trace.Event) {
 		}
 		s.conv.prefix = c.paths.concat(c.paths.join(nil, p.currentName()), s.conv.prefix)
 	}
+	c.clip(s)
 }
 
 // end closes a span's account at now. Its time goes to the nearest ancestor that still runs as well;
@@ -303,7 +339,7 @@ func (c *converter) end(s *span, now trace.Time, on trace.GoID) {
 	switch {
 	case s.parent == nil:
 		c.finish(t)
-	case s.duration() >= c.childMin:
+	case s.duration() != 0 && s.took >= c.childMin:
 		for k, ns := range l.kept {
 			t.conv.put(l.now, k, ns)
 		}

@@ -413,7 +413,7 @@ func TestEndTwice(t *testing.T) {
 	var again sync.WaitGroup
 	for range 4 {
 		again.Go(func() {
-			if _, again := s.mark.End("again"); again {
+			if _, again := s.mark.End("again", time.Time{}); again {
 				t.Error("the second End reports a profile")
 			}
 		})

@@ -12,10 +12,11 @@ import (
 )
 
 // Mark is a span that has begun. End marks its end on the goroutine that calls it, under the name that
-// the span has by then. It returns when that was, and whether the span took long enough to get a profile
-// of its own, if its local root turns out to be slow. Calls after the first do nothing and report false.
+// the span has by then, and at the time that its author chose for its end, which is zero if there is none.
+// It returns when the mark was made, and whether the span took long enough to get a profile of its own, if
+// its local root turns out to be slow. Calls after the first do nothing and report false.
 type Mark = interface {
-	End(name string) (at time.Time, profiled bool)
+	End(name string, chosen time.Time) (at time.Time, profiled bool)
 }
 
 // The categories of the marks in the trace. Their message is the span's number as a varint.
@@ -28,10 +29,9 @@ const (
 	maxSpans = 4096             // of one root: running, or ended and not yet converted
 	maxLive  = 4096             // roots in each shard of the registry
 	maxAge   = 15 * time.Minute // of a live root; one that is older was never ended
+	clipped  = time.Millisecond // from a chosen end to its mark; below that the account is shortened, see account.fit
 	grace    = 5 * time.Second  // for the children that outlive a slow root, to get profiles of their own
 )
-
-type spanKey struct{}
 
 // span is one sampled span between its two marks.
 type span struct {
@@ -47,8 +47,10 @@ type span struct {
 	head   time.Duration // from start to the mark
 
 	closing atomic.Bool
-	ended   atomic.Int64 // ns since began, 0 while running
-	whole   atomic.Int64 // ns from start to the end that End returned, 0 until then
+	ended   atomic.Int64  // ns since began, 0 while running
+	took    time.Duration // from start to the end, as far as decisions go; valid once ended is set
+	clip    time.Duration // from began to an end that was chosen and lies before the mark; 0 if there is none; as took
+	whole   atomic.Int64  // ns from start to the span's end, 0 until the clock was read
 
 	prev, next *span        // among the running children of the root; guarded by its lock
 	outlived   *atomic.Bool // set when it ends after its root; nil unless it outlived that; guarded by the root's lock
@@ -117,24 +119,23 @@ func (l *live) older(now time.Time, age time.Duration, f func(*root)) {
 }
 
 // Begin marks on the calling goroutine that the sampled span sc started, at the time start by its own
-// clock. The returned context carries the mark, for the children of the span to find their parent.
-// The mark is nil when the span is not recorded: the recorder has stopped, or a limit is reached.
-func (r *Recorder) Begin(ctx context.Context, sc oteltrace.SpanContext, name string, start time.Time) (context.Context, Mark) {
+// clock. The parent is the mark of the nearest span above it in this process, nil if there is none.
+// The returned mark is nil when the span is not recorded: the recorder has stopped, or a limit is reached.
+func (r *Recorder) Begin(parent Mark, sc oteltrace.SpanContext, name string, start time.Time) Mark {
 	if r.stopped.Load() {
-		return ctx, nil
+		return nil
 	}
-	s := r.newSpan(ctx, sc, name, start)
+	s := r.newSpan(parent, sc, name, start)
 	if s == nil {
-		return ctx, nil
+		return nil
 	}
-	ctx = context.WithValue(ctx, spanKey{}, s)
 	trace.Log(context.Background(), beginCategory, s.mark)
 	s.head = time.Since(s.start) // now, as in End
-	return ctx, s
+	return s
 }
 
-func (r *Recorder) newSpan(ctx context.Context, sc oteltrace.SpanContext, name string, start time.Time) *span {
-	if parent, ok := ctx.Value(spanKey{}).(*span); ok && parent.root.r == r && parent.root.traceID == sc.TraceID() {
+func (r *Recorder) newSpan(above Mark, sc oteltrace.SpanContext, name string, start time.Time) *span {
+	if parent, ok := above.(*span); ok && parent.root.r == r && parent.root.traceID == sc.TraceID() {
 		if child, ok := parent.newChild(sc, name, start); ok {
 			return child
 		}
@@ -193,23 +194,39 @@ func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
 	s.mark = string(message[:binary.PutUvarint(message[:], s.number)])
 }
 
-// End implements [Mark].
-func (s *span) End(name string) (at time.Time, profiled bool) {
+// End implements [Mark]. Whether a span was slow is decided by the time from its own start to its own end, whatever
+// its marks are apart.
+func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) {
 	if !s.closing.CompareAndSwap(false, true) {
 		return time.Time{}, false
 	}
 	t := s.root
 	r := t.r
 	s.name = name
-	took := max(1, time.Since(s.began))
-	s.ended.Store(int64(took)) // before the mark: the reader of the mark finds the name and the duration
+	now := time.Now()
+	took := now.Sub(s.start)
+	if !chosen.IsZero() {
+		took = chosen.Sub(s.start)
+		if now.Sub(chosen) > clipped {
+			s.clip = max(1, chosen.Sub(s.began))
+		}
+		if !chosen.After(s.began) {
+			took = 0 // all of it was over before the recorder knew of it: there is nothing to show
+		}
+	}
+	s.took = took
+	s.ended.Store(int64(max(1, now.Sub(s.began)))) // before the mark: its reader finds what is above
 	if !r.stopped.Load() {
 		trace.Log(context.Background(), endCategory, s.mark)
 	}
 	// The clock is read right after the mark, which is written as the last thing that Log does: before that
 	// it may have to wait, for all marks go through one lock of the runtime.
 	at = time.Now()
-	s.whole.Store(int64(at.Sub(s.start)))
+	if chosen.IsZero() {
+		s.whole.Store(int64(at.Sub(s.start)))
+	} else {
+		s.whole.Store(int64(took))
+	}
 
 	t.mu.Lock()
 	t.open--
@@ -235,7 +252,7 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 		if lost := r.request(t); lost != nil {
 			lost.Add(1)
 		}
-	case s.parent != nil && last && time.Duration(t.ended.Load()) >= r.o.SlowSpan:
+	case s.parent != nil && last && t.took >= r.o.SlowSpan:
 		r.request(t) // the last child that outlived a slow root
 	}
 	if last {
@@ -244,8 +261,8 @@ func (s *span) End(name string) (at time.Time, profiled bool) {
 	return at, took >= r.o.ChildMin
 }
 
-// giveUp takes a root that has not ended, or that has children which have not, out of the registry. Spans that start below it from now on are
-// roots of their own.
+// giveUp takes a root that has not ended, or that has children which have not, out of the registry. Spans that start
+// below it from now on are roots of their own.
 func (t *root) giveUp() {
 	t.mu.Lock()
 	t.gone = true
@@ -261,8 +278,14 @@ func (s *span) currentName() string {
 	return s.first
 }
 
-// duration is how long the span took between its marks by the process's own clock, 0 while it runs.
-func (s *span) duration() time.Duration { return time.Duration(s.ended.Load()) }
+// duration is how long the span took from its begin mark to its end by the process's own clock, 0 while it runs.
+func (s *span) duration() time.Duration {
+	d := time.Duration(s.ended.Load())
+	if d != 0 && s.clip != 0 {
+		return min(d, s.clip)
+	}
+	return d
+}
 
 // endTime is when the span ended, by the process's own clock.
 func (s *span) endTime() time.Time { return s.began.Add(s.duration()) }

@@ -109,7 +109,7 @@ func (s *stack) ofGoroutine() bool {
 	return true
 }
 
-// ours is the path of the directory of this package and of package spanlink.
+// ours is the path of the directory of this package and of package spanlink; package sdkview is next to it.
 var ours = strings.TrimSuffix(reflect.TypeFor[Recorder]().PkgPath(), "/wall")
 
 // foreign tells the frames at a leaf that are none of the application's: those by which a mark is
@@ -122,6 +122,7 @@ func isMarking(function string) bool {
 		ours + "/wall.(*span).",
 		ours + "/spanlink.(*tracer).",
 		ours + "/spanlink.(*span).",
+		strings.TrimSuffix(ours, "/internal") + "/sdkview.",
 	} {
 		if strings.HasPrefix(function, prefix) {
 			return true

@@ -87,6 +87,8 @@ type testSpan struct {
 	once                 sync.Once
 }
 
+type markKey struct{}
+
 func (rec *recording) begin(ctx context.Context, name string) (context.Context, *testSpan) {
 	s := &testSpan{name: name, outerFrom: time.Now()}
 	binary.LittleEndian.PutUint64(s.id[:], rand.Uint64()|1)
@@ -96,8 +98,12 @@ func (rec *recording) begin(ctx context.Context, name string) (context.Context, 
 	}
 	sc := oteltrace.NewSpanContext(oteltrace.SpanContextConfig{TraceID: trace, SpanID: s.id, TraceFlags: oteltrace.FlagsSampled})
 	ctx = oteltrace.ContextWithSpanContext(ctx, sc)
-	ctx, s.mark = rec.Begin(ctx, sc, name, s.outerFrom)
+	parent, _ := ctx.Value(markKey{}).(Mark)
+	s.mark = rec.Begin(parent, sc, name, s.outerFrom)
 	s.innerFrom = time.Now()
+	if s.mark != nil {
+		ctx = context.WithValue(ctx, markKey{}, s.mark)
+	}
 	return ctx, s
 }
 
@@ -105,7 +111,7 @@ func (s *testSpan) end() {
 	s.once.Do(func() {
 		s.inner = time.Since(s.innerFrom)
 		if s.mark != nil {
-			s.mark.End(s.name)
+			s.mark.End(s.name, time.Time{})
 		}
 		s.outer = time.Since(s.outerFrom) + s.innerFrom.Sub(s.outerFrom)
 	})
