@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -338,7 +340,7 @@ func (f *file) head(like *Entry) {
 	f.entry = e
 }
 
-// readEntry reads the metadata of one of our files.
+// readEntry reads the metadata of a file that an agent saved. The error for any other file is record.ErrForeign.
 func readEntry(path string) (Entry, error) {
 	f, err := openRegular(path)
 	if err != nil {
@@ -349,8 +351,13 @@ func readEntry(path string) (Entry, error) {
 	if err != nil {
 		return Entry{}, err
 	}
-	m, err := record.DecodeMeta(f)
-	return Entry{Meta: m, Path: path, Bytes: info.Size()}, err
+	e := Entry{Path: path, Bytes: info.Size()}
+	head := bufio.NewReader(f)
+	if start, _ := head.Peek(2); !pprofwire.IsGzip(start) { // where the file is too short, it is no gzip either
+		return e, record.ErrForeign
+	}
+	e.Meta, err = record.DecodeMeta(head)
+	return e, err
 }
 
 // Windows reads the profiles that the query chooses, one at a time, by their start. A file that cannot be

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,7 +13,6 @@ import (
 
 	"github.com/google/pprof/profile"
 
-	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -34,6 +32,9 @@ func TrimExtension(name string) string {
 	}
 	return name
 }
+
+// FileNames describes the names of HasProfileName.
+func FileNames() string { return "*" + strings.Join(extensions, ", *") }
 
 // Find returns the profiles that a query chooses among files and directories, by their start, and the files among them
 // that cannot be used. A directory is one that agents save to, or any other whose files and those in directories below it
@@ -91,14 +92,10 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 	return entries, damaged, nil
 }
 
-// entry reads what a file says of itself: one that an agent saved, or one of another tool, compressed or not.
+// entry reads the metadata of a file, saved by an agent or written by another tool.
 func entry(path string) (Entry, error) {
 	e, err := readEntry(path)
-	if err == nil || errors.Is(err, fs.ErrNotExist) || !errors.Is(err, record.ErrForeign) && compressed(path) {
-		return e, err
-	}
-	info, err := os.Stat(path)
-	if err != nil {
+	if !errors.Is(err, record.ErrForeign) {
 		return e, err
 	}
 	w, err := ReadFile(path)
@@ -108,19 +105,7 @@ func entry(path string) (Entry, error) {
 	if err != nil {
 		return e, err
 	}
-	return Entry{Meta: w.Meta, Path: path, Bytes: info.Size(), Kind: kindOf(w.Profile)}, nil
-}
-
-// compressed reports whether a file begins like a compressed one.
-func compressed(path string) bool {
-	f, err := openRegular(path)
-	if err != nil {
-		return false
-	}
-	defer f.Close() // it was only read
-	magic := make([]byte, 2)
-	_, err = io.ReadFull(f, magic)
-	return err == nil && pprofwire.IsGzip(magic)
+	return Entry{Meta: w.Meta, Path: path, Bytes: e.Bytes, Kind: kindOf(w.Profile)}, nil
 }
 
 // kindOf returns the kind of a profile, see [Entry].

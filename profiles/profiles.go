@@ -104,7 +104,7 @@ func TypeName(t record.Type) string {
 	return string(t)
 }
 
-// ParseType returns the type of that name.
+// ParseType returns the type of that name: one that agents capture, or the first sample type of a profile by another tool.
 func ParseType(name string) (record.Type, error) {
 	var names []string
 	for _, t := range types {
@@ -112,8 +112,15 @@ func ParseType(name string) (record.Type, error) {
 			return t, nil
 		}
 	}
-	return "", fmt.Errorf("profile type %q: want one of %s", name, strings.Join(names, ", "))
+	if name == "" || name != strings.ToLower(name) || strings.TrimSpace(name) != name || replaced[name] {
+		return "", fmt.Errorf("profile type %q: want one of %s, or the first sample type of a profile by another tool",
+			name, strings.Join(names, ", "))
+	}
+	return record.Type(name), nil
 }
+
+// replaced are names that Go uses for types that agents capture. No profile has them as its type.
+var replaced = map[string]bool{"heap": true, "allocs": true, "goroutine": true, "goroutineleak": true, "profile": true, string(record.CPU): true}
 
 // ServiceNames returns the services of entries, sorted. Files of other tools name no service.
 func ServiceNames(entries []Entry) []string {

@@ -122,7 +122,14 @@ func (r *reader) wire(file []byte) ([]byte, error) {
 		}
 		data = r.data.Bytes()
 	}
-	switch weight, err := weigh(data); {
+	weight, err := weigh(data)
+	if err != nil {
+		if converted, ok := fromLegacy(data); ok {
+			data = converted
+			weight, err = weigh(data)
+		}
+	}
+	switch {
 	case err != nil:
 		return nil, invalid(err)
 	case len(data) == 0:
@@ -147,6 +154,26 @@ func tooLarge(what string, limit int64) error {
 	return fmt.Errorf("%w: the %s has more than %d bytes, which is the limit", record.ErrTooLarge, what, limit)
 }
 
+// maxLegacyBytes limits profiles in older formats, which google/pprof parses before their memory can be estimated.
+const maxLegacyBytes = 16 << 20
+
+// fromLegacy converts the older formats that google/pprof reads, such as the text of /debug/pprof/heap?debug=1 and the CPU
+// profiles of gperftools, to the wire form of today's.
+func fromLegacy(data []byte) (wire []byte, ok bool) {
+	if len(data) > maxLegacyBytes {
+		return nil, false
+	}
+	p, err := profile.ParseData(data)
+	if err != nil {
+		return nil, false
+	}
+	var b bytes.Buffer
+	if err := p.WriteUncompressed(&b); err != nil {
+		return nil, false
+	}
+	return b.Bytes(), true
+}
+
 // parse turns a profile's wire form into google/pprof's.
 func parse(data []byte) (*profile.Profile, error) {
 	p, err := profile.ParseUncompressed(data)
@@ -160,7 +187,7 @@ func parse(data []byte) (*profile.Profile, error) {
 }
 
 func invalid(err error) error {
-	return fmt.Errorf("%w: not a valid profile in pprof's protobuf format: %v", record.ErrDamaged, err)
+	return fmt.Errorf("%w: not a valid profile in a format of pprof: %v", record.ErrDamaged, err)
 }
 
 // readLimited replaces what is in b by all of r, which must be at most limit bytes long.
@@ -196,12 +223,12 @@ func foreignMeta(p *profile.Profile) record.Meta {
 	if took < 0 || took > longestAgo || start.Add(took).Year() > lastYear {
 		took = 0
 	}
-	return record.Meta{Type: typeOf(p), Start: start, End: start.Add(took)}
+	return record.Meta{Type: TypeOf(p), Start: start, End: start.Add(took)}
 }
 
-// typeOf tells the type of a profile by its sample types. The profiles of mutexes and of blocking have the
-// same ones and are told apart by nothing: both count as blocking.
-func typeOf(p *profile.Profile) record.Type {
+// TypeOf returns the type of a profile by its sample types: the first that is of a type that agents capture, else the first.
+// Mutex and block profiles have the same sample types: both count as block.
+func TypeOf(p *profile.Profile) record.Type {
 	for _, st := range p.SampleType {
 		switch st.Type {
 		case "cpu":

@@ -84,7 +84,7 @@ func malformed(t testing.TB) map[string][]byte {
 	return map[string][]byte{
 		"empty":                        {},
 		"zeros":                        make([]byte, 4096),
-		"text":                         []byte("heap profile: 0: 0 [0: 0] @ heapprofile\n"),
+		"text":                         []byte("notes on a heap profile\n"),
 		"cut off":                      whole[:len(whole)-3],
 		"two, one after the other":     append(bytes.Clone(whole), whole...),
 		"a location of no table":       spoiled(func(p *profile.Profile) { p.Location = p.Location[1:] }),
@@ -191,7 +191,12 @@ func TestParseTypeAndTime(t *testing.T) {
 			t.Errorf("type %q: %q, %v", name, got, err)
 		}
 	}
-	for _, name := range []string{"tea", "heap", "process_cpu"} {
+	for _, name := range []string{"threadcreate", "objects/space"} {
+		if got, err := profiles.ParseType(name); string(got) != name || err != nil {
+			t.Errorf("type %q of another tool: %q, %v", name, got, err)
+		}
+	}
+	for _, name := range []string{"", "Tea", "heap", "process_cpu"} {
 		if _, err := profiles.ParseType(name); err == nil || !strings.Contains(err.Error(), `"`+name+`": want one of cpu, wall, memory, mutex, `) {
 			t.Errorf("an unknown type: %v", err)
 		}

@@ -81,7 +81,7 @@ func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.W
 		return nil, fmt.Errorf("address %q has no host", argument)
 	case u.Scheme == "pyroscope", isWeb(u) && u.Query().Has("query"):
 		return pyroscope(ctx, u, o, time.Now())
-	case isWeb(u) && strings.Contains(u.Path, livePath):
+	case isWeb(u) && strings.Contains(u.Path, debugPath):
 		return live(ctx, u, o)
 	}
 	return nil, fmt.Errorf(`address %q: want http://HOST/debug/pprof/… for a running service, or pyroscope://HOST/?query=TYPE{label="value"}&from=now-1h&until=now`, argument)
@@ -174,7 +174,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 	case len(entries) == 0 && unusable > 0:
 		return fmt.Errorf("%s: %w: all files that there are (%d) cannot be used; %s", argument, profiles.ErrNone, unusable, wantFile)
 	case len(entries) == 0:
-		return fmt.Errorf("%s: %w: there is none at all", argument, profiles.ErrNone)
+		return fmt.Errorf("%s: %w: no file there is named %s", argument, profiles.ErrNone, profiles.FileNames())
 	}
 	var asked, types []string
 	if q.Service != "" {

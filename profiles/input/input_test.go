@@ -81,7 +81,7 @@ func TestWhatIsThereInstead(t *testing.T) {
 			t.Errorf("%+v: %v, want %q", q, err, want)
 		}
 	}
-	if _, err := read(t, t.TempDir(), input.Options{}); !errors.Is(err, profiles.ErrNone) || !strings.Contains(err.Error(), "there is none at all") {
+	if _, err := read(t, t.TempDir(), input.Options{}); !errors.Is(err, profiles.ErrNone) || !strings.Contains(err.Error(), "no file there is named *.pb.gz, ") {
 		t.Errorf("of an empty directory: %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestLive(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		asked = append(asked, r.URL.String())
 		switch r.URL.Path {
-		case "/debug/pprof/heap", "/debug/pprof/profile", "/debug/pprof/mutex":
+		case "/debug/pprof/heap", "/debug/pprof/profile", "/debug/pprof/mutex", "/debug/pprof/threadcreate", "/debug/fgprof":
 			_, _ = w.Write(encoded(t, "inuse_space", int64(len(asked))))
 		case "/debug/pprof/goroutine":
 			_, _ = io.WriteString(w, "<html>")
@@ -198,6 +198,8 @@ func TestLive(t *testing.T) {
 		{"/debug/pprof", input.Options{}, "/debug/pprof/profile?seconds=10"},
 		{"/debug/pprof/", input.Options{Query: profiles.Query{Types: []record.Type{record.Memory}}}, "/debug/pprof/heap"},
 		{"/debug/pprof/mutex?seconds=3&debug=1", input.Options{}, "/debug/pprof/mutex?seconds=3"},
+		{"/debug/fgprof", input.Options{Length: time.Second}, "/debug/fgprof?seconds=1"},
+		{"/debug/pprof/threadcreate", input.Options{}, "/debug/pprof/threadcreate"},
 		{"/debug/pprof/profile?seconds=2", input.Options{Windows: 2}, "/debug/pprof/profile?seconds=2 /debug/pprof/profile?seconds=2"},
 	} {
 		asked = nil
@@ -208,7 +210,7 @@ func TestLive(t *testing.T) {
 	}
 	for path, want := range map[string]string{
 		"/debug/pprof/goroutine":         "not a valid profile",
-		"/debug/pprof/trace":             "no such profile",
+		"/debug/pprof/trace":             "trace is not a profile",
 		"/x/debug/pprof/heap":            `status 404: "no such thing`,
 		"/debug/pprof/profile?seconds=x": "seconds=x",
 		"/metrics":                       "want http://HOST/debug/pprof/",

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,8 +17,12 @@ import (
 	"spanflame/profiles"
 )
 
-// livePath is where Go services have their profiles by convention.
-const livePath = "/debug/pprof"
+const (
+	// livePath is where Go services have their profiles by convention.
+	livePath = "/debug/pprof"
+	// debugPath is where they have others, such as /debug/fgprof.
+	debugPath = "/debug/"
+)
 
 // slack is how much longer than its profile an answer may take.
 const slack = 30 * time.Second
@@ -36,6 +41,7 @@ var endpoints = []endpoint{
 	{record.Goroutine, "goroutine", false},
 	{record.Mutex, "mutex", true},
 	{record.Block, "block", true},
+	{"", "fgprof", true},
 }
 
 // live takes profiles from a running service, one after another. Its addresses are the index, from which the
@@ -60,8 +66,13 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 			e = known
 		}
 	}
-	if e.name == "" {
-		return nil, fmt.Errorf("%s has no such profile to read: want profile, heap, allocs, goroutine, mutex or block", u.Redacted())
+	switch {
+	case e.name == "" && index:
+		return nil, fmt.Errorf("%s: no profile there has the type %s: name its address", u.Redacted(), profiles.TypeName(o.Query.Types[0]))
+	case slices.Contains([]string{"trace", "cmdline", "symbol"}, want):
+		return nil, fmt.Errorf("%s is not a profile: want one such as profile, heap, goroutine, mutex or block", u.Redacted())
+	case e.name == "":
+		e.name = want // one of an instant, such as threadcreate
 	}
 	if index {
 		u = u.JoinPath(e.name)
@@ -120,6 +131,9 @@ func fetch(ctx context.Context, client *http.Client, u *url.URL, t record.Type) 
 	p, err := profiles.Parse(resp.Body)
 	if err != nil {
 		return profiles.Window{}, fmt.Errorf("%s: %w", u.Redacted(), err)
+	}
+	if t == "" {
+		t = profiles.TypeOf(p)
 	}
 	return profiles.Window{Profile: p, Meta: record.Meta{Type: t, Start: start, End: time.Now()}}, nil
 }
