@@ -214,23 +214,26 @@ func kinds(t *testing.T) []kind {
 	return []kind{
 		{"cpu", "computer", "", "", "on the CPU in e2e.computer", func(t *testing.T, _ context.Context, d time.Duration) { computer(t, d) }},
 		{"sleep", "sleeper", "[waiting: sleep]", "", "sleeping in e2e.sleeper", func(_ *testing.T, _ context.Context, d time.Duration) { sleeper(d) }},
-		{"mutex", "locker", "[waiting: mutex]", "holder", "waiting for a mutex in e2e.locker, held by e2e.holder", func(_ *testing.T, _ context.Context, d time.Duration) {
-			var mu sync.Mutex
-			lock(&mu, &mu, d)
-		}},
-		{"rwmutex write", "locker", "[waiting: RWMutex]", "holder", "waiting for an RWMutex in e2e.locker, held by e2e.holder", func(_ *testing.T, _ context.Context, d time.Duration) {
-			var mu sync.RWMutex
-			lock(&mu, mu.RLocker(), d)
-		}},
+		{"mutex", "locker", "[waiting: mutex]", "holder", "waiting for a mutex in e2e.locker, held by e2e.holder",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				var mu sync.Mutex
+				lock(&mu, &mu, d)
+			}},
+		{"rwmutex write", "locker", "[waiting: RWMutex]", "holder", "waiting for an RWMutex in e2e.locker, held by e2e.holder",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				var mu sync.RWMutex
+				lock(&mu, mu.RLocker(), d)
+			}},
 		{"rwmutex read", "locker", "[waiting: RWMutex]", "holder", "waiting for an RWMutex in e2e.locker", func(_ *testing.T, _ context.Context, d time.Duration) {
 			var mu sync.RWMutex
 			lock(mu.RLocker(), &mu, d)
 		}},
-		{"receive", "receiver", "[waiting: channel receive]", "", "waiting to receive from a channel in e2e.receiver", func(_ *testing.T, _ context.Context, d time.Duration) {
-			ch := make(chan int)
-			later(d, func() { ch <- 1 })
-			receiver(ch)
-		}},
+		{"receive", "receiver", "[waiting: channel receive]", "", "waiting to receive from a channel in e2e.receiver",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				ch := make(chan int)
+				later(d, func() { ch <- 1 })
+				receiver(ch)
+			}},
 		{"send", "sender", "[waiting: channel send]", "", "waiting to send on a channel in e2e.sender", func(_ *testing.T, _ context.Context, d time.Duration) {
 			ch := make(chan int)
 			later(d, func() { <-ch })
@@ -247,12 +250,13 @@ func kinds(t *testing.T) []kind {
 			later(d, func() { c.L.Lock(); ready = true; c.L.Unlock(); c.Signal() })
 			condWaiter(c, &ready)
 		}},
-		{"waitgroup", "groupWaiter", "[waiting: WaitGroup]", "", "waiting for a WaitGroup in e2e.groupWaiter", func(_ *testing.T, _ context.Context, d time.Duration) {
-			var g sync.WaitGroup
-			g.Add(1)
-			later(d, g.Done)
-			groupWaiter(&g)
-		}},
+		{"waitgroup", "groupWaiter", "[waiting: WaitGroup]", "", "waiting for a WaitGroup in e2e.groupWaiter",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				var g sync.WaitGroup
+				g.Add(1)
+				later(d, g.Done)
+				groupWaiter(&g)
+			}},
 		{"http", "caller", "[waiting: select]", "", "waiting in a select in e2e.caller", func(t *testing.T, ctx context.Context, d time.Duration) {
 			caller(t, ctx, server.URL+"/?after="+d.String())
 		}},
@@ -305,39 +309,41 @@ func kinds(t *testing.T) []kind {
 			reader.Wait()
 		}},
 		{"file sync", "syncer", "[syscall]", "", "in a system call in e2e.syncer", func(t *testing.T, _ context.Context, d time.Duration) { syncer(t, file, d) }},
-		{"one cpu", "yielder", "[runnable: waiting for CPU]", "burn", "runnable and waiting for a CPU in e2e.yielder", func(_ *testing.T, _ context.Context, d time.Duration) {
-			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-			stop := make(chan struct{})
-			var busy sync.WaitGroup
-			for range 4 {
-				busy.Go(func() {
-					for {
-						select {
-						case <-stop:
-							return
-						default:
-							burn(time.Millisecond)
+		{"one cpu", "yielder", "[runnable: waiting for CPU]", "burn", "runnable and waiting for a CPU in e2e.yielder",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+				stop := make(chan struct{})
+				var busy sync.WaitGroup
+				for range 4 {
+					busy.Go(func() {
+						for {
+							select {
+							case <-stop:
+								return
+							default:
+								burn(time.Millisecond)
+							}
 						}
-					}
-				})
-			}
-			yielder(d)
-			close(stop)
-			busy.Wait()
-		}},
+					})
+				}
+				yielder(d)
+				close(stop)
+				busy.Wait()
+			}},
 		{"mixed", "locker", "[waiting: mutex]", "holder", "waiting for a mutex in e2e.locker", func(_ *testing.T, _ context.Context, d time.Duration) {
 			burn(d / 5)
 			sleeper(d / 5)
 			var mu sync.Mutex
 			lock(&mu, &mu, d*3/5)
 		}},
-		{"fan-out", "groupWaiter", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in e2e.groupWaiter", func(_ *testing.T, _ context.Context, d time.Duration) {
-			var g sync.WaitGroup
-			for range 4 {
-				g.Go(func() { sleeper(d) })
-			}
-			groupWaiter(&g)
-		}},
+		{"fan-out", "groupWaiter", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in e2e.groupWaiter",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				var g sync.WaitGroup
+				for range 4 {
+					g.Go(func() { sleeper(d) })
+				}
+				groupWaiter(&g)
+			}},
 	}
 }
 

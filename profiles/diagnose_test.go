@@ -15,20 +15,32 @@ const others = "[other goroutines working for this span]"
 
 func TestDiagnose(t *testing.T) {
 	ms := int64(time.Millisecond)
-	wait := stack{[]string{"[waiting: mutex]", "sync.(*Mutex).Lock", "shop/workload.(*Stock).Reserve", "net/http.HandlerFunc.ServeHTTP", "span: POST /checkout"}, "", 571 * ms}
+	wait := stack{
+		[]string{"[waiting: mutex]", "sync.(*Mutex).Lock", "shop/workload.(*Stock).Reserve", "net/http.HandlerFunc.ServeHTTP", "span: POST /checkout"},
+		"",
+		571 * ms,
+	}
 	for name, tt := range map[string]struct {
 		want   string
 		stacks []stack
 	}{
-		"waiting":              {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", []stack{wait, {[]string{"main.compute", "span: POST /checkout"}, "", 41 * ms}}},
-		"running":              {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute", []stack{{[]string{"math.Sin", "main.compute", "span: POST /checkout"}, "", 600 * ms}}},
-		"in several stacks":    {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute", []stack{{[]string{"main.compute", "main.a"}, "", 300 * ms}, wait, {[]string{"main.compute", "main.b"}, "", 300 * ms}}},
-		"below a child span":   {"612 ms POST /checkout: 600 ms (98 %) sleeping in main.pause", []stack{{[]string{"[waiting: sleep]", "time.Sleep", "main.pause", "span: pricing", "main.handle", "span: POST /checkout"}, "", 600 * ms}}},
-		"in the library alone": {"612 ms POST /checkout: 600 ms (98 %) waiting for the network in poll.runtime_pollWait", []stack{{[]string{"[waiting: network]", "internal/poll.runtime_pollWait", "net/http.(*conn).serve", "span: POST /checkout"}, "", 600 * ms}}},
-		"a module called go.…": {"612 ms POST /checkout: 600 ms (98 %) in a system call in store.(*conn).Query", []stack{{[]string{"[syscall]", "syscall.Syscall", "go.example.org/store.(*conn).Query", "main.save"}, "", 600 * ms}}},
+		"waiting": {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve",
+			[]stack{wait, {[]string{"main.compute", "span: POST /checkout"}, "", 41 * ms}}},
+		"running": {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute",
+			[]stack{{[]string{"math.Sin", "main.compute", "span: POST /checkout"}, "", 600 * ms}}},
+		"in several stacks": {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute",
+			[]stack{{[]string{"main.compute", "main.a"}, "", 300 * ms}, wait, {[]string{"main.compute", "main.b"}, "", 300 * ms}}},
+		"below a child span": {"612 ms POST /checkout: 600 ms (98 %) sleeping in main.pause",
+			[]stack{{[]string{"[waiting: sleep]", "time.Sleep", "main.pause", "span: pricing", "main.handle", "span: POST /checkout"}, "", 600 * ms}}},
+		"in the library alone": {"612 ms POST /checkout: 600 ms (98 %) waiting for the network in poll.runtime_pollWait",
+			[]stack{{[]string{"[waiting: network]", "internal/poll.runtime_pollWait", "net/http.(*conn).serve", "span: POST /checkout"}, "", 600 * ms}}},
+		"a module called go.…": {"612 ms POST /checkout: 600 ms (98 %) in a system call in store.(*conn).Query",
+			[]stack{{[]string{"[syscall]", "syscall.Syscall", "go.example.org/store.(*conn).Query", "main.save"}, "", 600 * ms}}},
 		"below an instrumentation": {"612 ms POST /checkout: 600 ms (98 %) waiting in a select in workload.(*inventory).Reserve", []stack{{[]string{
-			"[waiting: select]", "runtime.selectgo", "net/http.(*Transport).roundTrip", "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip",
-			"net/http.(*Client).Do", "shop/workload.(*inventory).Reserve", "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*middleware).serveHTTP", "span: POST /checkout",
+			"[waiting: select]", "runtime.selectgo", "net/http.(*Transport).roundTrip",
+			"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip",
+			"net/http.(*Client).Do", "shop/workload.(*inventory).Reserve",
+			"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*middleware).serveHTTP", "span: POST /checkout",
 		}, "", 600 * ms}}},
 		"below instrumented SQL": {"612 ms POST /checkout: 600 ms (98 %) in a system call in workload.save", []stack{{[]string{
 			"[syscall]", "syscall.Syscall", "github.com/XSAM/otelsql.(*otConn).QueryContext", "database/sql.(*DB).queryDC", "shop/workload.save",
@@ -36,13 +48,17 @@ func TestDiagnose(t *testing.T) {
 		"in an instrumentation alone": {"612 ms POST /checkout: 600 ms (98 %) waiting for the network in poll.runtime_pollWait", []stack{{[]string{
 			"[waiting: network]", "internal/poll.runtime_pollWait", "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip",
 		}, "", 600 * ms}}},
-		"a generic function":      {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.sort", []stack{{[]string{"slices.SortFunc[go.shape.[]example.org/shop.Item]", "main.sort"}, "", 600 * ms}}},
-		"without a stack":         {"612 ms POST /checkout: 612 ms (100 %) not recorded", []stack{{[]string{"[not recorded]", "span: POST /checkout"}, "", 612 * ms}}},
+		"a generic function": {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.sort",
+			[]stack{{[]string{"slices.SortFunc[go.shape.[]example.org/shop.Item]", "main.sort"}, "", 600 * ms}}},
+		"without a stack": {"612 ms POST /checkout: 612 ms (100 %) not recorded",
+			[]stack{{[]string{"[not recorded]", "span: POST /checkout"}, "", 612 * ms}}},
 		"a state of a newer kind": {"612 ms POST /checkout: 612 ms (100 %) waiting: moon in main.a", []stack{{[]string{"[waiting: moon]", "main.a"}, "", 612 * ms}}},
-		"others do not count":     {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", []stack{wait, {[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
-		"others alone":            {"", []stack{{[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
-		"nothing":                 {"", nil},
-		"as long in two places":   {"612 ms POST /checkout: 300 ms (49 %) on the CPU in main.a", []stack{{[]string{"main.b"}, "", 300 * ms}, {[]string{"main.a"}, "", 300 * ms}}},
+		"others do not count": {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve",
+			[]stack{wait, {[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
+		"others alone": {"", []stack{{[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
+		"nothing":      {"", nil},
+		"as long in two places": {"612 ms POST /checkout: 300 ms (49 %) on the CPU in main.a",
+			[]stack{{[]string{"main.b"}, "", 300 * ms}, {[]string{"main.a"}, "", 300 * ms}}},
 	} {
 		p := newProfile(record.Wall, noon, 612*time.Millisecond, tt.stacks...)
 		if got := profiles.Diagnose(p, "POST /checkout", 612*time.Millisecond); got != tt.want {

@@ -69,7 +69,14 @@ func TestListChooses(t *testing.T) {
 	clock := func(h, m, s int) time.Time {
 		return time.Date(noon.Year(), noon.Month(), noon.Day(), h, m, s, 0, time.UTC)
 	}
-	all := []string{"wall shop 11:30:00", "process_cpu shop 11:59:50", "process_cpu a/b ü 12:00:01", "memory shop 12:00:05", "process_cpu shop 12:00:05", "process_cpu .. 23:59:59"}
+	all := []string{
+		"wall shop 11:30:00",
+		"process_cpu shop 11:59:50",
+		"process_cpu a/b ü 12:00:01",
+		"memory shop 12:00:05",
+		"process_cpu shop 12:00:05",
+		"process_cpu .. 23:59:59",
+	}
 	d := open(t, dir)
 	for name, tt := range map[string]struct {
 		query profiles.Query
@@ -346,7 +353,8 @@ func TestByLabelSharesNothingThatWritingChanges(t *testing.T) {
 			if err := q.Write(io.Discard); err != nil {
 				t.Error(err)
 			}
-			if want := map[string]int64{"main.b;span_id=[00000000000000bb];": 2}; !maps.Equal(sums(q), want) || len(q.Function) != 1 || q.Comments[0] != "kept" {
+			if want := map[string]int64{"main.b;span_id=[00000000000000bb];": 2}; !maps.Equal(sums(q), want) || len(q.Function) != 1 ||
+				q.Comments[0] != "kept" {
 				t.Errorf("got %v, want %v and its function", q, want)
 			}
 		})

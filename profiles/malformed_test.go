@@ -57,7 +57,9 @@ func asPprof(t *testing.T, path string, b []byte) (read bool) {
 	mergeErr := m.AddFile(path)
 	for _, err := range []error{err, mergeErr} {
 		d, named := errors.AsType[profiles.Damaged](err)
-		if err != nil && (!named || d.Path != path || !errors.Is(err, record.ErrDamaged) && !errors.Is(err, record.ErrTooLarge) && !strings.Contains(err.Error(), "does not fit into 64 bits")) {
+		if err != nil &&
+			(!named || d.Path != path || !errors.Is(err, record.ErrDamaged) && !errors.Is(err, record.ErrTooLarge) &&
+				!strings.Contains(err.Error(), "does not fit into 64 bits")) {
 			t.Fatalf("%s: an error that does not tell what is wrong: %v", path, err)
 		}
 	}

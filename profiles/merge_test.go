@@ -104,12 +104,27 @@ func TestMergeOfRealProfilesIsThatOfPprof(t *testing.T) {
 func ornate(start uint64) *profile.Profile {
 	kind := &profile.ValueType{Type: "alloc", Unit: "bytes"}
 	size := &profile.ValueType{Type: "objects", Unit: "count"}
-	program := &profile.Mapping{ID: 7, Start: start, Limit: start + 0x3456, Offset: 0x1000, File: "shop", BuildID: "abc", HasFunctions: true, HasLineNumbers: true}
+	program := &profile.Mapping{
+		ID:             7,
+		Start:          start,
+		Limit:          start + 0x3456,
+		Offset:         0x1000,
+		File:           "shop",
+		BuildID:        "abc",
+		HasFunctions:   true,
+		HasLineNumbers: true,
+	}
 	library := &profile.Mapping{ID: 1 << 40, Start: start + 0x10000, Limit: start + 0x20000, File: "libc.so"}
 	f := &profile.Function{ID: 1 << 50, Name: "main.a", SystemName: "main.a[abi]", Filename: "a.go", StartLine: 3}
 	g := &profile.Function{ID: 2, Name: "main.b", Filename: "b.go"}
 	unused := &profile.Function{ID: 3, Name: "main.unused"}
-	inlined := &profile.Location{ID: 1 << 60, Mapping: program, Address: start + 0x1234, Line: []profile.Line{{Function: f, Line: 1, Column: 9}, {Function: g, Line: 2}}, IsFolded: true}
+	inlined := &profile.Location{
+		ID:       1 << 60,
+		Mapping:  program,
+		Address:  start + 0x1234,
+		Line:     []profile.Line{{Function: f, Line: 1, Column: 9}, {Function: g, Line: 2}},
+		IsFolded: true,
+	}
 	plain := &profile.Location{ID: 5, Mapping: library, Address: start + 0x10010}
 	bare := &profile.Location{ID: 6, Address: 0x99}
 	lonely := &profile.Location{ID: 8, Line: []profile.Line{{Function: unused, Line: 1}}}
@@ -181,7 +196,8 @@ func TestMergeRefuses(t *testing.T) {
 		second *profile.Profile
 		want   string
 	}{
-		"another kind":           {newProfile(record.Wall, noon, time.Second, stack{[]string{"main.a"}, "", 1}), "it measures wall/nanoseconds per wall/nanoseconds, those before it cpu/nanoseconds per cpu/nanoseconds"},
+		"another kind": {newProfile(record.Wall, noon, time.Second, stack{[]string{"main.a"}, "", 1}),
+			"it measures wall/nanoseconds per wall/nanoseconds, those before it cpu/nanoseconds per cpu/nanoseconds"},
 		"too much":               {one(math.MaxInt64 - 9), "the sum of cpu does not fit into 64 bits"},
 		"too little":             {one(math.MinInt64), "the sum of cpu does not fit into 64 bits"},
 		"too long":               {long, "the sum of durations does not fit into 64 bits"},
@@ -249,7 +265,13 @@ func TestMergeOfFilesIsThatOfProfiles(t *testing.T) {
 		m := meta(record.CPU)
 		m.Start = m.Start.Add(time.Duration(i) * time.Minute)
 		m.End = m.Start.Add(15 * time.Second)
-		p := newProfile(record.CPU, m.Start, 15*time.Second, stack{[]string{"main.a", "main.main"}, "", int64(i)}, stack{[]string{"main.b", "main.main"}, "00000000000000aa", 7})
+		p := newProfile(
+			record.CPU,
+			m.Start,
+			15*time.Second,
+			stack{[]string{"main.a", "main.main"}, "", int64(i)},
+			stack{[]string{"main.b", "main.main"}, "00000000000000aa", 7},
+		)
 		if err := files.AddFile(save(t, dir, m, p)); err != nil {
 			t.Fatal(err)
 		}

@@ -121,7 +121,15 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	var sides [2]*side
 	var merged [2]*profile.Profile
 	for i, windows := range []iter.Seq2[profiles.Window, error]{before, after} {
-		s := &side{name: []string{"before", "after"}[i], table: table, seed: seed, seen: map[uint64]int{}, only: o.Metrics, childSpans: o.ChildSpans, progress: o.Progress}
+		s := &side{
+			name:       []string{"before", "after"}[i],
+			table:      table,
+			seed:       seed,
+			seen:       map[uint64]int{},
+			only:       o.Metrics,
+			childSpans: o.ChildSpans,
+			progress:   o.Progress,
+		}
 		if o.Normalization == ByWork {
 			s.work = o.Work
 		}

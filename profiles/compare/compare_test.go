@@ -143,7 +143,16 @@ func TestFlatAndCumulative(t *testing.T) {
 	} {
 		c := function(t, m, tt.name)
 		if c.Flat.Before != tt.flat || c.Cum.Before != tt.cum || c.Cum.After != tt.late {
-			t.Errorf("%s: flat %v, cumulative %v and then %v a second; want %v, %v, %v", tt.name, c.Flat.Before, c.Cum.Before, c.Cum.After, tt.flat, tt.cum, tt.late)
+			t.Errorf(
+				"%s: flat %v, cumulative %v and then %v a second; want %v, %v, %v",
+				tt.name,
+				c.Flat.Before,
+				c.Cum.Before,
+				c.Cum.After,
+				tt.flat,
+				tt.cum,
+				tt.late,
+			)
 		}
 	}
 	if m.RawBefore != 6e9 || m.RawAfter != 8e9 {
@@ -233,7 +242,11 @@ func TestLevelsAreNotDivided(t *testing.T) {
 	heap := func(bytes int64) profiles.Window {
 		w := cpu(map[string]float64{"f": 1})
 		w.Type = record.Memory
-		w.Profile.SampleType = []*profile.ValueType{{Type: "alloc_space", Unit: "bytes"}, {Type: "inuse_space", Unit: "bytes"}, {Type: "inuse_objects", Unit: "count"}}
+		w.Profile.SampleType = []*profile.ValueType{
+			{Type: "alloc_space", Unit: "bytes"},
+			{Type: "inuse_space", Unit: "bytes"},
+			{Type: "inuse_objects", Unit: "count"},
+		}
 		w.Profile.Sample[0].Value = []int64{bytes, bytes, 1}
 		return w
 	}
@@ -342,8 +355,22 @@ func TestWhatExplainsAChangeComesFirst(t *testing.T) {
 }
 
 func TestFunctionsAreMatchedAcrossBuilds(t *testing.T) {
-	before := cpu(map[string]float64{"main.main;example.com/old/cart.(*Cart).Price": 2, "main.main;main.sort[go.shape.[]int,go.shape.string]": 2, "main.main;main.compute;main.leaf": 3, "main.main;main.both": 1})
-	after := cpu(map[string]float64{"main.main;example.com/new/basket.(*Cart).Price": 2, "main.main;main.sort[...]": 2, "main.main;main.calculate;main.leaf": 3, "main.main;main.both": 1})
+	before := cpu(
+		map[string]float64{
+			"main.main;example.com/old/cart.(*Cart).Price":        2,
+			"main.main;main.sort[go.shape.[]int,go.shape.string]": 2,
+			"main.main;main.compute;main.leaf":                    3,
+			"main.main;main.both":                                 1,
+		},
+	)
+	after := cpu(
+		map[string]float64{
+			"main.main;example.com/new/basket.(*Cart).Price": 2,
+			"main.main;main.sort[...]":                       2,
+			"main.main;main.calculate;main.leaf":             3,
+			"main.main;main.both":                            1,
+		},
+	)
 	r := mustCompare(t, sequence(before), sequence(after), compare.Options{})
 	want := []compare.Rename{
 		{Before: "example.com/old/cart.(*Cart).Price", After: "example.com/new/basket.(*Cart).Price"},
@@ -395,9 +422,11 @@ func TestBadWindows(t *testing.T) {
 	}{
 		{"before: no profile", sequence(), sequence(good())},
 		{"after: no profile", sequence(good()), sequence()},
-		{"no metric in common: before has cpu, after has inuse_space", sequence(good()), sequence(spoil(func(p *profile.Profile) { p.SampleType[0] = &profile.ValueType{Type: "inuse_space", Unit: "bytes"} }))},
+		{"no metric in common: before has cpu, after has inuse_space", sequence(good()),
+			sequence(spoil(func(p *profile.Profile) { p.SampleType[0] = &profile.ValueType{Type: "inuse_space", Unit: "bytes"} }))},
 		{`"nanoseconds" before and in "milliseconds" after`, sequence(good()), sequence(spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" }))},
-		{`"nanoseconds" in one window and in "milliseconds"`, sequence(good(), spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" })), sequence(good())},
+		{`"nanoseconds" in one window and in "milliseconds"`, sequence(good(), spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" })),
+			sequence(good())},
 		{"no sample type", sequence(spoil(func(p *profile.Profile) { p.SampleType = nil })), sequence(good())},
 		{"2 values", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value = []int64{1, 2} })), sequence(good())},
 		{"a difference", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value[0] = -1 })), sequence(good())},
@@ -644,7 +673,16 @@ func slower(t testing.TB) *compare.Report {
 	side := func(v float64) iter.Seq2[profiles.Window, error] {
 		var windows []profiles.Window
 		for i := range 20 {
-			windows = append(windows, cpu(map[string]float64{"main;</title><script>alert(1)</script>|`x`": v + float64(i*7%10)/100, "main;steady": 5 + float64(i*3%10)/100, "main;new\nline": 1}))
+			windows = append(
+				windows,
+				cpu(
+					map[string]float64{
+						"main;</title><script>alert(1)</script>|`x`": v + float64(i*7%10)/100,
+						"main;steady":    5 + float64(i*3%10)/100,
+						"main;new\nline": 1,
+					},
+				),
+			)
 		}
 		return sequence(windows...)
 	}
@@ -736,7 +774,8 @@ func TestRules(t *testing.T) {
 			t.Errorf("%s: %+v, want that it is undecided with %q, and one that is broken", tt.rule, v, tt.want)
 		}
 	}
-	for _, bad := range []string{"", "cpu", "cpu:10%", "cpu:+10", "cpu:+%", "cpu:+x%", "cpu:+10%@", "cpu:+10%@p<0", "cpu:+10%@p<1", "cpu:-0%", "cpu:-101%", "cpu():+1%", "c p:+1%", "cpu:+10%@p>0.1", "cpu:+1e400%"} {
+	for _, bad := range []string{"", "cpu", "cpu:10%", "cpu:+10", "cpu:+%", "cpu:+x%", "cpu:+10%@", "cpu:+10%@p<0", "cpu:+10%@p<1", "cpu:-0%",
+		"cpu:-101%", "cpu():+1%", "c p:+1%", "cpu:+10%@p>0.1", "cpu:+1e400%"} {
 		if rule, err := compare.ParseRule(bad); err == nil {
 			t.Errorf("%q is read as %+v", bad, rule)
 		}

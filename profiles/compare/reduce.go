@@ -112,7 +112,12 @@ func (s *side) add(w profiles.Window) error {
 			return fmt.Errorf("the work of the window from %s to %s: %w", w.Start.UTC().Format(time.RFC3339), w.End.UTC().Format(time.RFC3339), err)
 		}
 		if !(win.work > 0) {
-			return fmt.Errorf("the work of the window from %s to %s is %g: want more than 0", w.Start.UTC().Format(time.RFC3339), w.End.UTC().Format(time.RFC3339), win.work)
+			return fmt.Errorf(
+				"the work of the window from %s to %s is %g: want more than 0",
+				w.Start.UTC().Format(time.RFC3339),
+				w.End.UTC().Format(time.RFC3339),
+				win.work,
+			)
 		}
 	}
 	s.windows++

@@ -76,7 +76,8 @@ func TestSparse(t *testing.T) {
 		t.Fatalf("%+v is not sparse", r)
 	}
 	r = r.byMeans(newMean(before, ones), newMean(after, ones), doubt{widen: 1}, 0.95)
-	if want := 24.0 / 279; math.Abs(float64(r.ratio.Value)-want) > 1e-12 || !(float64(r.ratio.Low) < want && float64(r.ratio.High) > want && r.ratio.High < 0.25) {
+	if want := 24.0 / 279; math.Abs(float64(r.ratio.Value)-want) > 1e-12 ||
+		!(float64(r.ratio.Low) < want && float64(r.ratio.High) > want && r.ratio.High < 0.25) {
 		t.Errorf("ratio %+v, want the means' %.3g within a short interval", r.ratio, want)
 	}
 	if r.difference.Value != 24-279 || r.difference.High >= 0 || r.p > 0.001 {
@@ -202,7 +203,8 @@ func TestALargeChangeIsNotBoundedByTheRanks(t *testing.T) {
 	}
 	if short := newRanks(4, 4).test(before[:4], after[:4], 0.99); !math.IsInf(float64(short.ratio.High), 1) {
 		t.Errorf("four windows a side have the interval %+v of 99 %%, want none", short.ratio)
-	} else if wide := newRanks(4, 4).widened(short, before[:4], after[:4], doubt{widen: 1, grain: 1}, 0.99); math.IsNaN(float64(wide.ratio.Low)) || !math.IsInf(float64(wide.ratio.High), 1) {
+	} else if wide := newRanks(4, 4).widened(short, before[:4], after[:4], doubt{widen: 1, grain: 1}, 0.99); math.IsNaN(float64(wide.ratio.Low)) ||
+		!math.IsInf(float64(wide.ratio.High), 1) {
 		t.Errorf("with doubt it is %+v, want none either", wide.ratio)
 	}
 }

@@ -94,7 +94,13 @@ func TestSidesThatTakeTurns(t *testing.T) {
 		inTurns += slowed(mustCompare(t, sequence(sides[0]...), sequence(sides[1]...), compare.Options{}))
 		separate += slowed(compareRuns(t, before, after, rng))
 	}
-	t.Logf("%d of %d equal pairs in turns are flagged; a function slowed by 20 %% is found in %d in turns, and in %d one after the other", wrong, pairs, inTurns, separate)
+	t.Logf(
+		"%d of %d equal pairs in turns are flagged; a function slowed by 20 %% is found in %d in turns, and in %d one after the other",
+		wrong,
+		pairs,
+		inTurns,
+		separate,
+	)
 	if wrong > pairs/20 {
 		t.Errorf("%d of %d pairs of equal sides are flagged, want at most %d", wrong, pairs, pairs/20)
 	}
@@ -109,7 +115,14 @@ func TestADoubledFunctionIsFound(t *testing.T) {
 		s := measure(t, tt.percent, tt.windows, 100, 13)
 		t.Logf("%d windows a side, slowed by %d %%: found in %d of %d trials, with q below 0.01 in %d", tt.windows, tt.percent, s.found, s.trials, s.sure)
 		if s.found < 90 || tt.windows >= 10 && s.sure < 90 {
-			t.Errorf("%d windows a side: a function slowed by %d %% is found in %d of %d trials, with q below 0.01 in %d: want 90", tt.windows, tt.percent, s.found, s.trials, s.sure)
+			t.Errorf(
+				"%d windows a side: a function slowed by %d %% is found in %d of %d trials, with q below 0.01 in %d: want 90",
+				tt.windows,
+				tt.percent,
+				s.found,
+				s.trials,
+				s.sure,
+			)
 		}
 	}
 }

@@ -32,7 +32,8 @@ type captured struct {
 // chosen are those between two times in milliseconds, compared by nanoseconds, that a selector asks for.
 func chosen(all []captured, selector string, start, end int64) []captured {
 	return slices.DeleteFunc(slices.Clone(all), func(c captured) bool {
-		return c.start.Before(time.UnixMilli(start)) || c.start.After(time.UnixMilli(end)) || strings.Contains(selector, "service_instance_id") && !strings.Contains(selector, fmt.Sprintf("service_instance_id=%q", c.instance))
+		return c.start.Before(time.UnixMilli(start)) || c.start.After(time.UnixMilli(end)) ||
+			strings.Contains(selector, "service_instance_id") && !strings.Contains(selector, fmt.Sprintf("service_instance_id=%q", c.instance))
 	})
 }
 
@@ -70,7 +71,10 @@ func pyroscope(t *testing.T, all []captured) (address string) {
 				Series []any `json:"series"`
 			}{}
 			for instance, points := range series {
-				answer.Series = append(answer.Series, map[string]any{"labels": []any{map[string]string{"name": ask.GroupBy[0], "value": instance}}, "points": points})
+				answer.Series = append(
+					answer.Series,
+					map[string]any{"labels": []any{map[string]string{"name": ask.GroupBy[0], "value": instance}}, "points": points},
+				)
 			}
 			if err := json.NewEncoder(w).Encode(answer); err != nil {
 				t.Error(err)
@@ -150,7 +154,12 @@ func TestWindowsOfPyroscope(t *testing.T) {
 		"a part of the range has captures": {one, cpu, 20, "10s", "[ 0 15 1] [ 15 15 2]"},
 	} {
 		address := pyroscope(t, tt.captures)
-		query := url.Values{"query": {tt.typ + `{service_name="shop"}`}, "from": {strconv.FormatInt(epoch.UnixMilli(), 10)}, "until": {strconv.FormatInt(at(tt.seconds).UnixMilli(), 10)}, "step": {tt.step}}
+		query := url.Values{
+			"query": {tt.typ + `{service_name="shop"}`},
+			"from":  {strconv.FormatInt(epoch.UnixMilli(), 10)},
+			"until": {strconv.FormatInt(at(tt.seconds).UnixMilli(), 10)},
+			"step":  {tt.step},
+		}
 		windows, err := input.Open(t.Context(), address+"/?"+query.Encode(), input.Options{})
 		if err != nil {
 			t.Fatal(err)
@@ -162,7 +171,8 @@ func TestWindowsOfPyroscope(t *testing.T) {
 			}
 			seconds := w.End.Sub(w.Start).Seconds()
 			got = append(got, fmt.Sprint([]any{w.Labels["service_instance_id"], w.Start.Sub(epoch).Seconds(), seconds, w.Profile.Sample[0].Value[0]}))
-			if w.Service != "shop" || w.Type != record.Type(tt.typ[:strings.Index(tt.typ, ":")]) || w.Profile.TimeNanos != w.Start.UnixNano() || w.Profile.DurationNanos != int64(seconds*1e9) {
+			if w.Service != "shop" || w.Type != record.Type(tt.typ[:strings.Index(tt.typ, ":")]) || w.Profile.TimeNanos != w.Start.UnixNano() ||
+				w.Profile.DurationNanos != int64(seconds*1e9) {
 				t.Errorf("%s: window %+v of %d for %d ns", name, w.Meta, w.Profile.TimeNanos, w.Profile.DurationNanos)
 			}
 		}
@@ -171,7 +181,8 @@ func TestWindowsOfPyroscope(t *testing.T) {
 		}
 	}
 	address := pyroscope(t, nil)
-	if _, err := read(t, address+"/?query="+cpu, input.Options{}); err == nil || !strings.Contains(err.Error(), profiles.ErrNone.Error()) || strings.Contains(err.Error(), "is it the address") {
+	if _, err := read(t, address+"/?query="+cpu, input.Options{}); err == nil || !strings.Contains(err.Error(), profiles.ErrNone.Error()) ||
+		strings.Contains(err.Error(), "is it the address") {
 		t.Errorf("of nothing: %v", err)
 	}
 }
@@ -192,7 +203,8 @@ func TestAnotherServerThanPyroscope(t *testing.T) {
 		}))
 		address := strings.Replace(server.URL, "http:", "pyroscope:", 1)
 		_, err := read(t, address+"/?query=a:b:c:d:e{}", input.Options{})
-		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), server.URL) || !strings.Contains(err.Error(), "is it the address of a Pyroscope server?") {
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), server.URL) ||
+			!strings.Contains(err.Error(), "is it the address of a Pyroscope server?") {
 			t.Errorf("%s: %v", name, err)
 		}
 		server.Close()

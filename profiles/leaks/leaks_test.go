@@ -76,7 +76,8 @@ func TestWhatMayBeChanceIsNeitherASuspectNorDismissed(t *testing.T) {
 		strings.Contains(got, "no leak found") || strings.Contains(got, "grew, but") {
 		t.Errorf("want %q and no contradiction in\n%s", want, got)
 	}
-	if r, err = leaks.Find(t.Context(), steps(len(held), func(i int) int64 { return held[i] }), leaks.Options{Alpha: 0.05}); err != nil || len(r.Suspects) != 1 {
+	if r, err = leaks.Find(t.Context(), steps(len(held), func(i int) int64 { return held[i] }), leaks.Options{Alpha: 0.05}); err != nil ||
+		len(r.Suspects) != 1 {
 		t.Errorf("one in twenty by chance is allowed: %+v, %v", r, err)
 	}
 }
@@ -227,7 +228,10 @@ func steps(n int, value func(i int) int64) iter.Seq2[profiles.Window, error] {
 			b := newHeap()
 			b.add([]string{"main.main", "main.hold"}, 1<<20, value(i))
 			end := epoch.Add(time.Duration(i+1) * time.Minute)
-			if !yield(profiles.Window{Profile: b.Profile, Meta: record.Meta{Service: "shop", Type: record.Memory, Start: end.Add(-time.Minute), End: end}}, nil) {
+			if !yield(
+				profiles.Window{Profile: b.Profile, Meta: record.Meta{Service: "shop", Type: record.Memory, Start: end.Add(-time.Minute), End: end}},
+				nil,
+			) {
 				return
 			}
 		}
@@ -253,7 +257,10 @@ func TestBadWindows(t *testing.T) {
 		"which needs 12":      steps(leaks.MinWindows-1, grow),
 		"it is a difference":  steps(20, func(i int) int64 { return -1 }),
 		"does not come after": spoil(func(w *profiles.Window, _ int) { w.Start, w.End = epoch, epoch }),
-		`the profile of 2026-01-02T15:01:00Z: inuse_space is in "kilobytes": want bytes`: spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Unit = "kilobytes" }),
+		`the profile of 2026-01-02T15:01:00Z: inuse_space is in "kilobytes": want bytes`: spoil(func(w *profiles.Window,
+			_ int) {
+			w.Profile.SampleType[1].Unit = "kilobytes"
+		}),
 		"has 1 values":     spoil(func(w *profiles.Window, _ int) { w.Profile.Sample[0].Value = []int64{1} }),
 		"record memory or": spoil(func(w *profiles.Window, _ int) { w.Profile.SampleType[1].Type = "cpu" }),
 		"input/output error": func(yield func(profiles.Window, error) bool) {
@@ -367,7 +374,10 @@ func siteOf(t *testing.T, stack []string) string {
 			for i := range w.Profile.Sample {
 				w.Profile.Sample[i].Location = nil
 				for j := len(stack) - 1; j >= 0; j-- {
-					w.Profile.Sample[i].Location = append(w.Profile.Sample[i].Location, &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: stack[j]}}}})
+					w.Profile.Sample[i].Location = append(
+						w.Profile.Sample[i].Location,
+						&profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: stack[j]}}}},
+					)
 				}
 			}
 			if !yield(w, err) {

@@ -66,7 +66,11 @@ func (s simulation) run(rng *rand.Rand) iter.Seq2[profiles.Window, error] {
 			}
 			for i := range 20 { // work that is done and dropped: what the load is known by
 				mean := load * s.length.Seconds() * 2e6 / float64(i+1)
-				heap.add([]string{"main.main", "main.handle", "main.step" + string(rune('a'+i))}, int64(poisson(rng, mean/sampled))*sampled, int64(poisson(rng, 2*load))*sampled)
+				heap.add(
+					[]string{"main.main", "main.handle", "main.step" + string(rune('a'+i))},
+					int64(poisson(rng, mean/sampled))*sampled,
+					int64(poisson(rng, 2*load))*sampled,
+				)
 			}
 			for _, p := range []*builder{heap, goroutines} {
 				w := profiles.Window{Profile: p.Profile, Meta: record.Meta{

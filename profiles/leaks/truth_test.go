@@ -111,7 +111,16 @@ func TestPlantedLeaksAreTheFirstSuspect(t *testing.T) {
 					t.Errorf("%s of %g KB/s, run %d: the suspects are %+v; dismissed %+v", plant, tt.kilobytes, seed, r.Suspects, r.Dismissed)
 				}
 			}
-			fmt.Fprintf(&table, "| %s, %g KB/s | %v | %d of %d | %.3g KB/s |\n", plant, tt.kilobytes, time.Duration(tt.windows)*tt.length, found, trials, sum/float64(found))
+			fmt.Fprintf(
+				&table,
+				"| %s, %g KB/s | %v | %d of %d | %.3g KB/s |\n",
+				plant,
+				tt.kilobytes,
+				time.Duration(tt.windows)*tt.length,
+				found,
+				trials,
+				sum/float64(found),
+			)
 		}
 	}
 	t.Log(table.String())

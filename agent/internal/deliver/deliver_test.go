@@ -535,7 +535,8 @@ func holdsUpNoOther(t *testing.T, answer push.Result) {
 				t.Fatalf("after %v %d of %d others are delivered", time.Since(begun), n, sent)
 			}
 		}
-		if n := d.spool.Stats().Counts[spool.Key{Event: spool.SetAside, Reason: answer.Outcome.String(), Type: record.CPU}].Items; n != 1 || refused.Load() > 2*maxRefused {
+		if n := d.spool.Stats().Counts[spool.Key{Event: spool.SetAside, Reason: answer.Outcome.String(), Type: record.CPU}].Items; n != 1 ||
+			refused.Load() > 2*maxRefused {
 			t.Errorf("%d set aside after %d refusals, want one after %d or a few more", n, refused.Load(), maxRefused)
 		}
 		if n := log.count("20 times while others were accepted, the last time with: " + answer.Reason); n != 1 || log.count(saidDown) > 1 {

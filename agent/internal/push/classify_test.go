@@ -29,10 +29,13 @@ func TestAnswers(t *testing.T) {
 		{"no content type", 200, "", "", Transient, "check the server's URL"},
 
 		// Pyroscope on the profile.
-		{"empty service name", 400, js, connect("invalid_argument", `invalid labels '{__name__=\"process_cpu\"}' with error: service name is not provided`), Permanent, "service name is not provided"},
-		{"label name", 400, js, connect("invalid_argument", `invalid labels '{http-route=\"v\"}' with error: invalid label name 'http-route'`), Permanent, "invalid label name"},
+		{"empty service name", 400, js, connect("invalid_argument", `invalid labels '{__name__=\"process_cpu\"}' with error: service name is not provided`),
+			Permanent, "service name is not provided"},
+		{"label name", 400, js, connect("invalid_argument", `invalid labels '{http-route=\"v\"}' with error: invalid label name 'http-route'`), Permanent,
+			"invalid label name"},
 		{"too many labels", 400, js, connect("invalid_argument", `profile series '{}' has 31 label names; limit 30`), Permanent, "limit 30"},
-		{"too many samples", 400, js, connect("invalid_argument", `the profile with labels '{}' exceeds the samples count limit (max_profile_stacktrace_samples, actual: 16001, limit: 16000)`), Permanent, "16001"},
+		{"too many samples", 400, js, connect("invalid_argument",
+			`the profile with labels '{}' exceeds the samples count limit `+`(max_profile_stacktrace_samples, actual: 16001, limit: 16000)`), Permanent, "16001"},
 		{"too large uncompressed", 400, js, connect("invalid_argument", `uncompressed profile payload size exceeds limit of 4.2 MB`), Permanent, "4.2 MB"},
 		{"no samples types", 400, js, connect("invalid_argument", "empty profile"), Permanent, "empty profile"},
 		{"two hours old", 400, js, connect("invalid_argument", window+"2026-11-22 10:37:02.545"+bounds), TooOld, "limits.reject_older_than"},
@@ -46,7 +49,8 @@ func TestAnswers(t *testing.T) {
 		{"rate, by /ingest's status", 422, "text/plain", "push rate limit (4.0 MiB) exceeded while adding 1.8 MiB", Throttled, "push rate limit"},
 		{"quota", 429, js, connect("resource_exhausted", "limit of 1.0 GiB/day reached, next reset at 2026-11-23T00:00:00Z"), Throttled, "next reset"},
 		{"a proxy's rate", 429, html, "slow down", Throttled, "slow down"},
-		{"active series", 429, js, connect("resource_exhausted", "Maximum active series limit exceeded (5000/5000), reduce the number of active streams"), Permanent, "limits.max_global_series_per_tenant"},
+		{"active series", 429, js, connect("resource_exhausted", "Maximum active series limit exceeded (5000/5000), reduce the number of active streams"),
+			Permanent, "limits.max_global_series_per_tenant"},
 		{"message size", 429, js, connect("resource_exhausted", "message size 9 is larger than configured max 8"), Permanent, "larger than configured max"},
 		{"a proxy's body size", 413, html, "<h1>413 Request Entity Too Large</h1>", Permanent, "too large"},
 
@@ -135,7 +139,8 @@ func FuzzAnswer(f *testing.F) {
 		if got.Outcome < Accepted || got.Outcome > Transient || got.RetryAfter < 0 || got.RetryAfter > maxRetryAfter {
 			t.Fatalf("%+v", got)
 		}
-		if (got.Outcome == Accepted) != (got.Reason == "") || len(got.Reason) > maxReasonBytes || !utf8.ValidString(got.Reason) || strings.ContainsAny(got.Reason, "\n\r\x00\x1b") {
+		if (got.Outcome == Accepted) != (got.Reason == "") || len(got.Reason) > maxReasonBytes || !utf8.ValidString(got.Reason) ||
+			strings.ContainsAny(got.Reason, "\n\r\x00\x1b") {
 			t.Fatalf("reason %q", got.Reason)
 		}
 		if got.Outcome == Accepted && status/100 != 2 {

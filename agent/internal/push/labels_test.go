@@ -31,14 +31,20 @@ func TestLabels(t *testing.T) {
 		want map[string]string // besides name and service
 		ch   Changes
 	}{
-		"none":                          {nil, nil, Changes{}},
-		"right as they are":             {map[string]string{"region": "eu", "_x1": `a,b{c}"d"`}, map[string]string{"region": "eu", "_x1": `a,b{c}"d"`}, Changes{}},
-		"names become names":            {map[string]string{"service.version": "1", "http-route": "/", "1st": "x", "ü": "y"}, map[string]string{"service_version": "1", "http_route": "/", "_1st": "x"}, Changes{Dropped: 1, Renamed: 3, Names: []string{"1st", "http-route", "service.version", "ü"}}},
-		"the right name wins":           {map[string]string{"a.b": "renamed", "a_b": "right"}, map[string]string{"a_b": "right"}, Changes{Dropped: 1, Names: []string{"a.b"}}},
-		"reserved":                      {map[string]string{"__name__": "x", "service_name": "y", "__session_id__": "z"}, nil, Changes{Dropped: 3, Names: []string{"__name__", "__session_id__", "service_name"}}},
-		"empty is as good as not there": {map[string]string{"a": "", "": "b"}, map[string]string{"_": "b"}, Changes{Dropped: 1, Renamed: 1, Names: []string{"a", ""}}},
-		"values become UTF-8":           {map[string]string{"a": "x\xffy"}, map[string]string{"a": "x\uFFFDy"}, Changes{Cut: 1, Names: []string{"a"}}},
-		"values are cut between runes":  {map[string]string{"a": "x" + strings.Repeat("ü", 1024)}, map[string]string{"a": "x" + strings.Repeat("ü", 1023)}, Changes{Cut: 1, Names: []string{"a"}}},
+		"none":              {nil, nil, Changes{}},
+		"right as they are": {map[string]string{"region": "eu", "_x1": `a,b{c}"d"`}, map[string]string{"region": "eu", "_x1": `a,b{c}"d"`}, Changes{}},
+		"names become names": {map[string]string{"service.version": "1", "http-route": "/", "1st": "x", "ü": "y"},
+			map[string]string{"service_version": "1", "http_route": "/", "_1st": "x"},
+			Changes{Dropped: 1, Renamed: 3, Names: []string{"1st", "http-route", "service.version", "ü"}}},
+		"the right name wins": {map[string]string{"a.b": "renamed", "a_b": "right"}, map[string]string{"a_b": "right"},
+			Changes{Dropped: 1, Names: []string{"a.b"}}},
+		"reserved": {map[string]string{"__name__": "x", "service_name": "y", "__session_id__": "z"}, nil,
+			Changes{Dropped: 3, Names: []string{"__name__", "__session_id__", "service_name"}}},
+		"empty is as good as not there": {map[string]string{"a": "", "": "b"}, map[string]string{"_": "b"},
+			Changes{Dropped: 1, Renamed: 1, Names: []string{"a", ""}}},
+		"values become UTF-8": {map[string]string{"a": "x\xffy"}, map[string]string{"a": "x\uFFFDy"}, Changes{Cut: 1, Names: []string{"a"}}},
+		"values are cut between runes": {map[string]string{"a": "x" + strings.Repeat("ü", 1024)}, map[string]string{"a": "x" + strings.Repeat("ü", 1023)},
+			Changes{Cut: 1, Names: []string{"a"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ls, ch := seriesLabels(meta(tc.in))

@@ -118,12 +118,13 @@ func TestAuthentication(t *testing.T) {
 		c    Config
 		want map[string]string
 	}{
-		"none":          {Config{URL: s.URL}, map[string]string{"Authorization": "", "X-Scope-Orgid": ""}},
-		"basic":         {Config{URL: s.URL, BasicAuthUser: "me", BasicAuthPassword: "p@ss"}, map[string]string{"Authorization": basic}},
-		"in the URL":    {Config{URL: withUser}, map[string]string{"Authorization": basic}},
-		"bearer":        {Config{URL: s.URL, BearerToken: "tok"}, map[string]string{"Authorization": "Bearer tok"}},
-		"tenant":        {Config{URL: s.URL, TenantID: "team-a"}, map[string]string{"X-Scope-OrgID": "team-a"}},
-		"extra headers": {Config{URL: s.URL, Headers: map[string]string{"x-a": "1", "authorization": "Custom z"}}, map[string]string{"X-A": "1", "Authorization": "Custom z"}},
+		"none":       {Config{URL: s.URL}, map[string]string{"Authorization": "", "X-Scope-Orgid": ""}},
+		"basic":      {Config{URL: s.URL, BasicAuthUser: "me", BasicAuthPassword: "p@ss"}, map[string]string{"Authorization": basic}},
+		"in the URL": {Config{URL: withUser}, map[string]string{"Authorization": basic}},
+		"bearer":     {Config{URL: s.URL, BearerToken: "tok"}, map[string]string{"Authorization": "Bearer tok"}},
+		"tenant":     {Config{URL: s.URL, TenantID: "team-a"}, map[string]string{"X-Scope-OrgID": "team-a"}},
+		"extra headers": {Config{URL: s.URL, Headers: map[string]string{"x-a": "1", "authorization": "Custom z"}},
+			map[string]string{"X-A": "1", "Authorization": "Custom z"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if res := client(t, tc.c).Push(t.Context(), cpuRecord()); res.Outcome != Accepted {
@@ -388,7 +389,8 @@ func TestTLS(t *testing.T) {
 	if res := client(t, Config{URL: s.URL}).Push(t.Context(), cpuRecord()); res.Outcome != Transient || !strings.Contains(res.Reason, "CA file") {
 		t.Errorf("unknown authority: %+v", res)
 	}
-	if res := client(t, Config{URL: strings.Replace(s.URL, "https", "http", 1)}).Push(t.Context(), cpuRecord()); res.Outcome != Transient || !strings.Contains(res.Reason, "https://") {
+	if res := client(t, Config{URL: strings.Replace(s.URL, "https", "http", 1)}).Push(t.Context(), cpuRecord()); res.Outcome != Transient ||
+		!strings.Contains(res.Reason, "https://") {
 		t.Errorf("http to https: %+v", res)
 	}
 	c := client(t, Config{URL: s.URL, CAFile: ca, CertFile: certFile, KeyFile: keyFile})

@@ -911,7 +911,8 @@ func TestWhatIsSetAsideOftenIsSaidOnceAMinute(t *testing.T) {
 		if _, err := s.Next(ctx); err == nil {
 			t.Fatal("a record where there is none")
 		}
-		if n := strings.Count(out.String(), "\n"); n != 2 || !strings.Contains(out.String(), "reason=permanent profiles=4") || !strings.Contains(out.String(), "reason=too_old profiles=9") {
+		if n := strings.Count(out.String(), "\n"); n != 2 || !strings.Contains(out.String(), "reason=permanent profiles=4") ||
+			!strings.Contains(out.String(), "reason=too_old profiles=9") {
 			t.Errorf("a minute later: %s", out.String())
 		}
 		out.Reset()
