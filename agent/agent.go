@@ -21,6 +21,7 @@ import (
 	"spanflame/agent/internal/deliver"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/identity"
+	"spanflame/agent/internal/instance"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/save"
@@ -41,17 +42,18 @@ const lastWindows = 5 * time.Second
 
 // Agent is a running agent.
 type Agent struct {
-	cfg     Config // complete
-	guard   *guard.Guard
-	capture *capture.Capturer
-	slow    slowSpans
-	saved   *save.Profiles    // nil if nothing is saved
-	deliver *deliver.Delivery // nil without a Pyroscope address
-	self    self
-	metrics []metric.Registration
-	pages   http.Handler
-	admin   atomic.Pointer[admin.Server] // nil if it is off; its pages ask for the agent's problems
-	restore func()                       // sets the runtime's rates to what they were
+	cfg      Config // complete
+	guard    *guard.Guard
+	instance *instance.Instance // nil if the configuration names one, or profiles go nowhere
+	capture  *capture.Capturer
+	slow     slowSpans
+	saved    *save.Profiles    // nil if nothing is saved
+	deliver  *deliver.Delivery // nil without a Pyroscope address
+	self     self
+	metrics  []metric.Registration
+	pages    http.Handler
+	admin    atomic.Pointer[admin.Server] // nil if it is off; its pages ask for the agent's problems
+	restore  func()                       // sets the runtime's rates to what they were
 
 	stopOnce sync.Once
 	stopped  chan struct{} // closed when the capture has ended
@@ -87,6 +89,9 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		}
 	}()
 
+	if a.instance, err = instance.Identify(cfg.ResourceAttributes, cfg.ServiceName, cfg.kept()...); err != nil {
+		cfg.Logger.Warn(instance.Shared, "error", err)
+	}
 	if names := unknownVariables(); len(names) > 0 {
 		cfg.Logger.Warn("unknown environment variables, probably misspelt", "names", names)
 	}
@@ -457,6 +462,7 @@ func (a *Agent) shutdown(ctx context.Context) error {
 		observed = errors.Join(observed, m.Unregister())
 	}
 	a.restore()
+	a.instance.Release()
 	running.Store(false)
 	return errors.Join(captured, delivered, saved, served, observed)
 }

@@ -37,9 +37,9 @@ type Config struct {
 	Environment string
 
 	// ResourceAttributes are attributes that describe the service on traces, metrics and logs. Those of this field are
-	// added to those of the variable. service.instance.id, by default the host's name, distinguishes the instances of a service: Pyroscope
-	// keeps one profile per series and millisecond, so instances with the same labels would lose some of theirs. Set
-	// it where several instances share a host.
+	// added to those of the variable. service.instance.id distinguishes the instances of a service: Pyroscope keeps one
+	// profile per series and millisecond, so instances with the same labels would lose some of theirs. By default it is
+	// the host's name, with a number for further processes of the service on the host, which a restart keeps.
 	// OTEL_RESOURCE_ATTRIBUTES; allowed: name=value pairs separated by commas, values percent-encoded.
 	ResourceAttributes map[string]string
 
@@ -277,9 +277,6 @@ func (c Config) withDefaults() Config {
 	if c.Environment != "" {
 		c.ResourceAttributes[identity.Environment] = c.Environment
 	}
-	if host, err := os.Hostname(); err == nil && c.ResourceAttributes[identity.ServiceInstance] == "" {
-		c.ResourceAttributes[identity.ServiceInstance] = host
-	}
 	if len(c.ProfileTypes) == 0 {
 		for name, t := range profileTypes {
 			if capture.Supported(t) {
@@ -320,6 +317,17 @@ var profileTypes = map[pyroscope.ProfileType]record.Type{
 
 // saves reports whether profiles and traces are saved in Dir.
 func (c Config) saves() bool { return c.Dir != "" && c.Dir != off }
+
+// kept returns the directories that profiles are in, spooled or saved: one in which they would be spooled first.
+func (c Config) kept() (dirs []string) {
+	if c.PyroscopeAddress != "" {
+		dirs = append(dirs, c.SpoolDir)
+	}
+	if c.saves() {
+		dirs = append(dirs, c.Dir)
+	}
+	return dirs
+}
 
 // lost describes that profiles are discarded although nobody chose that; it is empty if they are not.
 func (c Config) lost() string {

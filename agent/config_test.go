@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -14,6 +15,7 @@ import (
 	pyroscope "github.com/grafana/pyroscope-go"
 
 	"spanflame/agent/internal/identity"
+	"spanflame/agent/internal/instance"
 	"spanflame/internal/record"
 )
 
@@ -318,14 +320,53 @@ func TestNamesAmongTheCallersAttributesWin(t *testing.T) {
 	}
 }
 
-func TestInstancesAreToldApart(t *testing.T) {
-	clearEnv(t)
+// TestInstances: where profiles are delivered or saved, the process has an identity of its own.
+func TestInstances(t *testing.T) {
+	const server = "http://127.0.0.1:9"
+	for want, c := range map[string]Config{
+		"[/spool]":       {PyroscopeAddress: server, SpoolDir: "/spool"},
+		"[/spool /save]": {PyroscopeAddress: server, SpoolDir: "/spool", Dir: "/save"},
+		"[/save]":        {SpoolDir: "/spool", Dir: "/save"},
+		"[]":             {SpoolDir: "/spool", Dir: off},
+	} {
+		if got := fmt.Sprint(c.kept()); got != want {
+			t.Errorf("%+v: kept in %s, want %s", c, got, want)
+		}
+	}
 	host, err := os.Hostname()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := identity.Labels((Config{}).over(Config{}).withDefaults().ResourceAttributes)["service_instance_id"]; got != host {
-		t.Errorf("service_instance_id is %q, want the host's name %q", got, host)
+	cfg := quiet(t)
+	cfg.PyroscopeAddress = server
+	other, err := instance.Claim(cfg.ServiceName, host, cfg.SpoolDir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Release()
+	for range 2 { // the second one as the first has ended
+		a, err := Start(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := a.cfg.ResourceAttributes[identity.ServiceInstance]; got != host+"-1" {
+			t.Errorf("the second process is the instance %q, want %q", got, host+"-1")
+		}
+		if err := a.Shutdown(t.Context()); err == nil {
+			t.Error("nothing is left for the next start")
+		}
+	}
+	records, err := filepath.Glob(filepath.Join(cfg.SpoolDir, "0", "*.pb.gz"))
+	if err != nil || len(records) == 0 {
+		t.Fatalf("records %v, %v", records, err)
+	}
+	f, err := os.Open(records[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if m, err := record.DecodeMeta(f); err != nil || m.Labels[record.InstanceLabel] != host+"-1" {
+		t.Errorf("labels %v, %v", m.Labels, err)
 	}
 }
 

@@ -540,8 +540,8 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 	}
 	// What began in the same millisecond cannot be told apart: Pyroscope counts in these.
 	type moment struct {
-		service, id string
-		ms          int64
+		service, instance, id string
+		ms                    int64
 	}
 	type total struct {
 		want      int64
@@ -562,7 +562,7 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 			empty++ // nothing happened in it, so there is nothing that could be found
 			continue
 		}
-		key := moment{k.service, id, k.start / int64(time.Millisecond)}
+		key := moment{k.service, s.Labels["service_instance_id"], id, k.start / int64(time.Millisecond)}
 		sum := moments[key]
 		moments[key] = total{sum.want + want, sum.ambiguous || again}
 	}
@@ -572,7 +572,8 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 	for k, m := range moments {
 		g.Go(func() error {
 			at := time.UnixMilli(k.ms)
-			graph, err := p.FlameGraph(ctx, k.id, query.Selector{"service_name": k.service, "scenario": h.scenario}, at, at.Add(time.Millisecond))
+			series := query.Selector{"service_name": k.service, "scenario": h.scenario, "service_instance_id": k.instance}
+			graph, err := p.FlameGraph(ctx, k.id, series, at, at.Add(time.Millisecond))
 			if err != nil {
 				return err
 			}

@@ -48,6 +48,7 @@ import (
 	"spanflame/agent"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/identity"
+	"spanflame/agent/internal/instance"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/telemetry"
 	"spanflame/agent/sdkview"
@@ -60,6 +61,7 @@ type Agent struct {
 	guard     *guard.Guard
 	saved     *savedTraces // nil if traces are not saved
 	globals   *globals
+	instance  *instance.Instance // nil if the configuration names one, or profiles go nowhere
 
 	once sync.Once
 	done chan struct{} // closed when the shutdown has ended
@@ -86,6 +88,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			_ = a.shutdown(ended)
 		}
 	}()
+	shared := a.identify(cfg, &given)
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("otelsetup: %w", err)
 	}
@@ -113,6 +116,9 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 		return nil, err
 	}
 	log := given.Logger
+	if shared != nil {
+		log.Warn(instance.Shared, "error", shared)
+	}
 	if a.saved == nil && !tracesChosen && cfg.Traces.Exporter == telemetry.ExporterNone {
 		log.Warn("traces are discarded: there is no destination for them; " +
 			"set OTEL_EXPORTER_OTLP_ENDPOINT, or SPANFLAME_DIR to a directory, or OTEL_TRACES_EXPORTER to none if none are wanted")
@@ -125,6 +131,28 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	}
 	a.globals.install(sdkview.TracerProvider(a.TracerProvider(a.telemetry.Traces)))
 	return a, nil
+}
+
+// identify gives the process an identity of its own on all signals: the one of the telemetry is the agent's, too. The
+// error says why another process may have the same.
+func (a *Agent) identify(cfg Config, given *agent.Config) (err error) {
+	var dirs []string
+	if cfg.Agent.PyroscopeAddress != "" {
+		dirs = append(dirs, cfg.Agent.SpoolDir)
+	}
+	if cfg.saves() {
+		dirs = append(dirs, cfg.Agent.Dir)
+	}
+	a.instance, err = instance.Identify(cfg.Agent.ResourceAttributes, cfg.Agent.ServiceName, dirs...)
+	if id := cfg.Agent.ResourceAttributes[identity.ServiceInstance]; id != "" {
+		attributes := maps.Clone(given.ResourceAttributes)
+		if attributes == nil {
+			attributes = map[string]string{}
+		}
+		attributes[identity.ServiceInstance] = id
+		given.ResourceAttributes = attributes
+	}
+	return err
 }
 
 // startTelemetry sets up the OpenTelemetry SDK.
@@ -227,6 +255,7 @@ func (a *Agent) shutdown(ctx context.Context) error {
 	if a.globals != nil {
 		a.globals.restore()
 	}
+	a.instance.Release()
 	return errors.Join(profiles, flushed, saved)
 }
 

@@ -67,6 +67,11 @@ func Start(ctx context.Context, o Options) (*Workload, error) {
 	return s, nil
 }
 
+// StartInventory starts the inventory alone, as a further process of that service.
+func StartInventory(ctx context.Context, o Options) (*Service, error) {
+	return startService(ctx, o, "inventory")
+}
+
 // Stop stops both services like an orchestrator, the caller first.
 func (s *Workload) Stop(ctx context.Context) error {
 	return errors.Join(s.Storefront.Stop(ctx), s.Inventory.Stop(ctx))

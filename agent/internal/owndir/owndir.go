@@ -1,6 +1,6 @@
 // Package owndir opens the directories that the agent writes to, so that another user of the machine cannot have the
-// agent write, read or delete anywhere else. Packages spool and save are its users. It is not for directories that
-// people only read.
+// agent write, read or delete anywhere else, and locks files in them. Packages spool, save and instance are its users. It
+// is not for directories that people only read.
 //
 // A person names the base directory; the agent makes the directories in it. The base may be a volume that root made
 // and that everyone may write to, as in containers. The directories in it must be the agent's own: they belong to the
@@ -28,6 +28,9 @@ const (
 
 // ErrUnsafe is wrapped by the error for a directory or a file that another user controls, or might.
 var ErrUnsafe = errors.New("not safe to use")
+
+// ErrLocked is wrapped by Lock's error if another process has the lock.
+var ErrLocked = errors.New("locked by another process")
 
 // Base opens the directory at path, and makes it and its parents if they are missing. It must belong to the effective
 // user or to root. Symbolic links on the way to it must, too, and it must not be one itself.

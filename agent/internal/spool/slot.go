@@ -66,11 +66,8 @@ func (s *slot) name() string { return filepath.Base(s.dir) }
 
 func fileName(seq uint64, n record.Name) string { return fmt.Sprintf("%016x-%s", seq, n) }
 
-// Errors of a slot that this process leaves alone.
-var (
-	errLocked       = errors.New("locked by another process")
-	errOtherService = errors.New("has records of another service")
-)
+// errOtherService is wrapped by the error for a slot that this process leaves alone.
+var errOtherService = errors.New("has records of another service")
 
 // errNoDirectory is why the queue is in memory if no directory is named.
 var errNoDirectory = errors.New("no directory is named, and the user has no cache directory: set SPANFLAME_SPOOL_DIR")
@@ -145,7 +142,7 @@ func (s *Spool) acquire() error {
 	for i := range maxSlots {
 		sl, err := s.lockSlot(base, strconv.Itoa(i), owndir.Make)
 		switch {
-		case errors.Is(err, errLocked), errors.Is(err, errOtherService):
+		case errors.Is(err, owndir.ErrLocked), errors.Is(err, errOtherService):
 			continue
 		case errors.Is(err, fs.ErrPermission), errors.Is(err, owndir.ErrUnsafe):
 			refused = err // another user's slot
@@ -167,7 +164,7 @@ func (s *Spool) acquire() error {
 		s.countEvicted()
 		return nil
 	}
-	return fmt.Errorf("all %d slots in %s are in use: %w", maxSlots, s.opt.Dir, errors.Join(errLocked, refused))
+	return fmt.Errorf("all %d slots in %s are in use: %w", maxSlots, s.opt.Dir, errors.Join(owndir.ErrLocked, refused))
 }
 
 // lockSlot locks a slot of this service, without waiting. A slot of another service is free to use if it is empty.
@@ -177,7 +174,7 @@ func (s *Spool) lockSlot(base *os.Root, name string, open func(*os.Root, string)
 		return nil, err
 	}
 	sl := &slot{dir: filepath.Join(s.opt.Dir, name), root: root, next: 1}
-	if sl.lock, err = lockFile(root, lockName); err != nil {
+	if sl.lock, err = owndir.Lock(root, lockName); err != nil {
 		root.Close()
 		return nil, err
 	}
