@@ -204,6 +204,9 @@ func (a *Agent) problems() []agent.Problem {
 	if a.saved != nil {
 		found = append(found, a.saved.problems()...)
 	}
+	for _, message := range a.telemetry.Failing() {
+		found = append(found, agent.Problem{Reason: "telemetry", Message: message})
+	}
 	for _, message := range a.guard.Degraded() {
 		found = append(found, agent.Problem{Reason: "panic", Message: message})
 	}

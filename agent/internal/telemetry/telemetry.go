@@ -164,6 +164,20 @@ func (t *Telemetry) countLosses() error {
 	return err
 }
 
+// Failing describes the signals whose export is failing. Saved traces are not among them.
+func (t *Telemetry) Failing() []string {
+	var failing []string
+	for _, o := range t.outages {
+		if t.saver != nil && o == t.saver.outage {
+			continue
+		}
+		if err := o.summary(); err != nil {
+			failing = append(failing, err.Error())
+		}
+	}
+	return failing
+}
+
 // oneAtATime serializes writes: the log and the console exporters share a writer.
 type oneAtATime struct {
 	mu sync.Mutex

@@ -242,9 +242,15 @@ func TestOutageIsLoggedOnce(t *testing.T) {
 	if err := tel.outages[0].summary(); err == nil || !strings.Contains(err.Error(), "traces export to ") || !strings.Contains(err.Error(), ": 2 lost") {
 		t.Errorf("during the outage: %v, want 2 spans lost", err)
 	}
+	if failing := tel.Failing(); len(failing) != 3 {
+		t.Errorf("during the outage, failing are %q", failing)
+	}
 	broken.Store(false)
 	send()
 	send()
+	if failing := tel.Failing(); len(failing) != 0 {
+		t.Errorf("after the outage, failing are %q", failing)
+	}
 	if n := tel.outages[0].lost.Load(); n != 2 {
 		t.Errorf("%d spans lost in all, want 2", n)
 	}
