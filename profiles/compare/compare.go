@@ -122,13 +122,8 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	var merged [2]*profile.Profile
 	for i, windows := range []iter.Seq2[profiles.Window, error]{before, after} {
 		s := &side{
-			name:       []string{"before", "after"}[i],
-			table:      table,
-			seed:       seed,
-			seen:       map[uint64]int{},
-			only:       o.Metrics,
-			childSpans: o.ChildSpans,
-			progress:   o.Progress,
+			name: []string{"before", "after"}[i], table: table, seed: seed, seen: map[uint64]int{}, builds: builds{},
+			only: o.Metrics, childSpans: o.ChildSpans, progress: o.Progress,
 		}
 		if o.Normalization == ByWork {
 			s.work = o.Work
@@ -150,7 +145,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 		return nil, fmt.Errorf("compare: %w", err)
 	}
 	slices.SortStableFunc(pairs, func(a, b [2]*measure) int { return cmp.Compare(position(a[0].name), position(b[0].name)) })
-	r.Renamed = match(table, pairs)
+	r.Renamed = match(table, pairs, sides[0].builds, sides[1].builds)
 	scales := map[string]float64{} // from before to after, by sample type
 	for _, p := range pairs {
 		c := comparison{options: o, table: table, before: p[0], after: p[1]}

@@ -354,24 +354,22 @@ func TestWhatExplainsAChangeComesFirst(t *testing.T) {
 	}
 }
 
+// built is a window of a build.
+func built(w profiles.Window, build string) iter.Seq2[profiles.Window, error] {
+	w.Profile.Mapping = []*profile.Mapping{{ID: 1, BuildID: build}}
+	return sequence(w)
+}
+
 func TestFunctionsAreMatchedAcrossBuilds(t *testing.T) {
-	before := cpu(
-		map[string]float64{
-			"main.main;example.com/old/cart.(*Cart).Price":        2,
-			"main.main;main.sort[go.shape.[]int,go.shape.string]": 2,
-			"main.main;main.compute;main.leaf":                    3,
-			"main.main;main.both":                                 1,
-		},
-	)
-	after := cpu(
-		map[string]float64{
-			"main.main;example.com/new/basket.(*Cart).Price": 2,
-			"main.main;main.sort[...]":                       2,
-			"main.main;main.calculate;main.leaf":             3,
-			"main.main;main.both":                            1,
-		},
-	)
-	r := mustCompare(t, sequence(before), sequence(after), compare.Options{})
+	before := cpu(map[string]float64{
+		"main.main;example.com/old/cart.(*Cart).Price": 2, "main.main;main.sort[go.shape.[]int,go.shape.string]": 2,
+		"main.main;main.compute;main.leaf": 3, "main.main;main.both": 1,
+	})
+	after := cpu(map[string]float64{
+		"main.main;example.com/new/basket.(*Cart).Price": 2, "main.main;main.sort[...]": 2,
+		"main.main;main.calculate;main.leaf": 3, "main.main;main.both": 1,
+	})
+	r := mustCompare(t, built(before, "1"), built(after, "2"), compare.Options{})
 	want := []compare.Rename{
 		{Before: "example.com/old/cart.(*Cart).Price", After: "example.com/new/basket.(*Cart).Price"},
 		{Before: "main.compute", After: "main.calculate"},
@@ -388,8 +386,29 @@ func TestFunctionsAreMatchedAcrossBuilds(t *testing.T) {
 	// Two that are gone and two that came in one file: which is which is not known.
 	before = cpu(map[string]float64{"main;a": 1, "main;b": 1})
 	after = cpu(map[string]float64{"main;c": 1, "main;d": 1})
-	if r := mustCompare(t, sequence(before), sequence(after), compare.Options{}); len(r.Renamed) > 0 {
+	if r := mustCompare(t, built(before, "1"), built(after, "2"), compare.Options{}); len(r.Renamed) > 0 {
 		t.Errorf("matched %v, want none", r.Renamed)
+	}
+}
+
+// Of one build, of builds that are not known, or with few samples, chance decides which of two functions a window has.
+func TestARenamingNeedsEvidence(t *testing.T) {
+	for name, tt := range map[string]struct {
+		before, after string
+		seconds       float64
+		want          int
+	}{
+		"two builds":     {"1", "2", 0.2, 1},
+		"one build":      {"1", "1", 0.2, 0},
+		"unknown builds": {"", "", 0.2, 0},
+		"one is unknown": {"1", "", 0.2, 0},
+		"few samples":    {"1", "2", 0.19, 0},
+	} {
+		before := cpu(map[string]float64{"main": 1, "main;(*Int32).CompareAndSwap": tt.seconds})
+		after := cpu(map[string]float64{"main": 1, "main;(*Int32).Add": tt.seconds})
+		if r := mustCompare(t, built(before, tt.before), built(after, tt.after), compare.Options{}); len(r.Renamed) != tt.want {
+			t.Errorf("%s: matched %v, want %d", name, r.Renamed, tt.want)
+		}
 	}
 }
 

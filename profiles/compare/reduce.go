@@ -47,6 +47,7 @@ type measure struct {
 	sample      string // the sample type's own name
 	wall, level bool
 	grain       float64 // of a level: what it consists of, such as bytes a sample of the heap
+	period      float64 // the value of a sample at most, 0 if it is unknown
 	windows     []window
 	total       series
 	flat, cum   []series // by function
@@ -64,6 +65,7 @@ type side struct {
 	services []string
 	seed     maphash.Seed   // shared by both sides
 	seen     map[uint64]int // windows, by their fingerprints
+	builds   builds
 	windows  int
 	// childSpans wants wall-clock profiles of child spans, of which children were left out otherwise. Of
 	// unscoped ones it is not known what they are of.
@@ -122,6 +124,7 @@ func (s *side) add(w profiles.Window) error {
 	}
 	s.windows++
 	s.seen[s.fingerprint(w)]++
+	s.builds.add(w)
 	if s.start.IsZero() || w.Start.Before(s.start) {
 		s.start = w.Start
 	}
@@ -298,6 +301,9 @@ func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 	for i, m := range wanted {
 		if m == nil {
 			continue
+		}
+		if pt := p.PeriodType; pt != nil && pt.Unit == m.unit {
+			m.period = max(m.period, float64(p.Period))
 		}
 		if m.level {
 			m.grain = max(m.grain, grain(p, m.unit))

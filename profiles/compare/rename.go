@@ -1,22 +1,47 @@
 package compare
 
 import (
+	"maps"
 	"slices"
 	"strings"
 
+	"spanflame/internal/record"
+	"spanflame/profiles"
 	"spanflame/profiles/internal/stacks"
 )
 
-// renameShare is the share of a metric's total from which a function that is on one side only is looked for
-// under another name: of smaller ones, chance alone decides on which side they were sampled.
-const renameShare = 0.01
+const (
+	// renameShare is the share of a metric's total from which a function that is on one side only may have another name
+	// on the other side. Smaller functions are on one side only by chance.
+	renameShare = 0.01
+	// renameSamples is the number of samples that such a function must have, for the same reason.
+	renameSamples = 20
+)
 
-// match finds functions that have another name on the other side, and gives those of before the name they
-// have after. It is deliberately narrow, since a wrong match hides a change: a function that is gone and one
-// that came are the same if they alone share the name within their packages (the package was moved or
-// renamed), or if they alone are gone and came in one file and are called by the same function (the function
-// was renamed).
-func match(t *stacks.Table, pairs [][2]*measure) []Rename {
+// builds are the builds of a program that the windows of a side are from, as far as they say so.
+type builds map[string]bool
+
+// add adds the build of a window: its build ID, or else the version of its service.
+func (b builds) add(w profiles.Window) {
+	build := w.Labels[record.VersionLabel]
+	if m := w.Profile.Mapping; len(m) > 0 && m[0].BuildID != "" {
+		build = m[0].BuildID // of the program, which comes first
+	}
+	if build != "" {
+		b[build] = true
+	}
+}
+
+// match finds functions that have another name on the other side, and gives those of before the name that they have
+// after. It is deliberately narrow, since a wrong match hides a change. Where both sides are of the same builds, nothing
+// was renamed. A function that disappeared and one that appeared are the same if no others share the name within their
+// packages (the package was moved or renamed). Where the builds are known to differ, they are also the same if they are
+// the only such functions of one file and have the same caller (the function was renamed).
+func match(t *stacks.Table, pairs [][2]*measure, before, after builds) []Rename {
+	known := len(before) > 0 && len(after) > 0
+	if known && maps.Equal(before, after) {
+		return nil
+	}
 	gone, came := only(t, pairs, 0), only(t, pairs, 1)
 	if len(gone) == 0 || len(came) == 0 {
 		return nil
@@ -41,18 +66,20 @@ func match(t *stacks.Table, pairs [][2]*measure) []Rename {
 		})
 	}
 	byKey(func(id int32) string { return withinPackage(t.Names[id]) }, func(_, _ int32) bool { return true })
-	calledBy := callers(t)
-	byKey(func(id int32) string { return t.Files[id] }, func(old, now int32) bool {
-		for caller := range calledBy[old] {
-			if moved, ok := to[caller]; ok {
-				caller = moved
+	if known {
+		calledBy := callers(t)
+		byKey(func(id int32) string { return t.Files[id] }, func(old, now int32) bool {
+			for caller := range calledBy[old] {
+				if moved, ok := to[caller]; ok {
+					caller = moved
+				}
+				if calledBy[now][caller] {
+					return true
+				}
 			}
-			if calledBy[now][caller] {
-				return true
-			}
-		}
-		return false
-	})
+			return false
+		})
+	}
 	var renamed []Rename
 	for old, now := range to {
 		renamed = append(renamed, Rename{t.Names[old], t.Names[now]})
@@ -64,8 +91,8 @@ func match(t *stacks.Table, pairs [][2]*measure) []Rename {
 	return renamed
 }
 
-// only returns the functions that one side has in at least half of its windows, with a share that is worth
-// a look, and the other side not at all.
+// only returns the functions that one side has in at least half of its windows, with enough samples and a large enough
+// share, and the other side not at all.
 func only(t *stacks.Table, pairs [][2]*measure, which int) []int32 {
 	var ids []int32
 	for id := range int32(len(t.Names)) {
@@ -73,7 +100,7 @@ func only(t *stacks.Table, pairs [][2]*measure, which int) []int32 {
 		for _, p := range pairs {
 			m := p[which]
 			s := at(m.cum, id)
-			much = much || 2*len(s) >= len(m.windows) && float64(s.sum()) >= renameShare*float64(m.total.sum()) && len(s) > 0
+			much = much || 2*len(s) >= len(m.windows) && float64(s.sum()) >= max(renameShare*float64(m.total.sum()), renameSamples*m.period) && len(s) > 0
 			other = other || len(at(p[1-which].cum, id)) > 0
 		}
 		if much && !other {
