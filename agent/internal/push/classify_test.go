@@ -35,7 +35,7 @@ func TestAnswers(t *testing.T) {
 			"invalid label name"},
 		{"too many labels", 400, js, connect("invalid_argument", `profile series '{}' has 31 label names; limit 30`), Permanent, "limit 30"},
 		{"too many samples", 400, js, connect("invalid_argument",
-			`the profile with labels '{}' exceeds the samples count limit `+`(max_profile_stacktrace_samples, actual: 16001, limit: 16000)`), Permanent, "16001"},
+			`the profile with labels '{}' exceeds the samples count limit (max_profile_stacktrace_samples, actual: 16001, limit: 16000)`), Permanent, "16001"},
 		{"too large uncompressed", 400, js, connect("invalid_argument", `uncompressed profile payload size exceeds limit of 4.2 MB`), Permanent, "4.2 MB"},
 		{"no samples types", 400, js, connect("invalid_argument", "empty profile"), Permanent, "empty profile"},
 		{"two hours old", 400, js, connect("invalid_argument", window+"2026-11-22 10:37:02.545"+bounds), TooOld, "limits.reject_older_than"},
