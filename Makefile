@@ -82,7 +82,7 @@ examples: ## Record the profiles in examples again, and update its page
 
 .PHONY: bench
 bench: ## Measure the agent and its peers, as ratios of one run
-	cd bench && go run ./handler && go run ./parked
+	cd bench && go run ./handler && go run ./parked && go run ./deltas
 
 .PHONY: servers
 servers: ## Build the real servers if they are not cached

@@ -48,17 +48,23 @@ type Running struct {
 // Stop ends the variant.
 func (r *Running) Stop() error { return r.stop() }
 
-// Start starts a variant that captures the given profile types and pushes to the sink.
+// Start starts a variant that captures the given profile types, in windows of its default length, and pushes to the
+// sink.
 func Start(name, sink string, types []pyroscope.ProfileType) (*Running, error) {
+	return StartWindow(name, sink, types, 0)
+}
+
+// StartWindow is Start with windows of a given length, which are of the agent alone.
+func StartWindow(name, sink string, types []pyroscope.ProfileType, window time.Duration) (*Running, error) {
 	switch name {
 	case None:
 		return &Running{sdktrace.NewTracerProvider(), func() error { return nil }}, nil
 	case Peer:
 		return startPeer(sink, types)
 	case NoWall:
-		return startAgent(sink, types, -1)
+		return startAgent(sink, types, -1, window)
 	case Wall:
-		return startAgent(sink, types, 0)
+		return startAgent(sink, types, 0, window)
 	}
 	return nil, fmt.Errorf("no variant %q", name)
 }
@@ -81,13 +87,13 @@ func startPeer(sink string, types []pyroscope.ProfileType) (*Running, error) {
 	return &Running{otelpyroscope.NewTracerProvider(sdktrace.NewTracerProvider()), p.Stop}, nil
 }
 
-func startAgent(sink string, types []pyroscope.ProfileType, slow time.Duration) (*Running, error) {
+func startAgent(sink string, types []pyroscope.ProfileType, slow, window time.Duration) (*Running, error) {
 	dir, err := os.MkdirTemp("", "spanflame-bench-")
 	if err != nil {
 		return nil, err
 	}
 	a, err := agent.Start(context.Background(), agent.Config{
-		ServiceName: "bench", PyroscopeAddress: sink, ProfileTypes: types, SlowSpan: slow,
+		ServiceName: "bench", PyroscopeAddress: sink, ProfileTypes: types, SlowSpan: slow, Window: window,
 		SpoolDir: dir, AdminAddress: "off", Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
