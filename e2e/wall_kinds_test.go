@@ -6,6 +6,7 @@ import (
 	"context"
 	"database/sql"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -19,6 +20,8 @@ import (
 	"time"
 
 	oteltrace "go.opentelemetry.io/otel/trace"
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 	_ "modernc.org/sqlite"
 
 	"spanflame/internal/query"
@@ -71,6 +74,48 @@ func holder(mu sync.Locker, held chan<- struct{}, d time.Duration) {
 	close(held)
 	time.Sleep(d)
 	mu.Unlock()
+}
+
+// puller has an iterator work for it in a coroutine, and works nothing itself.
+//
+//go:noinline
+func puller(work func()) {
+	next, stop := iter.Pull(func(yield func(int) bool) {
+		for i := 0; yield(i); i++ {
+			work()
+		}
+	})
+	defer stop()
+	next()
+	next()
+}
+
+//go:noinline
+func grouper(t *testing.T, work func()) {
+	var g errgroup.Group
+	g.Go(func() error { work(); return nil })
+	if err := g.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// flyer asks for what another goroutine is about to find.
+//
+//go:noinline
+func flyer(work func()) {
+	var g singleflight.Group
+	first := make(chan struct{})
+	var leader sync.WaitGroup
+	leader.Go(func() {
+		_, _, _ = g.Do("key", func() (any, error) {
+			close(first)
+			work()
+			return nil, nil
+		})
+	})
+	<-first
+	_, _, _ = g.Do("key", func() (any, error) { return nil, nil })
+	leader.Wait()
 }
 
 //go:noinline
@@ -256,6 +301,30 @@ func kinds(t *testing.T) []kind {
 				g.Add(1)
 				later(d, g.Done)
 				groupWaiter(&g)
+			}},
+		{"iter.Pull computing", "computer", "", "", "on the CPU in e2e.computer", func(t *testing.T, _ context.Context, d time.Duration) {
+			puller(func() { computer(t, d) })
+		}},
+		{"iter.Pull sleeping", "sleeper", "[waiting: sleep]", "", "sleeping in e2e.sleeper", func(_ *testing.T, _ context.Context, d time.Duration) {
+			puller(func() { sleeper(d) })
+		}},
+		{"errgroup", "grouper", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in errgroup.(*Group).Wait",
+			func(t *testing.T, _ context.Context, d time.Duration) { grouper(t, func() { sleeper(d) }) }},
+		{"singleflight", "flyer", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in singleflight.(*Group).Do",
+			func(_ *testing.T, _ context.Context, d time.Duration) { flyer(func() { sleeper(d) }) }},
+		{"time.AfterFunc", "receiver", "[waiting: channel receive]", "", "waiting to receive from a channel in e2e.receiver",
+			func(_ *testing.T, _ context.Context, d time.Duration) {
+				ch := make(chan int)
+				time.AfterFunc(0, func() { sleeper(d); ch <- 1 }) // on a goroutine that the runtime starts
+				receiver(ch)
+			}},
+		{"context.AfterFunc", "receiver", "[waiting: channel receive]", "sleeper", "waiting to receive from a channel in e2e.receiver",
+			func(_ *testing.T, ctx context.Context, d time.Duration) {
+				ctx, cancel := context.WithCancel(ctx)
+				ch := make(chan int)
+				context.AfterFunc(ctx, func() { sleeper(d); ch <- 1 }) // on a goroutine that cancel starts
+				cancel()
+				receiver(ch)
 			}},
 		{"http", "caller", "[waiting: select]", "", "waiting in a select in e2e.caller", func(t *testing.T, ctx context.Context, d time.Duration) {
 			caller(t, ctx, server.URL+"/?after="+d.String())

@@ -41,6 +41,9 @@
 // start and end. The time between the mark of the end and
 // the span's own end is "[ending the span]" in the same way.
 //
+// A coroutine, such as that of iter.Pull, runs in the place of the goroutine that resumes it, and its time is that
+// goroutine's own.
+//
 // A span that ends on another goroutine than it started on has moved. If that goroutine descends from
 // the span's own through goroutines started inside the span, its own time follows the line of descent:
 // the starter until it started the next one, and so on to the one that ended the span. If it does not

@@ -3,15 +3,20 @@ package wall
 import (
 	"context"
 	"io"
+	"iter"
 	"net/http"
 	"net/http/httptest"
 	"os"
 	"runtime"
 	"runtime/pprof"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/singleflight"
 
 	"spanflame/internal/wallprofile"
 )
@@ -55,6 +60,20 @@ func holder(mu sync.Locker, held chan<- struct{}) {
 	close(held)
 	time.Sleep(wait)
 	mu.Unlock()
+}
+
+// puller has an iterator work for it in a coroutine, and works nothing itself.
+//
+//go:noinline
+func puller(work func()) {
+	next, stop := iter.Pull(func(yield func(int) bool) {
+		for i := 0; yield(i); i++ {
+			work()
+		}
+	})
+	defer stop()
+	next()
+	next()
 }
 
 //go:noinline
@@ -124,7 +143,6 @@ func TestKinds(t *testing.T) {
 	defer client.CloseIdleConnections()
 
 	rec := startRecorder(t, nil)
-	pkg := "spanflame/agent/internal/wall."
 	later := func(f func()) { time.AfterFunc(wait, f) }
 	tests := []struct {
 		name     string
@@ -212,6 +230,42 @@ func TestKinds(t *testing.T) {
 			reader.Wait()
 			_ = r.Close()
 		}},
+		{"iter.Pull computing", "computer", "", func(*testing.T) { puller(func() { computer(50 * time.Millisecond) }) }},
+		{"iter.Pull sleeping", "sleeper", "[waiting: sleep]", func(*testing.T) { puller(sleeper) }},
+		{"errgroup", "errgroup.(*Group).Wait", "[waiting: WaitGroup]", func(t *testing.T) {
+			var g errgroup.Group
+			g.Go(func() error { sleeper(); return nil })
+			if err := g.Wait(); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"singleflight", "singleflight.(*Group).Do", "[waiting: WaitGroup]", func(*testing.T) {
+			var g singleflight.Group
+			first := make(chan struct{})
+			var leader sync.WaitGroup
+			leader.Go(func() {
+				_, _, _ = g.Do("key", func() (any, error) {
+					close(first)
+					sleeper()
+					return nil, nil
+				})
+			})
+			<-first
+			_, _, _ = g.Do("key", func() (any, error) { return nil, nil })
+			leader.Wait()
+		}},
+		{"time.AfterFunc", "receiver", "[waiting: channel receive]", func(*testing.T) {
+			ch := make(chan int)
+			time.AfterFunc(0, func() { sleeper(); ch <- 1 }) // on a goroutine that is nobody's
+			receiver(ch)
+		}},
+		{"context.AfterFunc", "receiver", "[waiting: channel receive]", func(*testing.T) {
+			ctx, cancel := context.WithCancel(context.Background())
+			ch := make(chan int)
+			context.AfterFunc(ctx, func() { sleeper(); ch <- 1 }) // on a goroutine that cancel starts, which is the span's
+			cancel()
+			receiver(ch)
+		}},
 		{"runnable", "yielder", "[runnable: waiting for CPU]", func(t *testing.T) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 			stop := make(chan struct{})
@@ -240,6 +294,12 @@ func TestKinds(t *testing.T) {
 		spans[i].end()
 	}
 	rec.finish()
+	for name, others := range map[string]bool{"iter.Pull computing": false, "errgroup": true, "time.AfterFunc": false, "context.AfterFunc": true} {
+		i := slices.IndexFunc(spans, func(s *testSpan) bool { return s.name == name })
+		if f := rec.exact(spans[i]); (f.others > 0) != others {
+			t.Errorf("%s has %v on other goroutines:\n%s", name, time.Duration(f.others), f)
+		}
+	}
 	for i, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
 			f := rec.exact(spans[i])
@@ -247,7 +307,8 @@ func TestKinds(t *testing.T) {
 			if !strings.HasPrefix(largest, wallprofile.SpanPrefix+test.name+";") {
 				t.Errorf("largest stack begins with another span: %s", largest)
 			}
-			if !strings.Contains(largest, pkg+test.function) || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && strings.HasSuffix(largest, "]") {
+			in := strings.Contains(largest, "."+test.function) || strings.Contains(largest, "/"+test.function)
+			if !in || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && strings.HasSuffix(largest, "]") {
 				t.Errorf("largest stack is\n%s\nwant %s … %s in\n%s", largest, test.function, test.leaf, f)
 			}
 			if f.meta.Labels[wallprofile.SpanScope] != wallprofile.ScopeRoot || f.meta.Labels["region"] != "here" || f.meta.Service != "shop" {

@@ -32,6 +32,10 @@ type goroutine struct {
 	preempted, resumed bool             // it was taken off the CPU at stack; it has been running since it was
 	assist             bool             // helping the garbage collector
 	stopped            [2]time.Duration // by a stop of the world that ended within this slice: for GC, for others
+
+	carrier *goroutine // the coroutine that runs in its place, see handover; nil if it runs itself
+	stands  *goroutine // of a carrier: the goroutine in whose place it runs
+	pulled  *goroutine // its latest carrier, which it is likely to switch to again
 }
 
 // lane is one goroutine's work for one root.
@@ -130,7 +134,10 @@ func (c *converter) close(l *lane) {
 	c.lanes--
 	l.g.lanes = without(l.g.lanes, l)
 	if len(l.g.lanes) == 0 {
-		delete(c.goroutines, l.g.id)
+		c.relieve(l.g)
+		if l.g.stands == nil {
+			delete(c.goroutines, l.g.id)
+		}
 	}
 	if l.base != nil {
 		l.base.conv.based = without(l.base.conv.based, l)

@@ -116,6 +116,9 @@ func (c *converter) cutBelow(s *span, now trace.Time) {
 // running slice without CPU samples takes it, but for the first half after a preemption, which is nearer
 // to where that was.
 func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
+	if g.carrier != nil {
+		g = g.carrier
+	}
 	d := now.Sub(g.since)
 	if !g.known || d <= 0 {
 		return
@@ -157,7 +160,7 @@ func (c *converter) charge(g *goroutine, where *stack, s wallprofile.State, d ti
 	if d <= 0 {
 		return
 	}
-	for _, l := range g.lanes {
+	for _, l := range g.work() {
 		to := l.current()
 		if to == nil {
 			continue

@@ -26,6 +26,7 @@ type converter struct {
 	paths      paths
 
 	last            trace.Time // of the newest event
+	woken           wake
 	world           stop
 	finished        []*root // roots that have something to emit, each once
 	clipped         []*span // spans whose chosen end lies before their mark, which was not replayed yet
@@ -180,6 +181,7 @@ func (c *converter) lose(e trace.Event) {
 	c.world = stop{}
 	for _, g := range c.goroutines {
 		c.cut(g, c.last, nil)
+		c.relieve(g)
 		g.known, g.since, g.sample, g.assist, g.stopped = false, e.Time(), nil, false, [2]time.Duration{}
 	}
 	for t := range c.tracked {
@@ -226,7 +228,7 @@ func (c *converter) mark(e trace.Event) {
 		s := c.known[spanNumber(log.Message)]
 		if s == nil {
 			// A span that is not followed. The spans that are open on this goroutine may have left it.
-			if g := c.goroutines[e.Goroutine()]; g != nil {
+			if g := c.on(e.Goroutine()); g != nil {
 				c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
 				leave(g, nil)
 			}
@@ -241,17 +243,19 @@ func (c *converter) mark(e trace.Event) {
 				c.forget(s) // its begin was before the first generation that was converted
 				return
 			}
-			if g := c.goroutines[e.Goroutine()]; g != nil {
+			on := e.Goroutine()
+			if g := c.on(on); g != nil {
 				c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
+				on = g.id
 			}
-			c.end(s, e.Time(), e.Goroutine())
+			c.end(s, e.Time(), on)
 		}
 	}
 }
 
 func (c *converter) begin(s *span, e trace.Event) {
 	now := e.Time()
-	g := c.goroutines[e.Goroutine()]
+	g := c.on(e.Goroutine())
 	if g == nil {
 		g = &goroutine{id: e.Goroutine(), state: wallprofile.Running, known: true, since: now, stack: noStack}
 		c.goroutines[g.id] = g
@@ -368,16 +372,19 @@ func (c *converter) transition(e trace.Event) {
 	from, to := st.Goroutine()
 	id := st.Resource.Goroutine()
 	if from == trace.GoNotExist {
-		if creator := c.goroutines[e.Goroutine()]; creator != nil {
+		if creator := c.on(e.Goroutine()); creator != nil {
 			c.spawn(creator, id, to, e)
 		}
 		return
+	}
+	now := e.Time()
+	if from == trace.GoWaiting && to == trace.GoRunnable && e.Stack() == trace.NoStack {
+		c.woken = wake{by: e.Goroutine(), id: id, event: c.events}
 	}
 	g := c.goroutines[id]
 	if g == nil {
 		return
 	}
-	now := e.Time()
 	if !g.known {
 		// The first event after a gap shows what the goroutine was doing all along.
 		g.known = true
@@ -398,6 +405,10 @@ func (c *converter) transition(e trace.Event) {
 	g.sample = nil
 	g.resumed = to == trace.GoRunning && g.preempted
 	g.preempted = st.Reason == "preempted"
+	if w := c.woken; from == trace.GoRunning && w.by == id && w.event == c.events-1 && st.Reason == "" &&
+		(to == trace.GoWaiting || g.stands != nil) {
+		c.handover(g, w.id, now) // a switch: it wakes the other one and blocks or exits at once, without a reason
+	}
 	if to == trace.GoNotExist {
 		for len(g.lanes) > 0 {
 			c.exit(g.lanes[0])
@@ -433,7 +444,7 @@ func (c *converter) released(g *goroutine, now trace.Time, by *stack) {
 	if holder == "" {
 		return
 	}
-	for _, l := range g.lanes {
+	for _, l := range g.work() {
 		t := &l.root.conv
 		if t.holders == nil {
 			t.holders = make(map[*stack]map[string]int64)
