@@ -42,7 +42,8 @@ const lastWindows = 5 * time.Second
 
 // Agent is a running agent.
 type Agent struct {
-	cfg      Config // complete
+	cfg      Config  // complete
+	ignored  []error // of variables
 	guard    *guard.Guard
 	instance *instance.Instance // nil if the configuration names one, or profiles go nowhere
 	capture  *capture.Capturer
@@ -65,19 +66,19 @@ type Agent struct {
 }
 
 // Start begins to profile the service. Fields of cfg that are not set come from the environment (see [Config]). The
-// error names every setting that is wrong; an unreachable server is not an error: it is logged once, and delivery
-// continues when the server is back.
+// error names every field that is wrong. A variable that is wrong is no error unless [Config.Strict] is set, nor is an
+// unreachable server: it is logged once, and delivery continues when the server is back.
 //
 // ctx limits the start only, not the agent's life, which [Agent.Shutdown] ends.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
-	cfg, err = cfg.Resolve()
+	cfg, ignored, err := cfg.resolve()
 	if err != nil {
 		return nil, fmt.Errorf("agent: %w", err)
 	}
 	if !running.CompareAndSwap(false, true) {
 		return nil, ErrRunning
 	}
-	a := &Agent{cfg: cfg, guard: guard.New(cfg.Logger), done: make(chan struct{}), stopped: make(chan struct{}), restore: func() {}}
+	a := &Agent{cfg: cfg, ignored: ignored, guard: guard.New(cfg.Logger), done: make(chan struct{}), stopped: make(chan struct{}), restore: func() {}}
 	defer func() {
 		if err != nil {
 			// What was started ends at once: nothing is worth waiting for. What earlier runs have spooled
@@ -91,6 +92,9 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 
 	if a.instance, err = instance.Identify(cfg.ResourceAttributes, cfg.ServiceName, cfg.kept()...); err != nil {
 		cfg.Logger.Warn(instance.Shared, "error", err)
+	}
+	for _, err := range ignored {
+		cfg.Logger.Warn("environment variable ignored", "error", err.Error())
 	}
 	if names := unknownVariables(); len(names) > 0 {
 		cfg.Logger.Warn("unknown environment variables, probably misspelt", "names", names)
@@ -351,10 +355,11 @@ const (
 	reasonSaving   = "saving"   // profiles or traces are not saved
 	reasonWall     = "wall"     // slow spans have no wall-clock profiles
 	reasonListener = "listener" // the operator's listener has no address
+	reasonSetting  = "setting"  // an environment variable is ignored
 	reasonPanic    = "panic"    // a part of the agent panicked, and pauses
 )
 
-var problemReasons = []string{reasonDelivery, reasonSaving, reasonWall, reasonListener, reasonPanic}
+var problemReasons = []string{reasonDelivery, reasonSaving, reasonWall, reasonListener, reasonSetting, reasonPanic}
 
 // problems returns what does not work as it should.
 func (a *Agent) problems() []Problem {
@@ -363,6 +368,9 @@ func (a *Agent) problems() []Problem {
 		for _, m := range messages {
 			found = append(found, Problem{Reason: reason, Message: m})
 		}
+	}
+	for _, err := range a.ignored {
+		add(reasonSetting, "environment variable ignored: "+err.Error())
 	}
 	if a.deliver != nil {
 		add(reasonDelivery, a.deliver.Degraded()...)

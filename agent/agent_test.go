@@ -122,9 +122,11 @@ func TestStartThatFailsLeavesNothing(t *testing.T) {
 			t.Fatalf("after %q an agent runs", tt.says)
 		}
 	}
-	t.Run("environment", func(t *testing.T) {
+	t.Run("strict about the environment", func(t *testing.T) {
 		cfg := quiet(t)
+		cfg.Window = 0
 		t.Setenv("PYROSCOPE_UPLOAD_INTERVAL", "soon")
+		t.Setenv("SPANFLAME_STRICT", "true")
 		if _, err := Start(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), `PYROSCOPE_UPLOAD_INTERVAL="soon"`) {
 			t.Errorf("Start: %v", err)
 		}

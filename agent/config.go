@@ -23,7 +23,7 @@ import (
 )
 
 // Config says how a service is profiled and observed. A field that has its zero value is read from its environment
-// variable, and has its default where that is not set either. A field's comment ends with the variable, the default
+// variable, and has its default where that is not set either, or not allowed (see Strict). A field's comment ends with the variable, the default
 // and what is allowed; docs/configuration.md has them as a table.
 type Config struct {
 	// ServiceName is the service's name on every signal. The second choice is service.name in ResourceAttributes.
@@ -89,7 +89,8 @@ type Config struct {
 	// ProfileTypes are the profiles to capture. Naming one type of a family (the four of memory, the two of mutex and of
 	// block) captures the whole family. Only the profile of leaked goroutines forces a garbage collection.
 	// SPANFLAME_PROFILE_TYPES; default: all that this build supports; allowed: one or more of alloc_objects, alloc_space,
-	// block_count, block_duration, cpu, goroutine_leak, goroutines, inuse_objects, inuse_space, mutex_count, mutex_duration.
+	// block_count, block_duration, cpu, goroutine_leak, goroutines, inuse_objects, inuse_space, mutex_count, mutex_duration
+	// (goroutine_leak in a build with GOEXPERIMENT=goroutineleakprofile).
 	ProfileTypes []pyroscope.ProfileType
 
 	// Window is the length of a profile.
@@ -175,6 +176,11 @@ type Config struct {
 	// SPANFLAME_ADMIN_TOKEN or SPANFLAME_ADMIN_TOKEN_FILE.
 	AdminToken string
 
+	// Strict makes Start fail if a variable cannot be read or has a value that is not allowed. Otherwise the variable is
+	// ignored, which is logged and shown as a problem, because a service must not stop for its observability.
+	// SPANFLAME_STRICT; default: false; allowed: true or false.
+	Strict bool
+
 	// Logger receives what the agent has to say. Default: slog.Default() at the start.
 	Logger *slog.Logger
 
@@ -194,7 +200,7 @@ type Config struct {
 type Problem = admin.Problem
 
 // ConfigFromEnv returns the configuration that the environment sets. The error names every variable that cannot be
-// read, its value, and what is allowed.
+// read or has a value that is not allowed, its value, and what is allowed. The configuration has the others.
 func ConfigFromEnv() (Config, error) {
 	var c Config
 	return c, errors.Join(settings.Read(&c)...)
@@ -221,22 +227,30 @@ func unknownVariables() []string {
 }
 
 // Resolve returns the configuration that [Start] uses: fields that are not set have the value of their variable, or
-// their default. The error names every setting that is wrong.
+// their default. The error names every field that is wrong and, if Strict is set, every variable.
 func (c Config) Resolve() (Config, error) {
-	env, err := ConfigFromEnv()
-	if err != nil {
-		return Config{}, fmt.Errorf("environment: %w", err)
+	c, _, err := c.resolve()
+	return c, err
+}
+
+// resolve is Resolve. It also returns the errors of variables that are ignored.
+func (c Config) resolve() (_ Config, ignored []error, err error) {
+	var env Config
+	ignored = settings.Read(&env)
+	c = c.over(env)
+	if c.Strict && len(ignored) > 0 {
+		return Config{}, nil, fmt.Errorf("environment: %w", errors.Join(ignored...))
 	}
-	c = c.over(env).withDefaults()
+	c = c.withDefaults()
 	if err := c.Validate(); err != nil {
-		return Config{}, err
+		return Config{}, nil, err
 	}
 	if c.saves() { // whatever becomes of the working directory
 		if c.Dir, err = filepath.Abs(c.Dir); err != nil {
-			return Config{}, fmt.Errorf("Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
+			return Config{}, nil, fmt.Errorf("Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
 		}
 	}
-	return c, nil
+	return c, ignored, nil
 }
 
 // over returns c with the fields that are not set taken from d, and maps of its own.
@@ -356,22 +370,5 @@ func (c Config) recordTypes() []record.Type {
 // that is wrong, its variable, its value, and what is allowed.
 func (c Config) Validate() error {
 	c = c.over(Config{}).withDefaults()
-	errs := settings.Check(&c)
-	check := func(ok bool, field string, value any) {
-		if !ok {
-			errs = append(errs, settings.Row(field).Wrong(value))
-		}
-	}
-	for name := range c.ProfileLabels {
-		check(labelPattern.MatchString(name) && !strings.HasPrefix(name, "__") && name != identity.Label(identity.ServiceName), "ProfileLabels", name)
-	}
-	for _, t := range c.ProfileTypes {
-		typ, ok := profileTypes[t]
-		check(ok, "ProfileTypes", t)
-		if ok && !capture.Supported(typ) {
-			errs = append(errs, fmt.Errorf("ProfileTypes (SPANFLAME_PROFILE_TYPES) %q: want a build with GOEXPERIMENT=goroutineleakprofile; "+
-				"leave it out otherwise", t))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(settings.Check(&c)...)
 }

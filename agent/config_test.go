@@ -169,7 +169,7 @@ func TestWrongEnvironment(t *testing.T) {
 		{"OTEL_RESOURCE_ATTRIBUTES", "a=%zz", "a percent-encoded value for a"},
 		{"PYROSCOPE_LABELS", "=x", "name=value pairs"},
 		{"PYROSCOPE_HTTP_HEADERS", "hunter2", "PYROSCOPE_HTTP_HEADERS: want a JSON object"},
-		{"PYROSCOPE_UPLOAD_INTERVAL", "15", `PYROSCOPE_UPLOAD_INTERVAL="15": want a duration`},
+		{"PYROSCOPE_UPLOAD_INTERVAL", "15m", `PYROSCOPE_UPLOAD_INTERVAL="15m": want 1s to 10m`},
 		{"PYROSCOPE_UPLOAD_INTERVAL", "-1s", "a duration above zero"},
 		{"SPANFLAME_MUTEX_PROFILE_FRACTION", "x", "want a whole number above zero"},
 		{"SPANFLAME_SLOW_SPAN", "-5s", `SPANFLAME_SLOW_SPAN="-5s": want a duration`},

@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"regexp"
@@ -15,8 +16,10 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"spanflame/agent/internal/admin"
+	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
+	"spanflame/internal/record"
 )
 
 // off switches a setting off whose field is text.
@@ -71,14 +74,18 @@ var settings = setting.Table{
 
 	setting.Of[map[string]string]{
 		Field: "ProfileLabels", Variable: "PYROSCOPE_LABELS", Parse: setting.Pairs,
+		Valid:   func(labels map[string]string) bool { return badLabel(labels) == "" },
 		Allowed: pairs + "; names of letters, digits and underscores that begin with a letter or one underscore, and are not service_name",
+		Show:    badLabel,
 	},
 	setting.Of[[]pyroscope.ProfileType]{
 		Field: "ProfileTypes", Variable: "SPANFLAME_PROFILE_TYPES", Parse: setting.List[pyroscope.ProfileType],
-		DefaultText: "all that this build supports", Allowed: "one or more of " + strings.Join(profileTypeNames(), ", "),
+		DefaultText: "all that this build supports",
+		Valid:       func(types []pyroscope.ProfileType) bool { return badProfileType(types) == "" }, Show: badProfileType,
+		Allowed: "one or more of " + strings.Join(profileTypeNames(), ", ") + " (goroutine_leak in a build with GOEXPERIMENT=goroutineleakprofile)",
 	},
 	setting.Of[time.Duration]{
-		Field: "Window", Variable: "PYROSCOPE_UPLOAD_INTERVAL", Parse: setting.Duration, Default: 15 * time.Second,
+		Field: "Window", Variable: "PYROSCOPE_UPLOAD_INTERVAL", Parse: setting.Seconds, Default: 15 * time.Second,
 		Valid: func(d time.Duration) bool { return d >= time.Second && d <= 10*time.Minute }, Allowed: "1s to 10m",
 	},
 	setting.Of[int]{
@@ -142,6 +149,7 @@ var settings = setting.Table{
 		Field: "AdminHosts", Variable: "SPANFLAME_ADMIN_HOSTS", Parse: setting.List[string], Allowed: "host names separated by commas",
 	},
 	setting.Of[string]{Field: "AdminToken", Variable: "SPANFLAME_ADMIN_TOKEN", Parse: setting.Text, Secret: true, File: true},
+	setting.Of[bool]{Field: "Strict", Variable: "SPANFLAME_STRICT", Parse: setting.Bool, DefaultText: "false", Allowed: "true or false"},
 	setting.Of[*slog.Logger]{Field: "Logger"},
 	setting.Of[metric.MeterProvider]{Field: "MeterProvider"},
 	setting.Of[http.Handler]{Field: "MetricsHandler"},
@@ -149,6 +157,26 @@ var settings = setting.Table{
 }
 
 var labelPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
+
+// badLabel returns the first name, by the alphabet, that a label cannot have; empty if there is none.
+func badLabel(labels map[string]string) string {
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		if !labelPattern.MatchString(name) || strings.HasPrefix(name, "__") || name == record.ServiceLabel {
+			return name
+		}
+	}
+	return ""
+}
+
+// badProfileType returns the first type that is unknown or that this build does not support; empty if there is none.
+func badProfileType(types []pyroscope.ProfileType) string {
+	for _, t := range types {
+		if typ, ok := profileTypes[t]; !ok || !capture.Supported(typ) {
+			return string(t)
+		}
+	}
+	return ""
+}
 
 func positive[T int | int64 | time.Duration](n T) bool { return n > 0 }
 

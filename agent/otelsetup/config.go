@@ -4,21 +4,23 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
+	"slices"
 	"strconv"
-	"strings"
 
+	"go.opentelemetry.io/contrib/propagators/autoprop"
+	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent"
-	"spanflame/agent/internal/redact"
-	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/telemetry"
 )
 
 // Config says how a service is profiled and how its traces, metrics and logs leave the process. A field that has its
-// zero value is read from its environment variable, and has its default where that is not set either. A field's comment
-// ends with the variable, the default and what is allowed; docs/configuration.md has them as a table.
+// zero value is read from its environment variable, and has its default where that is not set either, or not allowed
+// (see [agent.Config.Strict]). A field's comment ends with the variable, the default and what is allowed;
+// docs/configuration.md has them as a table.
 type Config struct {
 	// Agent is the configuration of the profiles, and of the service's identity on all signals. Its MeterProvider and
 	// MetricsHandler are set here unless they are set there. If its Logger is set, the agent logs to that, and slog's
@@ -26,7 +28,7 @@ type Config struct {
 	Agent agent.Config
 
 	// OTLPEndpoint is the base URL that traces, metrics and logs are sent to. Without one they stay in the process.
-	// OTEL_EXPORTER_OTLP_ENDPOINT; allowed: a URL like http://127.0.0.1:4318.
+	// OTEL_EXPORTER_OTLP_ENDPOINT; allowed: a URL like http://127.0.0.1:4318, without a query.
 	OTLPEndpoint string
 
 	// OTLPProtocol is the protocol for traces, metrics and logs.
@@ -55,20 +57,32 @@ type Config struct {
 	// OTEL_TRACES_SAMPLER_ARG; default: 1; allowed: a ratio from 0 to 1.
 	TracesSamplerArg string
 
+	// Propagators are the formats in which a request carries its trace to and from other services. An unknown one in the
+	// variable is left out.
+	// OTEL_PROPAGATORS; default: tracecontext, baggage; allowed: one or more of tracecontext, baggage, b3, b3multi,
+	// jaeger, xray, ottrace, or none.
+	Propagators []string
+
+	// SDKDisabled switches traces, metrics and logs off: no spans are recorded, saved or exported. Profiles are captured,
+	// and requests carry the trace of their caller on.
+	// OTEL_SDK_DISABLED; default: false; allowed: true or false.
+	SDKDisabled bool
+
 	// Stdout receives the JSON log and what console exporters print. Default: standard output.
 	Stdout io.Writer
 }
 
 // Signal says how traces, metrics or logs leave the process. SIGNAL is TRACES, METRICS or LOGS.
 type Signal struct {
-	// Exporter is what sends the signal. For metrics, prometheus is allowed too and is the same as none,
+	// Exporter is what sends the signal. Of several in the variable, the first is used. With otlp and no endpoint, the
+	// endpoint is on localhost. For metrics, prometheus is allowed too and is the same as none,
 	// since the listener always has them.
 	// OTEL_SIGNAL_EXPORTER; default: otlp if there is an endpoint, else none; allowed: otlp, console or none.
 	Exporter string
 
 	// Endpoint is the full URL for this signal.
 	// OTEL_EXPORTER_OTLP_SIGNAL_ENDPOINT; default: OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by /v1/signal;
-	// allowed: a URL like http://127.0.0.1:4318/v1/signal.
+	// allowed: a URL like http://127.0.0.1:4318/v1/signal, without a query.
 	Endpoint string
 
 	// Protocol is the protocol of this signal.
@@ -77,7 +91,7 @@ type Signal struct {
 }
 
 // ConfigFromEnv returns the configuration that the environment sets. The error names every variable that cannot be
-// read, its value, and what is allowed.
+// read or has a value that is not allowed, its value, and what is allowed. The configuration has the others.
 func ConfigFromEnv() (Config, error) {
 	var c Config
 	var err error
@@ -85,22 +99,23 @@ func ConfigFromEnv() (Config, error) {
 	return c, errors.Join(append([]error{err}, settings.Read(&c)...)...)
 }
 
-// resolve returns the configuration that Start uses, complete and checked, and whether somebody chose an exporter of
-// traces.
-func (c Config) resolve() (_ Config, tracesChosen bool, err error) {
+// resolve returns the configuration that Start uses, complete and checked. It also returns whether somebody chose an
+// exporter of traces, and the errors of variables that are ignored, except the agent's.
+func (c Config) resolve() (_ Config, tracesChosen bool, ignored []error, err error) {
 	var env Config
-	if err := errors.Join(settings.Read(&env)...); err != nil {
-		return Config{}, false, fmt.Errorf("environment: %w", err)
-	}
+	ignored = append(settings.Read(&env), checkSDK()...)
 	settings.Merge(&c, &env)
-	tracesChosen = c.Traces.Exporter != ""
+	tracesChosen = c.Traces.Exporter != "" || c.SDKDisabled
 	c = c.withDefaults()
 	resolved, err := c.Agent.Resolve()
-	if err := errors.Join(err, c.validate()); err != nil {
-		return Config{}, false, err
+	if err := errors.Join(err, errors.Join(settings.Check(&c)...)); err != nil {
+		return Config{}, false, nil, err
+	}
+	if resolved.Strict && len(ignored) > 0 {
+		return Config{}, false, nil, fmt.Errorf("environment: %w", errors.Join(ignored...))
 	}
 	c.Agent = resolved
-	return c, tracesChosen, nil
+	return c.derived(), tracesChosen, ignored, nil
 }
 
 // off is the Dir of an agent that saves nothing.
@@ -112,7 +127,8 @@ func (c Config) saves() bool { return c.Agent.Dir != "" && c.Agent.Dir != off }
 // Validate checks the configuration, with the defaults for what it leaves out. The error names each field
 // that is wrong, its variable, its value, and what is allowed.
 func (c Config) Validate() error {
-	return errors.Join(c.Agent.Validate(), c.withDefaults().validate())
+	c = c.withDefaults()
+	return errors.Join(c.Agent.Validate(), errors.Join(settings.Check(&c)...))
 }
 
 // withDefaults fills in what neither the caller nor the environment sets, except in Agent.
@@ -120,12 +136,17 @@ func (c Config) withDefaults() Config {
 	settings.Merge(&c, &Config{}) // maps of its own
 	settings.SetDefaults(&c)
 	set[io.Writer](&c.Stdout, os.Stdout)
-	c.Traces = c.Traces.withDefaults(c, "/v1/traces")
-	c.Metrics = c.Metrics.withDefaults(c, "/v1/metrics")
+	return c
+}
+
+// derived fills in what the signals have from the common settings.
+func (c Config) derived() Config {
+	c.Traces = c.Traces.derived(c, "v1/traces")
+	c.Metrics = c.Metrics.derived(c, "v1/metrics")
 	if c.Metrics.Exporter == exporterPrometheus {
 		c.Metrics.Exporter = telemetry.ExporterNone
 	}
-	c.Logs = c.Logs.withDefaults(c, "/v1/logs")
+	c.Logs = c.Logs.derived(c, "v1/logs")
 	return c
 }
 
@@ -136,12 +157,22 @@ func set[T comparable](field *T, value T) {
 	}
 }
 
-func (s Signal) withDefaults(c Config, path string) Signal {
+func (s Signal) derived(c Config, path string) Signal {
+	if c.SDKDisabled {
+		return Signal{Exporter: telemetry.ExporterNone, Protocol: c.OTLPProtocol}
+	}
 	set(&s.Protocol, c.OTLPProtocol)
-	if s.Endpoint == "" && c.OTLPEndpoint != "" {
-		s.Endpoint = c.OTLPEndpoint
+	base := c.OTLPEndpoint
+	if base == "" && s.Exporter == telemetry.ExporterOTLP { // the specification's default
+		base = "http://localhost:4318"
+		if s.Protocol == telemetry.ProtocolGRPC {
+			base = "http://localhost:4317"
+		}
+	}
+	if s.Endpoint == "" && base != "" {
+		s.Endpoint = base
 		if s.Protocol == telemetry.ProtocolHTTP {
-			s.Endpoint = strings.TrimRight(s.Endpoint, "/") + path
+			s.Endpoint, _ = url.JoinPath(base, path) // it is a URL, which was checked
 		}
 	}
 	if s.Exporter == "" {
@@ -153,54 +184,35 @@ func (s Signal) withDefaults(c Config, path string) Signal {
 	return s
 }
 
-// validate checks a configuration with its defaults, except Agent.
-func (c Config) validate() error {
-	errs := settings.Check(&c)
-	check := func(ok bool, field string, value any) {
-		if !ok {
-			errs = append(errs, settings.Row(field).Wrong(value))
-		}
-	}
-	for name, s := range map[string]Signal{"Traces": c.Traces, "Metrics": c.Metrics, "Logs": c.Logs} {
-		// An error in the base is reported once.
-		check(isProtocol(s.Protocol) || s.Protocol == c.OTLPProtocol, name+".Protocol", s.Protocol)
-		ofBase := c.OTLPEndpoint != "" && strings.HasPrefix(s.Endpoint, strings.TrimRight(c.OTLPEndpoint, "/"))
-		check(ofBase || setting.NoneOrURL(s.Endpoint), name+".Endpoint", redact.URL(s.Endpoint))
-		if s.Exporter == telemetry.ExporterOTLP && s.Endpoint == "" {
-			r := settings.Row(name + ".Endpoint")
-			r.Allowed = "an endpoint, since the exporter is otlp"
-			errs = append(errs, r.Wrong(""))
-		}
-	}
-	if _, err := c.sampler(); err != nil {
-		errs = append(errs, err)
-	}
-	return errors.Join(errs...)
-}
-
 func isProtocol(s string) bool { return s == telemetry.ProtocolGRPC || s == telemetry.ProtocolHTTP }
 
 // samplers are those of the OpenTelemetry specification, by name. They are made of the ratio, which some ignore.
 var samplers = map[string]func(ratio float64) sdktrace.Sampler{
-	"always_on":                   func(float64) sdktrace.Sampler { return sdktrace.AlwaysSample() },
-	"always_off":                  func(float64) sdktrace.Sampler { return sdktrace.NeverSample() },
-	samplerRatio:                  sdktrace.TraceIDRatioBased,
-	"parentbased_always_on":       func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.AlwaysSample()) },
-	"parentbased_always_off":      func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.NeverSample()) },
-	"parentbased_" + samplerRatio: func(r float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(r)) },
+	"always_on":                func(float64) sdktrace.Sampler { return sdktrace.AlwaysSample() },
+	"always_off":               func(float64) sdktrace.Sampler { return sdktrace.NeverSample() },
+	"traceidratio":             sdktrace.TraceIDRatioBased,
+	"parentbased_always_on":    func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.AlwaysSample()) },
+	"parentbased_always_off":   func(float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.NeverSample()) },
+	"parentbased_traceidratio": func(r float64) sdktrace.Sampler { return sdktrace.ParentBased(sdktrace.TraceIDRatioBased(r)) },
 }
 
-const samplerRatio = "traceidratio"
+// propagator returns what Propagators name. The configuration is checked.
+func (c Config) propagator() propagation.TextMapPropagator {
+	if slices.Contains(c.Propagators, "none") {
+		return propagation.NewCompositeTextMapPropagator()
+	}
+	p, err := autoprop.TextMapPropagator(c.Propagators...)
+	if err != nil { // of no name that the check lets through
+		return propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})
+	}
+	return p
+}
 
-// sampler returns what TracesSampler names. Its argument matters only to a sampler by ratio.
-func (c Config) sampler() (sdktrace.Sampler, error) {
-	create, ok := samplers[c.TracesSampler]
-	if !ok {
-		return nil, settings.Row("TracesSampler").Wrong(c.TracesSampler)
+// sampler returns what TracesSampler names. The configuration is checked.
+func (c Config) sampler() sdktrace.Sampler {
+	if c.SDKDisabled {
+		return sdktrace.NeverSample()
 	}
-	ratio, err := strconv.ParseFloat(c.TracesSamplerArg, 64)
-	if strings.HasSuffix(c.TracesSampler, samplerRatio) && (err != nil || !(ratio >= 0 && ratio <= 1)) {
-		return nil, settings.Row("TracesSamplerArg").Wrong(c.TracesSamplerArg)
-	}
-	return create(ratio), nil
+	ratio, _ := strconv.ParseFloat(c.TracesSamplerArg, 64)
+	return samplers[c.TracesSampler](ratio)
 }

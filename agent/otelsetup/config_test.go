@@ -41,7 +41,7 @@ func TestConfigFromEnv(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	full := got.withDefaults()
+	full := got.withDefaults().derived()
 	if err := full.Validate(); err != nil {
 		t.Error(err)
 	}
@@ -68,8 +68,6 @@ func TestValidate(t *testing.T) {
 		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter (OTEL_TRACES_EXPORTER) "zipkin": want otlp, console or none`},
 		{"prometheus for metrics", func(c *Config) { c.Metrics.Exporter = "prometheus" }, ""},
 		{"prometheus for traces", func(c *Config) { c.Traces.Exporter = "prometheus" }, "Traces.Exporter"},
-		{"otlp to nowhere", func(c *Config) { c.Traces.Exporter = "otlp" },
-			`Traces.Endpoint (OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) "": want an endpoint, since the exporter is otlp`},
 		{"sampler", func(c *Config) { c.TracesSampler = "sometimes" }, `TracesSampler (OTEL_TRACES_SAMPLER) "sometimes": want always_on`},
 		{"ratio", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "traceidratio", "2" }, `TracesSamplerArg (OTEL_TRACES_SAMPLER_ARG) "2": want a ratio`},
 		{"ratio that is no number", func(c *Config) { c.TracesSampler, c.TracesSamplerArg = "parentbased_traceidratio", "NaN" }, `"NaN"`},

@@ -1,14 +1,17 @@
 package otelsetup
 
 import (
+	"context"
 	"io"
 	"log"
 	"log/slog"
 	"reflect"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/go-logr/logr"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/metric"
 	"go.opentelemetry.io/otel/propagation"
@@ -27,9 +30,11 @@ type globals struct {
 	tracing    trace.TracerProvider // set by install
 	metering   metric.MeterProvider
 	propagator propagation.TextMapPropagator
-	errors     otel.ErrorHandler
-	logger     *slog.Logger // of the agent
-	setLogger  bool         // whether it becomes slog's default
+	telemetry  atomic.Pointer[telemetry.Telemetry] // nil before it is started
+	wrong      bool                                // whether a variable of the SDK is
+	local      atomic.Pointer[slog.Logger]         // for what is about the SDK itself
+	logger     *slog.Logger                        // of the agent
+	setLogger  bool                                // whether it becomes slog's default
 
 	undo []func() // each sets one back, if it is still the agent's
 
@@ -39,24 +44,48 @@ type globals struct {
 	checks    sync.WaitGroup
 }
 
-func newGlobals(t *telemetry.Telemetry) *globals {
-	g := &globals{
-		metering:   t.Metrics,
-		propagator: &propagator{propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})},
-		errors:     &errorHandler{t.HandleError},
-		logger:     t.Logger,
-		setLogger:  true,
-		stop:       make(chan struct{}),
-	}
-	if !isStandard(slog.Default()) {
-		g.logger = slog.Default()
-		g.keepLogger()
-	}
+// newGlobals sets what must be there before the SDK: what reports its errors and logs its messages.
+func newGlobals(cfg Config) *globals {
+	g := &globals{propagator: &propagator{cfg.propagator()}, wrong: len(checkSDK()) > 0, stop: make(chan struct{})}
+	g.local.Store(slog.New(slog.NewJSONHandler(cfg.Stdout, nil)))
+	replace(g, otel.GetErrorHandler, otel.SetErrorHandler, otel.ErrorHandler(g))
+	otel.SetLogger(logr.FromSlogHandler(&sdkLog{g: g, least: sdkLevel()}))
 	return g
 }
 
-// keepLogger leaves slog's default logger as it is.
-func (g *globals) keepLogger() { g.setLogger = false }
+// Handle logs an error of the SDK.
+func (g *globals) Handle(err error) {
+	if t := g.telemetry.Load(); t != nil {
+		t.HandleError(err)
+		return
+	}
+	if !g.repeated(err.Error()) {
+		g.local.Load().Warn("OpenTelemetry", "error", err.Error())
+	}
+}
+
+// repeated reports whether a message from before the SDK's start is about a variable that the agent has a warning for. The
+// message does not always name the variable, and shows the values of headers, which are secret.
+func (g *globals) repeated(message string) bool {
+	return g.telemetry.Load() == nil && (g.wrong || strings.Contains(strings.ToLower(message), "header"))
+}
+
+// logTo returns the agent's logger: the given one, or slog's default if the service has set it, or else that of the
+// telemetry, which is then to be slog's default.
+func (g *globals) logTo(given *slog.Logger, t *telemetry.Telemetry) *slog.Logger {
+	g.telemetry.Store(t)
+	g.local.Store(t.Local())
+	g.metering = t.Metrics
+	switch {
+	case given != nil:
+		g.logger = given
+	case !isStandard(slog.Default()):
+		g.logger = slog.Default()
+	default:
+		g.logger, g.setLogger = t.Logger, true
+	}
+	return g.logger
+}
 
 // isStandard reports whether nobody has set the logger: slog has no other way to tell. A logger of the service's may
 // mask secrets or add fields, which the agent's own would not.
@@ -67,10 +96,52 @@ func isStandard(l *slog.Logger) bool {
 // propagator is W3C trace context and baggage, as a pointer.
 type propagator struct{ propagation.TextMapPropagator }
 
-// errorHandler logs what the SDK reports, as a pointer.
-type errorHandler struct{ handle func(error) }
+// sdkLog is the log of the SDK's own messages, whose levels are those that it gives them.
+type sdkLog struct {
+	slog.Handler // of WithAttrs and WithGroup; nil: the local log's at the time
+	g            *globals
+	least        slog.Level
+}
 
-func (h *errorHandler) Handle(err error) { h.handle(err) }
+// level returns the level for one of logr: 1 is a warning of the SDK, 4 information and 8 for debugging.
+func level(l slog.Level) slog.Level {
+	switch {
+	case l >= slog.LevelError:
+		return slog.LevelError
+	case l >= -1:
+		return slog.LevelWarn
+	case l >= -4:
+		return slog.LevelInfo
+	}
+	return slog.LevelDebug
+}
+
+func (h *sdkLog) inner() slog.Handler {
+	if h.Handler != nil {
+		return h.Handler
+	}
+	return h.g.local.Load().Handler()
+}
+
+func (h *sdkLog) Enabled(_ context.Context, l slog.Level) bool { return level(l) >= h.least }
+
+func (h *sdkLog) Handle(ctx context.Context, r slog.Record) error {
+	if h.g.repeated(r.Message) {
+		return nil
+	}
+	r = r.Clone()
+	r.Level = level(r.Level)
+	r.Message = "OpenTelemetry: " + r.Message
+	return h.inner().Handle(ctx, r)
+}
+
+func (h *sdkLog) WithAttrs(attrs []slog.Attr) slog.Handler {
+	return &sdkLog{h.inner().WithAttrs(attrs), h.g, h.least}
+}
+
+func (h *sdkLog) WithGroup(name string) slog.Handler {
+	return &sdkLog{h.inner().WithGroup(name), h.g, h.least}
+}
 
 // install makes the globals the process's own. The tracer provider is the agent's wrapper.
 func (g *globals) install(tracing trace.TracerProvider) {
@@ -78,7 +149,6 @@ func (g *globals) install(tracing trace.TracerProvider) {
 	replace(g, otel.GetTracerProvider, otel.SetTracerProvider, g.tracing)
 	replace(g, otel.GetMeterProvider, otel.SetMeterProvider, g.metering)
 	replace(g, otel.GetTextMapPropagator, otel.SetTextMapPropagator, g.propagator)
-	replace(g, otel.GetErrorHandler, otel.SetErrorHandler, g.errors)
 	if g.setLogger {
 		g.installLogger()
 	}

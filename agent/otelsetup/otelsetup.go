@@ -28,7 +28,8 @@
 // spans of another provider have no profiles.
 //
 // OpenTelemetry's API binds a tracer or an instrument that was made before the first provider was set to that provider
-// for good. So a process that starts the agent again must get its tracers and meters again, too.
+// for good, and there is no way to read the logger of its SDK, which stays the agent's. So a process that starts the
+// agent again must get its tracers and meters again, too.
 package otelsetup
 
 import (
@@ -59,6 +60,7 @@ type Agent struct {
 	*agent.Agent
 	telemetry *telemetry.Telemetry
 	guard     *guard.Guard
+	ignored   []error      // of variables
 	saved     *savedTraces // nil if traces are not saved
 	globals   *globals
 	instance  *instance.Instance // nil if the configuration names one, or profiles go nowhere
@@ -75,11 +77,11 @@ type Agent struct {
 // ctx limits the start only, not the agent's life, which [Agent.Shutdown] ends.
 func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	given := cfg.Agent
-	cfg, tracesChosen, err := cfg.resolve()
+	cfg, tracesChosen, ignored, err := cfg.resolve()
 	if err != nil {
 		return nil, fmt.Errorf("otelsetup: %w", err)
 	}
-	a := &Agent{guard: guard.New(nil), done: make(chan struct{})}
+	a := &Agent{guard: guard.New(nil), ignored: ignored, globals: newGlobals(cfg), done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			// What was started ends at once: nothing is worth waiting for.
@@ -92,12 +94,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("otelsetup: %w", err)
 	}
-	a.globals = newGlobals(a.telemetry)
-	if given.Logger == nil {
-		given.Logger = a.globals.logger
-	} else {
-		a.globals.keepLogger()
-	}
+	given.Logger = a.globals.logTo(given.Logger, a.telemetry)
 	if given.MeterProvider == nil {
 		given.MeterProvider = kept{a.telemetry.Metrics}
 	}
@@ -118,6 +115,12 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	log := given.Logger
 	if shared != nil {
 		log.Warn(instance.Shared, "error", shared)
+	}
+	for _, err := range ignored {
+		log.Warn("environment variable ignored", "error", err.Error())
+	}
+	if cfg.SDKDisabled {
+		log.Info("OTEL_SDK_DISABLED is set: there are no traces, metrics and logs; profiles are captured")
 	}
 	if a.saved == nil && !tracesChosen && cfg.Traces.Exporter == telemetry.ExporterNone {
 		log.Warn("traces are discarded: there is no destination for them; " +
@@ -157,10 +160,6 @@ func (a *Agent) identify(cfg Config, given *agent.Config) (err error) {
 
 // startTelemetry sets up the OpenTelemetry SDK.
 func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
-	sampler, err := cfg.sampler()
-	if err != nil {
-		return err
-	}
 	var attributes []attribute.KeyValue
 	for _, k := range slices.Sorted(maps.Keys(cfg.Agent.ResourceAttributes)) {
 		attributes = append(attributes, attribute.String(k, cfg.Agent.ResourceAttributes[k]))
@@ -182,10 +181,11 @@ func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
 		Metrics:   telemetry.Signal(cfg.Metrics),
 		Logs:      telemetry.Signal(cfg.Logs),
 		Headers:   cfg.OTLPHeaders,
-		Sampler:   sampler,
+		Sampler:   cfg.sampler(),
+		Batches:   batchOptions(),
 		Stdout:    cfg.Stdout,
 	}
-	if cfg.saves() {
+	if cfg.saves() && !cfg.SDKDisabled {
 		a.saved = openTraces(cfg.Agent, a.guard)
 		opts.Saved, opts.SavedIn = a.saved.file, cfg.Agent.Dir
 	}
@@ -201,6 +201,9 @@ func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
 // problems returns what does not work as it should of the set-up.
 func (a *Agent) problems() []agent.Problem {
 	found := a.globals.problems()
+	for _, err := range a.ignored {
+		found = append(found, agent.Problem{Reason: "setting", Message: "environment variable ignored: " + err.Error()})
+	}
 	if a.saved != nil {
 		found = append(found, a.saved.problems()...)
 	}
@@ -255,9 +258,7 @@ func (a *Agent) shutdown(ctx context.Context) error {
 	if a.saved != nil { // now that the last spans are in their file
 		saved = a.saved.close(context.WithoutCancel(ctx))
 	}
-	if a.globals != nil {
-		a.globals.restore()
-	}
+	a.globals.restore()
 	a.instance.Release()
 	return errors.Join(profiles, flushed, saved)
 }

@@ -1,8 +1,11 @@
 package otelsetup
 
 import (
+	"errors"
+	"fmt"
 	"io"
 	"slices"
+	"strconv"
 	"strings"
 
 	"spanflame/agent/internal/redact"
@@ -19,7 +22,7 @@ const aProtocol = "grpc or http/protobuf"
 var settings = slices.Concat(setting.Table{
 	setting.Of[string]{
 		Field: "OTLPEndpoint", Variable: "OTEL_EXPORTER_OTLP_ENDPOINT", Parse: setting.Text,
-		Valid: setting.NoneOrURL, Allowed: "a URL like http://127.0.0.1:4318", Show: redact.URL,
+		Valid: setting.NoneOrURL, Allowed: "a URL like http://127.0.0.1:4318, without a query", Show: redact.URL,
 	},
 	setting.Of[string]{
 		Field: "OTLPProtocol", Variable: "OTEL_EXPORTER_OTLP_PROTOCOL", Parse: setting.Text, Default: telemetry.ProtocolHTTP,
@@ -30,11 +33,18 @@ var settings = slices.Concat(setting.Table{
 }, signalSettings("Traces"), signalSettings("Metrics"), signalSettings("Logs"), setting.Table{
 	setting.Of[string]{
 		Field: "TracesSampler", Variable: "OTEL_TRACES_SAMPLER", Parse: setting.Text, Default: "parentbased_always_on",
+		Valid:   func(s string) bool { return samplers[s] != nil },
 		Allowed: "always_on, always_off, traceidratio, parentbased_always_on, parentbased_always_off or parentbased_traceidratio",
 	},
 	setting.Of[string]{
-		Field: "TracesSamplerArg", Variable: "OTEL_TRACES_SAMPLER_ARG", Parse: setting.Text, Default: "1", Allowed: "a ratio from 0 to 1",
+		Field: "TracesSamplerArg", Variable: "OTEL_TRACES_SAMPLER_ARG", Parse: setting.Text, Default: "1", Valid: isRatio, Allowed: "a ratio from 0 to 1",
 	},
+	setting.Of[[]string]{
+		Field: "Propagators", Variable: "OTEL_PROPAGATORS", Parse: parsePropagators,
+		Default: []string{"tracecontext", "baggage"}, DefaultText: "tracecontext, baggage",
+		Valid: func(names []string) bool { return len(knownPropagators(names)) == len(names) }, Allowed: somePropagators,
+	},
+	setting.Of[bool]{Field: "SDKDisabled", Variable: "OTEL_SDK_DISABLED", Parse: setting.Bool, DefaultText: "false", Allowed: "true or false"},
 	setting.Of[io.Writer]{Field: "Stdout"},
 })
 
@@ -48,18 +58,63 @@ func signalSettings(field string) setting.Table {
 	}
 	return setting.Table{
 		setting.Of[string]{
-			Field: field + ".Exporter", Variable: "OTEL_" + signal + "_EXPORTER", Parse: setting.Text,
+			Field: field + ".Exporter", Variable: "OTEL_" + signal + "_EXPORTER", Parse: oneOf(exporters, allowed),
 			DefaultText: "otlp if there is an endpoint, else none",
-			Valid:       func(s string) bool { return slices.Contains(exporters, s) }, Allowed: allowed,
+			Valid:       func(s string) bool { return s == "" || slices.Contains(exporters, s) }, Allowed: allowed,
 		},
 		setting.Of[string]{
 			Field: field + ".Endpoint", Variable: "OTEL_EXPORTER_OTLP_" + signal + "_ENDPOINT", Parse: setting.Text,
 			DefaultText: "OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by /v1/" + strings.ToLower(field),
-			Allowed:     "a URL like http://127.0.0.1:4318/v1/" + strings.ToLower(field), Show: redact.URL,
+			Valid:       setting.NoneOrURL, Show: redact.URL,
+			Allowed: "a URL like http://127.0.0.1:4318/v1/" + strings.ToLower(field) + ", without a query",
 		},
 		setting.Of[string]{
 			Field: field + ".Protocol", Variable: "OTEL_EXPORTER_OTLP_" + signal + "_PROTOCOL", Parse: setting.Text,
-			DefaultText: "OTEL_EXPORTER_OTLP_PROTOCOL", Allowed: aProtocol,
+			DefaultText: "OTEL_EXPORTER_OTLP_PROTOCOL",
+			Valid:       func(s string) bool { return s == "" || isProtocol(s) }, Allowed: aProtocol,
 		},
 	}
+}
+
+// oneOf reads the name of one exporter. The specification allows several: the first known one is used.
+func oneOf(exporters []string, allowed string) func(string) (string, error) {
+	return func(text string) (string, error) {
+		names, _ := setting.List[string](text)
+		if len(names) == 1 {
+			return names[0], nil
+		}
+		for _, name := range names {
+			if slices.Contains(exporters, name) {
+				return name, setting.Partly(fmt.Sprintf("one exporter: %s is used", name))
+			}
+		}
+		return "", errors.New(allowed)
+	}
+}
+
+func isRatio(s string) bool {
+	ratio, err := strconv.ParseFloat(s, 64)
+	return err == nil && ratio >= 0 && ratio <= 1
+}
+
+const somePropagators = "one or more of tracecontext, baggage, b3, b3multi, jaeger, xray, ottrace, or none"
+
+// propagators are the names that are known.
+var propagators = []string{"tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray", "ottrace", "none"}
+
+// parsePropagators leaves out unknown names, as the specification requires.
+func parsePropagators(text string) ([]string, error) {
+	names, _ := setting.List[string](text)
+	known := knownPropagators(names)
+	switch {
+	case len(known) == 0:
+		return nil, errors.New(somePropagators)
+	case len(known) < len(names):
+		return known, setting.Partly(somePropagators + ": " + strings.Join(known, ", ") + " is used")
+	}
+	return known, nil
+}
+
+func knownPropagators(names []string) []string {
+	return slices.DeleteFunc(slices.Clone(names), func(name string) bool { return !slices.Contains(propagators, name) })
 }

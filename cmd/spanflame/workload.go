@@ -52,10 +52,7 @@ func runWorkload(ctx context.Context, cfg workload.Config) error {
 	if err := cfg.Validate(); err != nil {
 		return err
 	}
-	agentCfg, err := otelsetup.ConfigFromEnv()
-	if err != nil {
-		return fmt.Errorf("agent settings: %w", err)
-	}
+	agentCfg, _ := otelsetup.ConfigFromEnv() // Start reports what is wrong
 	if agentCfg.Agent.ServiceName == "" && agentCfg.Agent.ResourceAttributes["service.name"] == "" {
 		agentCfg.Agent.ServiceName = string(cfg.Role)
 	}

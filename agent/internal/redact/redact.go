@@ -1,18 +1,44 @@
-// Package redact removes secrets from addresses that the agent shows to people, in logs, errors and its status.
-// It is not for secrets of any other kind, which must not be shown at all.
+// Package redact removes secrets from addresses before they are shown to people, in logs, errors and the status. Secrets
+// of other kinds must not be shown at all.
 package redact
 
-import "strings"
+import (
+	"net/url"
+	"strings"
+)
 
-// URL returns an address without its user and password. The address need not be a valid URL.
+// URL returns the address without the user, the password and the query, which may hold secrets. The address need not be
+// a valid URL.
 func URL(address string) string {
-	i := strings.LastIndexByte(address, '@')
-	if i < 0 {
-		return address
+	if u, err := url.Parse(address); err == nil && u.Host != "" {
+		shown := url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}
+		return shown.String() + omitted(u.RawQuery != "" || u.Fragment != "")
 	}
-	scheme, _, ok := strings.Cut(address[:i], "://")
+	scheme, rest, ok := strings.Cut(address, "://")
 	if !ok {
-		return address[i+1:]
+		scheme, rest = "", address
 	}
-	return scheme + "://" + address[i+1:]
+	if i := strings.LastIndexByte(rest, '@'); i >= 0 {
+		rest = rest[i+1:]
+	}
+	rest, _, cut := cutAny(rest, "?#&;=")
+	if rest += omitted(cut); ok {
+		return scheme + "://" + rest
+	}
+	return rest
+}
+
+// omitted stands for a query that is not shown.
+func omitted(query bool) string {
+	if query {
+		return "?…"
+	}
+	return ""
+}
+
+func cutAny(s, chars string) (before, after string, found bool) {
+	if i := strings.IndexAny(s, chars); i >= 0 {
+		return s[:i], s[i+1:], true
+	}
+	return s, "", false
 }

@@ -9,6 +9,12 @@ func TestURL(t *testing.T) {
 		"http://a@b:hunter2@host":             "http://host",
 		"http://host:4040":                    "http://host:4040",
 		"":                                    "",
+		"http://host:4318/v1?token=hunter2":   "http://host:4318/v1?…",
+		"http://host/?mail=a@b&token=hunter2": "http://host/?…",
+		"http://host/#hunter2":                "http://host/?…",
+		"http://user:hu?nter2@host/v1":        "http://host/v1",
+		"host:4318/v1?token=hunter2":          "host:4318/v1?…",
+		"://host?token=hunter2":               "://host?…",
 	} {
 		if got := URL(address); got != want {
 			t.Errorf("%s: %q, want %q", address, got, want)

@@ -22,6 +22,25 @@ func Duration(text string) (time.Duration, error) {
 	return d, nil
 }
 
+// Seconds is a duration above zero, whose unit is the second if it has none.
+func Seconds(text string) (time.Duration, error) {
+	if n, err := strconv.ParseUint(text, 10, 31); err == nil && n > 0 {
+		return time.Duration(n) * time.Second, nil
+	}
+	return Duration(text)
+}
+
+// Bool is true or false.
+func Bool(text string) (bool, error) {
+	switch strings.ToLower(text) {
+	case "true":
+		return true, nil
+	case "false":
+		return false, nil
+	}
+	return false, errors.New("true or false")
+}
+
 // Whole is a whole number above zero; what is counted completes "a whole".
 func Whole[T int | int64](what string) func(string) (T, error) {
 	return func(text string) (T, error) {
@@ -90,10 +109,10 @@ func JSONObject(text string) (map[string]string, error) {
 // EncodedPairs describes what [Attributes] reads.
 const EncodedPairs = "name=value pairs separated by commas, values percent-encoded"
 
-// IsURL reports whether s is the address of an HTTP server.
+// IsURL reports whether s is the address of an HTTP server, to which a path can be appended: it has no query.
 func IsURL(s string) bool {
 	u, err := url.Parse(s)
-	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != ""
+	return err == nil && (u.Scheme == "http" || u.Scheme == "https") && u.Host != "" && u.RawQuery == "" && !u.ForceQuery && u.Fragment == ""
 }
 
 // NoneOrURL reports whether s is empty or the address of an HTTP server.

@@ -5,6 +5,7 @@
 package setting
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -60,8 +61,8 @@ type Of[T any] struct {
 	Field    string
 	Variable string
 
-	// Parse reads the variable's text, which is never empty. Its error completes "VARIABLE=TEXT: want". Without
-	// Parse the variable is read elsewhere.
+	// Parse reads the variable's text, which is never empty. Its error completes "VARIABLE=TEXT: want". A value that is
+	// returned with a [Partly] is used. Without Parse the variable is read elsewhere.
 	Parse func(text string) (T, error)
 
 	// Secret values are not shown in errors.
@@ -113,15 +114,28 @@ func (s Of[T]) read(config any) error {
 		return err
 	}
 	value, err := s.Parse(text)
-	switch {
-	case err != nil && s.Secret:
-		return fmt.Errorf("%s: want %w", s.Variable, err)
-	case err != nil:
-		return fmt.Errorf("%s=%q: want %w", s.Variable, text, err)
+	if err == nil && s.Valid != nil && !s.Valid(value) {
+		err = errors.New(s.Allowed)
 	}
-	s.value(config).Set(reflect.ValueOf(&value).Elem())
-	return nil
+	if _, partly := err.(Partly); err == nil || partly {
+		s.value(config).Set(reflect.ValueOf(&value).Elem())
+	}
+	switch {
+	case err == nil:
+		return nil
+	case s.Secret:
+		return fmt.Errorf("%s: want %w", s.Variable, err)
+	case s.Show != nil:
+		return fmt.Errorf("%s=%q: want %w", s.Variable, s.Show(value), err)
+	}
+	return fmt.Errorf("%s=%q: want %w", s.Variable, text, err)
 }
+
+// Partly is the error of a variable whose value is used in part.
+type Partly string
+
+// Error completes "VARIABLE=TEXT: want".
+func (p Partly) Error() string { return string(p) }
 
 // text returns what the variable, or the file that it names, holds. A variable that is set to nothing counts as not
 // set, as the OpenTelemetry specification requires.
@@ -221,7 +235,8 @@ func empty(v reflect.Value) bool {
 // Table is all settings of a configuration. Its methods accept pointers to that configuration.
 type Table []Setting
 
-// Read sets the fields of config whose variables are set, and returns an error for each that cannot be read.
+// Read sets the fields of config whose variables are set, and returns an error for each that cannot be read or whose
+// value is not allowed. Their fields stay as they are.
 func (t Table) Read(config any) (errs []error) {
 	for _, s := range t {
 		if err := s.read(config); err != nil {

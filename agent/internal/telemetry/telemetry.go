@@ -41,6 +41,7 @@ type Options struct {
 	Traces, Metrics, Logs Signal
 	Headers               map[string]string // sent with every OTLP request; nil: those of the environment
 	Sampler               sdktrace.Sampler
+	Batches               []sdktrace.BatchSpanProcessorOption // of exported spans; take precedence over the environment
 
 	Stdout io.Writer // receives the JSON log and signals whose exporter is the console; one Write at a time
 
@@ -82,7 +83,7 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 	}
 	tracing := []sdktrace.TracerProviderOption{sdktrace.WithResource(o.Resource), sdktrace.WithSampler(o.Sampler)}
 	if spans != nil {
-		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watch("traces", o.Traces)}))
+		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watch("traces", o.Traces)}, o.Batches...))
 	}
 	if o.Saved != nil {
 		if t.saver, err = newSaver(ctx, o.Saved, t.watch("saved traces", Signal{Endpoint: o.SavedIn})); err != nil {
@@ -189,6 +190,9 @@ func (o *oneAtATime) Write(b []byte) (int, error) {
 	defer o.mu.Unlock()
 	return o.w.Write(b)
 }
+
+// Local returns the log that is not exported, for messages about exports.
+func (t *Telemetry) Local() *slog.Logger { return t.local }
 
 // HandleError is an OpenTelemetry error handler. It writes the SDK's errors to the JSON log, except those that
 // are logged as part of an outage.
