@@ -19,10 +19,13 @@ demo: ## Run the workload with faults under load, open its slowest trace, repair
 test: check test-unit test-kubernetes test-e2e ## Run the checks and the tests (not test-stack, test-compose and test-long)
 
 .PHONY: check
-check: ## Check formatting, go.mod, vet, staticcheck and the allowed imports
+check: ## Check formatting, line lengths, go.mod, vet, staticcheck and the allowed imports
 	@echo "check: gofmt"
 	@unformatted=$$(gofmt -l $$(git ls-files -co --exclude-standard '*.go')); \
 	  if [[ -n "$$unformatted" ]]; then echo "not formatted; run gofmt -w on:"; echo "$$unformatted"; exit 1; fi
+	@echo "check: line lengths"
+	@long=$$(git ls-files -co --exclude-standard '*.go' | LC_ALL=C.UTF-8 xargs -d '\n' grep -nE '^.{161,}' | cut -d: -f1,2 || true); \
+	  if [[ -n "$$long" ]]; then echo "lines beyond 160 columns, wrap them:"; echo "$$long"; exit 1; fi
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"

@@ -269,7 +269,8 @@ func TestValidate(t *testing.T) {
 	}{
 		{"nothing set", func(*Config) {}, ""},
 		{"address", func(c *Config) { c.PyroscopeAddress = "pyroscope:4040" }, `PyroscopeAddress (PYROSCOPE_SERVER_ADDRESS) "pyroscope:4040": want a URL`},
-		{"the service's name as a label", func(c *Config) { c.ProfileLabels = map[string]string{"service_name": "x"} }, `ProfileLabels (PYROSCOPE_LABELS) "service_name"`},
+		{"the service's name as a label", func(c *Config) { c.ProfileLabels = map[string]string{"service_name": "x"} },
+			`ProfileLabels (PYROSCOPE_LABELS) "service_name"`},
 		{"address with a password", func(c *Config) { c.PyroscopeAddress = "ftp://u:hunter2@h" }, "PyroscopeAddress"},
 		{"label", func(c *Config) { c.ProfileLabels = map[string]string{"a-b": "x"} }, `ProfileLabels (PYROSCOPE_LABELS) "a-b"`},
 		{"reserved label", func(c *Config) { c.ProfileLabels = map[string]string{"__name__": "x"} }, `ProfileLabels (PYROSCOPE_LABELS) "__name__"`},

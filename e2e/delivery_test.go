@@ -46,7 +46,8 @@ func TestNoWindowIsLost(t *testing.T) {
 		}
 	})
 	server := stack.Pyroscope()
-	serverKilled, agentKilled, bothKilled := startHarmed(t, "server-killed", server.URL), startHarmed(t, "agent-killed", server.URL), startHarmed(t, "both-killed", server.URL)
+	serverKilled, agentKilled, bothKilled := startHarmed(t, "server-killed", server.URL), startHarmed(t, "agent-killed", server.URL),
+		startHarmed(t, "both-killed", server.URL)
 	all := []*harmed{serverKilled, agentKilled, bothKilled}
 
 	loadAll(t, all, 4*time.Second)
@@ -81,7 +82,8 @@ func TestNoWindowIsLost(t *testing.T) {
 			}
 		}
 		recovery := logged(t, s, saidUp)[0]
-		t.Logf("%s: outage %v, caught up after %v, %v profiles of %v bytes", s.Name, recovery["outage"], recovery["caught_up_after"], recovery["profiles"], recovery["bytes"])
+		t.Logf("%s: outage %v, caught up after %v, %v profiles of %v bytes", s.Name, recovery["outage"], recovery["caught_up_after"], recovery["profiles"],
+			recovery["bytes"])
 	}
 	for _, h := range all {
 		h.settle(t)

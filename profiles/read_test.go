@@ -201,7 +201,8 @@ func TestParseTypeAndTime(t *testing.T) {
 			t.Errorf("an unknown type: %v", err)
 		}
 	}
-	for s, want := range map[string]time.Time{"15m": noon.Add(-15 * time.Minute), "2026-01-02T13:00:00+01:00": noon, "2026-01-02 12:00:00": noon, "2026-01-02 12:00:00 UTC": noon} {
+	for s, want := range map[string]time.Time{"15m": noon.Add(-15 * time.Minute), "2026-01-02T13:00:00+01:00": noon, "2026-01-02 12:00:00": noon,
+		"2026-01-02 12:00:00 UTC": noon} {
 		if got, err := profiles.ParseTime(s, noon); !got.Equal(want) || err != nil {
 			t.Errorf("time %q: %v, %v", s, got, err)
 		}

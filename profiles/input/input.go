@@ -84,7 +84,8 @@ func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.W
 	case isWeb(u) && strings.Contains(u.Path, debugPath):
 		return live(ctx, u, o)
 	}
-	return nil, fmt.Errorf(`address %q: want http://HOST/debug/pprof/… for a running service, or pyroscope://HOST/?query=TYPE{label="value"}&from=now-1h&until=now`, argument)
+	return nil, fmt.Errorf(`address %q: want http://HOST/debug/pprof/… for a running service, `+
+		`or pyroscope://HOST/?query=TYPE{label="value"}&from=now-1h&until=now`, argument)
 }
 
 func isWeb(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
@@ -209,7 +210,8 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 	}
 	slices.Sort(types)
 	services := cmp.Or(strings.Join(profiles.ServiceNames(entries), ", "), "no service that they name")
-	there := fmt.Sprintf("there are %d from %s to %s, of %s, of the types %s", len(entries), from.UTC().Format(time.DateTime), to.UTC().Format(time.DateTime+" MST"),
+	there := fmt.Sprintf("there are %d from %s to %s, of %s, of the types %s", len(entries), from.UTC().Format(time.DateTime),
+		to.UTC().Format(time.DateTime+" MST"),
 		services, strings.Join(slices.Compact(types), ", "))
 	if len(labels) > 0 {
 		have := slices.Sorted(maps.Keys(labels))

@@ -160,7 +160,8 @@ func TestDamagedFiles(t *testing.T) {
 	for name, data := range bad {
 		path := filepath.Join(dir, name+".pb.gz")
 		write(t, path, data)
-		if got, err := read(t, path, input.Options{Damaged: func(profiles.Damaged) {}}); err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "want a profile in pprof's format") {
+		if got, err := read(t, path, input.Options{Damaged: func(profiles.Damaged) {}}); err == nil || !strings.Contains(err.Error(), name) ||
+			!strings.Contains(err.Error(), "want a profile in pprof's format") {
 			t.Errorf("%s: %v, %v; want an error that names the file, and what one is wanted", name, got, err)
 		}
 	}
@@ -256,7 +257,8 @@ func TestNotAPyroscope(t *testing.T) {
 }
 
 func FuzzParseQuery(f *testing.F) {
-	for _, q := range []string{`process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop", region="e\"u"}`, `a:b:c:d:e`, `a:b:c:d:e{}`, `a:b:c:d:e{x="y",}`, `a:b:c:d:e{x="`} {
+	for _, q := range []string{`process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop", region="e\"u"}`, `a:b:c:d:e`, `a:b:c:d:e{}`,
+		`a:b:c:d:e{x="y",}`, `a:b:c:d:e{x="`} {
 		f.Add(q)
 	}
 	f.Fuzz(func(t *testing.T, text string) {
@@ -272,7 +274,8 @@ func FuzzParseQuery(f *testing.F) {
 }
 
 func FuzzOpen(f *testing.F) {
-	for _, a := range []string{"nowhere", "[", "http://127.0.0.1:1/debug/pprof/", "pyroscope://127.0.0.1:1/?query=a:b:c:d:e{}&from=now-1h&step=1m", "://", "http://[::1"} {
+	for _, a := range []string{"nowhere", "[", "http://127.0.0.1:1/debug/pprof/", "pyroscope://127.0.0.1:1/?query=a:b:c:d:e{}&from=now-1h&step=1m",
+		"://", "http://[::1"} {
 		f.Add(a)
 	}
 	dir := f.TempDir()
