@@ -14,7 +14,7 @@ const (
 	maxSegments = 256    // of one lane
 	maxEntries  = 50_000 // of one root, beyond which stacks and paths are not told apart, and no goroutines followed
 	maxPaths    = 1 << 15
-	maxOpen     = 64 // roots, or overlapping spans of one root, on one goroutine: each costs at each event
+	maxOpen     = 256 // roots, or overlapping spans of one root, on one goroutine: each costs at each event
 )
 
 // goroutine is a goroutine that works for at least one tracked span.

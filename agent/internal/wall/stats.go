@@ -22,7 +22,7 @@ type Stats struct {
 	SkippedChildren uint64 // child spans with a profile of their own that was not emitted, for the same reasons
 
 	Unended            uint64 // root spans given up because they did not end for long
-	Crowded            uint64 // root spans given up because more than 64 were open on one goroutine
+	Crowded            uint64 // root spans given up because more than 256 were open on one goroutine
 	DroppedRoots       uint64 // root spans not marked because too many were running
 	DroppedChildren    uint64 // child spans not marked because their root has too many; their time is their parent's
 	SkippedGoroutines  uint64 // goroutines started by a span and not followed, because there were too many
