@@ -51,7 +51,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		return nil, m.err
 	}
 
-	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+	observe := func(o metric.Observer) {
 		c := a.capture.Stats()
 		for t, n := range c.Captured {
 			attrs := metric.WithAttributes(attribute.String("type", string(t)))
@@ -95,7 +95,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		}
 		recorder, _ := a.slow.running()
 		if recorder == nil {
-			return nil
+			return
 		}
 		w := recorder.Stats()
 		for outcome, n := range spansByOutcome(w) {
@@ -113,6 +113,10 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		o.ObserveInt64(pauses, int64(w.Pauses))
 		o.ObserveInt64(trace, int64(w.Bytes))
 		o.ObserveFloat64(wallCPU, w.CPU.Seconds())
+	}
+	stage := a.guard.Stage("metrics")
+	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		stage.Try(func() { observe(o) })
 		return nil
 	}, m.all...)
 }

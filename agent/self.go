@@ -1,14 +1,13 @@
 package agent
 
 import (
-	"bytes"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
 
-	"github.com/google/pprof/profile"
-
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -53,36 +52,112 @@ func (s *self) look(r record.Record) {
 
 func (s *self) cpuTime() time.Duration { return time.Duration(s.cpu.Load()) }
 
-// ownShare sums a sample type over the samples that have a function of the agent on their stack.
+// maxOwnBytes is the size of the largest profile that is searched, in bytes and uncompressed.
+const maxOwnBytes = 512 << 20
+
+// ownShare sums a sample type over the samples that have a function of the agent on their stack. It does not build the
+// profile, which would cost more than to capture it.
 func ownShare(gz []byte, sampleType string) (sum int64, ok bool) {
-	p, err := profile.Parse(bytes.NewReader(gz))
+	raw, err := pprofwire.Gunzip(gz, maxOwnBytes)
 	if err != nil {
 		return 0, false
 	}
-	value := -1
-	for i, t := range p.SampleType {
-		if t.Type == sampleType {
-			value = i
+	var types []uint64 // numbers of strings
+	var texts, functions, locations, samples [][]byte
+	m := pprofwire.NewMessage(raw)
+	for m.Next() {
+		switch m.Field {
+		case pprofwire.ProfileSampleType:
+			types = append(types, number(&m, pprofwire.ValueTypeType))
+		case pprofwire.ProfileString:
+			texts = append(texts, m.Bytes())
+		case pprofwire.ProfileFunction:
+			functions = append(functions, m.Bytes())
+		case pprofwire.ProfileLocation:
+			locations = append(locations, m.Bytes())
+		case pprofwire.ProfileSample:
+			samples = append(samples, m.Bytes())
 		}
 	}
-	if value < 0 {
+	text := func(i uint64) string {
+		if i >= uint64(len(texts)) {
+			return ""
+		}
+		return string(texts[i])
+	}
+	value := slices.IndexFunc(types, func(t uint64) bool { return text(t) == sampleType })
+	if m.Err() != nil || value < 0 {
 		return 0, false
 	}
-	mine := make(map[uint64]bool, len(p.Location))
-	for _, l := range p.Location {
-		for _, line := range l.Line {
-			if line.Function != nil && isOwn(line.Function.Name) {
-				mine[l.ID] = true
+	mine := ownLocations(functions, locations, text)
+	var ids, values []uint64
+	for _, body := range samples {
+		ids, values = ids[:0], values[:0]
+		sample := pprofwire.NewMessage(body)
+		for sample.Next() {
+			switch sample.Field {
+			case pprofwire.SampleLocation:
+				ids = sample.Varints(ids)
+			case pprofwire.SampleValue:
+				values = sample.Varints(values)
 			}
 		}
-	}
-	for _, sample := range p.Sample {
-		for _, l := range sample.Location {
-			if mine[l.ID] {
-				sum += sample.Value[value]
-				break
-			}
+		if sample.Err() != nil || value >= len(values) {
+			return 0, false
+		}
+		if slices.ContainsFunc(ids, func(id uint64) bool { return mine[id] }) {
+			sum += int64(values[value])
 		}
 	}
 	return sum, true
+}
+
+// ownLocations returns the IDs of the locations that have a function of the agent.
+func ownLocations(functions, locations [][]byte, text func(uint64) string) map[uint64]bool {
+	called := map[uint64]bool{} // functions
+	for _, body := range functions {
+		var id, name uint64
+		f := pprofwire.NewMessage(body)
+		for f.Next() {
+			switch f.Field {
+			case pprofwire.FunctionID:
+				id = f.Varint()
+			case pprofwire.FunctionName:
+				name = f.Varint()
+			}
+		}
+		if isOwn(text(name)) {
+			called[id] = true
+		}
+	}
+	mine := map[uint64]bool{}
+	for _, body := range locations {
+		var id uint64
+		has := false
+		l := pprofwire.NewMessage(body)
+		for l.Next() {
+			switch l.Field {
+			case pprofwire.LocationID:
+				id = l.Varint()
+			case pprofwire.LocationLine:
+				has = has || called[number(&l, pprofwire.LineFunction)]
+			}
+		}
+		if has {
+			mine[id] = true
+		}
+	}
+	return mine
+}
+
+// number returns a number in the message that m is at, 0 if it has none.
+func number(m *pprofwire.Message, field pprofwire.Number) (v uint64) {
+	sub := pprofwire.NewMessage(m.Bytes())
+	for sub.Next() {
+		if sub.Field == field {
+			v = sub.Varint()
+		}
+	}
+	m.Fail(sub.Err())
+	return v
 }

@@ -2,6 +2,9 @@ package agent
 
 import (
 	"bytes"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,5 +56,41 @@ func TestSelf(t *testing.T) {
 	s.look(record.Record{Meta: record.Meta{Type: record.Memory}, Profile: stacks(t, "alloc_space", 1, inside)})
 	if s.cpuTime() != 40*time.Millisecond || s.heap.Load() != 100+heapEvery {
 		t.Errorf("what cannot be read changed the counts: %v, %d", s.cpuTime(), s.heap.Load())
+	}
+}
+
+// TestOwnShareOfRealProfiles compares the sums with those of google/pprof.
+func TestOwnShareOfRealProfiles(t *testing.T) {
+	files, err := filepath.Glob("../examples/*/*/*.pb.gz")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%d recorded profiles: %v", len(files), err)
+	}
+	found := false
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := profile.ParseData(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, st := range p.SampleType {
+			var want int64
+			for _, s := range p.Sample {
+				if slices.ContainsFunc(s.Location, func(l *profile.Location) bool {
+					return slices.ContainsFunc(l.Line, func(x profile.Line) bool { return isOwn(x.Function.Name) })
+				}) {
+					want += s.Value[i]
+				}
+			}
+			found = found || want > 0
+			if got, ok := ownShare(b, st.Type); !ok || got != want {
+				t.Errorf("%s, %s: %d, %v, want %d", file, st.Type, got, ok, want)
+			}
+		}
+	}
+	if !found {
+		t.Error("no recorded profile has a function of the agent")
 	}
 }

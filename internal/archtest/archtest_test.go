@@ -34,7 +34,7 @@ var rules = []rule{
 	{"internal/format", nil, "it writes values for readers, whatever they are values of"},
 	{"internal/flame", []string{"internal/format", "internal/wallprofile"}, "it draws what it is given and reads no profile"},
 	{"internal/query", []string{"internal/pyroscopewire", "internal/traces"}, "it reads servers, whatever filled them"},
-	{"agent", []string{"internal/record", "internal/wallprofile"},
+	{"agent", []string{"internal/pprofwire", "internal/record", "internal/wallprofile"},
 		"a host service pays only for the agent, not for readers of profiles, pages or the demo"},
 	{"agent/sdkview", []string{"agent/internal/spanlink"}, "it shows the spans of the agent, and links the SDK for that alone"},
 	{"agent/otelsetup", []string{"agent", "agent/internal/guard", "agent/internal/identity", "agent/internal/instance", "agent/internal/redact",
