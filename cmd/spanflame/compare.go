@@ -185,7 +185,8 @@ cannot be decided, or both sides are the same windows although there are rules.`
 	flags.StringArrayVar(&o.rules, "fail-on", nil, "exit with 1 if this rule is broken, like cpu:+10%@p<0.01, or cpu:-10% for a decrease; repeatable")
 	flags.IntVar(&o.rows, "top", 20, "number of functions to show for each metric")
 	flags.StringSliceVar(&o.compare.Metrics, "metric", nil, "metrics to compare, such as cpu or alloc_space (default all but counts)")
-	flags.StringVar(&o.normalization, "normalize", "", "divide values by duration, work or none (default work if it is given, else duration)")
+	flags.StringVar(&o.normalization, "normalize", "",
+		"divide values by duration, work or none (default work if it is given, else duration, but wall-clock profiles by spans)")
 	flags.Float64Var(&o.compare.WorkBefore, "work-before", 0, "work done in all of BEFORE, such as the number of requests")
 	flags.Float64Var(&o.compare.WorkAfter, "work-after", 0, "work done in all of AFTER")
 	workFlags(flags, &o.work, &o.prometheus)

@@ -33,8 +33,8 @@ import (
 // Normalization is what the values of a window are divided by.
 type Normalization string
 
-// Metrics of an instant, such as inuse_space, are divided by nothing in any case, and wall-clock profiles by
-// the number of their spans unless it is by work.
+// Metrics of an instant, such as inuse_space, are never divided. Wall-clock profiles of slow spans are divided by the
+// number of their spans, unless a normalization is chosen: then by all of the work or time of their side.
 const (
 	ByDuration Normalization = "duration" // the length of the window, in seconds
 	ByWork     Normalization = "work"     // the work done in it
@@ -111,6 +111,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	}
 	o.Alpha = cmp.Or(o.Alpha, defaultAlpha)
 	o.MinShare = cmp.Or(o.MinShare, defaultMinShare)
+	asked := o.Normalization
 	if o.Normalization == "" {
 		o.Normalization = ByDuration
 		if o.Work != nil || o.WorkBefore > 0 {
@@ -140,6 +141,10 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 		table: table,
 	}
 	r.explainSpans(sides[0], sides[1])
+	if o.allRequests(asked) {
+		sides[0].addIdle(sides[1])
+		sides[1].addIdle(sides[0])
+	}
 	pairs, err := r.pair(sides[0], sides[1], o.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
@@ -148,7 +153,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	r.Renamed = match(table, pairs, sides[0].builds, sides[1].builds)
 	scales := map[string]float64{} // from before to after, by sample type
 	for _, p := range pairs {
-		c := comparison{options: o, table: table, before: p[0], after: p[1]}
+		c := comparison{options: o, asked: asked, sides: sides, table: table, before: p[0], after: p[1]}
 		r.Metrics = append(r.Metrics, c.metric(r))
 		scales[p[0].sample] = c.divisors[1] / c.divisors[0]
 	}
@@ -206,7 +211,7 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 }
 
 func (s *side) summary() Side {
-	return Side{Services: s.services, Windows: s.windows, Start: s.start, End: s.end}
+	return Side{Services: s.services, Windows: s.windows, Start: s.timeRange.start, End: s.timeRange.end}
 }
 
 // pair matches the metrics of both sides.

@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	"gonum.org/v1/gonum/stat/distuv"
 
 	"spanflame/internal/record"
 	"spanflame/profiles"
@@ -235,6 +236,118 @@ func TestWallIsComparedBySpan(t *testing.T) {
 	m := mustCompare(t, sequence(wall(2, 1)), sequence(wall(6, 1)), compare.Options{}).Metrics[0]
 	if m.Per != "span" || m.Total.Cum.Before != 1e9 || m.Total.Cum.After != 1e9 {
 		t.Errorf("three times the spans of 1 s each: %+v per %s", m.Total.Cum, m.Per)
+	}
+}
+
+// slowSide is a service of 200 s, with a wall-clock profile for each of its slow requests.
+func slowSide(random *rand.Rand, slow ...float64) iter.Seq2[profiles.Window, error] {
+	var windows []profiles.Window
+	at := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	for i := range 20 {
+		w := cpu(map[string]float64{"handler": 1 + 0.01*float64(i*7%20)})
+		w.Start = at.Add(time.Duration(i) * 10 * time.Second)
+		w.End = w.Start.Add(10 * time.Second)
+		windows = append(windows, w)
+	}
+	for i, seconds := range slow {
+		w := cpu(map[string]float64{"handler": seconds})
+		w.Type, w.Profile.SampleType[0].Type = record.Wall, "wall"
+		w.Labels = map[string]string{"span_scope": "root"}
+		w.Profile.Sample[0].Label = map[string][]string{"span_id": {fmt.Sprint(i)}}
+		w.Profile.DurationNanos = int64(seconds * 1e9)
+		w.Start = at.Add(time.Duration(random.Int64N(200e9)))
+		w.End = w.Start.Add(time.Duration(w.Profile.DurationNanos))
+		windows = append(windows, w)
+	}
+	slices.SortStableFunc(windows, func(a, b profiles.Window) int { return a.Start.Compare(b.Start) })
+	return sequence(windows...)
+}
+
+// Most requests of before are a little slow, none of after is but the slowest, which stay: the mean of a slow span
+// increases, and the time of slow requests decreases.
+func TestAnImprovementOfSlowRequestsIsNoRegression(t *testing.T) {
+	random := rand.New(rand.NewPCG(1, 2))
+	before := func() iter.Seq2[profiles.Window, error] {
+		return slowSide(random, append(slices.Repeat([]float64{0.12, 0.13, 0.11}, 20), 0.3, 0.3)...)
+	}
+	after := func() iter.Seq2[profiles.Window, error] { return slowSide(random, 0.3, 0.31) }
+	none := func() iter.Seq2[profiles.Window, error] { return slowSide(random) }
+	rule := func(text string) []compare.Rule {
+		r, err := compare.ParseRule(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []compare.Rule{r}
+	}
+	up, down := rule("wall:+10%@p<0.01"), rule("wall:-10%@p<0.01")
+	if v := mustCompare(t, before(), after(), compare.Options{}).Check(up); len(v.Undecided) != 1 || len(v.Broken) > 0 {
+		t.Errorf("by the mean of a slow span the rule is decided: %+v", v)
+	}
+	for name, o := range map[string]compare.Options{
+		"by work":     {WorkBefore: 1000, WorkAfter: 1000},
+		"by duration": {Normalization: compare.ByDuration},
+	} {
+		for what, tt := range map[string]struct {
+			before, after iter.Seq2[profiles.Window, error]
+			up, down      int
+		}{
+			"improved":   {before(), after(), 0, 1},
+			"worsened":   {after(), before(), 1, 0},
+			"equal":      {before(), before(), 0, 0},
+			"none is so": {before(), none(), 0, 1},
+			"some are":   {none(), before(), 1, 0},
+		} {
+			r := mustCompare(t, tt.before, tt.after, o)
+			upper, lower := r.Check(up), r.Check(down)
+			if len(upper.Undecided) > 0 || len(upper.Broken) != tt.up || len(lower.Broken) != tt.down {
+				t.Errorf("%s, %s: rules %+v and %+v are broken, want %d and %d", name, what, upper, lower, tt.up, tt.down)
+			}
+		}
+	}
+	// Twice the requests on a side are not twice the time.
+	r := mustCompare(t, before(), before(), compare.Options{WorkBefore: 1000, WorkAfter: 2000})
+	i := slices.IndexFunc(r.Metrics, func(m compare.Metric) bool { return m.Name == "wall" })
+	if total := r.Metrics[i].Total.Cum; total.After != total.Before/2 {
+		t.Errorf("with twice the requests: %+v", total)
+	}
+}
+
+// Of equal services chance decides how many requests are slow: a rule with p < 0.01 fails for about one pair in 200, as
+// that needs an increase.
+func TestEqualNumbersOfSlowRequestsPassTheGate(t *testing.T) {
+	rule, err := compare.ParseRule("wall:+10%@p<0.01")
+	if err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(1, 2))
+	side := func() iter.Seq2[profiles.Window, error] {
+		slow := make([]float64, int(distuv.Poisson{Lambda: 25, Src: random}.Rand()))
+		for i := range slow {
+			slow[i] = 0.1 + random.ExpFloat64()/10
+		}
+		return slowSide(random, slow...)
+	}
+	failed := 0
+	for range 200 {
+		r := mustCompare(t, side(), side(), compare.Options{WorkBefore: 1000, WorkAfter: 1000, Metrics: []string{"wall"}})
+		failed += len(r.Check([]compare.Rule{rule}).Broken)
+	}
+	t.Logf("%d of 200 failed", failed)
+	if failed > 4 {
+		t.Errorf("%d of 200 equal pairs failed, want at most 4", failed)
+	}
+}
+
+// Wall-clock profiles of other tools are of a time, not of spans.
+func TestWallOfOtherToolsIsComparedByTime(t *testing.T) {
+	wall := func(seconds float64, length time.Duration) iter.Seq2[profiles.Window, error] {
+		w := cpu(map[string]float64{"handler": seconds})
+		w.Service, w.Type, w.Profile.SampleType[0].Type, w.Profile.DurationNanos = "", record.Wall, "wall", int64(length)
+		return sequence(w)
+	}
+	m := mustCompare(t, wall(1, 10*time.Second), wall(4, 40*time.Second), compare.Options{}).Metrics[0]
+	if m.Per != "second" || m.Total.Cum.Before != m.Total.Cum.After {
+		t.Errorf("four times the length: %+v per %s, want no difference", m.Total.Cum, m.Per)
 	}
 }
 

@@ -150,6 +150,10 @@ func (r *Report) metric(rule Rule) (Metric, error) {
 		if m.Name != rule.Metric {
 			continue
 		}
+		if m.Per == "span" {
+			return m, errors.New("only slow requests are recorded, so the mean of their spans cannot show whether requests became slower: " +
+				"divide by all requests (--work-before, --work-after), or by the time (--normalize duration), which profiles of another type show")
+		}
 		if rule.P == 0 {
 			return m, nil
 		}

@@ -11,6 +11,8 @@ import (
 // comparison is that of one metric.
 type comparison struct {
 	options       Options
+	asked         Normalization // "" if it is the default
+	sides         [2]*side
 	table         *stacks.Table
 	before, after *measure
 	total         float64    // of both sides' normalised totals
@@ -22,24 +24,49 @@ type comparison struct {
 	dependence    dependence // of the total, if tested
 }
 
-// points is what the windows of a side are divided by, once neighbours are added up.
-type points struct {
-	batch    int // neighbours a point
-	divisors []float64
-	starts   []time.Time // of the first window of each
+// timeRange is the time from the start of the first window to the end of the last.
+type timeRange struct{ start, end time.Time }
+
+func (r *timeRange) add(start, end time.Time) {
+	if r.start.IsZero() || start.Before(r.start) {
+		r.start = start
+	}
+	if end.After(r.end) {
+		r.end = end
+	}
 }
 
+// points are the sums of windows that are compared.
+type points struct {
+	of       []int // the point of each window
+	divisors []float64
+	starts   []time.Time // of the first window of each, where windows are neighbors
+}
+
+// newPoints adds up neighbors, so that there are at most maxPoints.
 func newPoints(divisors []float64, windows []window) points {
-	p := points{batch: (len(divisors) + maxPoints - 1) / maxPoints}
-	for chunk := range slices.Chunk(divisors, p.batch) {
-		sum := 0.0
-		for _, d := range chunk {
-			sum += d
+	batch := (len(divisors) + maxPoints - 1) / maxPoints
+	var p points
+	for i, w := range windows {
+		p.of = append(p.of, i/batch)
+		if i%batch == 0 {
+			p.divisors, p.starts = append(p.divisors, 0), append(p.starts, w.start)
 		}
-		p.divisors = append(p.divisors, sum)
+		p.divisors[i/batch] += divisors[i]
 	}
-	for chunk := range slices.Chunk(windows, p.batch) {
-		p.starts = append(p.starts, chunk[0].start)
+	return p
+}
+
+// newBins adds up the windows that start in each of equal parts of a time range, of which some may have none. Each part is
+// divided by the same share of total.
+func newBins(windows []window, in timeRange, total float64) points {
+	var p points
+	for range wallBins {
+		p.divisors = append(p.divisors, total/wallBins)
+	}
+	for _, w := range windows {
+		i := int(float64(w.start.Sub(in.start)) / float64(in.end.Sub(in.start)) * wallBins)
+		p.of = append(p.of, min(max(i, 0), wallBins-1))
 	}
 	return p
 }
@@ -88,7 +115,7 @@ func earlier[T any](series [2][]T, start func(T) time.Time) int {
 func (p points) values(s series) []float64 {
 	values := make([]float64, len(p.divisors))
 	for _, v := range s {
-		values[int(v.window)/p.batch] += float64(v.value)
+		values[p.of[v.window]] += float64(v.value)
 	}
 	for i := range values {
 		values[i] /= p.divisors[i]
@@ -98,16 +125,23 @@ func (p points) values(s series) []float64 {
 
 func (c *comparison) metric(r *Report) Metric {
 	b, a := c.before, c.after
-	per, divisors := c.divide(r)
-	for i, d := range divisors {
-		for _, v := range d {
+	per, binned := c.perTime()
+	if !binned {
+		var divisors [2][]float64
+		per, divisors = c.divide(r)
+		for i, d := range divisors {
+			c.points[i] = newPoints(d, [][]window{b.windows, a.windows}[i])
+		}
+		c.tested = min(len(b.windows), len(a.windows)) >= minWindows
+	}
+	for i, p := range c.points {
+		for _, v := range p.divisors {
 			c.divisors[i] += v
 		}
-		c.points[i] = newPoints(d, [][]window{b.windows, a.windows}[i])
 	}
-	if c.tested = min(len(b.windows), len(a.windows)) >= minWindows; c.tested {
+	if c.tested {
 		c.ranks = newRanks(len(c.points[0].divisors), len(c.points[1].divisors))
-		if turns(b.windows, a.windows) {
+		if !binned && turns(b.windows, a.windows) {
 			c.order = order(c.points)
 		}
 		c.dependence = newDependence(c.points[0].values(b.total), c.points[1].values(a.total), c.order, totalCaution)
@@ -151,7 +185,67 @@ func (c *comparison) metric(r *Report) Metric {
 	return m
 }
 
-// divide says what the windows of both sides are divided by.
+// wallBins is the number of parts of a side's time range in which the slow spans are added up.
+const wallBins = 20
+
+// perTime divides wall-clock profiles of slow spans by all of the work, or by all of the time, of their side. A window of
+// such spans says nothing about the requests that were not slow, and there is none where no request was slow: the windows
+// are added up in equal parts of the time range. It reports false where the profiles are not of spans, or neither was
+// asked for.
+func (c *comparison) perTime() (per string, ok bool) {
+	if !c.before.ofSpans() || !c.after.ofSpans() {
+		return "", false
+	}
+	if !c.options.allRequests(c.asked) {
+		return "", false
+	}
+	per = "unit of work"
+	work := []float64{c.options.WorkBefore, c.options.WorkAfter}
+	for i, m := range []*measure{c.before, c.after} {
+		in, total := c.sides[i].measured, work[i]
+		if c.asked == ByDuration {
+			per, total = "second", in.end.Sub(in.start).Seconds()
+		} else if in.start.IsZero() {
+			in = c.sides[i].timeRange
+		}
+		if !in.end.After(in.start) {
+			return "", false // nothing but slow spans shows the time
+		}
+		c.points[i] = newBins(m.windows, in, total)
+	}
+	c.tested = true
+	return per, true
+}
+
+// allRequests reports whether a total of work or of time was asked for, of which slow requests are a part.
+func (o Options) allRequests(asked Normalization) bool {
+	return asked == ByDuration || o.Normalization == ByWork && o.Work == nil
+}
+
+// addIdle adds the measures of slow spans that the other side has and this side, which was measured all the same, has not.
+func (s *side) addIdle(other *side) {
+	for _, m := range other.measures {
+		missing := !slices.ContainsFunc(s.measures, func(own *measure) bool { return own.name == m.name })
+		if missing && m.ofSpans() && !s.measured.start.IsZero() {
+			s.measures = append(s.measures, &measure{name: m.name, unit: m.unit, sample: m.sample, wall: true})
+		}
+	}
+}
+
+// ofSpans reports whether a measure is of wall-clock profiles of spans.
+func (m *measure) ofSpans() bool {
+	return m.wall && !slices.ContainsFunc(m.windows, func(w window) bool { return w.spans == 0 })
+}
+
+// spans returns the number of spans of a measure.
+func (m *measure) spans() (n int) {
+	for _, w := range m.windows {
+		n += w.spans
+	}
+	return n
+}
+
+// divide returns what the windows of both sides are divided by.
 func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 	sides := [2]*measure{c.before, c.after}
 	work := [2]float64{c.options.WorkBefore, c.options.WorkAfter}
@@ -195,7 +289,11 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 			}
 		}
 		return "unit of work", divisors
-	case c.before.wall:
+	case c.before.ofSpans() && c.after.ofSpans():
+		r.note("%s: the mean of the %d slow spans before and %d after; requests that are not slow are not recorded, so it can increase "+
+			"although requests became faster: divide by all requests (--work-before, --work-after), or by the time (--normalize duration), "+
+			"which profiles of another type show",
+			c.before.name, c.before.spans(), c.after.spans())
 		by(func(w window) float64 { return float64(w.spans) })
 		return "span", divisors
 	case !timed:

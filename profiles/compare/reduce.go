@@ -72,8 +72,8 @@ type side struct {
 	childSpans bool
 	children   int
 	unscoped   bool
-	start      time.Time
-	end        time.Time
+	timeRange  timeRange // of all windows
+	measured   timeRange // of all but wall-clock profiles, which are of slow spans
 	progress   func(side string, windows int)
 }
 
@@ -107,7 +107,9 @@ func (s *side) add(w profiles.Window) error {
 		win.length = max(0, w.End.Sub(w.Start))
 	}
 	if w.Type == record.Wall {
-		win.spans = spans(p)
+		if win.spans = spans(p); win.spans == 0 && w.Service != "" {
+			win.spans = 1 // a server's profile has lost its labels
+		}
 	}
 	if s.work != nil {
 		if win.work, err = s.work(w.Meta); err != nil {
@@ -125,11 +127,9 @@ func (s *side) add(w profiles.Window) error {
 	s.windows++
 	s.seen[s.fingerprint(w)]++
 	s.builds.add(w)
-	if s.start.IsZero() || w.Start.Before(s.start) {
-		s.start = w.Start
-	}
-	if w.End.After(s.end) {
-		s.end = w.End
+	s.timeRange.add(w.Start, w.End)
+	if w.Type != record.Wall {
+		s.measured.add(w.Start, w.End)
 	}
 	if len(wanted) > 0 {
 		if err := s.reduce(p, win, wanted); err != nil {
@@ -189,7 +189,8 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 		j := slices.IndexFunc(s.measures, func(m *measure) bool { return m.name == name })
 		if j < 0 {
 			j = len(s.measures)
-			s.measures = append(s.measures, &measure{name: name, unit: t.Unit, sample: t.Type, wall: w.Type == record.Wall, level: isLevel(t.Type)})
+			wall := w.Type == record.Wall && t.Type == string(record.Wall)
+			s.measures = append(s.measures, &measure{name: name, unit: t.Unit, sample: t.Type, wall: wall, level: isLevel(t.Type)})
 		}
 		if m := s.measures[j]; m.unit != t.Unit {
 			return nil, fmt.Errorf("metric %s is in %q in one window and in %q in another: convert one of them", name, m.unit, t.Unit)
@@ -231,7 +232,7 @@ func grain(p *profile.Profile, unit string) float64 {
 	return 1
 }
 
-// spans counts the spans that a wall profile is of.
+// spans counts the spans of a wall profile, as far as its samples name them.
 func spans(p *profile.Profile) int {
 	ids := map[string]bool{}
 	for _, s := range p.Sample {
@@ -239,7 +240,7 @@ func spans(p *profile.Profile) int {
 			ids[id] = true
 		}
 	}
-	return max(1, len(ids))
+	return len(ids)
 }
 
 // reduce adds up the samples of one profile by function and by stack. A function that is on a stack several
