@@ -226,7 +226,9 @@ func mean(ctx context.Context, from source.Source, sel source.Selection) (*profi
 		return p, err
 	}
 	if sel.Type == record.Wall {
-		return p, meanRequest(ctx, from, sel, p)
+		if scaled, err := meanRequest(ctx, from, sel, p); err != nil || scaled {
+			return p, err
+		}
 	}
 	windows, err := from.Windows(ctx, sel)
 	if n := len(windows); n > 1 {
@@ -236,18 +238,19 @@ func mean(ctx context.Context, from source.Source, sel source.Selection) (*profi
 }
 
 // meanRequest scales a wall-clock profile to the mean of its requests. If samples do not have the IDs of their requests, it
-// is as long as the recorded requests took on average: the profile of a request has all of its time.
-func meanRequest(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) error {
+// is as long as the recorded requests took on average: the profile of a request has all of its time. It reports whether it
+// scaled: wall-clock profiles of other tools are not of requests.
+func meanRequest(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) (scaled bool, err error) {
 	if n := len(spansIn(p)); n > 0 {
 		p.Scale(1 / float64(n))
-		return nil
+		return true, nil
 	}
 	requests, err := from.Captured(
 		ctx,
 		source.Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans},
 	)
 	if err != nil {
-		return err
+		return false, err
 	}
 	took := 0.0
 	for _, sp := range requests {
@@ -256,9 +259,10 @@ func meanRequest(ctx context.Context, from source.Source, sel source.Selection, 
 	if value := profiles.DefaultSampleIndex(p); value >= 0 && took > 0 {
 		if all := sum(p, value); all > 0 {
 			p.Scale(took / float64(all))
+			return true, nil
 		}
 	}
-	return nil
+	return false, nil
 }
 
 // spansIn returns the IDs of spans that samples have.

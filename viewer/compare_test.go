@@ -100,10 +100,10 @@ func TestCompare(t *testing.T) {
 	}
 }
 
-// spanAddress is how a span of the trace "t" is given to be compared.
+// spanAddress returns a span of the trace "t" as a parameter of a comparison.
 func spanAddress(id string) string { return fixture.TraceID("t") + "/" + fixture.SpanID(id) }
 
-// A service that runs is compared with what it was a moment ago; one that has ended, with what it was before the middle.
+// A running service is compared with itself a moment ago; one that has ended, with the first half of its time.
 func TestOfferedTimes(t *testing.T) {
 	now := fixture.Began.Add(30 * time.Hour)
 	offered := func(from, to time.Time) (words string) {
@@ -200,7 +200,7 @@ func rowOf(page, function string) string {
 	return ""
 }
 
-// unlabelled is a source as servers are: profiles do not tell of which requests they are.
+// unlabelled is a source like servers: profiles do not have the IDs of their requests.
 type unlabelled struct {
 	source.Source
 	requests []traces.Span
@@ -211,6 +211,10 @@ func (u *unlabelled) Profile(context.Context, source.Selection) (*profile.Profil
 	return fixture.Profile(fixture.Began, time.Minute, "wall", "nanoseconds", nil,
 		fixture.Sample("main.wait;[waiting: mutex]", 540e6, ""), fixture.Sample("main.work", 60e6, ""),
 		fixture.Sample(wallprofile.Others+";main.help", 900e6, "")), nil
+}
+
+func (u *unlabelled) Windows(context.Context, source.Selection) ([]source.Window, error) {
+	return make([]source.Window, 3), nil
 }
 
 func (u *unlabelled) Captured(_ context.Context, f source.Filter) ([]traces.Span, error) {
@@ -232,7 +236,7 @@ func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
 	}{
 		{[]traces.Span{at(100e6), at(200e6), at(300e6)}, 200e6},
 		{[]traces.Span{at(600e6)}, 600e6},
-		{nil, 600e6}, // nothing is known of them
+		{nil, 200e6}, // nothing is known of them: the mean of the three windows
 	} {
 		from := &unlabelled{requests: tt.requests}
 		p, err := mean(t.Context(), from, sel)
@@ -250,7 +254,7 @@ func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
 	}
 }
 
-// A sum is divided by the windows that are in it, not by those that turned out to be damaged.
+// A sum is divided by the number of windows in it, without those that turned out to be damaged.
 func TestMeanLeavesOutDamaged(t *testing.T) {
 	s := fixture.New(t)
 	for i := range 3 {

@@ -19,8 +19,8 @@ import (
 	"spanflame/viewer/source"
 )
 
-// Any directory with profiles has the pages that need no traces; its name is the service, and those below it are
-// versions, one against the other.
+// Any directory with profiles has the pages that need no traces. Its name is the service, and the names of its
+// subdirectories are versions, which can be compared.
 func TestForeignDirectory(t *testing.T) {
 	d := open(t, fixture.TwoVersions(t))
 	if got := StartPath(d); got != "/profiles" {
@@ -107,7 +107,7 @@ func TestSingleFile(t *testing.T) {
 	}
 }
 
-// The pages take hostile names of files, and any parameters.
+// The pages accept hostile names of files, and any parameters.
 func TestForeignHostileNames(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), `<script>alert(1)<`)
 	fixture.Foreign(
@@ -139,7 +139,7 @@ func TestForeignHostileNames(t *testing.T) {
 	}
 }
 
-// The runtime gives no duration but to CPU profiles: the windows of others are moments, the last of which counts, too.
+// The runtime sets a duration for CPU profiles alone: the windows of others are moments, the last of which counts, too.
 func TestForeignMoments(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 20 {
@@ -164,7 +164,7 @@ func TestForeignMoments(t *testing.T) {
 	}
 }
 
-// leakSelection notes what the leaks are looked for in.
+// leakSelection records the selection in which leaks are searched.
 type leakSelection struct {
 	*source.Directory
 	got *source.Selection
@@ -191,7 +191,7 @@ func TestForeignLeaksHaveTheLastMoment(t *testing.T) {
 	}
 }
 
-// A link is what it leads to, under its own name.
+// A link is shown under its own name.
 func TestOpenLinks(t *testing.T) {
 	dir := fixture.TwoVersions(t)
 	for name, target := range map[string]string{"shelf": dir, "one.pb.gz": filepath.Join(dir, "before", "cpu-0.pb.gz")} {
@@ -203,7 +203,7 @@ func TestOpenLinks(t *testing.T) {
 	}
 }
 
-// The directory is an agent's where it looks like one, or has nothing yet.
+// A directory is an agent's if it looks like one or is empty.
 func TestOpenTellsDirectoriesApart(t *testing.T) {
 	empty, traces, saved := t.TempDir(), t.TempDir(), fixture.Shop(t)
 	if err := os.Mkdir(filepath.Join(traces, "traces"), 0o755); err != nil {

@@ -14,8 +14,8 @@ import (
 	"spanflame/viewer/source"
 )
 
-// The agent's own sentence is shown where it was saved with the profile, and it begins with the duration and name
-// of its span where the card has others.
+// The agent's own diagnosis is shown if it was saved with the profile. It is without the duration and the name of its span
+// if the card has the same.
 func TestDiagnosisIsTheAgents(t *testing.T) {
 	d := fixture.New(t)
 	d.Spans(

@@ -39,7 +39,7 @@ func TestMemory(t *testing.T) {
 	shows(t, page(t, h, "/memory?service=storefront&last=15m"), "There are fewer than two memory profiles")
 }
 
-// Two instances with windows at the same times: what the one holds is no growth of the other's.
+// Two instances have windows at the same times: the memory of one is not growth of the other.
 func TestMemoryIsOfOneInstance(t *testing.T) {
 	d := fixture.New(t)
 	for i, held := range []struct{ steady, leaking int64 }{{5 << 20, 10 << 20}, {5 << 20, 12 << 20}, {5 << 20, 14 << 20}} {

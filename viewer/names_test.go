@@ -65,7 +65,7 @@ func TestByName(t *testing.T) {
 	shows(t, page(t, h, "/name?service=svc&name=none"), "No span of this name")
 }
 
-// Of many spans the profiles of some are merged, evenly; counted are all.
+// Of many spans the profiles of some are merged, evenly; all are counted.
 func TestByNameSaysWhatItMerged(t *testing.T) {
 	d := fixture.New(t)
 	var spans []fixture.Span

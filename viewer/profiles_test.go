@@ -15,8 +15,7 @@ import (
 	"spanflame/viewer/internal/fixture"
 )
 
-// Without a word of which, a page is of the service whose request was the slowest, not of the first of the alphabet; where
-// there are no traces of any, of that.
+// Without a service in its address a page is of the service with the slowest request, or of the first if there are no traces.
 func TestTheServiceToLookAt(t *testing.T) {
 	d := fixture.Shop(t)
 	d.Profile(
@@ -53,7 +52,7 @@ func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
 	shows(t, page(t, h, "/"), "Profiles that cannot be used and are left out: 1, such as "+path)
 }
 
-// A single window is of one instance, though others have one of the same time.
+// A single window is of one instance, even if others have one of the same time.
 func TestWindowOfOneInstance(t *testing.T) {
 	d := fixture.New(t)
 	for _, instance := range []string{"left", "right"} {
@@ -76,7 +75,7 @@ func TestWindowOfOneInstance(t *testing.T) {
 	}
 }
 
-// A page of profiles is of no single span, and does not speak of one where all of the time is other goroutines'.
+// A page of profiles is not of a single span and does not mention one, even if all of the time is that of other goroutines.
 func TestProfilesOfOthersAlone(t *testing.T) {
 	d := fixture.New(t)
 	d.Wall("shop", 0, time.Second, fixture.Sample(wallprofile.Others+";main.help", 9e8, "root"))
@@ -87,7 +86,7 @@ func TestProfilesOfOthersAlone(t *testing.T) {
 	}
 }
 
-// The time that is shown unasked is not that of the form: another service has another, and any time can be chosen.
+// The time range that is shown by default is not in the form, as another service has another.
 func TestProfilesFormHasNoTimeUnasked(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 2 {

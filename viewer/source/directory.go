@@ -41,6 +41,7 @@ type lister interface {
 var (
 	_ lister = (*profiles.Dir)(nil)
 	_ lister = (*foreignFiles)(nil)
+	_ lister = (listers)(nil)
 )
 
 // maxDamaged limits the files that are remembered as damaged.
@@ -65,8 +66,8 @@ func (d *Directory) usable(path string) {
 var _ Source = (*Directory)(nil)
 
 // Open opens a path, which must exist: the directory of an agent, which has a directory profiles or traces or is still
-// empty; another directory with profiles in files; or one such file. It reads all files that are not an agent's, as
-// only their contents say what they are.
+// empty, and the profiles of other tools next to these; another directory with profiles in files; or one such file. It
+// reads all files that are not an agent's, as only their contents say what they are.
 func Open(ctx context.Context, path string) (*Directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -83,7 +84,7 @@ func Open(ctx context.Context, path string) (*Directory, error) {
 	if info.IsDir() {
 		for _, name := range []string{"profiles", "traces"} {
 			if below, err := os.Stat(filepath.Join(path, name)); err == nil && below.IsDir() {
-				return OpenDirectory(path)
+				return openBoth(ctx, path, service)
 			}
 		}
 	}
@@ -97,6 +98,52 @@ func Open(ctx context.Context, path string) (*Directory, error) {
 		path = filepath.Dir(path)
 	}
 	return newDirectory(path, foreign)
+}
+
+// openBoth opens the directory of an agent that may have files of other tools next to those of the agent.
+func openBoth(ctx context.Context, path, service string) (*Directory, error) {
+	d, err := OpenDirectory(path)
+	if err != nil {
+		return nil, err
+	}
+	foreign, err := (&foreignFiles{path: path, service: service, shallow: true}).open(ctx)
+	if err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	if foreign != nil {
+		d.profiles = listers{d.profiles, foreign}
+	}
+	return d, nil
+}
+
+// listers lists the files of several.
+type listers []lister
+
+// List implements lister.
+func (all listers) List(ctx context.Context, q profiles.Query) (entries []profiles.Entry, damaged []profiles.Damaged, err error) {
+	for _, l := range all {
+		e, d, err := l.List(ctx, q)
+		if err != nil {
+			return nil, nil, err
+		}
+		entries, damaged = append(entries, e...), append(damaged, d...)
+	}
+	slices.SortStableFunc(entries, func(a, b profiles.Entry) int { return a.Start.Compare(b.Start) })
+	return entries, damaged, nil
+}
+
+// Services implements lister.
+func (all listers) Services(ctx context.Context) ([]string, error) {
+	var names []string
+	for _, l := range all {
+		some, err := l.Services(ctx)
+		if err != nil {
+			return nil, err
+		}
+		names = append(names, some...)
+	}
+	slices.Sort(names)
+	return slices.Compact(names), nil
 }
 
 // OpenDirectory opens the directory of an agent, which must exist and may be empty.

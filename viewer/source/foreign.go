@@ -27,6 +27,7 @@ const (
 // file, and its version after the subdirectory. A file is read once, and again after it has changed.
 type foreignFiles struct {
 	path    string
+	shallow bool   // only the files of the directory itself
 	service string // of files that do not name theirs
 
 	turn   chan struct{} // holds one token, which guards looking at files and what follows
@@ -46,7 +47,11 @@ type foreignFile struct {
 // openForeign reads the files at a path, which is not a link; service is the service of those that do not name theirs. It
 // returns nil for a directory without profiles, and an error for a single file that cannot be used.
 func openForeign(ctx context.Context, path, service string) (*foreignFiles, error) {
-	l := &foreignFiles{path: path, service: service, turn: make(chan struct{}, 1), files: make(map[string]foreignFile)}
+	return (&foreignFiles{path: path, service: service}).open(ctx)
+}
+
+func (l *foreignFiles) open(ctx context.Context) (*foreignFiles, error) {
+	l.turn, l.files = make(chan struct{}, 1), make(map[string]foreignFile)
 	if err := l.look(ctx); err != nil {
 		return nil, err
 	}
@@ -54,8 +59,8 @@ func openForeign(ctx context.Context, path, service string) (*foreignFiles, erro
 	if len(l.files) == 0 {
 		return nil, nil
 	}
-	if f, ok := l.files[path]; ok && f.err != nil {
-		return nil, profiles.Damaged{Path: path, Err: f.err}
+	if f, ok := l.files[l.path]; ok && f.err != nil {
+		return nil, profiles.Damaged{Path: l.path, Err: f.err}
 	}
 	return l, nil
 }
@@ -74,6 +79,8 @@ func (l *foreignFiles) look(ctx context.Context) error {
 			return fs.SkipDir
 		case err != nil:
 			return err
+		case l.shallow && d.IsDir() && path != l.path:
+			return fs.SkipDir
 		case !d.Type().IsRegular() || !profiles.HasProfileName(d.Name()) && path != l.path:
 			return nil
 		case len(files) >= maxForeign:

@@ -95,7 +95,7 @@ func TestForeignScope(t *testing.T) {
 	}
 }
 
-// A directory that cannot be read is left out, and said; here it is one whose path is too long.
+// A directory that cannot be read is left out and reported; here it is one whose path is too long.
 func TestForeignUnreadableDirectory(t *testing.T) {
 	dir := fixture.TwoVersions(t)
 	at, err := os.OpenRoot(dir)
@@ -122,7 +122,7 @@ func TestForeignUnreadableDirectory(t *testing.T) {
 	}
 }
 
-// What is wrong with a file's bytes stays so; what was wrong with the machine may be over.
+// An error in the contents of a file lasts; one of the machine may be gone at the next try.
 func TestForeignTriesAgain(t *testing.T) {
 	dir := fixture.TwoVersions(t)
 	for kept, err := range map[bool]error{false: errors.New("too many open files"), true: fmt.Errorf("its end: %w", record.ErrDamaged)} {
@@ -140,7 +140,7 @@ func TestForeignTriesAgain(t *testing.T) {
 	}
 }
 
-// Windows of other tools count from the start of the process, which no service says, and have their place's version.
+// Windows of other tools have no service, as their values count from the start of the process, but the version of their place.
 func TestForeignSeries(t *testing.T) {
 	d := open(t, fixture.TwoVersions(t))
 	n := 0
@@ -154,5 +154,26 @@ func TestForeignSeries(t *testing.T) {
 	}
 	if n != 6 {
 		t.Errorf("%d windows, want 6", n)
+	}
+}
+
+// TestFilesBeside: profiles next to those of an agent are shown as well, under the name of the directory, and so are the
+// agent's traces.
+func TestFilesBeside(t *testing.T) {
+	saved := fixture.Shop(t)
+	fixture.Foreign(t, filepath.Join(saved.Dir, "cpu.prof"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main", 5e8, ""))
+	fixture.Foreign(t, filepath.Join(saved.Dir, "deep", "cpu.prof"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main", 5e8, ""))
+	d := open(t, saved.Dir)
+	service := filepath.Base(saved.Dir)
+	services, err := d.Services(t.Context(), time.Time{}, time.Time{})
+	if err != nil || !slices.Equal(services, slices.Sorted(slices.Values([]string{service, "storefront"}))) || d.Foreign() {
+		t.Errorf("services %q, %v, foreign %v: want %s and storefront of an agent's directory", services, err, d.Foreign(), service)
+	}
+	windows, err := d.Windows(t.Context(), Selection{Service: service, Type: record.CPU})
+	if err != nil || len(windows) != 1 {
+		t.Errorf("windows of %s: %v, %v, want that of cpu.prof", service, windows, err)
+	}
+	if found, err := d.Search(t.Context(), Filter{Limit: 10}); err != nil || len(found.Traces) != 1 {
+		t.Errorf("traces %v, %v, want 1", found.Traces, err)
 	}
 }
