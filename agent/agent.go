@@ -143,7 +143,7 @@ func (a *Agent) startProfiles() error {
 	if cfg.saves() {
 		a.saved = save.OpenProfiles(save.Options{
 			Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: cfg.DirMaxBytes - save.TracesShare(cfg.DirMaxBytes), MaxAge: cfg.DirMaxAge,
-			Guard: a.guard,
+			FreePart: save.FreePart, Guard: a.guard,
 		}, cfg.Logger)
 		emit = append(emit, a.saved.Put)
 	}

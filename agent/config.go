@@ -133,7 +133,8 @@ type Config struct {
 	// SPANFLAME_DIR; default: spanflame/saved in the user's cache directory, or off with a Pyroscope server.
 	Dir string
 
-	// DirMaxBytes limits this service's files in Dir, profiles and traces together. The oldest are removed first.
+	// DirMaxBytes limits this service's files in Dir, profiles and traces together. The oldest are removed first. On a
+	// disk that is nearly full the limit is lower: profiles and traces each leave three quarters of the free space.
 	// SPANFLAME_DIR_MAX_BYTES; default: 1073741824; allowed: at least 1048576 bytes.
 	DirMaxBytes int64
 

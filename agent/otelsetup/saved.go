@@ -17,7 +17,8 @@ type savedTraces struct{ file *save.Traces }
 
 func openTraces(cfg agent.Config, g *guard.Guard) *savedTraces {
 	return &savedTraces{save.OpenTraces(save.Options{
-		Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: save.TracesShare(cfg.DirMaxBytes), MaxAge: cfg.DirMaxAge, Guard: g,
+		Dir: cfg.Dir, Service: cfg.ServiceName, MaxBytes: save.TracesShare(cfg.DirMaxBytes), MaxAge: cfg.DirMaxAge,
+		FreePart: save.FreePart, Guard: g,
 	})}
 }
 

@@ -94,3 +94,45 @@ func TestTracesOnAFullDisk(t *testing.T) {
 	}
 	closeTraces(t, tr)
 }
+
+// TestNoMoreThanAPartOfTheDisk has a limit far above what the disk has: the rings use a quarter of what is free, and give
+// way when others need the space.
+func TestNoMoreThanAPartOfTheDisk(t *testing.T) {
+	o := options(small(t)) // 128 KiB
+	o.MaxBytes, o.FreePart = 1<<30, 4
+	synctest.Test(t, func(t *testing.T) {
+		p, log := openProfiles(t, o)
+		synctest.Wait()
+		put := func(size int) {
+			p.Put(rec(t, time.Now(), size))
+			time.Sleep(trimEvery)
+			synctest.Wait()
+		}
+		for range 30 {
+			put(3000)
+		}
+		s := p.Stats()
+		if s.Bytes > 40<<10 || s.Bytes < 20<<10 || s.Degraded != nil || s.Counts[Key{Saved, ""}].Items != 30 {
+			t.Errorf("%+v, want about a quarter of 128 KiB", s)
+		}
+		free := fill(t, o.Dir) // by 90 kB
+		time.Sleep(trimEvery)
+		synctest.Wait()
+		if after := p.Stats(); after.Bytes > 12<<10 {
+			t.Errorf("%d bytes when the disk is nearly full, %d before", after.Bytes, s.Bytes)
+		}
+		put(20_000)
+		if s := p.Stats(); s.Degraded == nil || !strings.Contains(s.Degraded.Error(), "nearly full") || log.said("profiles cannot be saved") != 1 {
+			t.Errorf("%+v, and the log says %q", s, log.b.String())
+		}
+		free()
+		time.Sleep(trimEvery)
+		put(3000)
+		if s := p.Stats(); s.Degraded != nil {
+			t.Errorf("with space again: %+v", s)
+		}
+		if err := p.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -22,11 +22,13 @@ import (
 	"spanflame/internal/record"
 )
 
-// Options of a ring. All but Guard are required.
+// Options of a ring. All but FreePart and Guard are required.
 type Options struct {
 	Dir      string // the directory that services share; made if missing
 	Service  string
-	MaxBytes int64         // of this service's files
+	MaxBytes int64 // of this service's files
+	// FreePart limits the files to a part, such as 4 for a quarter, of the disk space that is free or theirs. 0 is no limit.
+	FreePart int64
 	MaxAge   time.Duration // older files are removed
 	Guard    *guard.Guard  // has the stages "save profiles" and "save traces"
 }
@@ -72,7 +74,7 @@ func OpenProfiles(o Options, log *slog.Logger) *Profiles {
 				n, err := record.ParseFileName(file)
 				return n.Start, err
 			},
-			maxBytes: o.MaxBytes, maxAge: o.MaxAge, stage: o.Guard.Stage("save profiles"),
+			maxBytes: o.MaxBytes, freePart: o.FreePart, maxAge: o.MaxAge, stage: o.Guard.Stage("save profiles"),
 		},
 		log:  log,
 		wake: make(chan struct{}, 1), done: make(chan struct{}),

@@ -44,6 +44,7 @@ type ring struct {
 	levels   []string // layouts of the names of the directories between that one and the files
 	parse    func(file string) (time.Time, error)
 	maxBytes int64
+	freePart int64 // Options.FreePart
 	maxAge   time.Duration
 	tally    tally
 	stage    *guard.Stage // keeps it within its limits
@@ -55,6 +56,7 @@ type ring struct {
 	dir     *os.Root   // nil until it is opened
 	folders map[string]*folder
 	used    int64
+	limit   int64     // maxBytes, or what the disk has room for
 	newest  time.Time // when this process last saved something, or began; with the monotonic clock
 	scanned bool      // the sums include what earlier processes left; the limit is kept from here on
 }
@@ -107,7 +109,7 @@ func (r *ring) root() (*os.Root, error) {
 // time: writers wait no longer than that takes.
 func (r *ring) start() {
 	r.folders = make(map[string]*folder)
-	r.newest = time.Now()
+	r.newest, r.limit = time.Now(), r.maxBytes
 	r.quit, r.done = make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(r.done)
@@ -188,6 +190,7 @@ func (r *ring) scan() error {
 		}
 	}
 	r.scanned = true
+	r.fit(root)
 	return errors.Join(err, r.trim(root, 0))
 }
 
@@ -205,7 +208,19 @@ func (r *ring) trimNow() error {
 	if err != nil {
 		return err
 	}
+	r.fit(root)
 	return r.trim(root, 0)
+}
+
+// fit limits the ring to its part of the disk.
+func (r *ring) fit(root *os.Root) {
+	r.limit = r.maxBytes
+	if r.freePart == 0 {
+		return
+	}
+	if free, ok := owndir.Free(root); ok {
+		r.limit = min(r.maxBytes, (r.used+free)/r.freePart)
+	}
 }
 
 // dirs returns the directories, below the root, that files may be in.
@@ -315,6 +330,9 @@ func (r *ring) commit(dir string, at time.Time, items int, size int64, write fun
 	if err != nil {
 		return err
 	}
+	if r.limit < r.maxBytes && size > r.limit/2 {
+		return fmt.Errorf("%s: the disk is nearly full: saved files may use %d bytes", r.path(), r.limit)
+	}
 	if err := r.trim(root, size); err != nil {
 		return err
 	}
@@ -388,9 +406,9 @@ func (r *ring) trim(root *os.Root, size int64) error {
 	if _, f := r.oldest(); f != nil && f.first.Before(oldest) {
 		oldest = tooOld(r.periods(), now, r.maxAge, time.Since(r.newest))
 	}
-	room := r.maxBytes - size
+	room := r.limit - size
 	if r.scanned && r.used > room {
-		room -= r.maxBytes / slack
+		room -= r.limit / slack
 	}
 	for {
 		dir, f := r.oldest()

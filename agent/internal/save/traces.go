@@ -19,6 +19,9 @@ const (
 	tracesInRing    = 8 // files that the ring has room for, at least
 )
 
+// FreePart is the Options.FreePart of an agent: profiles use at most a quarter of the space, and so do traces.
+const FreePart = 4
+
 // TracesShare returns the part of a directory's limit that traces have; profiles have the rest.
 func TracesShare(maxBytes int64) int64 { return maxBytes / 4 }
 
@@ -42,7 +45,7 @@ func OpenTraces(o Options) *Traces {
 		base:     o.Dir,
 		names:    []string{"traces", record.DirName(o.Service)},
 		parse:    parseTraceFileName,
-		maxBytes: o.MaxBytes, maxAge: o.MaxAge, stage: o.Guard.Stage("save traces"),
+		maxBytes: o.MaxBytes, freePart: o.FreePart, maxAge: o.MaxAge, stage: o.Guard.Stage("save traces"),
 	}}
 	t.ring.start()
 	return t
