@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"spanflame/agent"
+	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/telemetry"
 )
 
@@ -143,8 +144,8 @@ func (h *sdkLog) WithGroup(name string) slog.Handler {
 	return &sdkLog{h.inner().WithGroup(name), h.g, h.least}
 }
 
-// install makes the globals the process's own. The tracer provider is the agent's wrapper.
-func (g *globals) install(tracing trace.TracerProvider) {
+// install makes the globals the process's own. The tracer provider is the agent's wrapper. The stage is of the check.
+func (g *globals) install(tracing trace.TracerProvider, stage *guard.Stage) {
 	g.tracing = tracing
 	replace(g, otel.GetTracerProvider, otel.SetTracerProvider, g.tracing)
 	replace(g, otel.GetMeterProvider, otel.SetMeterProvider, g.metering)
@@ -153,7 +154,7 @@ func (g *globals) install(tracing trace.TracerProvider) {
 		g.installLogger()
 	}
 	g.installed.Store(true)
-	g.checks.Go(g.check)
+	g.checks.Go(func() { g.check(stage) })
 }
 
 // replace sets a global and remembers how to set it back.
@@ -190,7 +191,7 @@ func sameWriter(a, b io.Writer) bool {
 }
 
 // check logs once that the service has set a tracer provider of its own.
-func (g *globals) check() {
+func (g *globals) check(stage *guard.Stage) {
 	tick := time.NewTicker(checkEvery)
 	defer tick.Stop()
 	for {
@@ -198,7 +199,7 @@ func (g *globals) check() {
 		case <-g.stop:
 			return
 		case <-tick.C:
-			g.lookForAnother()
+			stage.Try(func() { g.lookForAnother() })
 		}
 	}
 }

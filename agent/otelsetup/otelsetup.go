@@ -132,7 +132,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if cfg.Traces.Endpoint != "" {
 		log.Info("telemetry started", "traces", redact.URL(cfg.Traces.Endpoint))
 	}
-	a.globals.install(sdkview.TracerProvider(a.TracerProvider(a.telemetry.Traces)))
+	a.globals.install(sdkview.TracerProvider(a.TracerProvider(a.telemetry.Traces)), a.guard.Stage("check of the globals"))
 	return a, nil
 }
 

@@ -2,15 +2,68 @@ package otelsetup
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/metric"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/save"
+	"spanflame/agent/internal/telemetry"
 )
+
+// TraceSaver is a span processor that saves the spans of the service's own tracer provider as files next to the
+// profiles of its agent, where "spanflame view" finds both. A service whose agent is not of this package uses it:
+//
+//	saver, err := otelsetup.NewTraceSaver(ctx, cfg) // with the agent's configuration
+//	...
+//	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(saver), ...)
+//
+// The provider shuts it down.
+type TraceSaver struct {
+	sdktrace.SpanProcessor
+	files    *savedTraces
+	observed metric.Registration
+
+	once sync.Once
+	err  error // of the shutdown
+}
+
+// NewTraceSaver begins to save in the directory of an agent with this configuration, which must have one. A directory
+// that cannot be used is no error: that is logged once, and counted.
+func NewTraceSaver(ctx context.Context, cfg agent.Config) (*TraceSaver, error) {
+	cfg, err := cfg.Resolve()
+	if err != nil {
+		return nil, fmt.Errorf("otelsetup: %w", err)
+	}
+	if c := (Config{Agent: cfg}); !c.saves() {
+		return nil, fmt.Errorf("otelsetup: Dir (SPANFLAME_DIR) %q: want a directory to save traces in", cfg.Dir)
+	}
+	g := guard.New(cfg.Logger)
+	s := &TraceSaver{files: openTraces(cfg, g)}
+	if s.SpanProcessor, err = telemetry.NewSaver(ctx, s.files.file, cfg.Dir, cfg.Logger, g); err != nil {
+		return nil, errors.Join(fmt.Errorf("otelsetup: %w", err), s.files.close(ctx))
+	}
+	if s.observed, err = save.Observe(cfg.MeterProvider.Meter("spanflame/agent"), "traces", s.files.file.Stats); err != nil {
+		return nil, errors.Join(fmt.Errorf("otelsetup: %w", err), s.SpanProcessor.Shutdown(ctx), s.files.close(ctx))
+	}
+	return s, nil
+}
+
+// Problems returns what does not work as it should, for the field Problems of [agent.Config].
+func (s *TraceSaver) Problems() []agent.Problem { return s.files.problems() }
+
+// Shutdown saves the waiting spans, even if ctx is done, and closes the file. Further calls do nothing.
+func (s *TraceSaver) Shutdown(ctx context.Context) error {
+	s.once.Do(func() {
+		s.err = errors.Join(s.SpanProcessor.Shutdown(ctx), s.files.close(context.WithoutCancel(ctx)), s.observed.Unregister())
+	})
+	return s.err
+}
 
 // savedTraces is where traces are saved: files next to the agent's profiles.
 type savedTraces struct{ file *save.Traces }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"maps"
 	"net/http"
 	"os"
@@ -19,8 +20,13 @@ import (
 	"github.com/google/pprof/profile"
 	"go.opentelemetry.io/otel"
 	"go.opentelemetry.io/otel/attribute"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
 
+	"spanflame/agent"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 )
@@ -249,5 +255,65 @@ func TestADirectoryThatCannotBeUsedIsSaid(t *testing.T) {
 		if n := strings.Count(out.String(), once); n != 1 {
 			t.Errorf("the log says %d times %q: %s", n, once, out.String())
 		}
+	}
+}
+
+// TestTracesOfTheServicesOwnProviderAreSaved: next to the profiles of an agent, under the service's own resource.
+func TestTracesOfTheServicesOwnProviderAreSaved(t *testing.T) {
+	clearEnv(t)
+	reader := sdkmetric.NewManualReader()
+	cfg := agent.Config{
+		ServiceName: "svc", Dir: t.TempDir(), AdminAddress: "off", SlowSpan: time.Millisecond, WallCPUShare: 1,
+		Logger: slog.New(slog.DiscardHandler), MeterProvider: sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader)),
+	}
+	saver, err := NewTraceSaver(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cfg.Problems = saver.Problems
+	a, err := agent.Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	exported := tracetest.NewInMemoryExporter()
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSyncer(exported), sdktrace.WithSpanProcessor(saver))
+	_, span := a.TracerProvider(provider).Tracer("test").Start(t.Context(), "POST /checkout")
+	time.Sleep(20 * time.Millisecond)
+	span.End()
+	done, cancel := context.WithCancel(t.Context())
+	cancel() // the service's deadline is over: that needs no server
+	for range 2 {
+		if err := saver.Shutdown(done); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := a.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	id := span.SpanContext().SpanID().String()
+	spans := savedSpans(t, cfg.Dir, "svc")
+	if len(spans) != 1 || spans["POST /checkout"].ID != id || spans["POST /checkout"].Attributes["pyroscope.profile.id"] != id {
+		t.Errorf("saved spans %v", spans)
+	}
+	if n := len(exported.GetSpans()); n != 1 {
+		t.Errorf("the service's exporter has %d spans, want 1", n)
+	}
+	walls := 0
+	for _, r := range savedProfiles(t, cfg.Dir, "svc") {
+		if r.Type == record.Wall {
+			walls++
+		}
+	}
+	if walls != 1 {
+		t.Errorf("%d wall-clock profiles are saved, want 1", walls)
+	}
+	var rm metricdata.ResourceMetrics
+	if err := reader.Collect(t.Context(), &rm); err != nil || len(rm.ScopeMetrics) > 0 {
+		t.Errorf("after the shutdown the service's provider still asks for %v, %v", rm.ScopeMetrics, err)
+	}
+
+	cfg.Dir = off
+	if _, err := NewTraceSaver(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "want a directory") {
+		t.Errorf("without a directory: %v", err)
 	}
 }

@@ -3,6 +3,7 @@ package telemetry
 import (
 	"context"
 	"io"
+	"log/slog"
 	"sync/atomic"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/internal/traces"
 )
 
@@ -46,6 +48,24 @@ func newSaver(ctx context.Context, w io.Writer, o *outage) (*saver, error) {
 		sdktrace.WithMaxQueueSize(saveQueue), sdktrace.WithMaxExportBatchSize(saveSpans))
 	return s, nil
 }
+
+// NewSaver returns a processor for the spans of a provider that is not of this package. Its Shutdown saves the waiting
+// spans even if its context is done. The log has each series of failures once. The caller closes w after Shutdown.
+func NewSaver(ctx context.Context, w io.Writer, savedIn string, log *slog.Logger, g *guard.Guard) (sdktrace.SpanProcessor, error) {
+	s, err := newSaver(ctx, w, &outage{signal: savedTraces, endpoint: savedIn, log: log, stage: g.Stage("export " + savedTraces)})
+	if err != nil {
+		return nil, err
+	}
+	return ownSaver{s}, nil
+}
+
+// savedTraces is the signal of saved spans in the log.
+const savedTraces = "saved traces"
+
+// ownSaver is a saver that its provider shuts down.
+type ownSaver struct{ *saver }
+
+func (s ownSaver) Shutdown(ctx context.Context) error { return s.finish(ctx) }
 
 func (s *saver) OnEnd(span sdktrace.ReadOnlySpan) {
 	if !span.SpanContext().IsSampled() {

@@ -86,7 +86,7 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watch("traces", o.Traces)}, o.Batches...))
 	}
 	if o.Saved != nil {
-		if t.saver, err = newSaver(ctx, o.Saved, t.watch("saved traces", Signal{Endpoint: o.SavedIn})); err != nil {
+		if t.saver, err = newSaver(ctx, o.Saved, t.watch(savedTraces, Signal{Endpoint: o.SavedIn})); err != nil {
 			return nil, fmt.Errorf("saved traces: %w", err)
 		}
 		tracing = append(tracing, sdktrace.WithSpanProcessor(t.saver))
