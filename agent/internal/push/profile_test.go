@@ -129,7 +129,8 @@ func TestSplitKeepsTheTotals(t *testing.T) {
 				if len(raw) > limits.Bytes || len(p.Sample) > limits.Samples {
 					t.Errorf("a part has %d bytes and %d samples", len(raw), len(p.Sample))
 				}
-				if part.Service != r.Service || !part.Start.Equal(r.Start) || p.DurationNanos != whole.DurationNanos || p.Period != whole.Period || len(p.Comments) != 1 {
+				if part.Service != r.Service || !part.Start.Equal(r.Start) || p.DurationNanos != whole.DurationNanos ||
+					p.Period != whole.Period || len(p.Comments) != 1 {
 					t.Errorf("a part is of another window: %+v %v", part.Meta, p)
 				}
 				totals(p, got)
