@@ -44,7 +44,9 @@ func TestTheHeaderSaysWhoAndHowMuch(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{` {deployment_environment_name="demo", service_version="1.2"}: 20 heap`, "the limit of 10.0 MiB is already exceeded\n"} {
+	for _, want := range []string{
+		` {deployment_environment_name="demo", service_version="1.2"}: 20 memory and 0 goroutine profiles`, "the limit of 10 MiB is already exceeded\n",
+	} {
 		if !strings.Contains(text.String(), want) {
 			t.Errorf("no %q in\n%s", want, text.String())
 		}
