@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"spanflame/internal/format"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
@@ -283,7 +284,8 @@ func (o compareOptions) run(ctx context.Context, before, after string, stdout, s
 	case all && len(rules) > 0:
 		return unusable(fmt.Errorf("--fail-on: both sides are the same windows (%d), so no rule can be decided: %s", shared, tellApart))
 	case shared > 0:
-		fmt.Fprintf(stderr, "note: %d windows are on both sides (%d before, %d after): %s\n", shared, report.Before.Windows, report.After.Windows, tellApart)
+		fmt.Fprintf(stderr, "note: on both sides: %s (of %d before, %d after): %s\n",
+			format.Count(shared, "window"), report.Before.Windows, report.After.Windows, tellApart)
 	}
 	return verdictError(report.Check(rules), stderr)
 }

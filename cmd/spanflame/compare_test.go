@@ -233,7 +233,7 @@ func TestCompareReportsBrokenAndUndecidedRules(t *testing.T) {
 func TestCompareSaysThatSidesAreTheSame(t *testing.T) {
 	dir := saveVersions(t)
 	stdout, stderr, err := execute(t, "compare", dir, dir)
-	same := "40 windows are on both sides (40 before, 40 after): use --before"
+	same := "on both sides: 40 windows (of 40 before, 40 after): use --before"
 	if err != nil || !strings.Contains(stdout, "40 windows before, 40 after") || !strings.Contains(stderr, same) {
 		t.Errorf("without a rule: %v\n%s\n%s", err, stderr, stdout)
 	}
@@ -242,7 +242,7 @@ func TestCompareSaysThatSidesAreTheSame(t *testing.T) {
 		t.Errorf("with a rule: %v", err)
 	}
 	_, stderr, err = execute(t, "compare", dir, dir, "--after", "service_version=2", "--fail-on", "cpu:+50%")
-	if err != nil || !strings.Contains(stderr, "20 windows are on both sides (40 before, 20 after)") {
+	if err != nil || !strings.Contains(stderr, "on both sides: 20 windows (of 40 before, 20 after)") {
 		t.Errorf("sides of which one is a part of the other: %v\n%s", err, stderr)
 	}
 	_, stderr, err = execute(t, "compare", dir, dir, "--before", "service_version=1", "--after", "service_version=2")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"errors"
@@ -97,6 +98,9 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	output := cmp.Or(o.output, "merged.pb.gz")
 	if o.pgo {
 		output = cmp.Or(o.output, "default.pgo")
+		if err := checkPGO(&merger); err != nil {
+			return fmt.Errorf("merge: %s: %w", strings.Join(o.paths, ", "), err)
+		}
 	}
 	if output == "-" {
 		return merger.Write(stdout)
@@ -106,6 +110,19 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	fmt.Fprintf(stderr, "%s: %d profiles merged, %d left out\n", output, merged, left)
 	return nil
+}
+
+// checkPGO checks what a merger has before it replaces a profile that the compiler accepts.
+func checkPGO(merger *profiles.Merger) error {
+	var b bytes.Buffer
+	if err := merger.Write(&b); err != nil {
+		return err
+	}
+	p, err := profiles.Parse(&b)
+	if err != nil {
+		return err
+	}
+	return profiles.CheckPGO(p)
 }
 
 // query returns the query that the flags describe.

@@ -224,3 +224,38 @@ func TestMergeCommandForPGO(t *testing.T) {
 		t.Errorf("got %q, %v; want %q", edges, err, want)
 	}
 }
+
+// What the compiler rejects is not written: each case is also refused by its own reader.
+func TestMergeCommandRefusesWhatTheCompilerDoes(t *testing.T) {
+	for want, spoil := range map[string]func(*profile.Profile){
+		"no function has a start line": func(p *profile.Profile) {
+			for _, f := range p.Function {
+				f.StartLine = 0
+			}
+		},
+		"it has events/count, cpu/seconds": func(p *profile.Profile) {
+			p.SampleType[0].Type, p.SampleType[1].Unit = "events", "seconds"
+		},
+	} {
+		dir := t.TempDir()
+		w, err := profiles.ReadFile(saveWindow(t, dir, "shop", record.CPU, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		spoil(w.Profile)
+		var b bytes.Buffer
+		input, output := filepath.Join(dir, "in.pb.gz"), filepath.Join(dir, "default.pgo")
+		if err := errors.Join(w.Profile.Write(&b), os.WriteFile(input, b.Bytes(), 0o600)); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command("go", "tool", "preprofile", "-i", input, "-o", output).CombinedOutput(); err == nil {
+			t.Errorf("%s: the compiler's reader accepts it: %s", want, out)
+		}
+		if _, _, err := merge(t, "--pgo", "--output", output, input); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v, want an error with %q", err, want)
+		}
+		if _, err := os.Stat(output); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s: a profile was written: %v", want, err)
+		}
+	}
+}
