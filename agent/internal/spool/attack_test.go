@@ -223,6 +223,11 @@ func TestServicesThatShareADirectory(t *testing.T) {
 		t.Errorf("%+v, want a slot of its own", st)
 	}
 	b.Close()
+	lock := filepath.Join(dir, "0", lockName)
+	if name, err := os.ReadFile(lock); err != nil || string(name) != "shop" {
+		t.Errorf("the lock's file has %q, %v: want the service", name, err)
+	}
+	must(t, os.WriteFile(lock, make([]byte, 4), 0o600)) // a power cut
 	a = open(t, Options{Dir: dir})
 	if got := deliverable(t, a); fmt.Sprint(got) != "[0]" {
 		t.Errorf("delivered %v, want what the service left", got)

@@ -119,7 +119,7 @@ func (q *queue) putInMemory(e *entry, limit int64) {
 	}
 }
 
-// found takes in entries that were found on disk: those of the process's own slot, which are older than
+// found adds entries that were found on disk: those of the process's own slot, which are older than
 // everything in the queue, in front, and others at the end.
 func (q *queue) found(entries []*entry, event Event) {
 	q.mu.Lock()
@@ -154,7 +154,7 @@ func (q *queue) move() *entry {
 }
 
 // moved notes that the entry's record is now in the file that onDisk names. It returns false if the entry has
-// left the queue meanwhile, so that the file is nobody's.
+// left the queue meanwhile: the file then belongs to no entry.
 func (q *queue) moved(e *entry, onDisk entry) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -188,6 +189,7 @@ func (s *Spool) lockSlot(base *os.Root, name string, open func(*os.Root, string)
 // claim writes the service into the lock's file, unless another is there that has records in the slot.
 func (s *Spool) claim(sl *slot) error {
 	there, err := io.ReadAll(io.LimitReader(sl.lock, maxServiceBytes))
+	there = bytes.Trim(there, "\x00") // what a power cut can leave of a name: it is free to use
 	if err != nil || string(there) == s.opt.Service {
 		return err
 	}
@@ -200,7 +202,6 @@ func (s *Spool) claim(sl *slot) error {
 			return fmt.Errorf("%s: %w %q", sl.dir, errOtherService, there)
 		}
 	}
-	// What a crash leaves of this is empty or the whole name, as far as it matters: an empty file is anybody's.
 	if err := sl.lock.Truncate(0); err != nil {
 		return err
 	}

@@ -50,7 +50,7 @@ type Options struct {
 	MaxBytes      int64         // of this process's queue on disk; above it the oldest are dropped. 0 is 256 MiB
 	MaxAge        time.Duration // that a process keeps a record for, by its own time; then it is dropped. 0 is 24 h
 	MemoryBytes   int64         // of the queue kept while the directory cannot be written. 0 is 8 MiB
-	SetAsideBytes int64         // of the files set aside, for the whole directory; above it the oldest go. 0 is half of MaxBytes
+	SetAsideBytes int64         // of the files set aside, for the whole directory; above it the oldest are deleted. 0 is half of MaxBytes
 	Logger        *slog.Logger  // nil is silence
 }
 
