@@ -18,6 +18,18 @@ demo: ## Run the workload with faults under load, open its slowest trace, repair
 .PHONY: test
 test: check test-unit test-kubernetes test-e2e ## Run the checks and the tests (not test-stack, test-compose and test-long)
 
+PLATFORMS := linux/amd64 linux/arm64 linux/386 darwin/amd64 darwin/arm64 freebsd/amd64 freebsd/arm64 windows/amd64 windows/arm64
+
+# vet compiles what it checks and links nothing, which nine builds of the program would spend most of their time on. The
+# program needs Unix: docs/platforms.md describes what works where.
+.PHONY: platforms
+platforms: ## Check that the agent and the program compile for all supported platforms (minutes the first time)
+	@for p in $(PLATFORMS); do \
+	  echo "platforms: $$p"; \
+	  packages='./agent/... ./cmd/spanflame/...'; [[ $$p != windows/* ]] || packages=./agent/...; \
+	  CGO_ENABLED=0 GOOS=$${p%/*} GOARCH=$${p#*/} go vet $$packages || exit 1; \
+	done
+
 .PHONY: check
 check: ## Check formatting, line lengths, go.mod, vet, staticcheck and the allowed imports
 	@echo "check: gofmt"
@@ -29,7 +41,7 @@ check: ## Check formatting, line lengths, go.mod, vet, staticcheck and the allow
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./agent && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -72,6 +84,7 @@ test-compose: ## Run docker-compose.yml on a Docker engine, follow its links and
 .PHONY: test-long
 test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, instances that share a host, equal windows, the CI job
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
+	go test -tags long -count=1 -timeout 10m -v -run 'Execs|ManyParked' ./agent
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: pictures
