@@ -248,7 +248,7 @@ func (c Config) resolve() (_ Config, ignored []error, err error) {
 	}
 	if c.saves() { // whatever becomes of the working directory
 		if c.Dir, err = filepath.Abs(c.Dir); err != nil {
-			return Config{}, nil, fmt.Errorf("Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
+			return Config{}, nil, fmt.Errorf("find the working directory, for Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
 		}
 	}
 	return c, ignored, nil
