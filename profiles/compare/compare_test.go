@@ -1091,3 +1091,15 @@ func FuzzCompare(f *testing.F) {
 		}
 	})
 }
+
+func TestListsInJSONAreNeverNull(t *testing.T) {
+	var js bytes.Buffer
+	if err := mustCompare(t, sequence(cpu(nil)), sequence(cpu(nil)), compare.Options{}).WriteJSON(&js); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{`"functions": []`, `"stacks": []`} {
+		if !strings.Contains(js.String(), want) {
+			t.Errorf("no %s in\n%s", want, js.String())
+		}
+	}
+}

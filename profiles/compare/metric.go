@@ -150,6 +150,7 @@ func (c *comparison) metric(r *Report) Metric {
 		Name: b.name, Unit: b.unit, Per: per, Tested: c.tested,
 		WindowsBefore: len(b.windows), WindowsAfter: len(a.windows),
 		RawBefore: b.total.sum(), RawAfter: a.total.sum(), SmallestP: 1,
+		Functions: []Change{}, Stacks: []Change{}, // not null in JSON
 	}
 	if c.tested {
 		m.SmallestP = c.ranks.smallest()

@@ -179,7 +179,7 @@ func Find(ctx context.Context, windows iter.Seq2[profiles.Window, error], o Opti
 
 // report analyzes all processes.
 func (r *reader) report() (*Report, error) {
-	report := &Report{Alpha: r.o.Alpha, Limit: r.o.Limit}
+	report := &Report{Alpha: r.o.Alpha, Limit: r.o.Limit, Suspects: []Suspect{}} // not null in JSON
 	var found []*growth
 	looked := false
 	for i, p := range r.processes {
