@@ -176,7 +176,7 @@ func (c *converter) convert(r io.Reader, gap bool) (err error) {
 func (c *converter) lose(e trace.Event) {
 	var resumed time.Time
 	if clocks := e.Sync().ClockSnapshot; clocks != nil {
-		resumed = clocks.Wall
+		resumed = timeOf(clocks.Mono, clocks.Wall)
 	}
 	c.world = stop{}
 	for _, g := range c.goroutines {

@@ -131,7 +131,7 @@ func batch(p []byte) (number uint64, body []byte, err error) {
 	return head[0], p, nil
 }
 
-// clock reads the wall clock from the body of a clock batch: the frequency, then the times of the
+// clock reads the time from the body of a clock batch: the frequency, then the times of the
 // trace's clock, the monotonic clock and the wall clock at one moment.
 func clock(body []byte) time.Time {
 	if len(body) < 2 || body[1] != evFrequency {
@@ -150,7 +150,7 @@ func clock(body []byte) time.Time {
 		}
 		v[i], body = x, body[n:]
 	}
-	return time.Unix(int64(v[2]), int64(v[3]))
+	return timeOf(v[1], time.Unix(int64(v[2]), int64(v[3])))
 }
 
 // clockSlack allows for what lies between a generation's first event and its clock batch.
