@@ -1,5 +1,5 @@
-// Benchmarks of the agent beside its peers. They are a module of their own, so that the service's go.mod
-// does not have what only they need.
+// Benchmarks of the agent and its peers. They are a module of their own, so that the go.mod of spanflame
+// does not require what only they need.
 module spanflame/bench
 
 go 1.26.0
