@@ -33,6 +33,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	otelpyroscope "github.com/grafana/otel-profiling-go"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -63,7 +64,14 @@ type Span interface {
 
 // NewTracerProvider wraps tp. Marks may be nil; spans then have labels only.
 func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvider {
-	return &provider{TracerProvider: tp, marks: marks}
+	return &provider{
+		TracerProvider: tp,
+		marks:          marks,
+		// It is asked for local roots only, so that all of its spans have labels of their own.
+		labels: otelpyroscope.NewTracerProvider(started{},
+			otelpyroscope.WithSpanIDLabelScope(otelpyroscope.ScopeAllSpans),
+			otelpyroscope.WithSpanNameLabelScope(otelpyroscope.ScopeAllSpans)).Tracer(""),
+	}
 }
 
 // provider embeds what it wraps, as the tracer and the span do, so that methods which are added to the
@@ -71,6 +79,7 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvide
 type provider struct {
 	trace.TracerProvider
 	marks  Marks
+	labels trace.Tracer // of otel-profiling-go: labels the goroutine and sets the attribute
 	recent recent
 }
 
@@ -129,14 +138,12 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	before := goroutineLabels()
 	if s.root == s {
 		s.id = sc.SpanID().String()
-		s.SetAttributes(attribute.String(wallprofile.ProfileIDAttribute, s.id))
 	}
-	if of, _ := pprof.Label(ctx, wallprofile.SpanID); of != s.root.id { // a root, or a context that was detached from it
-		labels := []string{wallprofile.SpanID, s.root.id, wallprofile.TraceID, sc.TraceID().String()}
-		if s.root.name != "" {
-			labels = append(labels, wallprofile.SpanName, s.root.name)
+	if labelOf(ctx, wallprofile.SpanID) != s.root.id { // a root, or a context that was detached from it
+		ctx, _ = s.p.labels.Start(trace.ContextWithSpan(ctx, s.root.Span), s.root.name)
+		if id := sc.TraceID().String(); labelOf(ctx, wallprofile.TraceID) != id { // the labels were of another trace's span
+			ctx = pprof.WithLabels(ctx, pprof.Labels(wallprofile.TraceID, id))
 		}
-		ctx = pprof.WithLabels(ctx, pprof.Labels(labels...))
 	} else {
 		pprof.SetGoroutineLabels(ctx)
 		if goroutineLabels() == before {
@@ -147,6 +154,24 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	pprof.SetGoroutineLabels(ctx)
 	s.labels = s.p.recent.add(goroutineLabels(), before)
 	return ctx
+}
+
+// labelOf returns the value of a context's label, empty if there is none.
+func labelOf(ctx context.Context, name string) string {
+	value, _ := pprof.Label(ctx, name)
+	return value
+}
+
+// started is a TracerProvider for otel-profiling-go to wrap: its tracer starts nothing and returns the
+// span that is in the context, which is labelled after it was found to be sampled.
+type started struct{ trace.TracerProvider }
+
+func (started) Tracer(string, ...trace.TracerOption) trace.Tracer { return startedTracer{} }
+
+type startedTracer struct{ trace.Tracer }
+
+func (startedTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
+	return ctx, trace.SpanFromContext(ctx)
 }
 
 // span is a sampled span. It is in its context itself, so that a span which is taken from there is ended
