@@ -340,7 +340,11 @@ func (f *file) head(like *Entry) {
 	f.entry = e
 }
 
-// readEntry reads the metadata of a file that an agent saved. The error for any other file is record.ErrForeign.
+// errNotGzip means that a file is no record, and may be an uncompressed profile of another tool.
+var errNotGzip = errors.New("not gzip-compressed")
+
+// readEntry reads the metadata of a file that an agent saved. The error is record.ErrForeign for a compressed file
+// without metadata, and errNotGzip for one that is not compressed, which makes a record a damaged one.
 func readEntry(path string) (Entry, error) {
 	f, err := openRegular(path)
 	if err != nil {
@@ -354,7 +358,7 @@ func readEntry(path string) (Entry, error) {
 	e := Entry{Path: path, Bytes: info.Size()}
 	head := bufio.NewReader(f)
 	if start, _ := head.Peek(2); !pprofwire.IsGzip(start) { // where the file is too short, it is no gzip either
-		return e, record.ErrForeign
+		return e, fmt.Errorf("%w: %w", record.ErrDamaged, errNotGzip)
 	}
 	e.Meta, err = record.DecodeMeta(head)
 	return e, err

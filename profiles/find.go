@@ -95,7 +95,7 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 // entry reads the metadata of a file, saved by an agent or written by another tool.
 func entry(path string) (Entry, error) {
 	e, err := readEntry(path)
-	if !errors.Is(err, record.ErrForeign) {
+	if !errors.Is(err, record.ErrForeign) && !errors.Is(err, errNotGzip) {
 		return e, err
 	}
 	w, err := ReadFile(path)
