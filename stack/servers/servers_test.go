@@ -333,7 +333,7 @@ func TestPortTaken(t *testing.T) {
 func TestWrongOptions(t *testing.T) {
 	for want, opts := range map[string]Options{
 		`unknown server "zipkin"`:         {Servers: []string{"zipkin"}},
-		`server "tempo" is named twice`:   {Servers: []string{Tempo, Tempo}},
+		`server "tempo" is given twice`:   {Servers: []string{Tempo, Tempo}},
 		`"collector" sends to "loki"`:     {Servers: []string{Collector, Tempo, Prometheus}},
 		`unknown port "grafana"`:          {Ports: map[string]int{"grafana": 3000}},
 		"port tempo is 65536: allowed is": {Ports: map[string]int{PortTempo: 65536}},
@@ -469,7 +469,7 @@ func TestStopPastItsDeadlineKills(t *testing.T) {
 	}
 	over, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := s.Stop(over); err == nil || !strings.Contains(err.Error(), "stop tempo: it did not end in order, so it was killed") {
+	if err := s.Stop(over); err == nil || !strings.Contains(err.Error(), "stop tempo: it did not end normally, so it was killed") {
 		t.Errorf("stopped without time: %v", err)
 	}
 	wantNoneRunning(t, dir)
