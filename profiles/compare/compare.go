@@ -1,14 +1,14 @@
-// Package compare says what changed between two sets of profiles, and whether the change is more than
-// chance. The command "spanflame compare", the viewer and CI gates use it.
+// Package compare finds what changed between two sets of profiles, and whether the change is significant. The command
+// "spanflame compare", the viewer and CI gates use it.
 //
-// Each side is a series of windows: profiles of the same metrics taken one after another. Every window is
-// reduced to values by function and by stack, and divided by its length or by the work done in it, so that
-// windows of different length and load can be set side by side. With at least four windows a side each
-// difference has a confidence interval and a rank test, corrected for how many are made (docs/compare.md has
-// the methods and their sources). With fewer there is the difference alone, and the report says so.
+// Each side is a series of windows: profiles of the same metrics, recorded one after another. Every window is reduced to
+// values by function and by stack, and divided by its length or by the work done in it, so that windows of different
+// length and load can be compared. With at least four windows per side, each difference has a confidence interval and a
+// rank test, corrected for the number of tests (docs/compare.md has the methods and their sources). With fewer windows,
+// there is only the difference, and the report has a note.
 //
-// It reads no files and knows no network: the caller brings the windows (package input). It does not look for
-// growth within one series: that is package leaks.
+// It reads no files and does not use the network: the caller passes the windows (package input). It does not find growth
+// within one series: package leaks does.
 package compare
 
 import (
@@ -30,15 +30,15 @@ import (
 	"spanflame/profiles/internal/stacks"
 )
 
-// Normalization is what the values of a window are divided by.
+// Normalization is the divisor of the values of a window.
 type Normalization string
 
 // Metrics of an instant, such as inuse_space, are never divided. Wall-clock profiles of slow spans are divided by the
 // number of their spans, unless a normalization is chosen: then by all of the work or time of their side.
 const (
 	ByDuration Normalization = "duration" // the length of the window, in seconds
-	ByWork     Normalization = "work"     // the work done in it
-	ByNothing  Normalization = "none"     // compare window with window
+	ByWork     Normalization = "work"     // the work done in the window
+	ByNothing  Normalization = "none"     // no division
 )
 
 const (
@@ -46,37 +46,38 @@ const (
 	defaultMinShare = 0.001
 )
 
-// Work returns how much work, such as requests, was done in a window: more than 0.
+// Work returns the amount of work done in a window, such as the number of requests. It must be above 0.
 type Work func(record.Meta) (float64, error)
 
-// Options is how to compare. Its zero value compares all metrics by duration.
+// Options configure Compare. The zero value compares all metrics by duration.
 type Options struct {
-	// Metrics are the names of those to compare: a profile's sample type, such as cpu or alloc_space, with
-	// mutex_ or block_ in front for these two. The default is all that the sides have in common, but
-	// counts only of profiles that have nothing else.
+	// Metrics are the names of the metrics to compare: a profile's sample type, such as cpu or alloc_space, with the
+	// prefix mutex_ or block_ for these two profile types. The default is all metrics that both sides have; of profiles
+	// that also have other sample types, counts are left out.
 	Metrics []string
-	// Normalization is ByDuration, or ByWork where there is any work below, by default.
+	// Normalization is by default ByWork if any of the fields below gives the work, otherwise ByDuration.
 	Normalization Normalization
-	// WorkBefore and WorkAfter are the work done in all windows of a side. It is spread by their lengths.
+	// WorkBefore and WorkAfter are the work done in all windows of a side. It is distributed over the windows in
+	// proportion to their lengths.
 	WorkBefore, WorkAfter float64
-	// Work gives the work of each window instead.
+	// Work, if it is not nil, returns the work of each window instead.
 	Work Work
-	// Alpha is the rate of false discoveries to allow, 0.05 by default: how often a comparison of two equal
-	// sides reports a change. Intervals are of the confidence 1−Alpha.
+	// Alpha is the rate of false discoveries to allow, 0.05 by default: the share of comparisons of two equal sides
+	// that report a change. Intervals have the confidence 1−Alpha.
 	Alpha float64
-	// MinShare is the share of the total, of both sides together, from which functions and stacks are tested
-	// and reported: 0.001 by default.
+	// MinShare is the smallest share of the total of both sides at which functions and stacks are tested and reported,
+	// 0.001 by default.
 	MinShare float64
-	// ChildSpans compares wall-clock profiles of child spans, too. They are left out otherwise: their time is
-	// in the profiles of their roots.
+	// ChildSpans includes wall-clock profiles of child spans. By default they are left out, because their time is in the
+	// profiles of their root spans.
 	ChildSpans bool
-	// Diff asks for Report.Diff, which takes memory for all stacks with their lines.
+	// Diff sets Report.Diff, which needs memory for all stacks with their lines.
 	Diff bool
 	// Progress, if it is not nil, is called after each window with the side and the number of its windows.
 	Progress func(side string, windows int)
 }
 
-// Validate says which option is wrong.
+// Validate returns an error that names the wrong option.
 func (o Options) Validate() error {
 	switch o.Normalization {
 	case "", ByDuration, ByNothing:
@@ -104,7 +105,7 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// Compare reads both sides to their ends and compares them. It fails at the first window that has an error.
+// Compare reads both sides to their ends and compares them. It returns the first error of a window.
 func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error], o Options) (*Report, error) {
 	if err := o.Validate(); err != nil {
 		return nil, fmt.Errorf("compare: %w", err)
@@ -163,7 +164,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	}
 	families := adjust(all)
 	for i := range r.Metrics {
-		r.Metrics[i].judge(o.Alpha)
+		r.Metrics[i].markSignificant(o.Alpha)
 		r.Metrics[i].cutStacks(table)
 	}
 	r.explainPower(families)
@@ -175,7 +176,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	return r, nil
 }
 
-// read reduces all windows, and merges them too if that is asked for.
+// read reduces all windows, and also merges them if merging is requested.
 func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, error], merge bool) (merged *profile.Profile, err error) {
 	reduced := func(yield func(profiles.Window, error) bool) {
 		for w, err := range windows {
@@ -214,7 +215,7 @@ func (s *side) summary() Side {
 	return Side{Services: s.services, Windows: s.windows, Start: s.timeRange.start, End: s.timeRange.end}
 }
 
-// pair matches the metrics of both sides.
+// pair matches the metrics of the two sides.
 func (r *Report) pair(before, after *side, wanted []string) ([][2]*measure, error) {
 	find := func(s *side, name string) *measure {
 		if i := slices.IndexFunc(s.measures, func(m *measure) bool { return m.name == name }); i >= 0 {
@@ -250,7 +251,7 @@ func (r *Report) pair(before, after *side, wanted []string) ([][2]*measure, erro
 	return pairs, nil
 }
 
-// metricOrder is that of the metrics in a report, what most users look for first. Others follow.
+// metricOrder is the order of metrics in a report: what most users look for comes first. Other metrics follow.
 var metricOrder = []string{"cpu", "wall", "alloc_space", "inuse_space", "mutex_delay", "block_delay", "delay", "goroutine"}
 
 func position(metric string) int {
@@ -260,5 +261,5 @@ func position(metric string) int {
 	return len(metricOrder)
 }
 
-// names are those of all metrics that there are, also of those that are not compared.
+// names returns the names of all metrics in the windows, including those that are not compared.
 func (s *side) names() string { return cmp.Or(strings.Join(s.metrics, ", "), "none") }

@@ -9,11 +9,11 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// baseLabel marks the samples of the side that is subtracted, as "go tool pprof -diff_base" does. By it
-// pprof knows a difference and takes its percentages of the base.
+// baseLabel marks the samples of the subtracted side, as "go tool pprof -diff_base" does. pprof recognises a difference
+// by it and computes percentages of the base.
 const baseLabel = "pprof::base"
 
-// difference is after less before, whose values are multiplied with the scale of their sample type.
+// difference returns after minus before. The values of before are multiplied by the scale of their sample type.
 func difference(before, after *profile.Profile, scales map[string]float64) (*profile.Profile, error) {
 	base := before.Copy()
 	base.SetLabel(baseLabel, []string{"true"})
@@ -31,8 +31,8 @@ func difference(before, after *profile.Profile, scales map[string]float64) (*pro
 	return diff, nil
 }
 
-// scaleOf is the scale of a sample type, or of one of its kind that was compared, such as of the CPU time for
-// the number of samples beside it.
+// scaleOf returns the scale of a sample type, or else of a compared one of the same kind: the number of CPU samples, for
+// example, has the scale of the CPU time.
 func scaleOf(t *profile.ValueType, all []*profile.ValueType, scales map[string]float64) float64 {
 	if scale, ok := scales[t.Type]; ok {
 		return scale
@@ -45,12 +45,12 @@ func scaleOf(t *profile.ValueType, all []*profile.ValueType, scales map[string]f
 	return 1
 }
 
-// WriteDiff writes Diff, compressed.
+// WriteDiff writes Diff as a gzip-compressed profile.
 func (r *Report) WriteDiff(w io.Writer) error {
 	if r.Diff == nil {
 		return errors.New("the comparison was made without Options.Diff")
 	}
 	zw := gzip.NewWriter(w)
-	// Profile.Write would compress too, but it passes over what closing the compression says.
+	// Profile.Write compresses too, but ignores the error of closing the compressor.
 	return errors.Join(r.Diff.WriteUncompressed(zw), zw.Close())
 }

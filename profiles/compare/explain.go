@@ -14,12 +14,12 @@ import (
 const (
 	// mostOf is the share of a change that a callee must have to explain it.
 	mostOf = 0.8
-	// maxCalls limits the functions on the way from a change to what explains it.
+	// maxCalls limits the number of calls between a change and the one that explains it.
 	maxCalls = 64
 )
 
-// explain finds what the changes of functions and stacks come from, and orders them by that. The index of each function
-// in m.Functions is given, and m.Stacks are in the order of their nodes.
+// explain finds the origins of the changes of functions and stacks, and sorts the changes by them. Functions has the
+// index of each function in m.Functions; m.Stacks must be in the order of their nodes.
 func (c *comparison) explain(m *Metric, functions map[int32]int) {
 	byStack, byFunction := newExplanation(m.Stacks), newExplanation(m.Functions)
 	stackOf := map[int32]int{}
@@ -32,7 +32,7 @@ func (c *comparison) explain(m *Metric, functions map[int32]int) {
 			continue
 		}
 		change := m.Stacks[i].Cum.change()
-		byStack.add(stackOf[caller], i, change) // a caller is as large, so that it is there
+		byStack.add(stackOf[caller], i, change) // the caller is at least as large, so it is in stackOf
 		calls[[2]int{functions[c.table.Nodes[caller].Function], functions[c.table.Nodes[node].Function]}] += change
 	}
 	for _, call := range slices.SortedFunc(maps.Keys(calls), func(a, b [2]int) int { return slices.Compare(a[:], b[:]) }) {
@@ -42,7 +42,7 @@ func (c *comparison) explain(m *Metric, functions map[int32]int) {
 	byFunction.order()
 }
 
-// explanation leads from changes to those of callees that have most of them.
+// explanation links each change to the changes of the callees that make up most of it.
 type explanation struct {
 	changes []Change
 	callees [][]int // of each change
@@ -52,15 +52,16 @@ func newExplanation(changes []Change) explanation {
 	return explanation{changes, make([][]int, len(changes))}
 }
 
-// add says how much of a caller's change is in its calls of a callee.
+// add links a caller's change to a callee's if the calls from one to the other make up most of it.
 func (e explanation) add(caller, callee int, change float64) {
 	if whole := e.changes[caller].Cum.change(); whole != 0 && change/whole >= mostOf {
 		e.callees[caller] = append(e.callees[caller], callee)
 	}
 }
 
-// order sorts the changes by what explains them, and those that one change explains from there up. That is the one from
-// which the fewest others are reached: none, but where functions call each other.
+// order sorts the changes by the size of the change that explains them, and changes with the same explanation from the
+// callee up to its callers. A change is explained by the reachable one that itself reaches the fewest others: none,
+// unless functions call each other.
 func (e explanation) order() {
 	reached := make([]int, len(e.changes))
 	for i := range e.changes {
@@ -81,7 +82,7 @@ func (e explanation) order() {
 // callee is a change that is reached from another.
 type callee struct{ change, calls int }
 
-// reach is a change itself, and those of callees that explain it, the nearest first.
+// reach returns a change and the changes of callees that explain it, the nearest first.
 func (e explanation) reach(change int) []callee {
 	all := []callee{{change, 0}}
 	for i := 0; i < len(all) && len(all) < maxCalls; i++ {
@@ -94,7 +95,7 @@ func (e explanation) reach(change int) []callee {
 	return all
 }
 
-// explainSpans notes which spans the wall-clock profiles are of, where that may surprise.
+// explainSpans adds notes on the scope of the spans of wall-clock profiles, where it may be unexpected.
 func (r *Report) explainSpans(before, after *side) {
 	if n := before.children + after.children; n > 0 {
 		r.note("wall: %d profiles of child spans left out: their time is already in the profiles of their root spans (choose them with %s=%s)",
@@ -106,7 +107,7 @@ func (r *Report) explainSpans(before, after *side) {
 	}
 }
 
-// explainPower notes where there are too few windows for an answer. Families are the numbers of tests in each.
+// explainPower adds notes on metrics with too few windows for an answer. Families has the number of tests in each family.
 func (r *Report) explainPower(families map[int]float64) {
 	for _, m := range r.Metrics {
 		n := fmt.Sprintf("%s: %s before and %d after", m.Name, format.Count(m.WindowsBefore, "window"), m.WindowsAfter)

@@ -8,15 +8,15 @@ import (
 	"spanflame/profiles/internal/stacks"
 )
 
-// comparison is that of one metric.
+// comparison compares one metric.
 type comparison struct {
 	options       Options
-	asked         Normalization // "" if it is the default
+	asked         Normalization // "" for the default
 	sides         [2]*side
 	table         *stacks.Table
 	before, after *measure
 	total         float64    // of both sides' normalised totals
-	divisors      [2]float64 // sums of the sides' own
+	divisors      [2]float64 // sum for each side
 	points        [2]points
 	tested        bool
 	ranks         ranks      // if tested
@@ -36,7 +36,7 @@ func (r *timeRange) add(start, end time.Time) {
 	}
 }
 
-// points are the sums of windows that are compared.
+// points are the sums of windows that are compared with each other.
 type points struct {
 	of       []int // the point of each window
 	divisors []float64
@@ -57,8 +57,8 @@ func newPoints(divisors []float64, windows []window) points {
 	return p
 }
 
-// newBins adds up the windows that start in each of equal parts of a time range, of which some may have none. Each part is
-// divided by the same share of total.
+// newBins divides a time range into equal parts and adds up the windows that start in each; a part may have none. The
+// divisor of each part is the same share of total.
 func newBins(windows []window, in timeRange, total float64) points {
 	var p points
 	for range wallBins {
@@ -71,8 +71,8 @@ func newBins(windows []window, in timeRange, total float64) points {
 	return p
 }
 
-// turns tells whether the sides take turns: of windows in the order of time no two of both sides overlap, and no more
-// than two in a row are of one side.
+// turns reports whether the sides take turns: no windows of different sides overlap, and in the order of time no more
+// than two in a row are of the same side.
 func turns(before, after []window) bool {
 	sides := [2][]window{before, after}
 	var end time.Time
@@ -92,7 +92,7 @@ func turns(before, after []window) bool {
 	return true
 }
 
-// order is the side of each point in the order of time.
+// order returns the side of each point, in the order of time.
 func order(points [2]points) []int {
 	starts := [2][]time.Time{points[0].starts, points[1].starts}
 	var order []int
@@ -103,7 +103,7 @@ func order(points [2]points) []int {
 	return order
 }
 
-// earlier is the series of which the first is not after that of the other. One of them is not empty.
+// earlier returns the side whose first element is not later than that of the other. At least one is not empty.
 func earlier[T any](series [2][]T, start func(T) time.Time) int {
 	if len(series[0]) == 0 || len(series[1]) > 0 && start(series[1][0]).Before(start(series[0][0])) {
 		return 1
@@ -111,7 +111,7 @@ func earlier[T any](series [2][]T, start func(T) time.Time) int {
 	return 0
 }
 
-// values are the normalised values of a series, a point each.
+// values returns the normalized values of a series, one for each point.
 func (p points) values(s series) []float64 {
 	values := make([]float64, len(p.divisors))
 	for _, v := range s {
@@ -189,10 +189,10 @@ func (c *comparison) metric(r *Report) Metric {
 // wallBins is the number of parts of a side's time range in which the slow spans are added up.
 const wallBins = 20
 
-// perTime divides wall-clock profiles of slow spans by all of the work, or by all of the time, of their side. A window of
-// such spans says nothing about the requests that were not slow, and there is none where no request was slow: the windows
-// are added up in equal parts of the time range. It reports false where the profiles are not of spans, or neither was
-// asked for.
+// perTime divides wall-clock profiles of slow spans by all of the work, or by all of the time, of their side. Such windows
+// contain no requests that were not slow, and there is none at times without slow requests, so the windows are added up
+// in equal parts of the time range. It returns false if the profiles are not of spans, or if neither normalization was
+// requested.
 func (c *comparison) perTime() (per string, ok bool) {
 	if !c.before.ofSpans() || !c.after.ofSpans() {
 		return "", false
@@ -210,7 +210,7 @@ func (c *comparison) perTime() (per string, ok bool) {
 			in = c.sides[i].timeRange
 		}
 		if !in.end.After(in.start) {
-			return "", false // nothing but slow spans shows the time
+			return "", false // there are only slow spans, which do not show the measured time
 		}
 		c.points[i] = newBins(m.windows, in, total)
 	}
@@ -218,12 +218,12 @@ func (c *comparison) perTime() (per string, ok bool) {
 	return per, true
 }
 
-// allRequests reports whether a total of work or of time was asked for, of which slow requests are a part.
+// allRequests reports whether the normalization is by all of the work or time, which includes requests that were not slow.
 func (o Options) allRequests(asked Normalization) bool {
 	return asked == ByDuration || o.Normalization == ByWork && o.Work == nil
 }
 
-// addIdle adds the measures of slow spans that the other side has and this side, which was measured all the same, has not.
+// addIdle adds empty measures for the slow spans of the other side, if this side was measured but has none.
 func (s *side) addIdle(other *side) {
 	for _, m := range other.measures {
 		missing := !slices.ContainsFunc(s.measures, func(own *measure) bool { return own.name == m.name })
@@ -246,7 +246,7 @@ func (m *measure) spans() (n int) {
 	return n
 }
 
-// divide returns what the windows of both sides are divided by.
+// divide returns the divisors of the windows of both sides, and what one of them is.
 func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 	sides := [2]*measure{c.before, c.after}
 	work := [2]float64{c.options.WorkBefore, c.options.WorkAfter}
@@ -278,7 +278,7 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 		return "unit of work", divisors
 	case c.options.Normalization == ByWork:
 		if by(seconds); !timed {
-			by(one) // windows without a length count alike
+			by(one) // windows without a length have equal weight
 		}
 		for i, d := range divisors {
 			sum := 0.0
@@ -306,8 +306,8 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 	return "second", divisors
 }
 
-// large tells whether a quantity has enough of the total to be reported. It looks at both sides together, so
-// that which are tested says nothing about which differ.
+// large reports whether a quantity's share of the total is large enough to be reported. It uses the sum of both sides, so
+// the selection does not depend on the difference.
 func (c *comparison) large(before, after series) bool {
 	if len(before)+len(after) == 0 {
 		return false
@@ -316,11 +316,11 @@ func (c *comparison) large(before, after series) bool {
 	return sum >= c.options.MinShare*c.total
 }
 
-// change compares a function or a stack, alone and with what it called.
+// change compares a function or a stack, alone and including callees.
 func (c *comparison) change(flatBefore, flatAfter, cumBefore, cumAfter series) Change {
 	change := Change{Cum: c.values(cumBefore, cumAfter)}
 	if flatBefore.sum() == cumBefore.sum() && flatAfter.sum() == cumAfter.sum() {
-		change.Flat = change.Cum // it calls nothing
+		change.Flat = change.Cum // no callees
 	} else {
 		change.Flat = c.values(flatBefore, flatAfter)
 	}
@@ -333,13 +333,13 @@ func (c *comparison) values(before, after series) Values {
 	v := Values{Before: Number(b), After: Number(a), P: 1, Q: 1}
 	if c.tested {
 		vb, va := c.points[0].values(before), c.points[1].values(after)
-		d := doubt{math.Sqrt(c.dependence.inflation(vb, va, c.order)), max(c.before.grain, c.after.grain)}
+		u := uncertainty{math.Sqrt(c.dependence.inflation(vb, va, c.order)), max(c.before.grain, c.after.grain)}
 		confidence := 1 - c.options.Alpha
 		r := c.ranks.test(vb, va, confidence)
 		if b > 0 && a > 0 && r.sparse() {
-			r = r.byMeans(newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors), d, confidence)
+			r = r.byMeans(newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors), u, confidence)
 		} else {
-			r = c.ranks.widened(r, vb, va, d, confidence)
+			r = c.ranks.widened(r, vb, va, u, confidence)
 		}
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
 		return v
@@ -371,7 +371,7 @@ func (m *Metric) hypotheses() []hypothesis {
 			c := &changes[i]
 			all = append(all, hypothesis{family, c.Cum.P, &c.Cum.Q})
 			if c.leaf() || c.Flat.Before == 0 && c.Flat.After == 0 {
-				continue // it is the same question, or none
+				continue // the same as the other one, or not tested
 			}
 			all = append(all, hypothesis{family, c.Flat.P, &c.Flat.Q})
 		}

@@ -17,13 +17,13 @@ import (
 	"spanflame/profiles/internal/stacks"
 )
 
-// point is the value of one window; windows without a value have none.
+// point is the value of one window; windows without a value have no point.
 type point struct {
 	window int32
 	value  int64
 }
 
-// series are points in the order of windows.
+// series is a list of points, in the order of windows.
 type series []point
 
 func (s series) sum() (sum int64) {
@@ -33,10 +33,10 @@ func (s series) sum() (sum int64) {
 	return sum
 }
 
-// window is what normalises the values of one window.
+// window has the data that normalizes the values of one window.
 type window struct {
-	length time.Duration // 0 if the profile does not say
-	spans  int           // different span ids, for wall profiles
+	length time.Duration // 0 if unknown
+	spans  int           // number of different span IDs, for wall profiles
 	start  time.Time
 	work   float64
 }
@@ -46,12 +46,12 @@ type measure struct {
 	name, unit  string
 	sample      string // the sample type's own name
 	wall, level bool
-	grain       float64 // of a level: what it consists of, such as bytes a sample of the heap
-	period      float64 // the value of a sample at most, 0 if it is unknown
+	grain       float64 // of a level: the size of its units, such as the bytes that one sample of the heap stands for
+	period      float64 // the largest value of one sample, 0 if unknown
 	windows     []window
 	total       series
 	flat, cum   []series // by function
-	self, tree  []series // by node: of the stack itself, and with what it called
+	self, tree  []series // by node: of the stack itself, and including its callees
 }
 
 // side is one side of the comparison, reduced.
@@ -60,24 +60,24 @@ type side struct {
 	table    *stacks.Table // shared by both sides
 	only     []string      // metrics, none for all
 	work     func(record.Meta) (float64, error)
-	metrics  []string // names of all that the windows have
+	metrics  []string // names of all metrics in the windows
 	measures []*measure
 	services []string
 	seed     maphash.Seed   // shared by both sides
 	seen     map[uint64]int // windows, by their fingerprints
 	builds   builds
 	windows  int
-	// childSpans wants wall-clock profiles of child spans, of which children were left out otherwise. Of
-	// unscoped ones it is not known what they are of.
+	// childSpans includes wall-clock profiles of child spans; otherwise they are left out and counted in children.
+	// unscoped is set if there are profiles that do not have the scope of their spans.
 	childSpans bool
 	children   int
 	unscoped   bool
 	timeRange  timeRange // of all windows
-	measured   timeRange // of all but wall-clock profiles, which are of slow spans
+	measured   timeRange // of all windows except wall-clock profiles, which exist only for slow spans
 	progress   func(side string, windows int)
 }
 
-// leavesOut tells whether a window is not wanted, and counts it.
+// leavesOut reports whether a window is to be left out, and counts it.
 func (s *side) leavesOut(w profiles.Window) bool {
 	if w.Type != record.Wall || s.childSpans {
 		return false
@@ -142,7 +142,7 @@ func (s *side) add(w profiles.Window) error {
 	return nil
 }
 
-// fingerprint is equal for windows that are the same profile.
+// fingerprint returns a hash that is equal for windows with the same profile.
 func (s *side) fingerprint(w profiles.Window) uint64 {
 	var h maphash.Hash
 	h.SetSeed(s.seed)
@@ -162,7 +162,7 @@ func (s *side) fingerprint(w profiles.Window) uint64 {
 	return h.Sum64()
 }
 
-// shared counts the windows that another side has, too.
+// shared returns the number of windows that are also on the other side.
 func (s *side) shared(other *side) (n int) {
 	for window, count := range s.seen {
 		n += min(count, other.seen[window])
@@ -203,8 +203,8 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 	return wanted, nil
 }
 
-// metricName is the sample type, with the profile's own where two profiles share sample types. A file of
-// another tool does not say which of the two it is.
+// metricName returns the sample type, prefixed with the profile's type if two profile types have the same sample types.
+// In a foreign file these two cannot be distinguished.
 func metricName(m record.Meta, sample string) string {
 	if m.Service != "" && (m.Type == record.Mutex || m.Type == record.Block) {
 		return string(m.Type) + "_" + sample
@@ -212,16 +212,15 @@ func metricName(m record.Meta, sample string) string {
 	return sample
 }
 
-// isLevel tells what is measured at an instant from what adds up over the window.
+// isLevel reports whether a sample type is measured at an instant; others add up over the window.
 func isLevel(sample string) bool {
 	return strings.HasPrefix(sample, "inuse_") || slices.Contains([]string{"goroutine", "goroutines", "goroutineleak", "threadcreate"}, sample)
 }
 
-// heapRate is how many bytes a sample of Go's heap profile is of, unless the profile says otherwise.
+// heapRate is the number of bytes that a sample of Go's heap profile stands for, unless the profile has another period.
 const heapRate = 512 << 10
 
-// grain is how large the things are that a level consists of: of memory, of which the heap profile has a sample every so
-// many bytes, that many; else one.
+// grain returns the size of the units of a level: for memory, the mean number of bytes between two samples; otherwise 1.
 func grain(p *profile.Profile, unit string) float64 {
 	switch {
 	case p.PeriodType != nil && p.PeriodType.Unit == unit && p.Period > 0:
@@ -232,7 +231,7 @@ func grain(p *profile.Profile, unit string) float64 {
 	return 1
 }
 
-// spans counts the spans of a wall profile, as far as its samples name them.
+// spans returns the number of spans that the samples of a wall profile name.
 func spans(p *profile.Profile) int {
 	ids := map[string]bool{}
 	for _, s := range p.Sample {
@@ -243,8 +242,8 @@ func spans(p *profile.Profile) int {
 	return len(ids)
 }
 
-// reduce adds up the samples of one profile by function and by stack. A function that is on a stack several
-// times counts once.
+// reduce adds up the samples of one profile by function and by stack. A function that occurs several times on a stack
+// counts once.
 func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 	type sums struct {
 		total                 int64
@@ -256,7 +255,7 @@ func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 	}
 	reader := s.table.NewReader()
 	var distinct []int32
-	seen := make([]int32, 0, len(s.table.Names)) // by function: the sample, from 1, in which it was met last
+	seen := make([]int32, 0, len(s.table.Names)) // by function: the last sample that has it, counted from 1
 	for n, sample := range p.Sample {
 		if len(sample.Value) != len(wanted) {
 			return fmt.Errorf("a sample has %d values, the profile %d sample types", len(sample.Value), len(wanted))
@@ -286,7 +285,7 @@ func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 				return fmt.Errorf("%s: the values add up to more than 63 bits", wanted[i].name)
 			}
 			if len(nodes) == 0 {
-				continue // it counts for the total alone
+				continue // counts only for the total
 			}
 			leaf := nodes[len(nodes)-1]
 			a.flat[s.table.Nodes[leaf].Function] += v

@@ -30,7 +30,7 @@ func (n Number) MarshalJSON() ([]byte, error) {
 	return []byte("null"), nil
 }
 
-// Report is a comparison.
+// Report is the result of Compare.
 type Report struct {
 	Before        Side          `json:"before"`
 	After         Side          `json:"after"`
@@ -39,16 +39,16 @@ type Report struct {
 	Alpha         float64       `json:"alpha"`
 	Metrics       []Metric      `json:"metrics"`
 	Renamed       []Rename      `json:"renamed,omitempty"`
-	Notes         []string      `json:"notes,omitempty"` // what a reader has to know to trust the rest
+	Notes         []string      `json:"notes,omitempty"` // limitations of the comparison
 
-	// Diff is the difference as a profile that "go tool pprof" opens as one, if Options.Diff asked for it.
-	// Values are those of after, less those of before scaled to the length or the work of after.
+	// Diff is the difference as a profile, if Options.Diff is set; "go tool pprof" recognises it as a difference.
+	// Its values are those of after, minus those of before scaled to the length or the work of after.
 	Diff *profile.Profile `json:"-"`
 
-	table *stacks.Table // of both sides, also of what is too small to be reported
+	table *stacks.Table // of both sides, including functions that are too small to be reported
 }
 
-// Side is what was read of one side.
+// Side describes the windows that were read for one side.
 type Side struct {
 	Services []string  `json:"services,omitempty"`
 	Windows  int       `json:"windows"`
@@ -66,25 +66,25 @@ type Rename struct {
 type Metric struct {
 	Name string `json:"name"`
 	Unit string `json:"unit"` // of the raw values
-	Per  string `json:"per"`  // what values were divided by: "second", "unit of work", "span", "window", or "" for an instant
-	// WindowsBefore and WindowsAfter have this metric.
+	Per  string `json:"per"`  // divisor of the values: "second", "unit of work", "span", "window", or "" for an instant
+	// WindowsBefore and WindowsAfter are the numbers of windows with this metric.
 	WindowsBefore int `json:"windows_before"`
 	WindowsAfter  int `json:"windows_after"`
-	// RawBefore and RawAfter are the totals as the profiles have them. Their difference is that of
+	// RawBefore and RawAfter are the totals of the profiles, not normalized. Their difference equals that of
 	// "go tool pprof -diff_base".
 	RawBefore int64 `json:"raw_before"`
 	RawAfter  int64 `json:"raw_after"`
-	// Tested tells whether there are enough windows to tell a change from chance.
+	// Tested reports whether there are enough windows for a significance test.
 	Tested bool `json:"tested"`
-	// SmallestP is the least p that so many windows can give.
+	// SmallestP is the smallest p that is possible with this number of windows.
 	SmallestP float64  `json:"smallest_p"`
 	Total     Change   `json:"total"`
-	Functions []Change `json:"functions"` // by the size of the change, what explains one before its callers
-	Stacks    []Change `json:"stacks"`    // the first thousand: those whose change is more than chance, by its size, then others
-	// Small is how many functions are not reported because their share is too small.
+	Functions []Change `json:"functions"` // by the size of the change, the cause of a change before its callers
+	Stacks    []Change `json:"stacks"`    // at most 1000: significant changes by size, then others
+	// Small is the number of functions that are not reported because their share is too small.
 	Small int `json:"small_functions"`
 
-	// Flame is both sides as one tree.
+	// Flame has both sides as one tree.
 	Flame *flame.Difference `json:"-"`
 }
 
@@ -92,53 +92,53 @@ type Metric struct {
 type Change struct {
 	Name  string   `json:"name,omitempty"`  // of the function
 	Stack []string `json:"stack,omitempty"` // outermost function first
-	Flat  Values   `json:"flat"`            // of the function or stack alone; of the total it is the total
-	Cum   Values   `json:"cum"`             // with what it called
+	Flat  Values   `json:"flat"`            // of the function or stack alone; for the total, equal to Cum
+	Cum   Values   `json:"cum"`             // including callees
 
 	node int32 // of the stack
 	explained
 }
 
-// explained is what a change comes from, by which changes are ordered: where a function became slower, so did all that
-// call it, up to main, and they come after it.
+// explained is the origin of a change. Changes are sorted by it: if a function became slower, so did all of its callers
+// up to main, and they come after it.
 type explained struct {
-	size    float64 // of the change that explains it, its own if no callee's does
-	calls   int     // how far away that is
-	reached int     // how many changes explain that one in turn, with itself
+	size    float64 // of the change that explains this one; its own size if no callee explains it
+	calls   int     // number of calls between the two
+	reached int     // number of changes that explain that one in turn, itself included
 }
 
 // Values are both sides of one quantity, divided as Metric.Per says.
 type Values struct {
 	Before Number `json:"before"`
 	After  Number `json:"after"`
-	// Difference and Ratio of after to before. With a test they are the medians over all pairs of windows,
-	// or the difference and the ratio of the means where so many windows have nothing that those medians say
-	// nothing, with their intervals; else those of Before and After, with no bounds.
+	// Difference is after minus before, Ratio is after divided by before. If tested, they are the medians over all pairs
+	// of windows, or, if too many windows have a value of 0 for that, those of the means, with their intervals.
+	// Otherwise they are those of Before and After, without limits.
 	Difference Estimate `json:"difference"`
 	Ratio      Estimate `json:"ratio"`
-	// P is the probability of a difference at least as large by chance, and Q the rate of false discoveries
-	// among all that are as unlikely. Both are 1 where nothing was tested.
+	// P is the probability of a difference at least as large by chance, and Q the rate of false discoveries among all
+	// changes that are at least as unlikely. Both are 1 if there was no test.
 	P float64 `json:"p"`
 	Q float64 `json:"q"`
-	// Significant tells whether Q is at most Alpha.
+	// Significant reports whether Q is at most Alpha.
 	Significant bool `json:"significant"`
 }
 
-// change is that of the means.
+// change returns the change of the means.
 func (v Values) change() float64 { return float64(v.After - v.Before) }
 
-// Significant tells whether the change is more than chance, alone or with what was called.
+// Significant reports whether the change is significant, of the function alone or including its callees.
 func (c Change) Significant() bool { return c.Flat.Significant || c.Cum.Significant }
 
-// leaf tells whether nothing was called: both values are one.
+// leaf reports whether there are no callees, so that Flat and Cum are equal.
 func (c Change) leaf() bool { return c.Flat.Before == c.Cum.Before && c.Flat.After == c.Cum.After }
 
-// magnitude is how large the change is, in the metric's unit.
+// magnitude returns the size of the change, in the metric's unit.
 func (c Change) magnitude() float64 {
 	return max(math.Abs(float64(c.Flat.Difference.Value)), math.Abs(float64(c.Cum.Difference.Value)))
 }
 
-// Changed are the functions whose change is more than chance.
+// Changed returns the functions whose change is significant.
 func (m Metric) Changed() []Change {
 	var changed []Change
 	for _, c := range m.Functions {
@@ -149,8 +149,8 @@ func (m Metric) Changed() []Change {
 	return changed
 }
 
-// judge marks what is significant.
-func (m *Metric) judge(alpha float64) {
+// markSignificant sets Significant in all values.
+func (m *Metric) markSignificant(alpha float64) {
 	mark := func(v *Values) { v.Significant = v.Q <= alpha }
 	mark(&m.Total.Cum)
 	m.Total.Flat = m.Total.Cum
@@ -165,8 +165,8 @@ func (m *Metric) judge(alpha float64) {
 	}
 }
 
-// cutStacks keeps the stacks that come first, and spells them out. A profile whose stacks are deep has as many
-// stacks, and all of them spelled out would take the square of its size.
+// cutStacks keeps the first stacks, and sets their functions. A profile with deep stacks also has many of them: the
+// functions of all would take memory in the square of the profile's size.
 func (m *Metric) cutStacks(t *stacks.Table) {
 	slices.SortStableFunc(m.Stacks, func(a, b Change) int { return cmp.Compare(rank(b), rank(a)) })
 	m.Stacks = slices.Clip(m.Stacks[:min(len(m.Stacks), maxStacks)])

@@ -11,51 +11,51 @@ import (
 )
 
 const (
-	// minWindows is how many windows a side needs before chance can be told from change: with three a side
-	// no arrangement of the ranks is rarer than 1 in 10.
+	// minWindows is the number of windows that a side needs for a test: with three per side no arrangement of
+	// the ranks is rarer than 1 in 10.
 	minWindows = 4
-	// maxPoints bounds the points a side: longer series are shortened by adding up neighbours. It bounds the
-	// pairs that an interval looks at, and neighbours added up depend less on each other.
+	// maxPoints limits the points of a side: longer series are shortened by adding up neighbours. This limits
+	// the number of pairs of an interval, and sums of neighbours depend less on each other.
 	maxPoints = 64
-	// minForCorrelation is how many points a side it takes to say anything about their dependence.
+	// minForCorrelation is the number of points per side from which their dependence can be estimated.
 	minForCorrelation = 8
-	// totalCaution and ownCaution are how many standard errors are added to an estimate of the correlation.
-	// Too low an estimate of the total's reports changes that are none, for everything at once; of one
-	// function among hundreds, chance alone makes some estimates high, which would hide its change. The figures
-	// are what keeps equal sides below the promised rate in simulations with a load that drifts.
-	// Of sides that take turns it is turnsCaution: what is left of the correlation there is mostly chance.
-	// No more than maxCaution is added, which of few windows would leave nothing.
+	// totalCaution and ownCaution are the numbers of standard errors added to an estimate of the correlation.
+	// If the total's correlation is estimated too low, false changes are reported for everything at once. Of
+	// hundreds of functions, some have a high estimate by chance, which would hide their changes. With these
+	// values, simulations of equal sides with a drifting load stay below the promised rate.
+	// For sides that take turns turnsCaution applies: the correlation that remains there is mostly chance.
+	// At most maxCaution is added: with few windows, more would hide every change.
 	totalCaution = 2
 	ownCaution   = -1
 	turnsCaution = -1
 	maxCaution   = 0.3
-	// standardConfidence is that of the interval from which the standard error of a median is taken. Four windows a
-	// side suffice for it.
+	// standardConfidence is the confidence of the interval from which the standard error of a median is derived. Four
+	// windows per side suffice for it.
 	standardConfidence = 0.95
-	// minFreedom is what dependence leaves at least of the degrees of freedom, and maxFreedom as good as all.
+	// minFreedom and maxFreedom limit the degrees of freedom.
 	minFreedom = 2
 	maxFreedom = 1e6
-	// maxCorrelation bounds the estimate: beyond it a series has next to no independent points left.
+	// maxCorrelation limits the estimate: above it a series has almost no independent points left.
 	maxCorrelation = 0.95
 )
 
-// Estimate is a value with the bounds of its confidence interval. A bound that the windows do not suffice
-// for is infinite.
+// Estimate is a value with the limits of its confidence interval. A limit is infinite if there are too few windows
+// to compute it.
 type Estimate struct {
 	Value Number `json:"value"`
 	Low   Number `json:"low"`
 	High  Number `json:"high"`
 }
 
-// mapped has f of all three.
+// mapped applies f to the value and both limits.
 func (e Estimate) mapped(f func(float64) float64) Estimate {
 	return Estimate{Number(f(float64(e.Value))), Number(f(float64(e.Low))), Number(f(float64(e.High)))}
 }
 
-// logarithm is −∞ also of the bound that a quotient has where the windows do not suffice for one.
+// logarithm returns the natural logarithm. It is −∞ also for the infinite lower limit of a quotient.
 func logarithm(v float64) float64 { return math.Log(max(0, v)) }
 
-// result is what the windows of both sides say about one quantity.
+// result is the outcome of a test of one quantity.
 type result struct {
 	difference Estimate // after minus before
 	ratio      Estimate // after over before
@@ -66,9 +66,8 @@ type result struct {
 
 // test compares two series of values whose windows do not depend on each other.
 //
-// The p is that of the Mann–Whitney U test, and the estimates are those of Hodges and Lehmann that belong to
-// it: the median of all pairwise differences (or quotients), between the pairs that the test would not
-// reject.
+// The p is that of the Mann–Whitney U test. The estimates are the corresponding ones of Hodges and Lehmann: the
+// median of all pairwise differences (or quotients), with the range of the pairs that the test would not reject.
 func (rs ranks) test(before, after []float64, confidence float64) result {
 	skip := rs.outside((1-confidence)/2, 1)
 	r := result{p: rs.p(before, after), differences: newPairs(before, after, minus), ratios: newPairs(before, after, quotient)}
@@ -76,60 +75,60 @@ func (rs ranks) test(before, after []float64, confidence float64) result {
 	return r
 }
 
-// doubt is what makes a comparison less certain than ranks alone have it.
-type doubt struct {
+// uncertainty is what makes a comparison less certain than its ranks.
+type uncertainty struct {
 	// widen is the factor of the standard error, at least 1, for windows that depend on each other.
 	widen float64
-	// grain is the size of the things that a level is made of. They stay from window to window, so that their
-	// number is not known better for being counted in many: it varies as a Poisson distribution does. It is 0
-	// for what every window counts anew.
+	// grain is the size of the units of a level, such as the bytes that one sample of the heap stands for. They
+	// stay from window to window, so counting them in more windows does not make their number more certain: it
+	// has a Poisson distribution. It is 0 for values that each window counts separately.
 	grain float64
 }
 
-// widened is the result r of a test with doubt.
+// widened returns the result r of a test, corrected for the uncertainty u.
 //
-// Where windows depend on each other, the normal deviate of the ranks is divided by d.widen. However large a change,
-// that deviate is bounded by the number of windows. So is nothing of a t-test, for which the standard error is
-// taken from the interval of the ranks and multiplied by d.widen. The better of the two counts, for which the p of
-// the t-test is doubled, but never a smaller p than that of the ranks. The intervals are those that belong to this p.
-func (rs ranks) widened(r result, before, after []float64, d doubt, confidence float64) result {
-	if d.widen <= 1 && d.grain == 0 {
+// Where windows depend on each other, the normal deviate of the ranks is divided by u.widen. However large a change,
+// this deviate is limited by the number of windows. A t-test has no such limit; its standard error is taken from the
+// interval of the ranks and multiplied by u.widen. The smaller p of the two counts, where the p of the t-test is
+// doubled, but p is never smaller than that of the uncorrected ranks. The intervals belong to this p.
+func (rs ranks) widened(r result, before, after []float64, u uncertainty, confidence float64) result {
+	if u.widen <= 1 && u.grain == 0 {
 		return r
 	}
-	skip := rs.outside((1-confidence)/2, d.widen)
+	skip := rs.outside((1-confidence)/2, u.widen)
 	ranksP := 1.0
 	if r.p < 1 {
-		ranksP = 2 * distuv.UnitNormal.CDF(distuv.UnitNormal.Quantile(r.p/2)/d.widen)
+		ranksP = 2 * distuv.UnitNormal.CDF(distuv.UnitNormal.Quantile(r.p/2)/u.widen)
 	}
-	if d.grain == 0 {
+	if u.grain == 0 {
 		confidence = (1 + confidence) / 2 // the p of the t-test is doubled
 	}
-	freedom := freedom(float64(rs.n1+rs.n2), d.widen)
+	freedom := freedom(float64(rs.n1+rs.n2), u.widen)
 	width := quantile(freedom, (1+confidence)/2)
 	wider := func(e, usual, byRanks Estimate, known float64) Estimate {
 		s := spread{
-			low:     d.widen * float64(usual.Value-usual.Low) / rs.errors,
-			high:    d.widen * float64(usual.High-usual.Value) / rs.errors,
+			low:     u.widen * float64(usual.Value-usual.Low) / rs.errors,
+			high:    u.widen * float64(usual.High-usual.Value) / rs.errors,
 			freedom: freedom, width: width, known: known, confidence: confidence,
 		}
 		p := s.p(float64(e.Value))
 		low, high := s.interval(float64(e.Value))
-		if d.grain == 0 {
+		if u.grain == 0 {
 			p, low, high = min(2*p, ranksP), max(low, byRanks.Low), min(high, byRanks.High)
 		}
 		r.p = max(r.p, p)
 		return Estimate{e.Value, min(e.Low, low), max(e.High, high)}
 	}
 	b, a := stat.Mean(before, nil), stat.Mean(after, nil)
-	r.difference = wider(r.difference, r.differences.estimate(rs.usual), r.differences.estimate(skip), d.grain*(b+a))
+	r.difference = wider(r.difference, r.differences.estimate(rs.usual), r.differences.estimate(skip), u.grain*(b+a))
 	if e := r.ratios.estimate(rs.usual); e.Low > 0 && !math.IsInf(float64(e.High), 1) {
-		logs := wider(r.ratio.mapped(logarithm), e.mapped(logarithm), r.ratios.estimate(skip).mapped(logarithm), d.grain*(1/b+1/a))
+		logs := wider(r.ratio.mapped(logarithm), e.mapped(logarithm), r.ratios.estimate(skip).mapped(logarithm), u.grain*(1/b+1/a))
 		r.ratio = logs.mapped(math.Exp)
 	}
 	return r
 }
 
-// spread is how uncertain an estimate is.
+// spread is the standard error of an estimate.
 type spread struct {
 	low, high  float64 // standard errors below and above, estimated
 	freedom    float64 // of these estimates
@@ -138,7 +137,7 @@ type spread struct {
 	width      float64 // of the interval, in standard errors on either side, if nothing is added
 }
 
-// from is the whole standard error, of which the estimated one is a part, and its degrees of freedom.
+// from returns the whole standard error, of which the estimated one is a part, and its degrees of freedom.
 func (s spread) from(estimated float64) (deviation, freedom float64) {
 	square := estimated * estimated
 	switch {
@@ -150,7 +149,7 @@ func (s spread) from(estimated float64) (deviation, freedom float64) {
 	return math.Sqrt(square + s.known), min(maxFreedom, s.freedom*math.Pow(1+s.known/square, 2))
 }
 
-// p is the probability of an estimate as far from 0 as v, if that is the truth.
+// p returns the probability of an estimate at least as far from 0 as v if the true value is 0.
 func (s spread) p(v float64) float64 {
 	if v == 0 {
 		return 1
@@ -163,7 +162,7 @@ func (s spread) p(v float64) float64 {
 	return survival(math.Abs(v)/deviation, freedom)
 }
 
-// interval is that of the estimate v.
+// interval returns the confidence interval of the estimate v.
 func (s spread) interval(v float64) (low, high Number) {
 	margin := func(estimated float64) float64 {
 		deviation, freedom := s.from(estimated)
@@ -175,10 +174,10 @@ func (s spread) interval(v float64) (low, high Number) {
 	return Number(v - margin(s.low)), Number(v + margin(s.high))
 }
 
-// freedom is how many degrees of freedom n windows have that depend on each other.
+// freedom returns the degrees of freedom of n windows that depend on each other.
 func freedom(n, widen float64) float64 { return max(minFreedom, n/widen-2) }
 
-// quantile and survival are those of Student's t distribution, survival on both sides.
+// quantile and survival are functions of Student's t distribution; survival is two-sided.
 func quantile(freedom, p float64) float64 {
 	return distuv.StudentsT{Sigma: 1, Nu: freedom}.Quantile(p)
 }
@@ -187,15 +186,15 @@ func survival(t, freedom float64) float64 {
 	return 2 * distuv.StudentsT{Sigma: 1, Nu: freedom}.Survival(t)
 }
 
-// sparse tells whether so many windows have nothing that the median quotient, or a bound of its interval, is
-// nothing or infinite.
+// sparse reports whether so many windows have a value of 0 that the median quotient, or a limit of its interval, is
+// 0 or infinite.
 func (r result) sparse() bool {
 	e := r.ratio
 	return e.Value == 0 || math.IsInf(float64(e.Value), 1) ||
 		e.Low == 0 || math.IsInf(float64(e.High), 1) && !math.IsInf(float64(e.Low), -1)
 }
 
-// mean is a mean of windows, each weighted by what it was divided by.
+// mean is a mean over windows, each weighted by its divisor.
 type mean struct {
 	value    float64
 	variance float64 // of the mean itself
@@ -213,15 +212,15 @@ func newMean(values, weights []float64) mean {
 	return m
 }
 
-// byMeans compares what many windows have nothing of, for which the medians of pairs would be nothing or
-// infinite. Its p is the larger one of r, the ranks' result, and Welch's t-test, to which both intervals
-// belong: that of the ratio is Fieller's. Both means are above 0, and at least one of them varies.
-func (r result) byMeans(before, after mean, d doubt, confidence float64) result {
+// byMeans compares quantities that are 0 in many windows, where the medians of pairs would be 0 or infinite. Its p is
+// the larger one of the ranks' result r and of Welch's t-test. Both intervals belong to the t-test; the interval of the
+// ratio is Fieller's. Both means must be above 0, and at least one of them must vary.
+func (r result) byMeans(before, after mean, u uncertainty, confidence float64) result {
 	b, a := before.value, after.value
-	vb, va := before.variance*d.widen*d.widen, after.variance*d.widen*d.widen
-	s := spread{freedom: freedom(2+(vb+va)*(vb+va)/(vb*vb/(before.n-1)+va*va/(after.n-1)), d.widen), known: d.grain * (b + a)}
+	vb, va := before.variance*u.widen*u.widen, after.variance*u.widen*u.widen
+	s := spread{freedom: freedom(2+(vb+va)*(vb+va)/(vb*vb/(before.n-1)+va*va/(after.n-1)), u.widen), known: u.grain * (b + a)}
 	deviation, freedom := s.from(math.Sqrt(vb + va))
-	vb, va = vb+d.grain*b, va+d.grain*a
+	vb, va = vb+u.grain*b, va+u.grain*a
 	width := quantile(freedom, (1+confidence)/2) // in standard deviations of a mean
 	r.p = max(r.p, survival(math.Abs(a-b)/deviation, freedom))
 	margin := width * deviation
@@ -234,7 +233,7 @@ func (r result) byMeans(before, after mean, d doubt, confidence float64) result 
 	if squareA > 0 {
 		r.ratio.Low = Number(squareA / (a*b + root))
 	}
-	if squareB > 0 { // else the mean before may be nothing
+	if squareB > 0 { // otherwise the true mean before may be 0
 		r.ratio.High = Number((a*b + root) / squareB)
 	}
 	return r
@@ -242,7 +241,7 @@ func (r result) byMeans(before, after mean, d doubt, confidence float64) result 
 
 func minus(before, after float64) float64 { return after - before }
 
-// quotient orders pairs as their difference does, also where there was nothing before.
+// quotient returns after/before, in the same order as their difference, also for a before of 0.
 func quotient(before, after float64) float64 {
 	if before == 0 && after == 0 {
 		return 1
@@ -250,17 +249,17 @@ func quotient(before, after float64) float64 {
 	return after / before
 }
 
-// ranks is the distribution of the Mann–Whitney U of n1 and n2 points that are all of one kind: the
-// probability of at most u, for each u up to the middle.
+// ranks is the distribution of the Mann–Whitney U of n1 and n2 points of one population: the probability of at most u,
+// for each u up to the middle.
 type ranks struct {
 	n1, n2 int
 	cdf    []float64
-	usual  int     // outside the interval of standardConfidence
-	errors float64 // standard errors of a median that this interval has on either side, about
+	usual  int     // pairs outside the interval of standardConfidence
+	errors float64 // about half the width of this interval, in standard errors of a median
 }
 
-// newRanks counts out the distribution, whose generating function is the product of (1−x^(n2+i))/(1−x^i) for
-// i from 1 to n1.
+// newRanks computes the distribution from its generating function, the product of (1−x^(n2+i))/(1−x^i) for i from 1
+// to n1.
 func newRanks(n1, n2 int) ranks {
 	cdf := make([]float64, n1*n2/2+1)
 	cdf[0] = 1
@@ -285,8 +284,8 @@ func newRanks(n1, n2 int) ranks {
 	return r
 }
 
-// p is the two-sided p of the Mann–Whitney U test. Values that are equal share their rank. They make large
-// deviations rarer than the distribution says, so that p is rather too large.
+// p returns the two-sided p of the Mann–Whitney U test. Equal values share their rank. They make large deviations rarer
+// than in the distribution, so p errs on the large side.
 func (r ranks) p(x, y []float64) float64 {
 	type value struct {
 		v     float64
@@ -314,16 +313,16 @@ func (r ranks) p(x, y []float64) float64 {
 	u := sum - float64(r.n1*(r.n1+1))/2
 	u = math.Ceil(min(u, float64(r.n1*r.n2)-u))
 	if int(u) >= len(r.cdf) {
-		return 1 // it is beyond the middle for being rounded up
+		return 1 // rounded up beyond the middle
 	}
 	return min(1, 2*r.cdf[int(u)])
 }
 
-// smallest is the least p that there can be.
+// smallest returns the smallest possible p.
 func (r ranks) smallest() float64 { return min(1, 2*r.cdf[0]) }
 
-// outside is how many of the sorted pairs may lie outside an interval at each end, less one: −1 where none
-// may, which makes the interval unbounded. The interval of a wider standard error leaves fewer outside.
+// outside returns the number of sorted pairs outside an interval at each end, minus one: −1 if there is none, which
+// makes the interval infinite. A larger standard error leaves fewer pairs outside.
 func (r ranks) outside(tail, widen float64) int {
 	tail = distuv.UnitNormal.CDF(distuv.UnitNormal.Quantile(tail) * widen)
 	n, _ := slices.BinarySearchFunc(r.cdf, tail, func(p, tail float64) int {
@@ -335,7 +334,7 @@ func (r ranks) outside(tail, widen float64) int {
 	return n - 1
 }
 
-// pairs are what all pairs of a window before and one after give, sorted.
+// pairs are the sorted differences or quotients of all pairs of a window before and a window after.
 type pairs []float64
 
 func newPairs(before, after []float64, of func(before, after float64) float64) pairs {
@@ -349,7 +348,7 @@ func newPairs(before, after []float64, of func(before, after float64) float64) p
 	return p
 }
 
-// estimate is the median, between the pairs that are left when skip more than one are left out at either end.
+// estimate returns the median, and as its interval the pairs at index skip from either end.
 func (p pairs) estimate(skip int) Estimate {
 	n := len(p)
 	e := Estimate{Value: Number((p[(n-1)/2] + p[n/2]) / 2), Low: Number(math.Inf(-1)), High: Number(math.Inf(1))}
@@ -359,8 +358,8 @@ func (p pairs) estimate(skip int) Estimate {
 	return e
 }
 
-// dependence is what the windows before and after a window have in common with it, as relative deviations
-// from the mean of their side.
+// dependence describes how much neighbouring windows have in common, in relative deviations from the mean of their
+// side.
 type dependence struct {
 	variance   float64
 	covariance float64 // of neighbours, at least 0
@@ -368,8 +367,8 @@ type dependence struct {
 
 // newDependence estimates the dependence of two series, and adds caution times the standard error.
 //
-// Where sides take turns, order says which side each window in the order of time is of. What neighbours of both
-// sides have in common is in both and takes itself off their difference, so that it does not count.
+// If the sides take turns, order has the side of each window, in the order of time. The part that neighbours of different
+// sides have in common cancels out in their difference, so it does not count.
 func newDependence(before, after []float64, order []int, caution float64) dependence {
 	sides := [2][]float64{relative(before), relative(after)}
 	var with, all float64
@@ -385,7 +384,7 @@ func newDependence(before, after []float64, order []int, caution float64) depend
 	if all == 0 || min(len(before), len(after)) < minForCorrelation {
 		return dependence{variance: all / n}
 	}
-	// A short series underestimates the correlation ρ by about (1+3ρ)/n, because its own mean was taken off.
+	// A short series underestimates the correlation ρ by about (1+3ρ)/n, because its own mean was subtracted.
 	r, deviation := with/all, 1/math.Sqrt(n)
 	bias := (1 + 3*max(r, 0)) / (n / 2)
 	if order != nil {
@@ -396,7 +395,7 @@ func newDependence(before, after []float64, order []int, caution float64) depend
 	return dependence{all / n, max(r, 0) * all / n}
 }
 
-// shared is the sum of the products of neighbours that are of different sides, for as many as there are windows.
+// shared returns the sum of the products of neighbours of different sides, scaled to the number of windows.
 func shared(sides [2][]float64, order []int) float64 {
 	var next [2]int
 	sum, pairs, last := 0.0, 0, 0.0
@@ -412,7 +411,7 @@ func shared(sides [2][]float64, order []int) float64 {
 	return sum / float64(pairs) * float64(len(order))
 }
 
-// relative are the deviations from the mean, as shares of it.
+// relative returns the deviations from the mean, as shares of it.
 func relative(values []float64) []float64 {
 	mean := stat.Mean(values, nil)
 	deviations := make([]float64, len(values))
@@ -424,13 +423,13 @@ func relative(values []float64) []float64 {
 	return deviations
 }
 
-// inflation is by how much dependence raises the variance of a comparison of two series: (1+ρ)/(1−ρ), with ρ
-// the correlation of each window with the next. A load that drifts makes it larger than 1, and windows that
-// follow one another then count for fewer.
+// inflation returns the factor by which dependence raises the variance of a comparison of two series: (1+ρ)/(1−ρ), with
+// ρ the correlation of each window with the next. With a drifting load it is larger than 1, and consecutive windows
+// count for fewer.
 //
-// What functions have in common, the load, is seen best in the total: each function has at least the total's
-// covariance, and its own where that is clearly more. One that varies less than that follows the load less, and is
-// taken to be correlated as the total is.
+// The load, which all functions have in common, is seen best in the total: each function has at least the total's
+// covariance, and its own if that is clearly larger. A function that varies less than the total follows the load less,
+// and is assumed to have the total's correlation.
 func (total dependence) inflation(before, after []float64, order []int) float64 {
 	own := newDependence(before, after, order, ownCaution)
 	if own.variance == 0 {
@@ -445,17 +444,17 @@ func (total dependence) inflation(before, after []float64, order []int) float64 
 type hypothesis struct {
 	family int // an error budget of its own
 	p      float64
-	q      *float64 // where the adjusted p goes
+	q      *float64 // receives the adjusted p
 }
 
 // adjust sets the q of each hypothesis: the false discovery rate at which it would be reported, by the
 // procedure of Benjamini and Hochberg with the weights of Genovese, Roeder and Wasserman. Each family has the
 // same share of the budget, so that thousands of functions do not hide a change of the total.
 //
-// No q is below its p: the weights would allow it to a small family beside many changes, and a change would be
-// reported whose interval has no change in it.
+// No q is below its p. The weights would allow that for a small family next to many changes, and a change would be
+// reported although its interval contains no change.
 //
-// It returns how many tests each family has.
+// It returns the number of tests in each family.
 func adjust(all []hypothesis) map[int]float64 {
 	size := map[int]float64{}
 	for _, h := range all {

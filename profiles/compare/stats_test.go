@@ -75,7 +75,7 @@ func TestSparse(t *testing.T) {
 	if !r.sparse() {
 		t.Fatalf("%+v is not sparse", r)
 	}
-	r = r.byMeans(newMean(before, ones), newMean(after, ones), doubt{widen: 1}, 0.95)
+	r = r.byMeans(newMean(before, ones), newMean(after, ones), uncertainty{widen: 1}, 0.95)
 	if want := 24.0 / 279; math.Abs(float64(r.ratio.Value)-want) > 1e-12 ||
 		!(float64(r.ratio.Low) < want && float64(r.ratio.High) > want && r.ratio.High < 0.25) {
 		t.Errorf("ratio %+v, want the means' %.3g within a short interval", r.ratio, want)
@@ -87,7 +87,7 @@ func TestSparse(t *testing.T) {
 	// A mean that may be nothing bounds no quotient.
 	few := []float64{0, 0, 0, 0, 0, 0, 0, 0, 10, 20}
 	many := []float64{90, 100, 110, 100, 0, 100, 95, 105, 100, 100}
-	r = newRanks(10, 10).test(few, many, 0.95).byMeans(newMean(few, ones), newMean(many, ones), doubt{widen: 1}, 0.95)
+	r = newRanks(10, 10).test(few, many, 0.95).byMeans(newMean(few, ones), newMean(many, ones), uncertainty{widen: 1}, 0.95)
 	if r.ratio.Low <= 1 || !math.IsInf(float64(r.ratio.High), 1) {
 		t.Errorf("from next to nothing, the ratio is %+v, want a bound below alone", r.ratio)
 	}
@@ -105,7 +105,7 @@ func TestMeansAgreeWithAnotherWelch(t *testing.T) {
 		t.Fatal(err)
 	}
 	ones := slices.Repeat([]float64{1}, 8)
-	r := result{}.byMeans(newMean(before, ones[:6]), newMean(after, ones), doubt{widen: 1}, 0.95)
+	r := result{}.byMeans(newMean(before, ones[:6]), newMean(after, ones), uncertainty{widen: 1}, 0.95)
 	if math.Abs(r.p-want.P) > 1e-9 {
 		t.Errorf("p is %g, want %g", r.p, want.P)
 	}
@@ -135,14 +135,14 @@ func TestTheIntervalAgreesWithTheTest(t *testing.T) {
 		if means[0].value == 0 || means[1].value == 0 {
 			continue
 		}
-		d := doubt{1 + rng.Float64(), float64(rng.IntN(2)) * rng.Float64()}
+		u := uncertainty{1 + rng.Float64(), float64(rng.IntN(2)) * rng.Float64()}
 		ranks := newRanks(len(sides[0]), len(sides[1]))
 		r := ranks.test(sides[0], sides[1], 1-alpha)
 		if r.sparse() {
 			sparse++
-			r = r.byMeans(means[0], means[1], d, 1-alpha)
+			r = r.byMeans(means[0], means[1], u, 1-alpha)
 		} else {
-			r = ranks.widened(r, sides[0], sides[1], d, 1-alpha)
+			r = ranks.widened(r, sides[0], sides[1], u, 1-alpha)
 		}
 		if r.p > alpha {
 			continue
@@ -187,25 +187,25 @@ func TestALargeChangeIsNotBoundedByTheRanks(t *testing.T) {
 	}
 	rs := newRanks(8, 8)
 	plain := rs.test(before, after, 0.95)
-	wide := rs.widened(plain, before, after, doubt{widen: 1.5}, 0.95)
+	wide := rs.widened(plain, before, after, uncertainty{widen: 1.5}, 0.95)
 	if wide.p != plain.p {
-		t.Errorf("p is %g with doubt and %g without, want the ranks' own", wide.p, plain.p)
+		t.Errorf("p is %g with uncertainty and %g without, want the ranks' own", wide.p, plain.p)
 	}
 	if wide.ratio.Low >= plain.ratio.Low || wide.ratio.High <= plain.ratio.High || wide.ratio.Low < 1.5 {
-		t.Errorf("the interval %+v with doubt, %+v without; want a wider one, far from no change", wide.ratio, plain.ratio)
+		t.Errorf("the interval %+v with uncertainty, %+v without; want a wider one, far from no change", wide.ratio, plain.ratio)
 	}
-	if coarse := rs.widened(plain, before, after, doubt{widen: 1, grain: 100}, 0.95); coarse.p < 0.3 || coarse.difference.Low > 0 {
+	if coarse := rs.widened(plain, before, after, uncertainty{widen: 1, grain: 100}, 0.95); coarse.p < 0.3 || coarse.difference.Low > 0 {
 		t.Errorf("from one thing to two, p is %g and the difference %+v", coarse.p, coarse.difference)
 	}
 	equal, twice := []float64{1, 1, 1, 1, 1, 1, 1, 2}, []float64{4, 4, 4, 4, 4, 4, 4, 4}
-	if same := rs.test(equal, twice, 0.95); rs.widened(same, equal, twice, doubt{widen: 2}, 0.95).p != same.p {
-		t.Errorf("of values that are equal, p is %g, want the ranks' own %g", rs.widened(same, equal, twice, doubt{widen: 2}, 0.95).p, same.p)
+	if same := rs.test(equal, twice, 0.95); rs.widened(same, equal, twice, uncertainty{widen: 2}, 0.95).p != same.p {
+		t.Errorf("of values that are equal, p is %g, want the ranks' own %g", rs.widened(same, equal, twice, uncertainty{widen: 2}, 0.95).p, same.p)
 	}
 	if short := newRanks(4, 4).test(before[:4], after[:4], 0.99); !math.IsInf(float64(short.ratio.High), 1) {
 		t.Errorf("four windows a side have the interval %+v of 99 %%, want none", short.ratio)
-	} else if wide := newRanks(4, 4).widened(short, before[:4], after[:4], doubt{widen: 1, grain: 1}, 0.99); math.IsNaN(float64(wide.ratio.Low)) ||
+	} else if wide := newRanks(4, 4).widened(short, before[:4], after[:4], uncertainty{widen: 1, grain: 1}, 0.99); math.IsNaN(float64(wide.ratio.Low)) ||
 		!math.IsInf(float64(wide.ratio.High), 1) {
-		t.Errorf("with doubt it is %+v, want none either", wide.ratio)
+		t.Errorf("with uncertainty it is %+v, want none either", wide.ratio)
 	}
 }
 
