@@ -21,54 +21,54 @@ import (
 )
 
 const (
-	// longest is how long a window may be: one that began longer before a query's time range is not looked
-	// for, so that few hours have to be opened.
+	// longest is the maximum length of a window: windows that began earlier than this before a query's time range are not
+	// searched, so that few hours have to be opened.
 	longest = time.Hour
 
-	// maxIndexed bounds the files whose metadata a Dir remembers, at about 300 bytes each.
+	// maxIndexed limits the files whose metadata a Dir remembers, at about 300 bytes each.
 	maxIndexed = 200_000
 
-	// settled is how old a directory's modification time must be for its listing to be good until that time
-	// changes. File systems keep that time in steps, the coarsest of them of two seconds: a file that
-	// comes in the same step as the listing leaves no trace.
+	// settled is the age of a directory's modification time from which its listing is valid until that time changes.
+	// File systems store the time in steps of up to two seconds: a file that is created in the same step as the listing
+	// does not change the time.
 	settled = 3 * time.Second
 
 	suffix = ".pb.gz"
 )
 
-// Dir is a directory of saved profiles. It may be used by many goroutines at once. It remembers what the
-// heads of files say, so that listing again opens only files that are new.
+// Dir is a directory of saved profiles. It is safe for concurrent use. It remembers the metadata of files, so that
+// listing again opens only new files.
 type Dir struct {
 	root string // of the profiles
 	most int    // files and folders to remember
 
-	mu      sync.Mutex // guards what follows, and what it guards in a folder
+	mu      sync.Mutex // guards the fields below, and the folders' fields size and used
 	hours   map[string]*folder
 	indexed int    // sum of the folders' sizes
-	uses    uint64 // of folders, so far
+	uses    uint64 // count of uses of folders
 }
 
-// folder is the directory of an hour, as it was last listed.
+// folder is the last listing of the directory of one hour.
 type folder struct {
 	path string
 	size int    // files, and one for itself; guarded by the Dir
 	used uint64 // the Dir's count at its last use; guarded by the Dir
 
-	mu       sync.Mutex // guards what follows; held while the directory is read
+	mu       sync.Mutex // guards the fields below; held while the directory is read
 	modified time.Time
 	listed   time.Time
 	files    []file // by name
 }
 
-// file is a name in an hour's directory and, once its head was read, what that says.
+// file is a name in an hour's directory, with the file's metadata once they were read.
 type file struct {
 	name  record.Name
-	read  bool  // its head
-	entry Entry // but for the path, only once that was read
-	err   error // why it cannot be used
+	read  bool  // the metadata were read
+	entry Entry // only the path until they are read
+	err   error // why the file is unusable
 }
 
-// Open opens a directory that agents save to. It need not hold profiles yet.
+// Open opens a directory in which agents save profiles. It need not contain profiles yet.
 func Open(dir string) (*Dir, error) {
 	info, err := os.Stat(dir)
 	if err != nil {
@@ -80,7 +80,7 @@ func Open(dir string) (*Dir, error) {
 	return &Dir{root: filepath.Join(dir, "profiles"), most: maxIndexed, hours: make(map[string]*folder)}, nil
 }
 
-// Services are the names of the services that have profiles, sorted.
+// Services returns the sorted names of the services that have profiles.
 func (d *Dir) Services(ctx context.Context) ([]string, error) {
 	dirs, err := subdirs(d.root)
 	if err != nil {
@@ -100,8 +100,8 @@ func (d *Dir) Services(ctx context.Context) ([]string, error) {
 	return names, nil
 }
 
-// service is the name of the service whose directory is called dir, as its newest profile has it; it is
-// empty where there is no profile.
+// service returns the name of the service with the directory dir, from its newest profile. It is empty if there are no
+// profiles.
 func (d *Dir) service(ctx context.Context, dir string) (string, error) {
 	days, err := subdirs(filepath.Join(d.root, dir))
 	if err != nil {
@@ -125,8 +125,8 @@ func (d *Dir) service(ctx context.Context, dir string) (string, error) {
 	return "", nil
 }
 
-// List returns the profiles that the query chooses, by their start, and the files among them that cannot be
-// used. A window that began more than an hour before the query's time range is not found.
+// List returns the profiles that match the query, sorted by their start, and the unusable files among them. It does not
+// find windows that began more than an hour before the query's time range.
 func (d *Dir) List(ctx context.Context, q Query) ([]Entry, []Damaged, error) {
 	services := []string{record.DirName(q.Service)}
 	if q.Service == "" {
@@ -158,13 +158,13 @@ func byStart(a, b Entry) int {
 	return cmp.Or(a.Start.Compare(b.Start), strings.Compare(a.Path, b.Path))
 }
 
-// within returns the directories of a service's hours that may hold what the query chooses.
+// within returns the directories of a service's hours that may contain profiles that match the query.
 func (d *Dir) within(service string, q Query) ([]string, error) {
 	days, err := subdirs(service)
 	if err != nil {
 		return nil, err
 	}
-	// may tells whether the time from start, as long as span, meets the query's.
+	// may reports whether a period overlaps the query's time range.
 	may := func(start time.Time, span time.Duration) bool {
 		return (q.To.IsZero() || start.Before(q.To)) &&
 			(q.From.IsZero() || start.Add(span).After(q.From.Add(-longest)))
@@ -189,7 +189,7 @@ func (d *Dir) within(service string, q Query) ([]string, error) {
 	return found, nil
 }
 
-// subdirs are the names of the directories in dir, sorted; none if dir does not exist.
+// subdirs returns the sorted names of the directories in dir; none if dir does not exist.
 func subdirs(dir string) ([]string, error) {
 	list, err := os.ReadDir(dir)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -204,7 +204,7 @@ func subdirs(dir string) ([]string, error) {
 	return names, nil
 }
 
-// hour lists the directory of one hour, up to limit entries if it is not negative.
+// hour lists the directory of one hour, up to limit entries if limit is not negative.
 func (d *Dir) hour(ctx context.Context, dir string, q Query, limit int) ([]Entry, []Damaged, error) {
 	f := d.folder(dir)
 	f.mu.Lock()
@@ -215,7 +215,7 @@ func (d *Dir) hour(ctx context.Context, dir string, q Query, limit int) ([]Entry
 	d.remember(f, len(f.files))
 	var entries []Entry
 	var damaged []Damaged
-	var last *Entry // its service and labels are probably the next one's, too
+	var last *Entry // the next entry probably has the same service and labels
 	for i := range f.files {
 		file := &f.files[i]
 		if len(entries) == limit {
@@ -231,7 +231,7 @@ func (d *Dir) hour(ctx context.Context, dir string, q Query, limit int) ([]Entry
 			file.head(last)
 		}
 		switch {
-		case errors.Is(file.err, fs.ErrNotExist): // it was removed since
+		case errors.Is(file.err, fs.ErrNotExist): // removed in the meantime
 		case file.err != nil:
 			damaged = append(damaged, Damaged{Path: file.entry.Path, Err: file.err})
 		default:
@@ -244,7 +244,7 @@ func (d *Dir) hour(ctx context.Context, dir string, q Query, limit int) ([]Entry
 	return entries, damaged, nil
 }
 
-// folder returns what is remembered of an hour's directory.
+// folder returns the remembered listing of an hour's directory, or an empty one.
 func (d *Dir) folder(dir string) *folder {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -258,8 +258,8 @@ func (d *Dir) folder(dir string) *folder {
 	return f
 }
 
-// remember notes how many files a folder has, and forgets the folders that were used longest ago where all
-// of them have too many.
+// remember records the number of files in a folder, and forgets the least recently used folders while there are too many
+// files in all.
 func (d *Dir) remember(f *folder, files int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -280,8 +280,8 @@ func (d *Dir) remember(f *folder, files int) {
 	}
 }
 
-// list brings the names in the folder up to date. What was read of a file stays: files do not change once
-// they have their name. Files that could not be used are looked at again.
+// list updates the names in the folder. Metadata that were read are kept, because files do not change once they have
+// their name. Unusable files are read again.
 func (f *folder) list() error {
 	now := time.Now()
 	info, err := os.Stat(f.path)
@@ -308,7 +308,7 @@ func (f *folder) list() error {
 	f.files = make([]file, 0, len(names))
 	for _, e := range names {
 		if !e.Type().IsRegular() || !strings.HasSuffix(e.Name(), suffix) {
-			continue // such as a file that is being written
+			continue // for example a file that is being written
 		}
 		next, ok := known[e.Name()]
 		if !ok {
@@ -335,37 +335,37 @@ func (f *file) head(like *Entry) {
 			record.ErrDamaged, f.name.Type, f.name.Start, e.Type, e.Start)
 	}
 	if like != nil && like.Service == e.Service && maps.Equal(like.Labels, e.Labels) {
-		e.Service, e.Labels = like.Service, like.Labels // share the memory
+		e.Service, e.Labels = like.Service, like.Labels // share memory
 	}
 	f.entry = e
 }
 
-// errNotGzip means that a file is no record, and may be an uncompressed profile of another tool.
+// errNotGzip means that a file is not a record, but may be an uncompressed profile of another tool.
 var errNotGzip = errors.New("not gzip-compressed")
 
-// readEntry reads the metadata of a file that an agent saved. The error is record.ErrForeign for a compressed file
-// without metadata, and errNotGzip for one that is not compressed, which makes a record a damaged one.
+// readEntry reads the metadata of a file that an agent saved. The error is record.ErrForeign for a compressed file without
+// metadata. For an uncompressed file it is errNotGzip and record.ErrDamaged.
 func readEntry(path string) (Entry, error) {
 	f, err := openRegular(path)
 	if err != nil {
 		return Entry{}, err
 	}
-	defer f.Close() // it was only read
+	defer f.Close() // only read, so the error does not matter
 	info, err := f.Stat()
 	if err != nil {
 		return Entry{}, err
 	}
 	e := Entry{Path: path, Bytes: info.Size()}
 	head := bufio.NewReader(f)
-	if start, _ := head.Peek(2); !pprofwire.IsGzip(start) { // where the file is too short, it is no gzip either
+	if start, _ := head.Peek(2); !pprofwire.IsGzip(start) { // a file that is too short is not gzip either
 		return e, fmt.Errorf("%w: %w", record.ErrDamaged, errNotGzip)
 	}
 	e.Meta, err = record.DecodeMeta(head)
 	return e, err
 }
 
-// Windows reads the profiles that the query chooses, one at a time, by their start. A file that cannot be
-// used is yielded as an error that wraps Damaged; the next ones follow.
+// Windows reads the profiles that match the query, one at a time, in the order of their start. For an unusable file it
+// yields an error that wraps Damaged, and continues.
 func (d *Dir) Windows(ctx context.Context, q Query) iter.Seq2[Window, error] {
 	return func(yield func(Window, error) bool) {
 		entries, damaged, err := d.List(ctx, q)

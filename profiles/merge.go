@@ -21,8 +21,8 @@ import (
 // maxMergedBytes limits the stacks and names of a merged profile, so that it can be read again.
 const maxMergedBytes = maxProfileBytes / 2
 
-// Merge adds up profiles of one kind. Samples with different labels stay apart. It ends at the first error;
-// WithoutDamaged leaves out files that cannot be used. Without any profile the error is ErrNone.
+// Merge adds up profiles of one kind. Samples with different labels are kept apart. It stops at the first error; use
+// WithoutDamaged to leave out unusable files. If there is no profile, the error is ErrNone.
 func Merge(ctx context.Context, windows iter.Seq2[Window, error]) (*profile.Profile, error) {
 	var m Merger
 	for w, err := range windows {
@@ -43,19 +43,19 @@ func Merge(ctx context.Context, windows iter.Seq2[Window, error]) (*profile.Prof
 // google/pprof's profile.Merge to the unit, except that a sum that does not fit into 64 bits is an error. It needs the
 // memory of the sum and of one profile. The zero Merger is ready for use, by one goroutine.
 type Merger struct {
-	// DropLabels drops the labels of samples, such as the span's ID, which keep samples of one stack apart.
-	// It is set before the first profile is added.
+	// DropLabels drops the labels of samples, such as the span's ID, so that samples with the same stack are added up.
+	// Set it before the first profile is added.
 	DropLabels bool
 
 	reader *reader
 	in     table // the profile that is being added
 
 	count  int     // profiles added
-	kind   string  // of all of them
-	totals []int64 // of the values' magnitudes, for each type
+	kind   string  // of all profiles
+	totals []int64 // sums of the values' magnitudes, by sample type
 
-	// Each of these numbers the keys it has seen, in the order in which they came. A key is made of varints, which are
-	// numbers of other tables or plain, and has everything that is written.
+	// Each interner numbers its keys in the order in which they are added. A key is a series of varints, which are plain
+	// numbers or numbers of another interner, and contains everything that is written.
 	strings   interner
 	functions interner // name, system name, file, start
 	mappings  interner // what equal mappings have in common
@@ -69,15 +69,15 @@ type Merger struct {
 	time, duration, period                        int64
 	periodType                                    valueType
 	comments                                      []uint64
-	commented                                     map[uint64]bool // those
+	commented                                     map[uint64]bool // the set of comments
 
-	// The numbers here of what is in the profile that is being added, + 1, or 0 if it has none yet.
+	// For the elements of the profile that is being added: their numbers in the interners, plus 1, or 0 if not known yet.
 	stringAt, functionAt, mappingAt, locationAt []uint32
 	sub, locationKey, sampleKey                 []byte // of what is being numbered
 	sorted                                      []label
 }
 
-// interner numbers strings from 0 on.
+// interner numbers strings from 0.
 type interner struct {
 	numbers map[string]uint32
 	keys    []string
@@ -495,17 +495,17 @@ func (k *keyReader) next() uint64 {
 	return v
 }
 
-// wireChunk is how many bytes a wireWriter holds back, about: the wire form of all is as large as the sum.
+// wireChunk is about the number of bytes that a wireWriter buffers. The whole wire form would be as large as the sum.
 const wireChunk = 64 << 10
 
-// wireWriter writes fields of a protobuf message. The first error stays.
+// wireWriter writes the fields of a protobuf message. It keeps the first error.
 type wireWriter struct {
 	pprofwire.Encoder
 	to  io.Writer
 	err error
 }
 
-// flush writes what there is if it is more than so many bytes.
+// flush writes the buffer if it has more than the given number of bytes.
 func (w *wireWriter) flush(more int) {
 	if len(w.Encoder) <= more {
 		return

@@ -12,7 +12,7 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// WithoutDamaged leaves out the files that cannot be used; report is called for each of them.
+// WithoutDamaged leaves out unusable files, and calls report for each of them.
 func WithoutDamaged(windows iter.Seq2[Window, error], report func(Damaged)) iter.Seq2[Window, error] {
 	return func(yield func(Window, error) bool) {
 		for w, err := range windows {
@@ -27,7 +27,7 @@ func WithoutDamaged(windows iter.Seq2[Window, error], report func(Damaged)) iter
 	}
 }
 
-// OfSpans leaves of each profile the samples of the spans, and leaves out the profiles that have none.
+// OfSpans reduces each profile to the samples of the spans, and leaves out profiles without such samples.
 func OfSpans(windows iter.Seq2[Window, error], spanIDs ...string) iter.Seq2[Window, error] {
 	return func(yield func(Window, error) bool) {
 		for w, err := range windows {
@@ -43,9 +43,8 @@ func OfSpans(windows iter.Seq2[Window, error], spanIDs ...string) iter.Seq2[Wind
 	}
 }
 
-// Span returns the samples of spans, merged from the profiles that the query chooses; these must be of one
-// type. The error is ErrNone if there are no such samples. Files that cannot be used are passed over, and
-// named in the error if nothing else was found.
+// Span returns the samples of spans, merged from the profiles that match the query, which must be of one type. The error
+// is ErrNone if there are no such samples. Unusable files are skipped; the error names them if nothing was found.
 func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Profile, error) {
 	var damage error
 	windows := WithoutDamaged(d.Windows(ctx, q), func(d Damaged) { damage = errors.Join(damage, d) })
@@ -56,10 +55,9 @@ func (d *Dir) Span(ctx context.Context, q Query, spanIDs ...string) (*profile.Pr
 	return p, err
 }
 
-// ByLabel returns a profile of the samples that have one of the values as the label of that name. Of the
-// comments that are of a span it has those of the values, where the label is the span's ID. It shares nothing
-// with p that writing either of them would change; while it runs, p may be read but not written, as google/pprof
-// notes numbers in a profile that it writes.
+// ByLabel returns a profile of the samples whose label with this name has one of the values. If the label is the span's
+// ID, comments about other spans are left out. The result shares nothing with p that writing either of them would change.
+// While ByLabel runs, p may be read but not written: google/pprof stores numbers in a profile that it writes.
 func ByLabel(p *profile.Profile, name string, values ...string) *profile.Profile {
 	q := &profile.Profile{
 		DefaultSampleType: p.DefaultSampleType, Period: p.Period,

@@ -1,7 +1,7 @@
-// Package input turns what a user names on a command line into a series of windows: a file, a directory or a
-// pattern of files, a running service's /debug/pprof, or a query of a Pyroscope server. The commands
-// "spanflame compare" and "spanflame leaks" use it, and "spanflame merge" of saved profiles alone. It is not for
-// programs that know where their profiles are: those read package profiles itself, which has no network.
+// Package input turns an argument of a command line into a series of windows. The argument is a file, a directory or a
+// pattern of files, a running service's /debug/pprof, or a query of a Pyroscope server. The commands "spanflame compare"
+// and "spanflame leaks" use it, and "spanflame merge" uses it for saved profiles. Programs that know where their profiles
+// are should use package profiles instead, which does not use the network.
 package input
 
 import (
@@ -22,19 +22,19 @@ import (
 	"spanflame/profiles"
 )
 
-// Options choose among what there is at the place.
+// Options select profiles from the place that an argument names.
 type Options struct {
-	// Query chooses saved profiles. Its times are those of a Pyroscope query that has none, and its first type
-	// is what is taken from a live address that names none.
+	// Query selects saved profiles. Its times also apply to a Pyroscope query without times, and its first type to a
+	// live address that names no type.
 	Query profiles.Query
-	// Windows is how many profiles to take from a live address, 1 by default.
+	// Windows is the number of profiles to record from a live address, 1 by default.
 	Windows int
-	// Length is how long each of them takes, 10 s by default.
+	// Length is the duration of each of them, 10 s by default.
 	Length time.Duration
-	// Step is the length of the windows that a Pyroscope query is divided into, to a tenth of a second, by default
-	// a twentieth of its time range.
+	// Step is the length of the windows into which a Pyroscope query is divided, with a resolution of a tenth of a second.
+	// The default is a twentieth of its time range.
 	Step time.Duration
-	// Damaged, if it is not nil, is called for each file of a directory that cannot be used, which is left out.
+	// Damaged, if it is not nil, is called for each unusable file of a directory; the file is left out.
 	Damaged func(profiles.Damaged)
 	// Listed, if it is not nil, is called with the saved profiles that were found, before any of them is read.
 	Listed func([]profiles.Entry)
@@ -44,10 +44,10 @@ const (
 	defaultLength = 10 * time.Second
 	defaultSteps  = 20
 	maxWindows    = 100_000
-	maxLabels     = 10 // that an error names
+	maxLabels     = 10 // in an error
 )
 
-// Validate says which option is wrong.
+// Validate returns an error that names the wrong option.
 func (o Options) Validate() error {
 	switch {
 	case o.Windows < 0 || o.Windows > maxWindows:
@@ -60,8 +60,8 @@ func (o Options) Validate() error {
 	return nil
 }
 
-// Open finds what an argument names. Windows come in the order of time; of a live address each is taken when
-// it is asked for.
+// Open returns the windows that an argument names, in the order of time. Windows of a live address are recorded one by one
+// as the caller reads them.
 func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.Window, error], error) {
 	if err := o.Validate(); err != nil {
 		return nil, err
@@ -90,7 +90,7 @@ func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.W
 
 func isWeb(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
 
-// files reads saved profiles. A file that is named by itself must be usable.
+// files reads saved profiles. It is an error if a file that the argument names directly is unusable.
 func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.Window, error], error) {
 	var unusable error
 	entries, err := List(ctx, o.Query, func(d profiles.Damaged, named bool) {
@@ -122,17 +122,17 @@ func files(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.
 	return windows, nil
 }
 
-// wantFile says what a file must be.
+// wantFile is the part of an error that describes usable files.
 const wantFile = "want a profile in pprof's format, as agents, /debug/pprof and go test -cpuprofile write it"
 
-// List finds the saved profiles that a query chooses among files, directories, and patterns of both, by their start.
-// It calls damaged for each file that cannot be used, and says whether that one is named by itself. Where nothing
-// is left, the error says what was asked for and what there is.
+// List returns the saved profiles that match a query in files, directories, and patterns of both, sorted by their start.
+// It calls damaged for each unusable file; named is true if an argument names the file directly. If nothing matches, the
+// error has the query and describes the profiles that exist.
 func List(ctx context.Context, q profiles.Query, damaged func(d profiles.Damaged, named bool), arguments ...string) ([]profiles.Entry, error) {
 	var paths []string
 	for _, argument := range arguments {
 		_, missing := os.Stat(argument)
-		if !errors.Is(missing, fs.ErrNotExist) { // a name may have characters of a pattern
+		if !errors.Is(missing, fs.ErrNotExist) { // an existing name may contain characters of a pattern
 			paths = append(paths, argument)
 			continue
 		}
@@ -152,7 +152,7 @@ func List(ctx context.Context, q profiles.Query, damaged func(d profiles.Damaged
 		return nil, err
 	}
 	for i := range paths {
-		paths[i] = filepath.Clean(paths[i]) // as Find names them
+		paths[i] = filepath.Clean(paths[i]) // as in the results of Find
 	}
 	for _, d := range unusable {
 		damaged(d, slices.Contains(paths, d.Path))
@@ -163,10 +163,11 @@ func List(ctx context.Context, q profiles.Query, damaged func(d profiles.Damaged
 	return entries, nil
 }
 
-// patternCharacters are those that make a name a pattern.
+// patternCharacters are the special characters of a pattern.
 const patternCharacters = `*?[`
 
-// none says what was asked for in vain, and what there is instead. Some files cannot be used.
+// none returns the error for a query without results, which describes the query and the profiles that exist. Unusable is
+// the number of unusable files.
 func none(ctx context.Context, argument string, q profiles.Query, paths []string, unusable int) error {
 	entries, _, err := profiles.Find(ctx, profiles.Query{}, paths...)
 	switch {
@@ -196,7 +197,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 		}
 	}
 	from, to := entries[0].Start, entries[0].End
-	labels := map[string]bool{} // those asked for, with the values that there are
+	labels := map[string]bool{} // the labels of the query, with existing values
 	for _, e := range entries {
 		types = append(types, profiles.TypeName(e.Type))
 		if e.End.After(to) {

@@ -18,20 +18,20 @@ import (
 )
 
 const (
-	// livePath is where Go services have their profiles by convention.
+	// livePath is the conventional path of the profiles of Go services.
 	livePath = "/debug/pprof"
-	// debugPath is where they have others, such as /debug/fgprof.
+	// debugPath is the parent path of other profiles, such as /debug/fgprof.
 	debugPath = "/debug/"
 )
 
-// slack is how much longer than its profile an answer may take.
+// slack is the time that a response may take in addition to its profile's duration.
 const slack = 30 * time.Second
 
 // endpoint is one of the profiles of a live service.
 type endpoint struct {
 	typ  record.Type
 	name string
-	over bool // it covers a time, which the parameter seconds tells
+	over bool // covers a duration, which the parameter seconds sets
 }
 
 var endpoints = []endpoint{
@@ -44,8 +44,8 @@ var endpoints = []endpoint{
 	{"", "fgprof", true},
 }
 
-// live takes profiles from a running service, one after another. Its addresses are the index, from which the
-// type that was asked for is taken, or that of one profile.
+// live records profiles of a running service, one after another. The address is either that of the index, to which the
+// requested type is added, or that of one profile.
 func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window, error], error) {
 	length := o.Length
 	if length == 0 {
@@ -72,7 +72,7 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 	case slices.Contains([]string{"trace", "cmdline", "symbol"}, want):
 		return nil, fmt.Errorf("%s is not a profile: want one such as profile, heap, goroutine, mutex or block", u.Redacted())
 	case e.name == "":
-		e.name = want // one of an instant, such as threadcreate
+		e.name = want // a profile of an instant, such as threadcreate
 	}
 	if index {
 		u = u.JoinPath(e.name)
@@ -88,7 +88,7 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 		}
 		q.Set("seconds", strconv.Itoa(int(length.Seconds())))
 	}
-	q.Del("debug") // a text that no one but people can read
+	q.Del("debug") // selects a text format
 	u.RawQuery = q.Encode()
 	client := &http.Client{Timeout: length + slack}
 	return func(yield func(profiles.Window, error) bool) {
@@ -112,7 +112,7 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 	}, nil
 }
 
-// fetch takes one profile.
+// fetch requests one profile.
 func fetch(ctx context.Context, client *http.Client, u *url.URL, t record.Type) (profiles.Window, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
@@ -121,11 +121,11 @@ func fetch(ctx context.Context, client *http.Client, u *url.URL, t record.Type) 
 	start := time.Now()
 	resp, err := client.Do(req)
 	if err != nil {
-		return profiles.Window{}, err // it names the address
+		return profiles.Window{}, err // has the address
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // as far as it can be read
+		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // best effort
 		return profiles.Window{}, fmt.Errorf("%s: status %d: %.200q", u.Redacted(), resp.StatusCode, text)
 	}
 	p, err := profiles.Parse(resp.Body)

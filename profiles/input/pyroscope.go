@@ -19,20 +19,20 @@ import (
 	"spanflame/profiles"
 )
 
-// defaultRange is how far a query without a start looks back.
+// defaultRange is the time range of a query without a start.
 const defaultRange = time.Hour
 
 // levels are the sample types that are measured at an instant. A server adds them up over a time range.
 var levels = []string{"inuse_space", "inuse_objects", "goroutine", "goroutineleak"}
 
-// Query is a query of a Pyroscope server, as its own pages have it in their addresses:
+// Query is a query of a Pyroscope server, in the syntax of the addresses of its pages:
 // process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop",region="eu"}.
 type Query struct {
-	Type     string // of the profile, five parts
+	Type     string // profile type, in five parts
 	Selector query.Selector
 }
 
-// ParseQuery reads a query. Labels are compared for equality alone.
+// ParseQuery parses a query. The only operator for labels is equality.
 func ParseQuery(text string) (Query, error) {
 	bad := func(why string) (Query, error) {
 		return Query{}, fmt.Errorf(`query %q: %s; want one like process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop"}`, text, why)
@@ -68,10 +68,10 @@ var (
 	labelPattern = regexp.MustCompile(`^\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*("(?:[^"\\]|\\.)*")\s*(,?)\s*`)
 )
 
-// sample is the name of the sample type.
+// sample returns the name of the sample type.
 func (q Query) sample() string { return strings.Split(q.Type, ":")[1] }
 
-// pyroscope divides the time range of a query into windows and asks for each.
+// pyroscope divides the time range of a query into windows and requests each of them.
 func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.Seq2[profiles.Window, error], error) {
 	params := u.Query()
 	q, err := ParseQuery(params.Get("query"))
@@ -103,7 +103,7 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 	if !from.Before(to) {
 		return nil, fmt.Errorf("the query's range from %s until %s is empty", from.UTC().Format(time.RFC3339), to.UTC().Format(time.RFC3339))
 	}
-	from, to = from.Truncate(query.Cell), to.Add(query.Cell-1).Truncate(query.Cell) // a capture is in the same cell whatever the range
+	from, to = from.Truncate(query.Cell), to.Add(query.Cell-1).Truncate(query.Cell) // so that the cell of a capture does not depend on the range
 	if step == 0 {
 		step = to.Sub(from) / defaultSteps
 	}
@@ -142,7 +142,7 @@ func pyroscope(ctx context.Context, u *url.URL, o Options, now time.Time) (iter.
 	}, nil
 }
 
-// pyroscopeReader reads the profiles that a query chooses, in windows of a step each.
+// pyroscopeReader reads the profiles that match a query, in windows of one step.
 type pyroscopeReader struct {
 	server *query.Pyroscope
 	Query
@@ -150,16 +150,16 @@ type pyroscopeReader struct {
 	step     time.Duration
 }
 
-// capture is a profile that an agent captured, and how long it was of.
+// capture is the start and the length of a profile that an agent captured.
 type capture struct {
 	instance string
 	start    time.Time
 	length   time.Duration
 }
 
-// windows divides the captures by steps and asks for the profile of each step that has any. Of what is measured at
-// an instant each instance has windows of its own, as its saved profiles would be, and a window that has several
-// captures is their mean: the server adds them up, which is right for what a capture counted, and for no level.
+// windows divides the captures into steps and requests the profile of each step with captures. For sample types that are
+// measured at an instant, each instance has its own windows, like saved profiles, and a window with several captures is
+// their mean: the server adds them up, which is correct for counted values but not for levels.
 func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window, error] {
 	return func(yield func(profiles.Window, error) bool) {
 		captures, err := r.captures(ctx)
@@ -173,14 +173,14 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 		if !separate {
 			instances = map[string][]capture{"": captures}
 		}
-		count := 0 // at most as many as steps, but for levels, which have as many for each instance
+		count := 0 // at most one for each step, or, for levels, for each step and instance
 		for start := r.from; start.Before(r.to); start = start.Add(r.step) {
 			end := minTime(start.Add(r.step), r.to)
 			for _, instance := range slices.Sorted(maps.Keys(instances)) {
 				var within []capture
 				within, instances[instance] = split(instances[instance], end)
 				if len(within) == 0 {
-					continue // nothing was profiled then
+					continue // no captures in this step
 				}
 				if count++; count > maxWindows {
 					yield(profiles.Window{}, fmt.Errorf("%d instances have more than %d windows of %v: choose some by their labels, a longer step or a shorter range",
@@ -193,7 +193,7 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 				}
 				w, err := r.window(ctx, within, labels)
 				if err == nil && len(w.Profile.Sample) == 0 {
-					continue // removed since
+					continue // removed in the meantime
 				}
 				if err == nil && level {
 					w.Profile.Scale(1 / float64(len(within)))
@@ -206,7 +206,7 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 	}
 }
 
-// captures returns all captures of the range, by time.
+// captures returns all captures in the time range, sorted by time.
 func (r pyroscopeReader) captures(ctx context.Context) ([]capture, error) {
 	found, err := r.server.Captures(ctx, r.Type, r.Selector, r.from, r.to.Add(-time.Millisecond), record.InstanceLabel)
 	if err != nil {
@@ -220,8 +220,8 @@ func (r pyroscopeReader) captures(ctx context.Context) ([]capture, error) {
 	return all, nil
 }
 
-// measure sets the lengths of captures: each is until the next one of the instance, and the last one as long as
-// most are. What came after a pause is no longer than a step or than most are.
+// measure sets the lengths of captures. A capture ends at the next one of its instance; the last one has the median length.
+// A capture before a pause is at most as long as a step or as the median length, whichever is longer.
 func (r pyroscopeReader) measure(captures []capture) {
 	var lengths []time.Duration
 	next := map[string]time.Time{}
@@ -242,7 +242,7 @@ func (r pyroscopeReader) measure(captures []capture) {
 	}
 }
 
-// split divides captures, which are by time, at an end.
+// split divides captures, which are sorted by time, at end.
 func split(captures []capture, end time.Time) (before, after []capture) {
 	n, _ := slices.BinarySearchFunc(captures, end, func(c capture, end time.Time) int { return c.start.Compare(end) })
 	return captures[:n], captures[n:]
@@ -263,12 +263,12 @@ func minTime(a, b time.Time) time.Time {
 	return b
 }
 
-// window asks for the profile of captures. They are all of one step that have these labels besides those of the
-// query. Its length is what they cover, on average of the
-// instances: a step that is no multiple of theirs has one more or less of them.
+// window requests the profile of captures: all those of one step that have the given labels and those of the query. The
+// window's length is the time that they cover, averaged over the instances. It differs from the step if the step is not a
+// multiple of their length.
 func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels map[string]string) (profiles.Window, error) {
 	typ, _, _ := strings.Cut(r.Type, ":")
-	// A record of a service that is not known has none at all.
+	// The service must not be empty: a profile without one counts as foreign.
 	w := profiles.Window{Meta: record.Meta{
 		Service: cmp.Or(r.Selector[record.ServiceLabel], "pyroscope"), Type: record.Type(typ), Labels: labels, Start: captures[0].start,
 	}}
@@ -280,8 +280,9 @@ func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels 
 	}
 	covered /= time.Duration(len(byInstance(captures)))
 	w.End = w.Start.Add(covered)
-	// The server selects by nanoseconds, the end included, and is told milliseconds: a millisecond before the end of the
-	// last capture's cell would leave out what began within it. No other capture of the instance is as near.
+	// The server compares nanoseconds, including the end, but the request has milliseconds: an end one millisecond before the
+	// end of the last capture's cell would exclude captures that began within that millisecond. No other capture of the
+	// instance is so close.
 	end := captures[len(captures)-1].start.Add(query.Cell)
 	var err error
 	if w.Profile, err = r.server.Profile(ctx, r.Type, selector, w.Start, end); err != nil || len(w.Profile.Sample) == 0 {
@@ -294,14 +295,14 @@ func (r pyroscopeReader) window(ctx context.Context, captures []capture, labels 
 	return w, nil
 }
 
-// parseTime also takes the times that Pyroscope's pages have in their addresses: now, now-1h, and seconds or
-// milliseconds since 1970.
+// parseTime also accepts the times in the addresses of Pyroscope's pages: now, now-1h, and seconds or milliseconds since
+// 1970.
 func parseTime(text string, now time.Time) (time.Time, error) {
 	if text == "now" {
 		return now, nil
 	}
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-		if n > 1e11 { // as seconds it would be the year 5138
+		if n > 1e11 { // in seconds, this would be the year 5138
 			return time.UnixMilli(n), nil
 		}
 		return time.Unix(n, 0), nil

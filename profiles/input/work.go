@@ -19,11 +19,11 @@ const (
 	maxWorkAnswer = 1 << 20 // bytes
 )
 
-// windowVariable stands for the length of a window in the expression of Work.
+// windowVariable is replaced by the length of a window in the expression of Work.
 const windowVariable = "$window"
 
-// Work returns a function that asks a Prometheus server how much work was done in a window: the value of an
-// expression such as "sum(increase(http_server_request_duration_seconds_count[$window]))" at its end.
+// Work returns a function that queries a Prometheus server for the work done in a window: the value at its end of an
+// expression such as "sum(increase(http_server_request_duration_seconds_count[$window]))".
 func Work(ctx context.Context, address, expression string) (func(record.Meta) (float64, error), error) {
 	u, err := url.Parse(address)
 	if err != nil || !isWeb(u) || u.Host == "" {
@@ -48,7 +48,7 @@ func Work(ctx context.Context, address, expression string) (func(record.Meta) (f
 	}, nil
 }
 
-// askWork reads the answer to an instant query, which must have one value.
+// askWork makes an instant query, which must return one value.
 func askWork(ctx context.Context, client *http.Client, u *url.URL) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {

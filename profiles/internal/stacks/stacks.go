@@ -1,5 +1,6 @@
-// Package stacks gives functions and stacks the same numbers in every profile, whichever build or tool it is
-// from. Packages compare and leaks add up values by them. It knows nothing of values.
+// Package stacks assigns numbers to functions and stacks that are the same in all profiles, regardless of the build or
+// tool that they are from. Packages compare and leaks use it to add up values by function and stack. It does not handle
+// the values.
 package stacks
 
 import (
@@ -20,11 +21,10 @@ type Node struct {
 	Parent, Function int32
 }
 
-// Table numbers functions and stacks from 0, in the order in which they come. A parent comes before its
-// children.
+// Table numbers functions and stacks from 0, in the order in which they are added. A parent comes before its children.
 type Table struct {
 	Names []string // of functions
-	Files []string // of the first location of each function that was seen
+	Files []string // of the first location that was seen of each function
 	Nodes []Node
 
 	functions map[string]int32
@@ -36,7 +36,7 @@ func NewTable() *Table {
 	return &Table{functions: map[string]int32{}, nodes: map[Node]int32{}}
 }
 
-// Has tells whether a function of that name was seen.
+// Has reports whether the table has a function with this name.
 func (t *Table) Has(name string) bool {
 	_, ok := t.functions[name]
 	return ok
@@ -52,7 +52,7 @@ func (t *Table) function(name, file string) int32 {
 	return id
 }
 
-// Child returns the number of a stack.
+// Child returns the number of the stack of a function called by parent, and adds the stack if it is new.
 func (t *Table) Child(parent, function int32) int32 {
 	n := Node{parent, function}
 	id, ok := t.nodes[n]
@@ -64,7 +64,7 @@ func (t *Table) Child(parent, function int32) int32 {
 	return id
 }
 
-// Path is the functions of a stack, outermost first.
+// Path returns the functions of a stack, outermost first.
 func (t *Table) Path(id int32) []string {
 	var names []string
 	for ; id != Root; id = t.Nodes[id].Parent {
@@ -81,13 +81,13 @@ type Reader struct {
 	nodes     []int32
 }
 
-// NewReader returns a reader of one profile, whose locations it remembers.
+// NewReader returns a reader of one profile; it remembers the profile's locations.
 func (t *Table) NewReader() *Reader {
 	return &Reader{table: t, locations: map[*profile.Location][]int32{}}
 }
 
-// Nodes returns a sample's stack as its nodes, outermost first: the last one is the whole stack. They are
-// good until the next call.
+// Nodes returns a sample's stack as its nodes, outermost first: the last one is the whole stack. The slice is valid until
+// the next call.
 func (r *Reader) Nodes(s *profile.Sample) []int32 {
 	r.nodes = r.nodes[:0]
 	at := Root
@@ -126,8 +126,8 @@ func (t *Table) location(l *profile.Location) []int32 {
 	return ids
 }
 
-// Identity is what functions of two builds are matched by: the name without the type arguments that a
-// compiler spells out for shared code, which change with the set of types in a program.
+// Identity returns the name by which functions of two builds are matched: it leaves out the type arguments that the
+// compiler writes for code shared by several types, because they depend on the set of types in a program.
 func Identity(name string) string {
 	for from := 0; ; {
 		i := strings.Index(name[from:], "[go.shape.")
@@ -153,8 +153,8 @@ func Identity(name string) string {
 	}
 }
 
-// address names a location without symbols by its place in its file, which does not depend on where the
-// process loaded it.
+// address returns a name for a location without symbols: its offset in its file, which does not depend on the address at
+// which the process loaded the file.
 func address(l *profile.Location) string {
 	if l.Mapping == nil || l.Mapping.File == "" {
 		return fmt.Sprintf("0x%x", l.Address)
@@ -162,7 +162,7 @@ func address(l *profile.Location) string {
 	return fmt.Sprintf("%s+0x%x", path.Base(l.Mapping.File), l.Address-l.Mapping.Start+l.Mapping.Offset)
 }
 
-// Printable keeps a profile's names from breaking lines and from steering a terminal.
+// Printable replaces the characters of a name that could break lines or control a terminal.
 func Printable(name string) string {
 	return strings.Map(func(r rune) rune {
 		if !unicode.IsPrint(r) {
