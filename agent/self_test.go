@@ -38,9 +38,9 @@ func stacks(t *testing.T, sampleType string, n int64, stacks ...[]string) []byte
 func TestSelf(t *testing.T) {
 	service := []string{"main.work", "main.main"}
 	inside := []string{"runtime.memmove", "spanflame/agent/internal/push.(*Client).Push", "spanflame/agent/internal/deliver.(*Delivery).run"}
-	beside := []string{"spanflame/agentless.f"}
+	similar := []string{"spanflame/agentless.f"}
 	var s self
-	cpu := record.Record{Meta: record.Meta{Type: record.CPU}, Profile: stacks(t, "cpu", 10_000_000, service, inside, inside, beside)}
+	cpu := record.Record{Meta: record.Meta{Type: record.CPU}, Profile: stacks(t, "cpu", 10_000_000, service, inside, inside, similar)}
 	s.look(cpu)
 	s.look(cpu)
 	if got := s.cpuTime(); got != 40*time.Millisecond {

@@ -68,7 +68,7 @@ func TestOtherSpansStayAsTheyAre(t *testing.T) {
 	ctx := trace.ContextWithSpanContext(context.Background(), sc) // a no-op span takes it over
 	_, s := sdkview.TracerProvider(spanlink.NewTracerProvider(noop.NewTracerProvider(), nil)).Tracer("test").Start(ctx, "op")
 	if _, ok := s.(sdktrace.ReadOnlySpan); ok {
-		t.Error("a span that is not the SDK's is said to be")
+		t.Error("a span of another implementation is reported as the SDK's")
 	}
 	s.End()
 }

@@ -37,7 +37,7 @@ type Meta struct {
 	Type    Type              // what is measured
 	Start   time.Time         // start of the window (for Wall: of the span)
 	End     time.Time         // end of the window
-	Labels  map[string]string // series labels besides the service's name and the type
+	Labels  map[string]string // series labels other than the service's name and the type
 }
 
 // Record is one captured profile. Its fields are not changed once it was emitted: receivers share them.

@@ -384,14 +384,14 @@ func TestStatsWhileAProfileIsEmitted(t *testing.T) {
 		Service: "svc", Types: []record.Type{record.CPU}, Window: time.Hour, Logger: slog.New(slog.DiscardHandler),
 		Emit: func(record.Record) {
 			started.Wait()
-			asked <- c.Stats() // whoever looks must not wait for a receiver that is slow
+			asked <- c.Stats() // callers of Stats must not wait for a slow receiver
 		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	started.Done()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // a lock taken twice would hold it for ever
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // locking a mutex twice would block indefinitely
 	defer cancel()
 	if err := c.Stop(ctx); err != nil {
 		t.Fatal(err)

@@ -52,8 +52,8 @@ func (s *syncBuffer) count(text string) int {
 }
 
 const (
-	saidDown = "profile delivery failing; profiles are spooled"
-	saidUp   = "profile delivery recovered"
+	logFailing   = "profile delivery failing; profiles are spooled"
+	logRecovered = "profile delivery recovered"
 )
 
 // answers is a Pyroscope that answers as it is told.
@@ -310,7 +310,7 @@ func TestOneFailureHoldsUpNoOtherSender(t *testing.T) {
 	sending.Store(d)
 	put(t, d, 60)
 	until(t, "the delivery", func() bool { return events(d, spool.Delivered) == 60 })
-	if heldUp.Load() || log.count(saidDown)+log.count(saidUp) > 0 {
+	if heldUp.Load() || log.count(logFailing)+log.count(logRecovered) > 0 {
 		t.Errorf("failures now and then are taken for an outage: %s", log.b.String())
 	}
 }
@@ -319,17 +319,17 @@ func TestAnOutageIsSaidOnceAndSoIsItsEnd(t *testing.T) {
 	server := newAnswers(t, status(503, "no upstream"))
 	d, log := delivering(t, t.TempDir(), server.URL)
 	put(t, d, 10)
-	until(t, "the outage", func() bool { return log.count(saidDown) > 0 })
+	until(t, "the outage", func() bool { return log.count(logFailing) > 0 })
 	if words := d.Degraded(); len(words) != 1 || !strings.Contains(words[0], "503: no upstream") {
 		t.Errorf("degraded: %q", words)
 	}
 	server.set(accept)
-	until(t, "the end of the outage", func() bool { return log.count(saidUp) > 0 })
+	until(t, "the end of the outage", func() bool { return log.count(logRecovered) > 0 })
 	if n := events(d, spool.Delivered); n != 10 {
-		t.Errorf("the end is said after %d deliveries, want all 10", n)
+		t.Errorf("the recovery was logged after %d deliveries, want all 10", n)
 	}
-	if down, up := log.count(saidDown), log.count(saidUp); down != 1 || up != 1 {
-		t.Errorf("said %d times that the server is down and %d times that it is back, want once each", down, up)
+	if down, up := log.count(logFailing), log.count(logRecovered); down != 1 || up != 1 {
+		t.Errorf("logged the outage %d times and the recovery %d times, want once each", down, up)
 	}
 	if log.count("profiles=10") != 1 {
 		t.Errorf("10 profiles were delivered since the outage began, the log says: %s", log.b.String())
@@ -343,9 +343,9 @@ func TestOneSenderTriesAServerThatIsDown(t *testing.T) {
 	server := newAnswers(t, status(503, "no upstream"))
 	d, log := delivering(t, t.TempDir(), server.URL)
 	put(t, d, 10)
-	until(t, "the outage", func() bool { return log.count(saidDown) == 1 })
+	until(t, "the outage", func() bool { return log.count(logFailing) == 1 })
 	server.set(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(50 * time.Millisecond) // long enough for another to be seen beside it
+		time.Sleep(50 * time.Millisecond) // long enough to see another push at the same time
 		status(503, "no upstream")(w, r)
 	})
 	// Those that were under way when the outage began have their answers: from here on it is one by one.
@@ -485,13 +485,13 @@ func TestAServerThatComesAndGoesIsOneOutage(t *testing.T) {
 			up.Store(5)
 		}
 		time.Sleep(10 * time.Minute)
-		if down, back := log.count(saidDown), log.count(saidUp); down != 1 || back != 0 {
-			t.Errorf("said %d times that the server is down and %d times that it is back, want once and not yet", down, back)
+		if down, back := log.count(logFailing), log.count(logRecovered); down != 1 || back != 0 {
+			t.Errorf("logged the outage %d times and the recovery %d times, want once and not yet", down, back)
 		}
 		up.Store(1000)
 		time.Sleep(10 * time.Minute)
-		if down, back := log.count(saidDown), log.count(saidUp); down != 1 || back != 1 {
-			t.Errorf("said %d times that the server is down and %d times that it is back, want once each", down, back)
+		if down, back := log.count(logFailing), log.count(logRecovered); down != 1 || back != 1 {
+			t.Errorf("logged the outage %d times and the recovery %d times, want once each", down, back)
 		}
 		if log.count("outage=1h") != 1 || log.count("profiles=50") != 1 || log.count("dropped=0") != 1 {
 			t.Errorf("an outage of an hour with 50 profiles is told as: %s", log.b.String())
@@ -539,7 +539,7 @@ func holdsUpNoOther(t *testing.T, answer push.Result) {
 			refused.Load() > 2*maxRefused {
 			t.Errorf("%d set aside after %d refusals, want one after %d or a few more", n, refused.Load(), maxRefused)
 		}
-		if n := log.count("20 times while others were accepted, the last time with: " + answer.Reason); n != 1 || log.count(saidDown) > 1 {
+		if n := log.count("20 times while others were accepted, the last time with: " + answer.Reason); n != 1 || log.count(logFailing) > 1 {
 			t.Errorf("the server's reason is logged %d times, want once: %s", n, log.b.String())
 		}
 	})
@@ -563,7 +563,7 @@ func TestAServerThatRefusesEverythingIsWaitedFor(t *testing.T) {
 		if n := events(d, spool.Delivered); n != 100 {
 			t.Errorf("%d of 100 delivered, %+v", n, d.spool.Stats())
 		}
-		if log.count(saidDown) != 1 || log.count(saidUp) != 1 {
+		if log.count(logFailing) != 1 || log.count(logRecovered) != 1 {
 			t.Errorf("want the outage and its end once: %s", log.b.String())
 		}
 	})
@@ -609,7 +609,7 @@ func TestChangedLabelsAreSaidOnceAndCounted(t *testing.T) {
 		return maps.Equal(counts, want)
 	})
 	if all := log.count("(logged once, counted in"); all != len(labelChangeKinds) || log.count("span_name") != 1 {
-		t.Errorf("said %d times, want %d: %s", all, len(labelChangeKinds), log.b.String())
+		t.Errorf("logged %d times, want %d: %s", all, len(labelChangeKinds), log.b.String())
 	}
 }
 

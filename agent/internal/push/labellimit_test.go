@@ -52,7 +52,7 @@ func TestFurtherValuesOfALabelAreSentAsOther(t *testing.T) {
 	}
 }
 
-// What was decided for a value stays, or the parts of one profile would contradict each other.
+// The decision for a value is permanent; otherwise the parts of one profile would contradict each other.
 func TestTheBoundHoldsForAllProfilesOfAProcess(t *testing.T) {
 	var last []byte
 	s := server(t, func(w http.ResponseWriter, r *http.Request) {

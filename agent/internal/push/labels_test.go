@@ -28,7 +28,7 @@ func asMap(ls []pyroscopewire.Label) map[string]string {
 func TestLabels(t *testing.T) {
 	for name, tc := range map[string]struct {
 		in   map[string]string
-		want map[string]string // besides name and service
+		want map[string]string // in addition to name and service
 		ch   Changes
 	}{
 		"none":              {nil, nil, Changes{}},

@@ -267,7 +267,7 @@ func TestSampleLabelsShareTheRoomOfASeries(t *testing.T) {
 	}))
 	const room = maxLabels - 3 // the series has a name, a service and a region
 	for _, s := range got.Sample {
-		if len(s.Label) != room+1 || s.Label["span_id"] == nil { // the link stands beside the series
+		if len(s.Label) != room+1 || s.Label["span_id"] == nil { // the link is added to the labels of the series
 			t.Errorf("%d labels: %v", len(s.Label), s.Label)
 		}
 	}

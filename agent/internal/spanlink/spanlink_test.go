@@ -182,7 +182,8 @@ func TestLabelsAreThePeers(t *testing.T) {
 	}
 }
 
-// TestChildOnAnotherGoroutine: a child labels a goroutine that was there before, and whoever else ends it keeps its own.
+// TestChildOnAnotherGoroutine: a child span labels the goroutine that starts it. A goroutine that ends the span of another
+// one keeps its own labels.
 func TestChildOnAnotherGoroutine(t *testing.T) {
 	tracer, _, _ := setup(t, sdktrace.AlwaysSample())
 	setGoroutineLabels(nil)
@@ -387,7 +388,7 @@ func TestPanicUnwindsThroughSpan(t *testing.T) {
 	}
 }
 
-// What is taken from a span's context is the wrapped span, and its provider makes wrapped spans.
+// The span in a context is the wrapped span, and its provider makes wrapped spans.
 func TestSpanFromContext(t *testing.T) {
 	tracer, _, m := setup(t, sdktrace.AlwaysSample())
 	ctx, s := tracer.Start(context.Background(), "root")

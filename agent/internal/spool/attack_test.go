@@ -100,7 +100,7 @@ func deliverable(t *testing.T, s *Spool) []string {
 	}
 }
 
-// TestAnotherUsersDirectoryIsNotUsed: who makes the spool's directory first controls neither what the agent deletes
+// TestAnotherUsersDirectoryIsNotUsed: a user who creates the spool's directory first controls neither what the agent deletes
 // nor what it sends.
 func TestAnotherUsersDirectoryIsNotUsed(t *testing.T) {
 	tmp, victim := shared(t)

@@ -11,8 +11,8 @@ import (
 	"spanflame/internal/record"
 )
 
-// TestDamagedFiles puts one bad file between two good records. Whatever it is, the good ones are delivered,
-// the bad one is set aside as it was found, with the reason beside it, and the counters agree.
+// TestDamagedFiles puts one bad file between two good records. In every case the good records are delivered, the bad file
+// is set aside unchanged with a file that has the reason, and the counters agree.
 func TestDamagedFiles(t *testing.T) {
 	cut := func(n int) func(t *testing.T, path string) {
 		return func(t *testing.T, path string) {
@@ -67,7 +67,7 @@ func TestDamagedFiles(t *testing.T) {
 			s.Close()
 			slot := filepath.Join(dir, "0")
 			tc.spoil(t, filepath.Join(slot, files(t, slot)[1]))
-			strange := files(t, slot)
+			found := files(t, slot)
 
 			s = open(t, Options{Dir: dir})
 			s.Put(rec(3))
@@ -92,7 +92,7 @@ func TestDamagedFiles(t *testing.T) {
 			balance(t, s)
 			kept := files(t, filepath.Join(dir, asideName))
 			if len(kept) != 2 || !strings.HasSuffix(kept[1], reasonSuffix) {
-				t.Fatalf("found %v, kept %v", strange, kept)
+				t.Fatalf("found %v, kept %v", found, kept)
 			}
 			if left := files(t, slot); len(left) != 0 {
 				t.Errorf("in the way: %v", left)

@@ -6,7 +6,8 @@ import (
 	"time"
 )
 
-// logEvery is how often one reason is logged. What is refused or damaged often is so by the thousand.
+// logEvery is the minimum interval between two log lines for one reason. Refused or damaged profiles often come in
+// thousands.
 const logEvery = time.Minute
 
 // rareLog logs each reason at most once every logEvery, with the number of profiles that the line stands for.

@@ -425,7 +425,7 @@ func TestWhatTheReaderHoldsInMemoryIsNotDropped(t *testing.T) {
 	}
 }
 
-// A record can be delivered from memory at the very moment at which it is moved to the disk.
+// A record can be delivered from memory while it is being moved to the disk.
 func TestARecordDeliveredWhileItIsMovedLeavesNoFile(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "spool")
 	must(t, os.WriteFile(dir, nil, 0o600))
@@ -540,7 +540,7 @@ func TestAnUnusableDirectory(t *testing.T) {
 				t.Errorf("dropped %d of 10, kept %d", n, st.Items)
 			}
 			if n := strings.Count(log.String(), "kept in memory"); n != 1 {
-				t.Errorf("said %d times:\n%s", n, log.String())
+				t.Errorf("logged %d times:\n%s", n, log.String())
 			}
 			balance(t, s)
 			// The reader is served all the same, in order.
@@ -556,7 +556,7 @@ func TestAnUnusableDirectory(t *testing.T) {
 				t.Errorf("after the repair %+v", after)
 			}
 			if !strings.Contains(log.String(), "to disk again") {
-				t.Errorf("recovery was not said:\n%s", log.String())
+				t.Errorf("the recovery was not logged:\n%s", log.String())
 			}
 			s.Close()
 			s = open(t, Options{Dir: dir})
@@ -573,7 +573,7 @@ func TestTheDirectoryIsRemovedWhileRunning(t *testing.T) {
 	s.Put(rec(0))
 	must(t, os.RemoveAll(filepath.Join(dir, "spool")))
 	s.Put(rec(1)) // notices
-	s.Put(rec(2)) // begins anew
+	s.Put(rec(2)) // starts again
 	if st := s.Stats(); st.Degraded != nil || st.MemoryItems != 0 {
 		t.Errorf("%+v", st)
 	}
@@ -701,7 +701,7 @@ func TestManyReaders(t *testing.T) {
 					return
 				}
 				if i%5 == 4 {
-					s.Release(it) // for whoever comes next
+					s.Release(it) // for the next reader
 					continue
 				}
 				mu.Lock()
@@ -765,7 +765,7 @@ func TestAHundredThousandFiles(t *testing.T) {
 			if it := next(t, s); it.Record.Labels["n"] != "0" {
 				t.Errorf("first is %v", it.Record.Labels)
 			}
-			for s.unadopted.Load() { // as a reader does who has nothing else
+			for s.unadopted.Load() { // like an idle reader
 				s.tick()
 			}
 			if st := s.Stats(); st.Items != n {
@@ -905,7 +905,7 @@ func TestWhatIsSetAsideOftenIsSaidOnceAMinute(t *testing.T) {
 		time.Sleep(logEvery)
 		aside("permanent", 5)
 		want("reason=permanent profiles=1000")
-		// What follows nothing is said by the reader that waits.
+		// The last lines are logged by the waiting reader.
 		ctx, cancel := context.WithTimeout(t.Context(), tickEvery+time.Second)
 		defer cancel()
 		if _, err := s.Next(ctx); err == nil {

@@ -55,8 +55,8 @@ func BenchmarkConvert(b *testing.B) {
 	}
 }
 
-// BenchmarkSnapshot is the cost of a snapshot beside parked goroutines, all of which the runtime visits
-// when a generation of the trace ends: once a second by itself, and once more for each snapshot.
+// BenchmarkSnapshot measures a snapshot in a process with parked goroutines. The runtime visits all of them when a
+// generation of the trace ends: once a second, and once more for each snapshot.
 func BenchmarkSnapshot(b *testing.B) {
 	for _, parked := range []int{10, 1_000, 100_000} {
 		b.Run(fmt.Sprintf("parked=%d", parked), func(b *testing.B) {

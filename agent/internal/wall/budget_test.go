@@ -42,7 +42,7 @@ func TestPauses(t *testing.T) {
 		now = now.Add(time.Second)
 		r.pace(now)
 		if !r.paused || r.flight.Enabled() {
-			t.Fatal("the recording goes on beyond the budget")
+			t.Fatal("the recording continues beyond the budget")
 		}
 		slow()
 		if s := r.Stats(); s.Captured != 0 || s.SkippedBudget != s.Slow || s.Unreadable != 0 {

@@ -10,8 +10,8 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// Coroutines are the line of descent of whoever pulls: nested ones, one that two goroutines pull in turn, one that is
-// exhausted, and spans that begin and end in a coroutine.
+// A coroutine belongs to the line of descent of the goroutine that pulls from it. The cases are nested coroutines, one from
+// which two goroutines pull in turn, an exhausted one, and spans that begin and end in a coroutine.
 func TestCoroutines(t *testing.T) {
 	const ms = time.Millisecond
 	rec := startRecorder(t, nil)

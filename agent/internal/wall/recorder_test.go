@@ -45,7 +45,7 @@ func TestOneFlightRecorderPerProcess(t *testing.T) {
 	}
 	o := Options{SlowSpan: time.Second, Emit: func(record.Record) {}}
 	if _, err := Start(o); !errors.Is(err, ErrBusy) {
-		t.Errorf("beside another flight recorder: %v", err)
+		t.Errorf("with another flight recorder running: %v", err)
 	}
 	other.Stop()
 	r, err := Start(o)
@@ -564,7 +564,7 @@ func liveHeap() uint64 {
 
 // TestMemory: at the default ring the recorder's live heap stays within 48 MiB, however much there is to record and while
 // slow spans are captured all the time. The bursts of messages and the long lines in the trace are a millisecond apart,
-// which bounds the load on a fast machine; it goes on until more has been recorded than the limit could hold.
+// which limits the load on a fast machine; the test continues until the trace is larger than the limit.
 func TestMemory(t *testing.T) {
 	const limit = 48 << 20
 	before := liveHeap()
