@@ -47,7 +47,7 @@ type viewed struct {
 }
 
 // view starts a workload that does both, and drives it: requests that wait for a lock for 900 ms, sleep for 500 ms,
-// and compute, beside ordinary load.
+// and compute, during ordinary load.
 func view(t *testing.T) *viewed {
 	t.Helper()
 	v := &viewed{dir: t.TempDir(), from: time.Now()}

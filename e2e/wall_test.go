@@ -235,7 +235,7 @@ func TestWallUnderLoad(t *testing.T) {
 			}
 		}
 	}
-	t.Logf("%d of %d profiles are within 1 %% of their span; in %d of %d the goroutines beside it have less than they slept", spans-off, spans, short, requests)
+	t.Logf("%d of %d profiles are within 1 %% of their span; in %d of %d the other goroutines have less time than they slept", spans-off, spans, short, requests)
 	if short > requests/100 {
 		t.Errorf("in %d of %d profiles the goroutines that a request started have less time than they slept, want at most one in a hundred", short, requests)
 	}

@@ -18,7 +18,7 @@ import (
 
 // TestTheJobOfThePage runs every script of the job as a runner of GitHub does, in a clone of this module: once as
 // the change is, in little time, and once with a mistake in it, for as long as the page says.
-func TestTheJobOfThePage(t *testing.T) { // not beside others: a gate is only as good as the machine is quiet
+func TestTheJobOfThePage(t *testing.T) { // not parallel: a gate needs a quiet machine
 	j := readJob(t)
 	clone, base := cloneModule(t)
 	built := false
@@ -106,7 +106,7 @@ func runStep(t *testing.T, dir, script string, env []string) (code int, output s
 // cloneModule makes a repository of this module's files as they are now, and returns its directory and its commit.
 func cloneModule(t *testing.T) (dir, commit string) {
 	t.Helper()
-	dir = filepath.Join(t.TempDir(), "head") // the job's other directory is beside it
+	dir = filepath.Join(t.TempDir(), "head") // the job's other directory is its sibling
 	git := func(args ...string) string {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "git", args...)

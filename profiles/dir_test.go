@@ -334,10 +334,10 @@ func TestSpan(t *testing.T) {
 	m := meta(record.Wall)
 	put(t, filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath())), []byte("zap"))
 	if p, err = d.Span(t.Context(), q, one); err != nil || len(p.Sample) != 1 {
-		t.Errorf("beside a damaged file: %v, %v", p, err)
+		t.Errorf("with a damaged file: %v, %v", p, err)
 	}
 	if p, err = d.Span(t.Context(), q, three); !errors.Is(err, profiles.ErrNone) || !errors.Is(err, record.ErrDamaged) {
-		t.Errorf("an unknown span beside a damaged file: %v, %v", p, err)
+		t.Errorf("an unknown span, with a damaged file: %v, %v", p, err)
 	}
 }
 

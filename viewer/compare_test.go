@@ -44,7 +44,7 @@ func TestCompare(t *testing.T) {
 	shows(t, offer, "Two spans", "the base directory")
 	against := regexp.MustCompile(`href="([^"]*)"><bdi>against the base directory`).FindAllStringSubmatch(offer, -1)
 	if len(against) == 0 {
-		t.Fatalf("the base directory is not offered:\n%s", offer)
+		t.Fatalf("the base directory is not an option:\n%s", offer)
 	}
 	for _, link := range against {
 		if !strings.Contains(link[1], "type=cpu") {
@@ -96,14 +96,14 @@ func TestCompare(t *testing.T) {
 	)
 	shows(t, page(t, h, "/compare?a="+spanAddress("pricing")), "none of the same name is known", "b="+url.QueryEscape(spanAddress("root")))
 	if got := page(t, h, "/compare"); strings.Contains(got, `class="empty"`) {
-		t.Errorf("a form that nobody filled in complains:\n%s", got)
+		t.Errorf("an empty form shows an error:\n%s", got)
 	}
 }
 
 // spanAddress returns a span of the trace "t" as a parameter of a comparison.
 func spanAddress(id string) string { return fixture.TraceID("t") + "/" + fixture.SpanID(id) }
 
-// A running service is compared with itself a moment ago; one that has ended, with the first half of its time.
+// A running service is compared with itself a short time ago; the second half of one that has ended, with the first.
 func TestOfferedTimes(t *testing.T) {
 	now := fixture.Began.Add(30 * time.Hour)
 	offered := func(from, to time.Time) (words string) {
@@ -254,7 +254,7 @@ func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
 	}
 }
 
-// A sum is divided by the number of windows in it, without those that turned out to be damaged.
+// A sum is divided by the number of its windows, not counting damaged ones.
 func TestMeanLeavesOutDamaged(t *testing.T) {
 	s := fixture.New(t)
 	for i := range 3 {

@@ -100,10 +100,10 @@ func TestSingleFile(t *testing.T) {
 	}
 	var damaged profiles.Damaged
 	if _, err := source.Open(t.Context(), text); !errors.As(err, &damaged) || damaged.Path != text {
-		t.Errorf("a file that is no profile: %v, want what is wrong with %s", err, text)
+		t.Errorf("a file that is not a profile: %v, want an error for %s", err, text)
 	}
 	if _, err := source.Open(t.Context(), filepath.Join(dir, "none")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a file that is not there: %v", err)
+		t.Errorf("a missing file: %v", err)
 	}
 }
 
@@ -135,7 +135,7 @@ func TestForeignHostileNames(t *testing.T) {
 	shows(t, page(t, h, "/profiles?"+url.Values{"service": {"<img src=x>"}}.Encode()), "There are no profiles of a service &#34;&lt;img src=x&gt;&#34;")
 	shows(t, page(t, h, "/compare?what=versions&service=x&aversion=1"), "Say which two versions.")
 	if w := get(h, "/compare?a="+fixture.TraceID("none")+"/"+fixture.SpanID("none")); w.Code != 404 {
-		t.Errorf("a span that is not there: status %d, want 404", w.Code)
+		t.Errorf("a missing span: status %d, want 404", w.Code)
 	}
 }
 

@@ -50,7 +50,7 @@ func TestEmptyDirectorySaysWhatToDo(t *testing.T) {
 	shows(t, page(t, h, "/names"), "No span with a profile")
 	shows(t, page(t, h, "/memory"), "There are no profiles yet")
 	if _, err := source.OpenDirectory(filepath.Join(t.TempDir(), "none")); err == nil {
-		t.Error("a directory that is not there was opened")
+		t.Error("a missing directory was opened")
 	}
 	file := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(file, nil, 0o644); err != nil {

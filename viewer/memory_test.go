@@ -17,7 +17,7 @@ func TestMemory(t *testing.T) {
 	got := page(t, h, "/memory")
 	shows(t, got, "Memory of", "10 MiB", "13 MiB", "240 MiB per hour", "&#43;3 MiB", "main.leak", "/memory/plot.svg?service=storefront")
 	if _, table, _ := strings.Cut(got, "Largest differences"); strings.Contains(table, "main.steady") {
-		t.Error("what did not grow is in the table")
+		t.Error("a stack that did not grow is in the table")
 	}
 	shows(t, got, `class="more" href="/memory?service=storefront&amp;frame=`, `aria-label="main.leak: before 0 B, after 3 MiB, &#43;3 MiB"`,
 		`class="same" href="/memory?service=storefront&amp;frame=`)
@@ -74,7 +74,7 @@ func TestMemoryNamesTheLeak(t *testing.T) {
 	suspects, _, _ = strings.Cut(suspects, "</table>")
 	shows(t, suspects, "main.leak", "4 MiB")
 	if strings.Contains(suspects, "main.same") {
-		t.Errorf("what did not grow is suspected:\n%s", suspects)
+		t.Errorf("a stack that did not grow is suspected:\n%s", suspects)
 	}
 
 	shows(t, page(t, h, "/memory?service=storefront&to="+fixture.Began.Add(time.Minute).Format(time.RFC3339)), "No stack grows like a leak.")
@@ -95,6 +95,6 @@ func TestMemorySaysWhatMayBeChance(t *testing.T) {
 	memory := page(t, pages(t, open(t, d.Dir), Options{}), "/memory?service=storefront")
 	shows(t, memory, "No stack grows like a leak.", "Inconclusive: needs more profiles")
 	if _, after, _ := strings.Cut(memory, "Inconclusive"); !strings.Contains(after, "main.hold") || strings.Contains(rowOf(after, "main.hold"), "num more") {
-		t.Errorf("what may be chance is not where it is said:\n%s", memory)
+		t.Errorf("the inconclusive stack is not in its section:\n%s", memory)
 	}
 }

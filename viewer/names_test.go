@@ -65,7 +65,7 @@ func TestByName(t *testing.T) {
 	shows(t, page(t, h, "/name?service=svc&name=none"), "No span of this name")
 }
 
-// Of many spans the profiles of some are merged, evenly; all are counted.
+// If there are many spans, the profiles of an even selection are merged; all spans are counted.
 func TestByNameSaysWhatItMerged(t *testing.T) {
 	d := fixture.New(t)
 	var spans []fixture.Span

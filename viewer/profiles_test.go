@@ -52,7 +52,7 @@ func TestDamagedProfileIsPassedOverAndSaid(t *testing.T) {
 	shows(t, page(t, h, "/"), "Profiles that cannot be used and are left out: 1, such as "+path)
 }
 
-// A single window is of one instance, even if others have one of the same time.
+// A single window belongs to one instance, even if other instances have one at the same time.
 func TestWindowOfOneInstance(t *testing.T) {
 	d := fixture.New(t)
 	for _, instance := range []string{"left", "right"} {
@@ -75,14 +75,14 @@ func TestWindowOfOneInstance(t *testing.T) {
 	}
 }
 
-// A page of profiles is not of a single span and does not mention one, even if all of the time is that of other goroutines.
+// A page of profiles does not mention a span's own goroutine, even if all of the time belongs to other goroutines.
 func TestProfilesOfOthersAlone(t *testing.T) {
 	d := fixture.New(t)
 	d.Wall("shop", 0, time.Second, fixture.Sample(wallprofile.Others+";main.help", 9e8, "root"))
 	got := page(t, pages(t, open(t, d.Dir), Options{}), "/profiles?type=wall")
 	shows(t, got, "There are no samples.", "Other goroutines worked 900 ms")
 	if strings.Contains(got, "own goroutine") {
-		t.Error("the page speaks of a span's own goroutine")
+		t.Error("the page mentions a span's own goroutine")
 	}
 }
 
@@ -99,7 +99,7 @@ func TestProfilesFormHasNoTimeUnasked(t *testing.T) {
 	got := page(t, h, "/profiles")
 	shows(t, got, "1 window from")
 	if strings.Contains(got, `type="hidden" name="from"`) {
-		t.Error("the form has a time that nobody asked for")
+		t.Error("the form has a time that is not in the query")
 	}
 	shows(t, page(t, h, "/profiles?last="), "2 windows from")
 }

@@ -61,7 +61,7 @@ func TestZoom(t *testing.T) {
 	zoomed := page(t, h, path)
 	shows(t, zoomed, "Zoomed to <bdi><code>main.discount</code></bdi>", "show all")
 	if strings.Contains(zoomed, ">[waiting: mutex]</text>") {
-		t.Error("what is beside the frame is still there")
+		t.Error("the frame's sibling is still shown")
 	}
 	if w := regexp.MustCompile(`width="100%" height="21"><a[^>]*aria-label="main\.discount`); !w.MatchString(zoomed) {
 		t.Errorf("main.discount does not take the whole width:\n%s", zoomed)

@@ -213,7 +213,7 @@ func TestWrongUseOfWhatJudgesIsCode2(t *testing.T) {
 	}
 }
 
-// What is broken is said even where another rule cannot be decided.
+// A broken rule is reported even if another rule cannot be decided.
 func TestCompareReportsBrokenAndUndecidedRules(t *testing.T) {
 	dir := saveVersions(t)
 	_, _, err := execute(t, "compare", dir, dir, "--before", "service_version=1", "--after", "service_version=2",

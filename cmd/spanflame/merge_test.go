@@ -182,7 +182,7 @@ func TestMergeCommandSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// A failure in the middle leaves the old file, and nothing beside it.
+// A failure while writing leaves the old file, and no other files.
 func TestReplaceFile(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "default.pgo")

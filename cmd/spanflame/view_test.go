@@ -110,7 +110,7 @@ func TestViewSaysWhatIsWrong(t *testing.T) {
 	if err := os.WriteFile(file, nil, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("SPANFLAME_DIR", "off") // which counts where nothing else is said
+	t.Setenv("SPANFLAME_DIR", "off") // applies if there is no argument
 	for want, args := range map[string][]string{
 		"the port is in use":             {dir, "--listen", taken.Addr().String()},
 		`--listen "7070"`:                {dir, "--listen", "7070"},

@@ -296,7 +296,7 @@ func TestAdjust(t *testing.T) {
 		all = append(all, hypothesis{1, 1e-6, &qs[i+1]})
 	}
 	if adjust(all); qs[0] < 0.3 {
-		t.Errorf("beside 99 changes, p of 0.3 becomes %g", qs[0])
+		t.Errorf("with 99 other changes, p of 0.3 becomes %g", qs[0])
 	}
 	var total, one float64
 	all = []hypothesis{{0, 0.02, &total}}
@@ -304,7 +304,7 @@ func TestAdjust(t *testing.T) {
 		all = append(all, hypothesis{1, 1, &one})
 	}
 	if adjust(all); math.Abs(total-0.04) > 1e-12 {
-		t.Errorf("beside 1000 tests of another family, p of 0.02 becomes %g, want 0.04: each family has half of the budget", total)
+		t.Errorf("with 1000 tests of another family, p of 0.02 becomes %g, want 0.04: each family has half of the budget", total)
 	}
 }
 

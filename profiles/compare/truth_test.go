@@ -18,7 +18,7 @@ func compareRuns(t testing.TB, before, after service, rng *rand.Rand) *compare.R
 	return r
 }
 
-// flagged tells whether a report says that anything changed.
+// flagged reports whether anything changed significantly.
 func flagged(r *compare.Report) bool {
 	for _, m := range r.Metrics {
 		if m.Total.Significant() || len(m.Changed()) > 0 {

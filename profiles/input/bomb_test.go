@@ -1,6 +1,6 @@
 //go:build !race
 
-// With the race detector decompressing so much takes a minute.
+// With the race detector, decompressing this much takes a minute.
 
 package input_test
 
@@ -14,11 +14,11 @@ import (
 	"spanflame/profiles/internal/bomb"
 )
 
-// A service that answers with 600 MiB of zeros in 600 kB.
+// A service may answer with 600 MiB of zeros, compressed to 600 kB.
 func TestALiveGzipBombIsRefused(t *testing.T) {
 	answer := bomb.New(t, 150)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_, _ = w.Write(answer) // who refuses it does not read all
+		_, _ = w.Write(answer) // a client that refuses it does not read all
 	}))
 	defer server.Close()
 	address := server.URL + "/debug/pprof/heap"

@@ -26,7 +26,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var epoch = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 
-// encoded is a compressed profile with one sample of a value.
+// encoded returns a compressed profile with one sample of a value.
 func encoded(t testing.TB, sampleType string, value int64) []byte {
 	t.Helper()
 	st := &profile.ValueType{Type: sampleType, Unit: "bytes"}
@@ -66,7 +66,7 @@ func save(t testing.TB, dir, service string, value int64) {
 	write(t, filepath.Join(dir, "profiles", filepath.FromSlash(r.SavedPath())), b.Bytes())
 }
 
-// TestWhatIsThereInstead has queries that choose nothing.
+// TestWhatIsThereInstead: the errors of queries without results describe what exists.
 func TestWhatIsThereInstead(t *testing.T) {
 	dir := t.TempDir()
 	save(t, dir, "cart", 1)
@@ -86,7 +86,7 @@ func TestWhatIsThereInstead(t *testing.T) {
 	}
 }
 
-// values are the values of all windows, in their order.
+// values returns the values of all windows, in their order.
 func values(windows iter.Seq2[profiles.Window, error]) (values []int64, err error) {
 	for w, err := range windows {
 		if err != nil {
@@ -97,7 +97,7 @@ func values(windows iter.Seq2[profiles.Window, error]) (values []int64, err erro
 	return values, nil
 }
 
-// read opens an argument and reads all of it.
+// read opens an argument and reads all windows.
 func read(t testing.TB, argument string, o input.Options) ([]int64, error) {
 	t.Helper()
 	windows, err := input.Open(t.Context(), argument, o)
@@ -109,14 +109,14 @@ func read(t testing.TB, argument string, o input.Options) ([]int64, error) {
 
 func TestFiles(t *testing.T) {
 	dir := t.TempDir()
-	for i := range int64(3) { // by name in the opposite order of time
+	for i := range int64(3) { // the order of the names is opposite to that of time
 		write(t, filepath.Join(dir, "foreign", fmt.Sprintf("%d.pb.gz", 9-i)), encoded(t, "inuse_space", i+1))
 		save(t, filepath.Join(dir, "saved"), "shop", i+1)
 		save(t, filepath.Join(dir, "two"), "shop", i+1)
 	}
 	save(t, filepath.Join(dir, "two"), "cart", 7)
 	write(t, filepath.Join(dir, "one[1].pprof"), encoded(t, "inuse_space", 5))
-	write(t, filepath.Join(dir, "one1.pprof"), encoded(t, "inuse_space", 6)) // which one[1].pprof would be a pattern for
+	write(t, filepath.Join(dir, "one1.pprof"), encoded(t, "inuse_space", 6)) // the pattern one[1].pprof would match it
 	for _, tt := range []struct {
 		argument string
 		query    profiles.Query
@@ -283,7 +283,7 @@ func FuzzOpen(f *testing.F) {
 		if !strings.Contains(argument, "://") {
 			argument = filepath.Join(dir, strings.ReplaceAll(argument, "..", "")) // no files but those here: there are none
 		}
-		// Nothing is asked of an address before the first window is.
+		// No request is made before the first window is read.
 		if windows, err := input.Open(t.Context(), argument, input.Options{}); (windows == nil) == (err == nil) {
 			t.Fatalf("windows %v and error %v", windows != nil, err)
 		}

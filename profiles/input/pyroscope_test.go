@@ -22,14 +22,14 @@ import (
 	"spanflame/profiles/input"
 )
 
-// captured is a profile that a server has: of one sample, with this value.
+// captured is a profile on a server, with one sample of the given value.
 type captured struct {
 	instance string
 	start    time.Time
 	value    int64
 }
 
-// chosen are those between two times in milliseconds, compared by nanoseconds, that a selector asks for.
+// chosen returns the profiles that match a selector between two times in milliseconds, compared as nanoseconds.
 func chosen(all []captured, selector string, start, end int64) []captured {
 	return slices.DeleteFunc(slices.Clone(all), func(c captured) bool {
 		return c.start.Before(time.UnixMilli(start)) || c.start.After(time.UnixMilli(end)) ||
@@ -37,8 +37,8 @@ func chosen(all []captured, selector string, start, end int64) []captured {
 	})
 }
 
-// pyroscope answers the two calls that reading windows takes as Pyroscope does: it tells the ends of cells in
-// which something was captured, and adds up what was captured.
+// pyroscope answers the two requests of reading windows like Pyroscope: one returns the ends of the cells with captures,
+// the other the sum of the captures.
 func pyroscope(t *testing.T, all []captured) (address string) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -125,7 +125,7 @@ func pyroscope(t *testing.T, all []captured) (address string) {
 	return strings.Replace(server.URL, "http:", "pyroscope:", 1)
 }
 
-// TestWindowsOfPyroscope has two instances that capture every 15 s, one of them with a pause of two minutes.
+// TestWindowsOfPyroscope: two instances capture every 15 s, one of them with a pause of two minutes.
 func TestWindowsOfPyroscope(t *testing.T) {
 	at := func(seconds int) time.Time { return epoch.Add(time.Duration(seconds) * time.Second) }
 	var one, two []captured
@@ -187,7 +187,7 @@ func TestWindowsOfPyroscope(t *testing.T) {
 	}
 }
 
-// TestAnotherServerThanPyroscope has servers that answer, but not as Pyroscope does.
+// TestAnotherServerThanPyroscope: the servers answer, but not like Pyroscope.
 func TestAnotherServerThanPyroscope(t *testing.T) {
 	for name, tt := range map[string]struct {
 		status     int

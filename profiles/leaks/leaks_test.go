@@ -23,7 +23,7 @@ import (
 	"spanflame/profiles/leaks"
 )
 
-// TestTheHeaderSaysWhoAndHowMuch has two labels, which come in one order, and a limit that was passed.
+// TestTheHeaderSaysWhoAndHowMuch: labels are in a fixed order, and a limit was exceeded.
 func TestTheHeaderSaysWhoAndHowMuch(t *testing.T) {
 	labelled := func(yield func(profiles.Window, error) bool) {
 		for w, err := range steps(20, func(minute int) int64 { return int64(minute+1) << 20 }) {
@@ -53,8 +53,8 @@ func TestTheHeaderSaysWhoAndHowMuch(t *testing.T) {
 	}
 }
 
-// TestWhatMayBeChanceIsNeitherASuspectNorDismissed has a stack that grew in 12 of 15 steps: as many do by chance
-// once in 57 times.
+// TestWhatMayBeChanceIsNeitherASuspectNorDismissed: a stack grew in 12 of 15 steps, which happens by chance once in 57
+// cases.
 func TestWhatMayBeChanceIsNeitherASuspectNorDismissed(t *testing.T) {
 	dips := map[int]bool{4: true, 8: true, 12: true}
 	value, held := int64(10<<20), []int64{}
@@ -84,8 +84,8 @@ func TestWhatMayBeChanceIsNeitherASuspectNorDismissed(t *testing.T) {
 	}
 }
 
-// TestWorkTellsTheLoad has goroutines in proportion to the requests, of which nothing in their profiles tells.
-// A profile of another tool has no length: the work is asked for from the end of the one before it.
+// TestWorkTellsTheLoad: the goroutines are proportional to the requests, which their profiles do not show. A profile of
+// another tool has no length, so its work is that since the end of the previous profile.
 func TestWorkTellsTheLoad(t *testing.T) {
 	requests := func(at time.Time) float64 { return 100 + at.Sub(epoch).Minutes()*20 }
 	for _, service := range []string{"shop", ""} {
@@ -160,7 +160,7 @@ func TestALeakIsDescribed(t *testing.T) {
 	}
 }
 
-// TestALeakUnderALoadThatDoubles is what must not be taken for memory that follows the load.
+// TestALeakUnderALoadThatDoubles: such a leak must not be mistaken for memory that follows the load.
 func TestALeakUnderALoadThatDoubles(t *testing.T) {
 	double := func(d time.Duration) float64 { return 1 + min(1, float64(d/(30*time.Minute))) }
 	s := planted("slice", 100e3, 240, 15*time.Second)
@@ -203,11 +203,11 @@ func TestRestarts(t *testing.T) {
 	if err != nil || len(r.Processes) != 2 || len(r.Suspects) != 1 || r.Suspects[0].Process != 1 {
 		t.Errorf("another instance: %v, %+v", err, r)
 	}
-	// Of a process that says nothing of itself, a restart is known by nearly all stacks having fallen.
+	// Without labels of the process, a restart is recognised by a fall of nearly all stacks.
 	grown := func(yield func(profiles.Window, error) bool) {
 		n := 0
 		for w, err := range join("") {
-			if n++; n > 200 && n <= 280 { // just after the restart: next to nothing is in use yet
+			if n++; n > 200 && n <= 280 { // just after the restart: almost nothing is in use yet
 				for _, s := range w.Profile.Sample {
 					s.Value[len(s.Value)-1] /= int64(1 + (281-n)/8)
 				}
@@ -297,8 +297,8 @@ func leakBuffer() { leaked = append(leaked, make([]byte, 64<<10)) }
 //go:noinline
 func useBuffer() []byte { return make([]byte, 64<<10) }
 
-// TestTheRuntimesOwnProfiles leaks in this process and reads the profiles that the runtime makes of it. Each
-// window is as long as its profile says, whatever time it took.
+// TestTheRuntimesOwnProfiles leaks in this process and reads the runtime's profiles of it. Each window has the length in
+// its profile, regardless of the time that it took.
 func TestTheRuntimesOwnProfiles(t *testing.T) {
 	old := runtime.MemProfileRate
 	runtime.MemProfileRate = 1
@@ -314,7 +314,7 @@ func TestTheRuntimesOwnProfiles(t *testing.T) {
 			}
 			go waitForever(stop)
 			runtime.GC()
-			runtime.GC() // the heap profile is that of the collection before
+			runtime.GC() // the heap profile is as of the previous collection
 			for _, name := range []string{"heap", "goroutine"} {
 				var b bytes.Buffer
 				if err := pprof.Lookup(name).WriteTo(&b, 0); err != nil {
@@ -368,7 +368,7 @@ func TestTheStandardLibraryIsKnown(t *testing.T) {
 	}
 }
 
-// siteOf is the site that a leak with a stack is reported at.
+// siteOf returns the site at which a leak with this stack is reported.
 func siteOf(t *testing.T, stack []string) string {
 	t.Helper()
 	r, err := leaks.Find(t.Context(), func(yield func(profiles.Window, error) bool) {

@@ -21,14 +21,14 @@ import (
 	"spanflame/profiles/leaks"
 )
 
-// Real services are processes of this test, which save the heap and goroutine profiles that the runtime makes of
-// them. Their windows are as long as their profiles say; what happens in one takes milliseconds.
+// Real services are processes of this test that save heap and goroutine profiles of the runtime. Windows have the length
+// in their profiles, although the work of one window takes only milliseconds.
 
 const (
 	realService = "SPANFLAME_TEST_REAL_SERVICE" // the plant, its bytes a window, the load and the seed of such a process
 	realWindows = 60
-	// realRate is how many bytes a sample stands for. Go's own rate is eight times as much, for which a leak has to go
-	// on for eight times as long.
+	// realRate is the number of bytes that a sample stands for. Go's default is eight times as large; with it, a leak
+	// would have to last eight times as long.
 	realRate = 64 << 10
 )
 
@@ -129,7 +129,7 @@ func (s *service) run(dir, plant string, bytesAWindow int, doubles bool, length 
 			leak(piece)
 		}
 		runtime.GC()
-		runtime.GC() // the heap profile is that of the collection before
+		runtime.GC() // the heap profile is as of the previous collection
 		for _, name := range []string{"heap", "goroutine"} {
 			var b bytes.Buffer
 			if err := pprof.Lookup(name).WriteTo(&b, 0); err != nil {
@@ -183,7 +183,7 @@ func TestRealService(t *testing.T) {
 	var length time.Duration
 	text := os.Getenv(realService)
 	if text == "" {
-		return // in the process of the other tests there is nothing to do
+		return // nothing to do in the process of the other tests
 	}
 	if _, err := fmt.Sscan(text, &plant, &bytesAWindow, &doubles, &seed, &length); err != nil {
 		t.Fatal(err)
@@ -206,7 +206,7 @@ func TestRealLeaksAreTheFirstSuspect(t *testing.T) {
 	t.Parallel()
 	for plant, site := range map[string]string{"map": "remember", "slice": "collect", "closure": "subscribe", "timer": "expire", "goroutine": "listen.func1"} {
 		for kilobytes, length := range map[int]time.Duration{1: time.Minute, 10: 15 * time.Second, 100: 5 * time.Second} {
-			rate := float64(kilobytes) * 60e3 // a minute
+			rate := float64(kilobytes) * 60e3 // per minute
 			r := startReal(t, plant, int(rate*length.Minutes()), false, 1, length)
 			if len(r.Suspects) == 0 || !strings.Contains(r.Suspects[0].Site, site) {
 				t.Errorf("%s of %d KB/s: the suspects are %+v; undecided %+v; dismissed %+v", plant, kilobytes, r.Suspects, r.Undecided, r.Dismissed)
@@ -215,7 +215,7 @@ func TestRealLeaksAreTheFirstSuspect(t *testing.T) {
 			if s := r.Suspects[0]; s.BytesPerMinute < rate/2 || s.BytesPerMinute > rate*2 {
 				t.Errorf("%s of %d KB/s: found %.3g KB/s", plant, kilobytes, s.BytesPerMinute/60e3)
 			}
-			// A leaked timer or goroutine brings memory of its own with it, which other stacks allocated.
+			// A leaked timer or goroutine also keeps memory that other stacks allocated.
 			for _, s := range r.Suspects[1:] {
 				if innocent(s.Site) {
 					t.Errorf("%s of %d KB/s: %s is suspected, too: %+v", plant, kilobytes, s.Site, s)
@@ -225,7 +225,7 @@ func TestRealLeaksAreTheFirstSuspect(t *testing.T) {
 	}
 }
 
-// innocent tells whether a site is one of what a steady service does.
+// innocent reports whether a site belongs to what a steady service does.
 func innocent(site string) bool {
 	for _, name := range []string{"fill", "login", "log", "serve"} {
 		if strings.HasSuffix(site, ")."+name) {

@@ -13,8 +13,8 @@ import (
 	"spanflame/profiles"
 )
 
-// sampled is the mean number of bytes between two samples of Go's memory profiler. What a profile says of a
-// stack is a whole number of samples, so that 1 KB/s adds one step in nine minutes.
+// sampled is the mean number of bytes between two samples of Go's memory profiler. The value of a stack is a whole number
+// of samples, so a leak of 1 KB/s adds one sample in nine minutes.
 const sampled = 512 << 10
 
 // holder is a stack that holds memory: live gives the bytes it would hold in the window at t, under a load of
@@ -22,7 +22,7 @@ const sampled = 512 << 10
 type holder struct {
 	stack    []string
 	live     func(t time.Duration, load float64) float64
-	lifetime time.Duration // of its objects, 0 for ever
+	lifetime time.Duration // of its objects, 0 for unlimited
 	goes     bool          // counts goroutines, not bytes
 }
 
@@ -64,7 +64,7 @@ func (s simulation) run(rng *rand.Rand) iter.Seq2[profiles.Window, error] {
 					heap.add(h.stack, 0, int64(held[i])*sampled)
 				}
 			}
-			for i := range 20 { // work that is done and dropped: what the load is known by
+			for i := range 20 { // allocations that are freed again: they show the load
 				mean := load * s.length.Seconds() * 2e6 / float64(i+1)
 				heap.add(
 					[]string{"main.main", "main.handle", "main.step" + string(rune('a'+i))},
@@ -84,14 +84,14 @@ func (s simulation) run(rng *rand.Rand) iter.Seq2[profiles.Window, error] {
 	}
 }
 
-// hold moves a number of samples from one window to the next, as the mean number goes from one value to
-// another: what is new is sampled by chance, and of what goes each sample has the same chance.
+// hold computes the number of samples in the next window, when the mean number changes from one value to another. New
+// samples are drawn at random, and every existing sample is equally likely to end.
 func hold(rng *rand.Rand, held, from, to float64, lifetime, step time.Duration) float64 {
 	stay := 1.0
 	if lifetime > 0 {
 		stay = math.Exp(-step.Seconds() / lifetime.Seconds())
 	}
-	if to < from*stay { // more goes than is at the end of its life
+	if to < from*stay { // more ends than reaches the end of its lifetime
 		stay = to / from
 	}
 	return binomial(rng, held, stay) + poisson(rng, to-from*stay)
@@ -150,7 +150,7 @@ func (b *builder) add(stack []string, values ...int64) {
 	b.Sample = append(b.Sample, s)
 }
 
-// steady is a service with everything that grows and is no leak.
+// steady is a service with every kind of growth that is not a leak.
 func steady() simulation {
 	constant := func(bytes float64) func(time.Duration, float64) float64 {
 		return func(time.Duration, float64) float64 { return bytes }

@@ -42,8 +42,8 @@ func TestSteadyServicesAreNotSuspected(t *testing.T) {
 	}
 }
 
-// TestWhatFollowsAnEvenLoadIsNotSuspected has a load that rises with next to no noise, so that what it holds
-// rises as steadily as a leak: the load alone tells the one from the other.
+// TestWhatFollowsAnEvenLoadIsNotSuspected: the load rises with almost no noise, so the memory that it holds rises as
+// steadily as a leak. Only the load distinguishes the two.
 func TestWhatFollowsAnEvenLoadIsNotSuspected(t *testing.T) {
 	const runs = 20
 	explained := 0
@@ -66,7 +66,7 @@ func TestWhatFollowsAnEvenLoadIsNotSuspected(t *testing.T) {
 	}
 }
 
-// plants are leaks by how they hold what they leak.
+// plants are leaks, by the way in which they keep what they leak.
 var plants = map[string][]string{
 	"map":       {"main.main", "main.serve", "main.remember", "internal/runtime/maps.(*Map).PutSlot"},
 	"slice":     {"main.main", "main.serve", "main.collect", "runtime.growslice"},

@@ -88,7 +88,7 @@ func TestFilesGrowAndGo(t *testing.T) {
 	}
 	is("a file was emptied", "")
 	d.Write(second, fixture.Line(t, single("c", time.Second)))
-	is("and written anew", "c 1")
+	is("and written again", "c 1")
 }
 
 func TestLineThatIsTooLong(t *testing.T) {

@@ -60,7 +60,7 @@ func TestStacks(t *testing.T) {
 		t.Errorf("the same stack is %v and then %v", first, again)
 	}
 	if other := read(unknown, outer); other[1] != first[1] || other[2] == first[2] || table.Path(other[2])[2] != "0xff" {
-		t.Errorf("a stack of the same beginning is %v beside %v: %v", other, first, table.Path(other[2]))
+		t.Errorf("stacks with the same beginning are %v and %v: %v", first, other, table.Path(other[2]))
 	}
 	if !table.Has("inlined") || table.Has("outlined") || len(read()) != 0 {
 		t.Error("the table does not know its functions")
