@@ -102,7 +102,7 @@ func (r *Report) explainSpans(before, after *side) {
 			n, wallprofile.SpanScope, wallprofile.ScopeChild)
 	}
 	if before.unscoped || after.unscoped {
-		r.note("wall: some profiles do not say whether they are of root or of child spans; if both are present, their time counts twice: choose %s=%s",
+		r.note("wall: for some profiles it is unknown whether they are of root or of child spans; if both are present, their time counts twice: choose %s=%s",
 			wallprofile.SpanScope, wallprofile.ScopeRoot)
 	}
 }

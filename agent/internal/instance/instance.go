@@ -1,6 +1,6 @@
-// Package instance gives each process of a service an identity of its own among those on its host: the host's name for
-// the first, with a number behind it for further ones. A process that ends gives its identity to the next one, so that
-// restarts make no new series. Packages agent and agent/otelsetup use it.
+// Package instance assigns each process of a service an identity that is unique on its host: the host's name for the
+// first, with a number appended for further ones. When a process ends, the next one takes over its identity, so that
+// restarts create no new series. Packages agent and agent/otelsetup use it.
 //
 // An identity is a locked file in a directory that the processes share. Its name has the service and the host, so that
 // hosts and containers that share a volume have identities of their own, on NFS too. It is not for records: the spool

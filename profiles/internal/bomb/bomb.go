@@ -1,4 +1,4 @@
-// Package bomb makes what the tests of the packages that read profiles must not let explode.
+// Package bomb makes small gzip files that decompress to large ones. Tests of packages that read profiles use them.
 package bomb
 
 import (
@@ -8,10 +8,10 @@ import (
 	"github.com/klauspost/compress/gzip"
 )
 
-// MemberBytes is what a member of a bomb decompresses to; it is about a thousandth of that itself.
+// MemberBytes is the decompressed size of a member of a bomb. Its compressed size is about a thousandth of that.
 const MemberBytes = 4 << 20
 
-// New is a file of gzip, of so many members of zeros.
+// New returns a gzip file with the given number of members, which contain zeros.
 func New(t testing.TB, members int) []byte {
 	t.Helper()
 	var member bytes.Buffer
