@@ -182,7 +182,7 @@ type Config struct {
 	// SPANFLAME_STRICT; default: false; allowed: true or false.
 	Strict bool
 
-	// Logger receives what the agent has to say. Default: slog.Default() at the start.
+	// Logger receives the agent's log records. Default: slog.Default() at the start.
 	Logger *slog.Logger
 
 	// MeterProvider has the agent's own metrics. Default: none, and no metrics.

@@ -20,11 +20,11 @@ func isOwn(function string) bool {
 	return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
 }
 
-// heapEvery is how many memory profiles there are for each that is searched for the agent's own part: a memory
+// heapEvery is the number of memory profiles for each one that is searched for the agent's own part: a memory
 // profile has a sample for every place that allocates in the whole service.
 const heapEvery = 4
 
-// self is what the agent costs the service, according to the profiles that it captures anyway: the samples
+// self is the agent's cost for the service, according to the profiles that it captures anyway: the samples
 // with a function of the agent on their stack. Work of the OpenTelemetry SDK on its own goroutines is not included.
 type self struct {
 	cpu  atomic.Int64 // time.Duration since the start

@@ -20,7 +20,7 @@ import (
 	"spanflame/agent/internal/telemetry"
 )
 
-// variables are what the specification requires of its variables, and what is required of the others: a wrong value
+// variables are the requirements of the specification on its variables, and ours on the others: a wrong value
 // stops no service.
 var variables = []struct {
 	name, value string

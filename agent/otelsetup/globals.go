@@ -22,10 +22,10 @@ import (
 	"spanflame/agent/internal/telemetry"
 )
 
-// checkEvery is how often the agent checks that the process's tracer provider is still its own.
+// checkEvery is the interval at which the agent checks that the process's tracer provider is still its own.
 const checkEvery = 10 * time.Second
 
-// globals are what the set-up makes the process's own, until restore. Each is a pointer or wrapped into one, so that it
+// globals are the values that the set-up installs in the process, until restore. Each is a pointer or wrapped into one, so that it
 // can be compared with what is set later.
 type globals struct {
 	tracing    trace.TracerProvider // set by install

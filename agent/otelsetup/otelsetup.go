@@ -137,7 +137,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 }
 
 // identify gives the process an identity of its own on all signals: the one of the telemetry is the agent's, too. The
-// error says why another process may have the same.
+// error has the reason why another process may have the same.
 func (a *Agent) identify(cfg Config, given *agent.Config) (err error) {
 	var dirs []string
 	if cfg.Agent.PyroscopeAddress != "" {

@@ -65,7 +65,7 @@ func (s *TraceSaver) Shutdown(ctx context.Context) error {
 	return s.err
 }
 
-// savedTraces is where traces are saved: files next to the agent's profiles.
+// savedTraces saves traces in files next to the agent's profiles.
 type savedTraces struct{ file *save.Traces }
 
 func openTraces(cfg agent.Config, g *guard.Guard) *savedTraces {

@@ -23,26 +23,26 @@ import (
 	"spanflame/internal/record"
 )
 
-// senders is how many records are sent at once. Pyroscope answers a push after it has stored the profile, which
+// senders is the number of records that are sent at the same time. Pyroscope answers a push after it has stored the profile, which
 // takes up to half a second; after an outage there is much to catch up with.
 const senders = 8
 
-// outageAfter is how many sends in a row must fail before the server counts as down. An occasional failure
+// outageAfter is the number of sends in a row that must fail before the server counts as down. An occasional failure
 // costs its sender a pause and delays no other.
 const outageAfter = 4
 
-// logAfter is how many sends in a row must fail before the outage is logged: a failure that passes by itself is
+// logAfter is the number of sends in a row that must fail before the outage is logged: a failure that passes by itself is
 // not worth a line.
 const logAfter = outageAfter + 2
 
-// lastAttempts is how many sends in a row must fail during a shutdown before it leaves the records that are on
+// lastAttempts is the number of sends in a row that must fail during a shutdown before it leaves the records that are on
 // disk to the next start.
 const lastAttempts = 3
 
 // lastPause is the longest pause that a server can ask for during a shutdown whose records are all on disk.
 const lastPause = time.Second
 
-// maxRefused is how often the server may fail one record, while it accepts others, before the record is set
+// maxRefused is the number of times that the server may fail one record, while it accepts others, before the record is set
 // aside. The pauses between the attempts begin with refusedPause and double up to maxRefusedPause: about a
 // quarter of an hour in all.
 const (
@@ -105,7 +105,7 @@ type failures struct {
 // outage reports whether the series is long enough for the server to count as down.
 func (f *failures) outage() bool { return f.count >= outageAfter }
 
-// progress is how many records were delivered and dropped since the start.
+// progress has the numbers of records delivered and dropped since the start.
 type progress struct{ delivered, dropped spool.Count }
 
 func progressOf(s spool.Stats) progress {
@@ -397,8 +397,8 @@ func (d *Delivery) Degraded() []string {
 	return words
 }
 
-// Stop sends what is spooled until ctx is done, or until sends fail while every record is safe on disk, and closes the
-// spool and the client. The error says how much is left. A record that is put later is counted as dropped.
+// Stop sends the spooled records until ctx is done, or until sends fail while every record is safe on disk, and closes the
+// spool and the client. The error has the number of records left. A record that is put later is counted as dropped.
 func (d *Delivery) Stop(ctx context.Context) error {
 	d.closing()
 	stop := context.AfterFunc(ctx, d.cancel)

@@ -28,7 +28,7 @@ const (
 // MetricDescription describes the metric spanflame.panics, which several packages report.
 const MetricDescription = "Panics of the agent that were recovered, by stage."
 
-// maxStack is how much of a stack is logged, in bytes.
+// maxStack limits the part of a stack that is logged, in bytes.
 const maxStack = 32 << 10
 
 // Guard keeps the stages of one agent. A nil Guard recovers panics too, and reports them nowhere.
@@ -55,7 +55,7 @@ type Stage struct {
 	state *state
 }
 
-// state is what has happened in a stage.
+// state is the history of a stage.
 type state struct {
 	panics  int64
 	row     int       // panics since the last success

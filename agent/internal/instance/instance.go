@@ -55,7 +55,7 @@ func Identify(attributes map[string]string, service string, dirs ...string) (*In
 
 // Claim returns the first identity that no other process has. It locks it in the first of the directories that can be
 // used; those that are empty are left out. If none can be used, the identity is the host's name all the same, and the
-// error says why other processes may have it, too.
+// error has the reason why other processes may have it, too.
 func Claim(service, host string, dirs ...string) (*Instance, error) {
 	err := error(nil)
 	for _, dir := range dirs {

@@ -1,7 +1,7 @@
 // Package save keeps what the agent captures in a directory, in standard files that other tools read: profiles as
 // compressed pprof, one file each, and spans as lines of OTLP JSON. Both are rings, limited in bytes and age. The agent
-// is its only user. What must reach a server waits in package spool instead, which loses nothing: here the service
-// comes first, and what cannot be written is counted and dropped.
+// is its only user. Records for a server wait in package spool instead, which loses nothing: here the service comes
+// first, and data that cannot be written are counted and dropped.
 package save
 
 import (
@@ -63,7 +63,7 @@ type Profiles struct {
 }
 
 // OpenProfiles begins to save below o.Dir/profiles. A directory that cannot be used is no error: that is logged
-// once, and once more when it can.
+// once, and again when it can be used.
 func OpenProfiles(o Options, log *slog.Logger) *Profiles {
 	p := &Profiles{
 		ring: &ring{

@@ -135,7 +135,7 @@ func (r *ring) start() {
 	}()
 }
 
-// errPanic is why something was not done that made the agent panic: the log has more.
+// errPanic is the error of an operation that panicked: the log has the details.
 var errPanic = errors.New("the agent panicked: see its log")
 
 // keep does one thing that keeps the limits.

@@ -85,7 +85,7 @@ func rec(t testing.TB, start time.Time, size int) record.Record {
 	}
 }
 
-// files are those below dir with their sizes, by path.
+// files returns the sizes of the files below dir, by path.
 func files(t *testing.T, dir string) (names []string, bytes int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {

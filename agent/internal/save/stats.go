@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// Event is what happened to a file.
+// Event is the result for a file.
 type Event string
 
 // The events. Of profiles, what was put is saved, failed, or waiting to be written.
@@ -19,7 +19,7 @@ const (
 	Unfinished Event = "unfinished" // left by a process that was killed while it wrote, and removed
 )
 
-// Key is what a counter counts.
+// Key identifies a counter.
 type Key struct {
 	Event  Event
 	Reason string // "" where the event needs none
@@ -31,7 +31,7 @@ type Count struct {
 	Bytes int64
 }
 
-// Stats is what happened since the start.
+// Stats has the counts since the start.
 type Stats struct {
 	Bytes    int64 // in the directory, as far as known
 	Degraded error // why files cannot be saved, or not kept within the limits; nil while they can

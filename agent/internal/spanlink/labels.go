@@ -20,7 +20,7 @@ func goroutineLabels() labels
 //go:linkname setGoroutineLabels runtime/pprof.runtime_setProfLabel
 func setGoroutineLabels(labels)
 
-// labelled is what a span did to the labels of its starter.
+// labelled records the change of a span to the labels of the goroutine that started it.
 type labelled struct {
 	own    labels // in the span
 	before labels // before it

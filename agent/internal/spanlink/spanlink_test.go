@@ -142,8 +142,8 @@ func labelsIn(ctx context.Context) map[string]string {
 	return all
 }
 
-// TestLabelsAreThePeers: what Pyroscope and Grafana know from otel-profiling-go they find here: the labels, which are of
-// the local root throughout, and the attribute.
+// TestLabelsAreThePeers: the labels and the attribute are those of otel-profiling-go, which Pyroscope and Grafana know.
+// All labels are those of the local root.
 func TestLabelsAreThePeers(t *testing.T) {
 	tracer, recorder, _ := setup(t, sdktrace.AlwaysSample())
 	ctx, root := tracer.Start(pprof.WithLabels(context.Background(), pprof.Labels("tenant", "acme")), "root")

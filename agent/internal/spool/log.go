@@ -53,7 +53,7 @@ func (l *rareLog) rest(directory string, held time.Duration) {
 	}
 }
 
-// health is whether the directory can be written, and since when it cannot. It logs each change.
+// health records whether the directory can be written, and since when it cannot. It logs each change.
 type health struct {
 	opt Options
 

@@ -193,7 +193,7 @@ func (q *queue) dropAbove(limit, size int64) *entry {
 }
 
 // dropAfter takes the head of the queue out if it has been in the queue for longer than age. The caller deletes its
-// file. The time is this process's own: the wall clock can be set, and what it would have deleted cannot be had back.
+// file. The time is this process's own: the wall clock can be set, and records deleted because of it would be lost.
 func (q *queue) dropAfter(age time.Duration) *entry {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -70,7 +70,7 @@ func fileName(seq uint64, n record.Name) string { return fmt.Sprintf("%016x-%s",
 // errOtherService is wrapped by the error for a slot that this process leaves alone.
 var errOtherService = errors.New("has records of another service")
 
-// errNoDirectory is why the queue is in memory if no directory is named.
+// errNoDirectory is the reason for a queue in memory if no directory is set.
 var errNoDirectory = errors.New("no directory is named, and the user has no cache directory: set SPANFLAME_SPOOL_DIR")
 
 // maxServiceBytes limits the name of a service in the lock's file.
@@ -290,7 +290,7 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 		return nil, false, err
 	}
 	found = make([]*entry, 0, min(len(files), limit))
-	var types []record.Type // one copy of each, lest every entry keeps its file's name alive
+	var types []record.Type // one copy of each, so that the entries do not keep their files' names in memory
 	for _, f := range files {
 		name := f.Name()
 		if name == lockName {
@@ -327,8 +327,8 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 	return found, false, nil
 }
 
-// setAsideForeign sets aside what lies in a slot and is no record. What cannot be moved stays, uncounted: it is not
-// in the queue, so it delays nothing.
+// setAsideForeign sets aside files in a slot that are not records. Files that cannot be moved stay and are not counted:
+// they are not in the queue, so they delay nothing.
 func (s *Spool) setAsideForeign(sl *slot, name string, event Event, reason, detail string, t record.Type, size int64) {
 	path := filepath.Join(sl.dir, name)
 	if err := s.aside.move(sl.name(), name, name, reason, detail); err != nil {

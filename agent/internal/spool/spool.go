@@ -1,10 +1,10 @@
 // Package spool is the agent's queue of records on disk: bounded, in order, and complete again after a crash at any
-// point. Capture puts records in; the delivery takes them out, oldest first, and reports what became of each. The
-// spool knows no network and starts no goroutine.
+// point. Capture adds records; the delivery removes them, oldest first, and reports the result of each. The spool does not
+// use the network and starts no goroutine.
 //
 // A record is durable when Put returns. While the directory cannot be written, the queue continues in memory, within
-// a limit of its own, and returns to the disk by itself. Files that are not what was written are set aside, never
-// deleted and never in the way. Every loss is counted with its reason.
+// a limit of its own, and returns to the disk by itself. Files that differ from what was written are set aside; they are
+// never deleted and do not delay others. Every loss is counted with its reason.
 //
 // Below the directory each process owns one numbered slot by a file lock, so several processes of a service can share
 // a directory. The next process that looks takes over the records of a process that has ended.
@@ -312,8 +312,8 @@ func damage(err error) string {
 	return "unreadable"
 }
 
-// tick is what a waiting reader does now and then: records in memory may fit on the disk again, and other
-// processes may have ended and left theirs.
+// tick is called regularly by waiting readers: records in memory may fit on the disk again, and other processes may have
+// ended and left records.
 func (s *Spool) tick() {
 	s.log.rest(s.opt.Dir, logEvery)
 	s.files.Lock()
@@ -393,8 +393,8 @@ func (s *Spool) unlink(e *entry) {
 	}
 }
 
-// Close leaves the queue on disk for the next process. Records in memory are written once more; what the disk does
-// not accept is counted as dropped, and the error gives the number. Readers end with ErrClosed.
+// Close leaves the queue on disk for the next process. It tries once more to write records in memory; those that cannot be
+// written are counted as dropped, and the error has their number. Readers return ErrClosed.
 func (s *Spool) Close() error {
 	s.files.Lock()
 	defer s.files.Unlock()

@@ -28,7 +28,7 @@ const (
 	Evicted    Event = "evicted"     // set aside earlier, deleted to make room for newer ones
 )
 
-// Key is what a counter counts. Type is "other" for types that no agent captures, so keys stay few.
+// Key identifies a counter. Type is "other" for types that no agent captures, so that there are few keys.
 type Key struct {
 	Event  Event
 	Reason string // "" where the event needs none

@@ -35,8 +35,8 @@ func newBudget(share float64, now time.Time) *budget {
 
 func (b *budget) capacity() time.Duration { return time.Duration(b.share * float64(budgetWindow)) }
 
-// available is what may be spent now on a span of this name. Half of the bucket is kept for names that
-// had no capture within the window, so that a busy route cannot starve a rare one.
+// available returns the CPU time that may be spent now on a span with this name. Half of the bucket is reserved for names
+// that had no capture within the window, so that a busy route cannot starve a rare one.
 func (b *budget) available(now time.Time, name string) time.Duration {
 	b.refill(now)
 	if last, ok := b.served[name]; ok && now.Sub(last) < budgetWindow {
@@ -55,7 +55,7 @@ func (b *budget) refill(now time.Time) {
 // spend charges measured time; the bucket may go below zero and has to recover first.
 func (b *budget) spend(d time.Duration) { b.tokens -= d }
 
-// visit is what the runtime spends on each goroutine of the process when it ends a generation of the trace,
+// visit is the CPU time that the runtime spends on each goroutine of the process when it ends a generation of the trace,
 // which it does every second while anything records one.
 const visit = 600 * time.Nanosecond
 

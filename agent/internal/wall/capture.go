@@ -70,7 +70,7 @@ type work struct {
 
 func (w *work) spent() time.Duration { return cpuTime() - w.began }
 
-// available is what the budget still allows for the span names that have most of it left.
+// available returns the largest remaining budget of the roots' span names, minus the time already spent.
 func (w *work) available(roots []*root) time.Duration {
 	now := time.Now()
 	best := w.r.budget.available(now, "")

@@ -27,7 +27,7 @@ type diagnosisLog struct {
 	names map[string]*nameLog
 }
 
-// nameLog is what happened with one name in the minute.
+// nameLog has the counts for one name in the current minute.
 type nameLog struct {
 	logged, further int
 	longest         time.Duration // of those further

@@ -8,7 +8,7 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// entry is what the time of one sample of the profile has in common.
+// entry identifies one sample of the profile: all time with the same entry is added up.
 type entry struct {
 	seg   *segment
 	at    *path // spans below the one whose ledger this is
@@ -40,7 +40,7 @@ func (t *rootLedger) empty(ledgers ...ledger) {
 	}
 }
 
-// spanLedger is what the converter knows of a span whose begin it saw. Most spans are fast and never have one.
+// spanLedger is the converter's data about a span whose begin it saw. Most spans are fast and never have one.
 type spanLedger struct {
 	done     bool
 	lost     bool // the end mark was not seen
@@ -60,7 +60,7 @@ type spanLedger struct {
 	kept ledger // already added, or not up's: a span that overlaps this one has it there
 }
 
-// rootLedger is what the converter knows of a root in addition to its span.
+// rootLedger is the converter's data about a root in addition to that about its span.
 type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}

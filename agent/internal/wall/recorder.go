@@ -229,8 +229,8 @@ func (r *Recorder) run() {
 	}
 }
 
-// look is what the recorder does at every tick: it charges recording to the budget and looks at the spans that are
-// running, which it charges as well. It reports whether a capture is due.
+// look is called at every tick: it charges recording to the budget and checks the running spans, which it charges as
+// well. It reports whether a capture is due.
 func (r *Recorder) look(now time.Time) (due bool) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
@@ -311,7 +311,7 @@ func (r *Recorder) forgetting(now time.Time) bool {
 	return slow && now.Sub(r.cut) >= min(maxPiece, r.reach()/2)
 }
 
-// reach is how far back the ring goes at the rate at which the trace grows now.
+// reach returns the period that the ring covers at the current growth rate of the trace.
 func (r *Recorder) reach() time.Duration {
 	if r.rate == 0 {
 		return time.Second

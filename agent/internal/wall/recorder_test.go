@@ -554,7 +554,7 @@ func TestUnended(t *testing.T) {
 	}
 }
 
-// liveHeap is how many bytes a collection found reachable.
+// liveHeap returns the number of bytes that a collection found reachable.
 func liveHeap() uint64 {
 	runtime.GC()
 	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}

@@ -278,7 +278,7 @@ func (s *span) currentName() string {
 	return s.first
 }
 
-// duration is how long the span took from its begin mark to its end by the process's own clock, 0 while it runs.
+// duration returns the time from the span's begin mark to its end by the process's own clock, 0 while it runs.
 func (s *span) duration() time.Duration {
 	d := time.Duration(s.ended.Load())
 	if d != 0 && s.clip != 0 {
@@ -287,7 +287,7 @@ func (s *span) duration() time.Duration {
 	return d
 }
 
-// endTime is when the span ended, by the process's own clock.
+// endTime returns the time of the span's end, by the process's own clock.
 func (s *span) endTime() time.Time { return s.began.Add(s.duration()) }
 
 // spanNumber reads the number of a span from a mark's message, 0 if it is not one.

@@ -6,9 +6,9 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// blocked says why a goroutine waits, from the trace's reason and, where that is only "sync", from the
-// outermost function of package sync in the run of library functions at the stack's leaf: an RWMutex
-// waits in a Mutex inside it, and what the caller called is what the operator knows.
+// blocked returns why a goroutine waits: the trace's reason, or, if that is only "sync", the outermost function of package
+// sync among the library functions at the stack's leaf. An RWMutex waits in a Mutex inside it, and the function that the
+// service called is the one that its operator knows.
 func blocked(reason string, at *stack) wallprofile.State {
 	switch reason {
 	case "chan send":

@@ -8,7 +8,7 @@ import (
 )
 
 // Unended names spans that were never ended, which is a defect of the service: such a span is not exported, and it
-// holds what belongs to it in memory. A root span counts when it has been running for so long that it is given up. A
+// keeps its data in memory. A root span counts when it has been running for so long that it is given up. A
 // child span counts when it outlived its root and the garbage collector has found that nothing can end it any more.
 type Unended struct {
 	Span string // the span's name at its start
@@ -53,7 +53,7 @@ func (t *root) watchChildren() {
 	}
 }
 
-// watched is what remains of a span that outlived its root when the garbage collector has freed it.
+// watched is the data kept about a span that outlived its root, for when the garbage collector has freed the span.
 type watched struct {
 	ended *atomic.Bool
 	name  Unended

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// registered is how many roots are in the registry.
+// registered returns the number of roots in the registry.
 func (l *live) registered() (n int) {
 	l.older(time.Now(), 0, func(*root) { n++ })
 	return n
