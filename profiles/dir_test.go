@@ -193,8 +193,7 @@ func TestHoursOutsideTheTimeAreNotOpened(t *testing.T) {
 	}
 }
 
-// Listing again opens nothing but new files: what becomes of the old ones, as long as their directory does
-// not change, is not seen.
+// Listing again opens only new files: changes of old ones are not noticed as long as their directory does not change.
 func TestHeadsAreReadOnce(t *testing.T) {
 	dir, m := t.TempDir(), meta(record.CPU)
 	old := save(t, dir, m, small(m))

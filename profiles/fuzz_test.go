@@ -28,8 +28,8 @@ func tiny() *profile.Profile {
 	}
 }
 
-// mergedByPprof is what google/pprof's merger makes, as it is once it was written: in memory there may also be labels
-// that say nothing, such as the number 0 in the unit "".
+// mergedByPprof returns the result of google/pprof's merger after writing and reading it: in memory it may also have labels
+// without content, such as the number 0 in the unit "".
 func mergedByPprof(t *testing.T, ps ...*profile.Profile) *profile.Profile {
 	t.Helper()
 	sum, err := profile.Merge(ps)

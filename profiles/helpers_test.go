@@ -15,7 +15,7 @@ import (
 	"spanflame/internal/record"
 )
 
-// noon is when the windows of these tests begin, as a rule.
+// noon is the start of most windows in these tests.
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
 // stack is a sample for newProfile: frames from the leaf on, and what it counts.

@@ -20,7 +20,7 @@ import (
 	"spanflame/internal/pprofwire"
 )
 
-// functions is how many the large profile has: with their names and stacks it is of 100 MB.
+// functions is the number of functions of the large profile: with their names and stacks it has 100 MB.
 const functions = 1_000_000
 
 // writeLarge writes a profile in which every function is in use, in one sample of five each.

@@ -47,8 +47,8 @@ func pprofInputs(t *testing.T) map[string][]byte {
 	return inputs
 }
 
-// asPprof fails the test unless what we read of some bytes, alone and as a file to merge, is what google/pprof reads of
-// them, or is refused with an error that names the file and says of what kind it is.
+// asPprof fails the test unless some bytes, alone and as a file to merge, are read as google/pprof reads them, or are
+// refused with an error that has the file's name and the kind of error.
 func asPprof(t *testing.T, path string, b []byte) (read bool) {
 	t.Helper()
 	put(t, path, b)
@@ -92,7 +92,7 @@ func asPprof(t *testing.T, path string, b []byte) (read bool) {
 	return true
 }
 
-// maxSpoilt is how long an input may be, in bytes, that is also read spoilt: the texts that are compared grow with it.
+// maxSpoilt is the maximum size in bytes of an input that is also read in a corrupted form: the texts that are compared grow with it.
 const maxSpoilt = 10_000
 
 // The inputs of google/pprof are in formats from before its own, which are refused, and in that. Those that it

@@ -1,10 +1,10 @@
-// Package profiles reads saved profiles: it lists them, reads one within limits, merges many, and cuts out
-// those of a span. The viewer, the commands of spanflame and the packages below this one use it. It writes
-// no directory of its own and takes no profiles: that is the agent's.
+// Package profiles reads saved profiles: it lists them, reads one within limits, merges many, and extracts the samples of
+// a span. The viewer, the commands of spanflame and the packages below this one use it. It does not write directories or
+// record profiles: the agent does.
 //
-// A directory that agents save to holds DIR/profiles/SERVICE/DAY/HOUR/FILE, in UTC. Every file is an
-// ordinary compressed pprof profile that says in its gzip header what it is (package record), so that a
-// directory is listed without decompressing anything. It may be written to, and old files removed from it,
+// A directory in which agents save profiles contains DIR/profiles/SERVICE/DAY/HOUR/FILE, in UTC. Every file is an
+// ordinary compressed pprof profile with metadata in its gzip header (package record), so that a directory is listed
+// without decompressing anything. It may be written to, and old files removed from it,
 // while it is read.
 package profiles
 
@@ -91,7 +91,7 @@ func (q Query) mayMatch(t record.Type, start time.Time) bool {
 	return q.To.IsZero() || start.Before(q.To)
 }
 
-// types are those that an agent captures.
+// types are the types of profiles that an agent captures.
 var types = []record.Type{
 	record.CPU, record.Wall, record.Memory, record.Mutex, record.Block, record.Goroutine, record.GoroutineLeak,
 }

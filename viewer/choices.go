@@ -23,7 +23,7 @@ const (
 	recently       = 10 * time.Minute // after its last profile, a service counts as running
 )
 
-// choices are what can be compared, so that nobody has to type IDs or times.
+// choices are the possible sides of a comparison, so that users need not type IDs or times.
 type choices struct {
 	Chosen  string // the span that was chosen, as TRACE/SPAN
 	Alone   bool   // no other span of its name is known: the spans have other names

@@ -107,7 +107,7 @@ func (c comparison) complete() bool {
 	return c.service != ""
 }
 
-// wanted says what is missing from a comparison that is not complete.
+// wanted returns what is missing from an incomplete comparison.
 func (c comparison) wanted() string {
 	switch {
 	case c.What == "spans" && c.spanA == "" && c.spanB == "":

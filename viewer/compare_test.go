@@ -33,7 +33,7 @@ func TestCompare(t *testing.T) {
 		record.Meta{Service: "storefront", Type: record.CPU, Start: fixture.Began, End: fixture.Began.Add(15 * time.Second)}, "cpu",
 		"nanoseconds", fixture.Sample("main.before", 10e6, ""),
 	)
-	// What a root's profile has is not counted once more for its child's own.
+	// Time in a root's profile is not counted again for its child's profile.
 	d.Profile(record.Meta{
 		Service: "storefront", Type: record.Wall, Start: fixture.Began, End: fixture.Began.Add(time.Second),
 		Labels: map[string]string{"span_scope": "child"},
@@ -159,7 +159,7 @@ func TestASingleWindowIsNotHalved(t *testing.T) {
 	h := pages(t, open(t, d.Dir), Options{})
 	for service, want := range map[string]bool{"once": false, "twice": true} {
 		if got := page(t, h, "/compare?what=times&service="+service); strings.Contains(got, "the half from") != want {
-			t.Errorf("halves of %s are offered: %v, want %v", service, !want, want)
+			t.Errorf("halves of %s are an option: %v, want %v", service, !want, want)
 		}
 	}
 }

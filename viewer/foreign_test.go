@@ -49,7 +49,7 @@ func TestForeignDirectory(t *testing.T) {
 	}
 	shows(t, before, "go tool pprof -http=: &#39;http://localhost/profiles.pb.gz?")
 
-	// What can be compared is offered.
+	// The possible comparisons are options.
 	compare := regexpOf(t, page(t, h, "/compare"), `href="(/compare\?[^"]*what=versions[^"]*)"><bdi>version after/deep against before`)
 	got := page(t, h, compare)
 	shows(t, got, "CPU of shop after/deep against before", "6 windows before, 6 after", "main.slow: before 900 ms, after 0 ns, −900 ms", "gone")
@@ -214,7 +214,7 @@ func TestOpenTellsDirectoriesApart(t *testing.T) {
 			t.Errorf("%s: the pages begin at %s", name, got)
 		}
 	}
-	// What an agent saved says of itself what it is, wherever it lies.
+	// A file that an agent saved is recognised in every directory.
 	hour := filepath.Dir(fixture.OneFile(t, saved.Dir))
 	if got := open(t, hour); StartPath(got) != "/profiles" {
 		t.Errorf("an hour's directory begins at %s", StartPath(got))

@@ -34,7 +34,7 @@ type verdict struct {
 	Notes         []string
 }
 
-// verdictRow is a function with what it called, on both sides. The first row is the total.
+// verdictRow is a function including its callees, on both sides. The first row is the total.
 type verdictRow struct {
 	Name, Before, After, Change, Q string
 	Significant, More              bool

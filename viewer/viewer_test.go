@@ -281,7 +281,7 @@ func TestManyAtOnce(t *testing.T) {
 	}
 }
 
-// liveHeap is how many bytes are reachable.
+// liveHeap returns the number of reachable bytes.
 func liveHeap() uint64 {
 	runtime.GC()
 	live := []gcmetrics.Sample{{Name: "/gc/heap/live:bytes"}}

@@ -56,8 +56,8 @@ func unusual() map[string]*profile.Profile {
 	return all
 }
 
-// TestEveryLink follows every link from the pages of each profile, alone and together with the others: every page is there,
-// and what it is of is the total of the file. The profiles are unusual ones and those of a directory in
+// TestEveryLink follows every link from the pages of each profile, alone and together with the others: every page exists,
+// and its total is that of the file. The profiles are unusual ones and those of the directory in
 // SPANFLAME_TEST_PROFILES.
 func TestEveryLink(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "shop")

@@ -23,7 +23,7 @@ var programs = []struct{ dir, what string }{
 	{"everything", "with everything by one call, by `otelsetup`"},
 }
 
-// tolerance is how many packages the documented number may differ by, so that not every import is a new document.
+// tolerance is the number of packages by which the documented number may differ, so that an import does not change the page.
 const tolerance = 8
 
 const begin, end = "<!-- written by go test ./internal/archtest -run TestSizes -update -->\n", "<!-- end -->\n"

@@ -11,7 +11,7 @@ import (
 
 const changedRows = 20 // of the table of changes
 
-// Change is how a function's own value differs between two sides.
+// Change is the change of a function's own value between two sides.
 type Change struct {
 	Name, In, State string // In is the caller, if it says more
 	Before, After   string

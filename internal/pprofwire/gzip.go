@@ -54,7 +54,7 @@ func Gunzip(b []byte, limit int64) ([]byte, error) {
 // use.
 type Gunzipper struct{ zip *gzip.Reader }
 
-// Gunzip replaces what is in to by b decompressed, which may have at most limit bytes. Above that the error wraps
+// Gunzip replaces the contents of to with the decompressed b. If they are larger than limit bytes, the error wraps
 // ErrTooLarge.
 func (g *Gunzipper) Gunzip(to *bytes.Buffer, b []byte, limit int64) error {
 	var err error

@@ -240,7 +240,7 @@ func subfield(extra []byte) ([]byte, bool) {
 	return nil, false
 }
 
-// Name is what the name of a record's file contains: enough to list and sort records without opening one.
+// Name is the data in the name of a record's file: enough to list and sort records without opening one.
 type Name struct {
 	Start time.Time
 	Type  Type

@@ -49,7 +49,7 @@ type Span struct {
 	Events        []Event
 }
 
-// Duration is how long the span took; never negative.
+// Duration returns the time from the span's start to its end; it is never negative.
 func (s Span) Duration() time.Duration { return s.End.Sub(s.Start) }
 
 // Event is something that happened at one moment of a span.
@@ -77,7 +77,7 @@ func hexAsBytes(id []byte) []byte {
 }
 
 // idString is the inverse, for ids of n bytes: what protojson read is either an id (from base64, as Tempo
-// writes it) or what hexAsBytes returns, which is half as long again. No id is "".
+// writes it) or what hexAsBytes returns, which is half as long again. A missing ID is "".
 func idString(b []byte, n int) (string, error) {
 	switch len(b) {
 	case 0:

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// Place is where a span spent time: in a function, and in a state given by its leaf frame, which is empty for running.
+// Place is a place where a span spent time: in a function, and in a state given by its leaf frame, which is empty for running.
 type Place struct{ Function, Leaf string }
 
 // Diagnosis returns one line on what took most of a span's time, such as "612 ms POST /api/checkout: 571 ms (93 %)

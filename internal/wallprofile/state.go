@@ -2,7 +2,7 @@ package wallprofile
 
 import "strings"
 
-// State is what a goroutine was doing during a slice of time.
+// State is the state of a goroutine during a slice of time.
 type State uint8
 
 // The states. Each nanosecond of a span's own time is in exactly one of them.

@@ -1,8 +1,7 @@
-// Package wallprofile is what the writer and the readers of wall-clock profiles agree on: the frames that are not
-// functions, the states of a goroutine, the labels that link samples to spans, the diagnosis of a span and the
-// comment that holds it, and the rule which function of a stack is to blame. The agent writes by it; the library of
-// saved profiles, the viewer and the commands read by it. It knows neither how profiles are recorded nor how they
-// are stored.
+// Package wallprofile has the conventions of wall-clock profiles: the frames that are not functions, the states of a
+// goroutine, the labels that link samples to spans, the diagnosis of a span and its comment, and the rule that determines
+// which function of a stack is to blame. The agent writes profiles with it; package profiles, the viewer and the commands
+// read them with it. It neither records nor stores profiles.
 package wallprofile
 
 import "strings"

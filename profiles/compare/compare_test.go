@@ -1023,7 +1023,7 @@ func TestFramesHaveContrast(t *testing.T) {
 	}
 }
 
-// contrast is that of two colours as WCAG defines it.
+// contrast returns the contrast of two colours as defined by WCAG.
 func contrast(t *testing.T, a, b string) float64 {
 	luminance := func(colour string) float64 {
 		if len(colour) == 4 {

@@ -17,7 +17,7 @@ import (
 
 const frameHeight = 19 // pixels, with the gap
 
-// flameLimits are those of the flame graph of one metric.
+// flameLimits are the limits of the flame graph of one metric.
 var flameLimits = flame.Limits{Share: 0.001, Depth: 256, Frames: 20_000}
 
 //go:embed page.html.tmpl

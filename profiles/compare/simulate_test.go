@@ -48,7 +48,7 @@ func typicalService() service {
 	return s
 }
 
-// name is that of function i; every seventh function calls the next six.
+// name returns the name of function i; every seventh function calls the next six.
 func (s service) name(i int) string { return fmt.Sprintf("example.com/shop.work%02d", i) }
 
 // run returns the windows of one simulated run.
@@ -78,7 +78,7 @@ func takeTurns(before, after service, rng *rand.Rand) (windows [2][]profiles.Win
 	return windows
 }
 
-// begin is when the first window does.
+// begin is the start of the first window.
 var begin = time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
 
 // drift returns a function that gives the load of each window in turn.

@@ -66,7 +66,7 @@ func TestEstimates(t *testing.T) {
 	}
 }
 
-// TestSparse has what many windows have nothing of: the median quotient would be 0.
+// TestSparse: values are 0 in many windows, so the median quotient would be 0.
 func TestSparse(t *testing.T) {
 	before := []float64{300, 320, 310, 0, 330, 290, 310, 300, 320, 310}
 	after := []float64{0, 0, 80, 0, 0, 90, 0, 70, 0, 0}

@@ -127,7 +127,7 @@ func TestADoubledFunctionIsFound(t *testing.T) {
 	}
 }
 
-// slowdown is what comparisons say of one function that was slowed by a known share.
+// slowdown has the results of comparisons of one function that was slowed by a known share.
 type slowdown struct {
 	percent, found, covered, trials int
 	sure                            int     // found with a q below 0.01

@@ -26,7 +26,7 @@ import (
 	"spanflame/profiles"
 )
 
-// Kind is what a stack holds. Its values are the names of the profile types.
+// Kind is the resource that a stack holds. Its values are the names of the profile types.
 type Kind string
 
 // Kinds of leaks.

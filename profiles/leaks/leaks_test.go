@@ -288,7 +288,7 @@ func TestBadWindows(t *testing.T) {
 	}
 }
 
-// leaked is what the leak below keeps.
+// leaked has the memory that the leak below keeps.
 var leaked [][]byte
 
 //go:noinline

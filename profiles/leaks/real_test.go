@@ -174,7 +174,7 @@ func startReal(t *testing.T, plant string, bytesAWindow int, doubles bool, seed 
 	return r
 }
 
-// TestRealService is what such a process runs.
+// TestRealService is the service that runs in such a process.
 func TestRealService(t *testing.T) {
 	var plant string
 	var bytesAWindow int
@@ -235,9 +235,8 @@ func innocent(site string) bool {
 	return false
 }
 
-// TestRealSteadyServicesAreNotSuspected has services of which every other one has a load that doubles: six, or as many
-// as the variable SPANFLAME_REAL_SERVICES says. What they do follows from their seed; what the runtime samples of it does
-// not.
+// TestRealSteadyServicesAreNotSuspected: the load of every other service doubles. There are six services, or the number
+// in the variable SPANFLAME_REAL_SERVICES. Their behaviour is determined by their seed, the runtime's samples are not.
 func TestRealSteadyServicesAreNotSuspected(t *testing.T) {
 	t.Parallel()
 	services := uint64(6)

@@ -67,7 +67,7 @@ var _ Source = (*Directory)(nil)
 
 // Open opens a path, which must exist: the directory of an agent, which has a directory profiles or traces or is still
 // empty, and the profiles of other tools next to these; another directory with profiles in files; or one such file. It
-// reads all files that are not an agent's, as only their contents say what they are.
+// reads all files that are not an agent's, because only their contents show their types.
 func Open(ctx context.Context, path string) (*Directory, error) {
 	path, err := filepath.Abs(path)
 	if err != nil {

@@ -22,9 +22,9 @@ const (
 	foreignEvery = 5 * time.Second // how old the list may be
 )
 
-// foreignFiles are the profiles of other tools: the files of a directory and those below it that have the names of
-// profiles, or one file. The place of a file stands for what it does not say itself: its service is named after the directory, or the
-// file, and its version after the subdirectory. A file is read once, and again after it has changed.
+// foreignFiles are the profiles of other tools: one file, or the files of a directory and its subdirectories whose names
+// are those of profiles. A file that does not name its service and version is named after its place: the service after the
+// directory or the file, the version after the subdirectory. A file is read once, and again after it has changed.
 type foreignFiles struct {
 	path    string
 	shallow bool   // only the files of the directory itself
@@ -140,7 +140,7 @@ func ofBytes(err error) bool {
 	return errors.Is(err, record.ErrDamaged) || errors.Is(err, record.ErrTooLarge)
 }
 
-// entry reads what kind of profile a file is, and of which service, version and time.
+// entry reads the type, service, version and time of a profile.
 func (l *foreignFiles) entry(ctx context.Context, path string) (profiles.Entry, error) {
 	found, damaged, err := profiles.Find(ctx, profiles.Query{}, path)
 	switch {

@@ -22,7 +22,7 @@ import (
 	"spanflame/profiles"
 )
 
-// Limits of what the servers are asked for.
+// Limits of requests to the servers.
 const (
 	week          = 168 * time.Hour // of profiles or spans
 	farthest      = 167 * time.Hour // of one search of Tempo, which accepts 7 days at most, in whole seconds
@@ -44,7 +44,7 @@ type Servers struct {
 	tempoAddress, pyroscopeAddress string // without passwords
 }
 
-// ServerError says that a server did not answer, or answered with an error.
+// ServerError means that a server did not answer, or answered with an error.
 type ServerError struct {
 	server, address string
 	err             error
@@ -383,7 +383,7 @@ func (s *Servers) request(ctx context.Context, sel Selection, w serverWindow) (*
 	return p, nil
 }
 
-// LeftOut implements [Profiles]: what a server has can be used.
+// LeftOut implements [Profiles]. All profiles of a server are usable, so it is empty.
 func (s *Servers) LeftOut() string { return "" }
 
 // Windows implements [Profiles].
@@ -478,7 +478,7 @@ func fromGraph(graph *query.Frame, sampleType string) *profile.Profile {
 	return p
 }
 
-// Files implements [Profiles]: what is on a server is in no files.
+// Files implements [Profiles]. Profiles of a server are not in files, so it returns none.
 func (s *Servers) Files(context.Context, Selection) ([]string, error) { return nil, nil }
 
 // Services implements [Profiles]. Of a long time range it returns those of the last day: the names are suggestions.

@@ -78,8 +78,8 @@ func TestProfileOfAFlameGraph(t *testing.T) {
 	}
 }
 
-// adding is a Pyroscope on its second storage, of which memory has been profiled every ten seconds: it adds up
-// what falls into a step, whatever average it is asked for, and refuses more than a day.
+// adding is a Pyroscope with the second storage and memory profiles every ten seconds: it adds up the values in a step even
+// if an average is requested, and refuses more than a day.
 func adding(t *testing.T, start time.Time, windows []int64) *Servers {
 	t.Helper()
 	pyroscope := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -22,7 +22,7 @@ import (
 	"spanflame/profiles"
 )
 
-// ErrTooLong says that a time range is longer than a source can search at once.
+// ErrTooLong means that a time range is longer than a source can search at once.
 var ErrTooLong = errors.New("the time range is too long")
 
 // Source has traces and profiles.
@@ -123,13 +123,13 @@ type Window struct {
 // that ends at To does not include.
 func (w Window) End() time.Time { return later(w.To, w.From.Add(time.Nanosecond)) }
 
-// MemoryPoint is how much memory was in use at the end of a window.
+// MemoryPoint is the memory in use at the end of a window.
 type MemoryPoint struct {
 	Window
 	Bytes int64
 }
 
-// Content says that there are profiles of a type.
+// Content describes the profiles of one type.
 type Content struct {
 	Type     record.Type
 	Version  string    // of the service; empty if it is not known

@@ -32,7 +32,7 @@ var pages = map[string]bool{
 	"/": true, "/flamegraph": true, "/top": true, "/graph": true, "/peek": true,
 }
 
-// ErrNoPage says that there is no such page.
+// ErrNoPage means that there is no such page.
 var ErrNoPage = errors.New("there is no such page of pprof here")
 
 // UI is pprof's web interface for one profile.
