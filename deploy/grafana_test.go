@@ -225,7 +225,7 @@ type reference struct {
 
 type grid struct{ X, Y, W, H int }
 
-// gridWidth is how many columns a dashboard has.
+// gridWidth is the number of columns of a dashboard.
 const gridWidth = 24
 
 func (g grid) inside() bool {

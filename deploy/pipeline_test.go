@@ -223,7 +223,7 @@ func checkPrometheus(fsys fs.FS) (errs []error) {
 	return append(errs, checkAlerts(fsys)...)
 }
 
-// checkAlerts checks that each rule has what a person on call needs. The expressions are tested with a real
+// checkAlerts checks that each rule has the texts that a person on call needs. The expressions are tested with a real
 // Prometheus.
 func checkAlerts(fsys fs.FS) (errs []error) {
 	var file struct {

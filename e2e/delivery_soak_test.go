@@ -10,7 +10,7 @@ import (
 	"spanflame/e2e/faultproxy"
 )
 
-// soakFor is how long the soak lasts, unless the variable SPANFLAME_SOAK says otherwise.
+// soakFor is the length of the soak, unless the variable SPANFLAME_SOAK is set.
 const soakFor = time.Minute
 
 // flat are the figures of a service that must not grow, and how much above the middle third of the soak the

@@ -28,7 +28,7 @@ import (
 	"spanflame/workload/processes"
 )
 
-// outageFor is how long the server is away, unless the variable SPANFLAME_OUTAGE says otherwise.
+// outageFor is the length of an outage of the server, unless the variable SPANFLAME_OUTAGE is set.
 const outageFor = 10 * time.Second
 
 // TestNoWindowIsLost kills the server, the services, and both, and then finds every window that was spooled
@@ -213,7 +213,7 @@ line:
 	return int(sum)
 }
 
-// spooled is how many profiles an event of the spool has counted.
+// spooled returns the number of profiles that the spool counted for an event.
 func (m metrics) spooled(t *testing.T, event string, labels ...string) int {
 	t.Helper()
 	return m.sum(t, "spanflame_spool_profiles_total", append(labels, `event="`+event+`"`)...)
@@ -345,7 +345,7 @@ type sentWindow struct {
 	start        int64 // TimeNanos
 }
 
-// sent is what the proxy knows of a window.
+// sent is the proxy's data about a window.
 type sent struct {
 	faultproxy.Profile
 	accepted int // how often the server took it
@@ -414,8 +414,8 @@ type scenarioWindow struct {
 	sentWindow
 }
 
-// crash kills the services and starts them again on what they have left. It returns the windows that were
-// in their spools, and checks that no more than the open window is missing.
+// crash kills the services and starts them again with the same directories. It returns the windows that were in their
+// spools, and checks that no more than the open window is missing.
 func (h *harmed) crash(t *testing.T) []scenarioWindow {
 	t.Helper()
 	before := map[string]metrics{}
@@ -474,7 +474,7 @@ func (h *harmed) drain(t *testing.T) {
 }
 
 // settle waits until the spools are all but empty, and checks the agents' own counters against the proxy's, to
-// the item. For that the server takes nothing more: what it has then stays the same.
+// the item. The server accepts nothing more meanwhile, so its contents stay the same.
 func (h *harmed) settle(t *testing.T) {
 	t.Helper()
 	h.drain(t)

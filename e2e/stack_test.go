@@ -18,7 +18,7 @@ import (
 	"spanflame/workload/processes"
 )
 
-// loadFor is how long the workload is under load before the checks.
+// loadFor is the time that the workload is under load before the checks.
 const loadFor = time.Minute
 
 // native is a pipeline of processes, without containers.

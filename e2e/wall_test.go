@@ -264,7 +264,7 @@ func one(n uint, bits int, f func()) { spell(n, bits, f) }
 //go:noinline
 func zero(n uint, bits int, f func()) { spell(n, bits, f) }
 
-// spelled is what the frames of a stack spell, outermost first, in as many bits as there are.
+// spelled returns the number that the frames of a stack encode, outermost first, one bit each.
 func spelled(stack []string) (n uint, bits int) {
 	for _, f := range stack {
 		switch f {

@@ -121,7 +121,7 @@ func (s *stock) reserveHoldingShelves(ctx context.Context, lines []line) (reserv
 	return answer, nil
 }
 
-// warehouseTime is how long the warehouse takes to answer.
+// warehouseTime is the time that the warehouse takes to answer.
 const warehouseTime = 40 * time.Millisecond
 
 // askWarehouse stands in for a call to a remote warehouse system. It waits without a helper, so that its own name

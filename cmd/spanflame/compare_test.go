@@ -20,8 +20,8 @@ import (
 	"spanflame/profiles/compare"
 )
 
-// saveWindows saves n profiles of a service, a minute each, as an agent does. The value of the function
-// main.hold in each is what value says; main.steady has always the same, but for noise.
+// saveWindows saves n profiles of a service, of one minute each, like an agent. Value gives that of the function main.hold
+// in each; main.steady is constant except for noise.
 func saveWindows(t *testing.T, dir string, m record.Meta, sampleType, unit string, n int, value func(i int) int64) {
 	t.Helper()
 	st := &profile.ValueType{Type: sampleType, Unit: unit}

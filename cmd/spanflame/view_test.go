@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-// output is what a command wrote so far.
+// output is the output of a command so far.
 type output struct {
 	mu sync.Mutex
 	b  bytes.Buffer

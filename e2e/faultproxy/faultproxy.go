@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Fault is what happens to one request.
+// Fault is the treatment of one request.
 type Fault int
 
 // The faults. If the request is passed to the server, its answer is harmed, not the request: the server may have

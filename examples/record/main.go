@@ -1,6 +1,6 @@
 // Command record records the profiles in examples again: it runs the shop with each of its mistakes and with the repair, and
 // with its leak, and keeps a few windows of the profiles that the agent saved. `make examples` runs it. It keeps
-// windows by rule and never by what is in them, so that the examples are what anyone would have got.
+// windows by a fixed rule, regardless of their contents, so that the examples are typical.
 package main
 
 import (
@@ -51,13 +51,13 @@ type side struct {
 	keeps   []kept
 }
 
-// kept is how many windows are kept of a type.
+// kept is the number of windows of a type that are kept.
 type kept struct {
 	profile record.Type
 	windows int
 }
 
-// sides are what is recorded. The lock of lock-convoy is held for some 45 ms for each request: more than 20
+// sides are the recordings. The lock of lock-convoy is held for some 45 ms for each request: more than 20
 // requests a second are more than it can take, and most bounds its queue.
 var sides = []side{
 	{"slow-pricing/before", "slow-pricing", "slow-pricing", "checkout=1", 12, 64, pricing},

@@ -41,7 +41,7 @@ const serviceName = "quotes"
 // stopTime limits how long the service may take to stop, and then to flush its signals.
 const stopTime = 10 * time.Second
 
-// setup is what the host chooses. The test has other exporters than main.
+// setup has the choices of the host. The test has other exporters than main.
 type setup struct {
 	dir     string // holds the database and the saved profiles
 	spans   sdktrace.SpanExporter

@@ -1,7 +1,7 @@
 // Package demo shows all of spanflame in one run. It puts both services of the workload under load, first with
 // faults and then repaired, and shows the slowest trace and its diagnosis, the leak, and the difference that the
-// repair makes. Meanwhile the viewer serves the traces and profiles. `spanflame demo` is its only user. It uses
-// what a user has, programs and pages, and no part of the agent.
+// repair makes. Meanwhile the viewer serves the traces and profiles. `spanflame demo` is its only user. It
+// uses only what users have, programs and pages, and no part of the agent.
 package demo
 
 import (
