@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// asGuest tells a copy of this test binary to be a service with the agent.
+// asGuest makes a copy of this test binary a service with the agent.
 const asGuest = "AGENT_GUEST"
 
 func init() {

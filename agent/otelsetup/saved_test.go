@@ -208,7 +208,7 @@ func TestBesideAServer(t *testing.T) {
 		}
 		slowRequest(t.Context())
 		ctx, cancel := context.WithCancel(context.Background())
-		cancel() // there is no time for servers: what is captured is on the disk all the same
+		cancel() // no time for servers: the captured profiles are on the disk nevertheless
 		_ = a.Shutdown(ctx)
 		<-a.done
 		if files, err := filepath.Glob(filepath.Join(cfg.Agent.SpoolDir, "*", "*.pb.gz")); err != nil || len(files) != 5 {

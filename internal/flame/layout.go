@@ -18,7 +18,7 @@ type Limits struct {
 // Placed is a frame with its place.
 type Placed[T any] struct {
 	Node     T
-	Index    int // the number of the frame in a walk through the whole graph: the same whatever is drawn
+	Index    int // the number of the frame in a walk through the whole graph; it does not depend on what is drawn
 	Depth    int
 	X, Width float64 // shares of the width of the graph
 }

@@ -1,7 +1,7 @@
 // Package pprofwire reads and writes the wire form of pprof profiles: the field numbers of profile.proto, a
 // reader and a writer of protobuf messages, and the one gzip implementation that profiles are compressed with.
 // The agent and the readers of profiles use it where google/pprof's own form, which has an object for each
-// string, function and location, would cost too much. It builds no profile and knows nothing of records.
+// string, function and location, would cost too much. It builds no profiles and does not handle records.
 //
 // Profiles are compressed with klauspost/compress, not with the standard library: on the recorded examples it
 // reads 1.2 to 1.5 times as fast, and writes 1.6 times as fast at the lowest level and 2 to 3 times at the

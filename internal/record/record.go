@@ -24,7 +24,7 @@ const (
 	Wall          Type = "wall"           // wall/nanoseconds of one span
 )
 
-// Names of series labels by which the parts of a service are told apart, as Pyroscope and Grafana know them.
+// Names of the series labels that distinguish the parts of a service, as used by Pyroscope and Grafana.
 const (
 	ServiceLabel  = "service_name" // Meta.Service on a server; not among Meta.Labels
 	InstanceLabel = "service_instance_id"

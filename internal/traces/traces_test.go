@@ -42,7 +42,7 @@ const (
 	above   = "eee19b7ec3c1b173"
 )
 
-// full is a batch with a span that has everything that a Span tells, and a root.
+// full is a batch with a root and a span that sets every field of Span.
 func full() []*tracepb.ResourceSpans {
 	all := []*commonpb.KeyValue{
 		pair("s", text("<b>\u2028\"")), pair("i", number(-7)),

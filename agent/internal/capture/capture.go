@@ -1,5 +1,5 @@
 // Package capture takes the runtime's profiles (CPU, memory, mutex, block, goroutines, goroutine leaks) in windows of
-// equal length and emits each as a record. The agent is its only user. It knows no disk and no network: what happens to
+// equal length and emits each as a record. The agent is its only user. It uses no disk and no network: what happens to
 // a record is up to the receiver.
 //
 // A window ends at a multiple of its length on the wall clock, so that all instances of a service have the same windows.

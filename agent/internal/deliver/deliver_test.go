@@ -56,7 +56,7 @@ const (
 	logRecovered = "profile delivery recovered"
 )
 
-// answers is a Pyroscope that answers as it is told.
+// answers is a Pyroscope whose answers the test sets.
 type answers struct {
 	*httptest.Server
 	answer atomic.Pointer[http.HandlerFunc]
@@ -419,7 +419,7 @@ func TestStopBreaksOffAServerThatNeverAnswers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
 	err := d.Stop(ctx)
-	// A send ends with ctx or after 10 s: the time is generous and still tells one from the other.
+	// A send ends with ctx or after 10 s: the limit is generous and still distinguishes the two.
 	if late := time.Since(deadline(t, ctx)); late > 5*time.Second {
 		t.Errorf("stop returned %v after its deadline", late)
 	}
@@ -471,7 +471,7 @@ var (
 
 func TestAServerThatComesAndGoesIsOneOutage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var up atomic.Int64 // how many profiles the server takes before it is away again
+		var up atomic.Int64 // number of profiles that the server accepts before it is unreachable again
 		d, log := asking(t, t.TempDir(), func(context.Context, record.Record) push.Result {
 			if up.Add(-1) < 0 {
 				return away
@@ -499,7 +499,7 @@ func TestAServerThatComesAndGoesIsOneOutage(t *testing.T) {
 	})
 }
 
-// named tells a record from the others.
+// named gives a record a name of its own.
 func named(r record.Record, name string) record.Record {
 	r.Labels = map[string]string{"name": name}
 	return r

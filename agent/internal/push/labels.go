@@ -42,7 +42,7 @@ func (c *Changes) note(counter *int, name string) {
 }
 
 // cumulative has the types that the runtime counts since the process began, and without labels. The agent sends
-// their deltas. The label __delta__ tells the server so, which would otherwise take differences of them again and
+// their deltas. The label __delta__ shows this to the server, which would otherwise subtract them again and
 // drop the first.
 var cumulative = map[record.Type]bool{record.Memory: true, record.Mutex: true, record.Block: true}
 

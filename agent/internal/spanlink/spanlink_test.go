@@ -209,7 +209,7 @@ func TestChildOnAnotherGoroutine(t *testing.T) {
 	root.End()
 }
 
-// TestNewRootInsideASpan: a span of another trace is a local root of its own, whatever context it was started in.
+// TestNewRootInsideASpan: a span of another trace is a local root of its own in every context.
 func TestNewRootInsideASpan(t *testing.T) {
 	tracer, recorder, _ := setup(t, sdktrace.AlwaysSample())
 	ctx, outer := tracer.Start(context.Background(), "outer")
@@ -453,7 +453,7 @@ func TestDetachedContext(t *testing.T) {
 // wrappedSpan is what another library makes of ours.
 type wrappedSpan struct{ trace.Span }
 
-// Where another library wraps our spans, its own is in the context, and the parent is found all the same.
+// If another library wraps our spans, its own span is in the context, and the parent is found nevertheless.
 func TestParentBelowAnotherWrapper(t *testing.T) {
 	tracer, _, m := setup(t, sdktrace.AlwaysSample())
 	ctx, root := tracer.Start(context.Background(), "root")

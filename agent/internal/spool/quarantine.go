@@ -55,7 +55,7 @@ func (q *quarantine) open() (base, folder *os.Root, err error) {
 	return base, folder, nil
 }
 
-// move takes a file, whatever it is, out of its slot. Nothing is opened or followed.
+// move moves a file of any kind out of its slot. It opens no file and follows no link.
 func (q *quarantine) move(slot, file, name, reason, detail string) error {
 	base, folder, err := q.open()
 	if err != nil {

@@ -39,7 +39,7 @@ func profile(n int) []byte {
 
 var begin = time.Now().Truncate(time.Second)
 
-// rec is the i-th record of a test; its label tells it from the others.
+// rec returns the i-th record of a test; its label distinguishes it from the others.
 func rec(i int) record.Record {
 	start := begin.Add(time.Duration(i) * time.Millisecond)
 	return record.Record{
@@ -543,7 +543,7 @@ func TestAnUnusableDirectory(t *testing.T) {
 				t.Errorf("logged %d times:\n%s", n, log.String())
 			}
 			balance(t, s)
-			// The reader is served all the same, in order.
+			// The reader still gets all records, in order.
 			it := next(t, s)
 			if it.Record.Labels["n"] != fmt.Sprint(10-st.Items) {
 				t.Errorf("first is %s", it.Record.Labels["n"])
@@ -714,7 +714,7 @@ func TestManyReaders(t *testing.T) {
 	for i := range n {
 		s.Put(rec(i))
 	}
-	cancel() // the readers empty the queue all the same
+	cancel() // the readers empty the queue nevertheless
 	readers.Wait()
 	if len(seen) != n || s.Stats().Items != 0 {
 		t.Errorf("%d records of %d delivered, %d left", len(seen), n, s.Stats().Items)

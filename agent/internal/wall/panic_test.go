@@ -56,7 +56,7 @@ func TestAPanicOfACapture(t *testing.T) {
 	if !rec.capturing.Paused() {
 		t.Error("capturing does not pause after the panic")
 	}
-	// The pause is over, for whatever reason: the recorder works again.
+	// The pause is over: the recorder works again.
 	rec.capturing.Try(func() { planted = false })
 	span := rec.slowSpan()
 	if s := rec.settled(2); s.Captured != 1 {

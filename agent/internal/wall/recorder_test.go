@@ -460,7 +460,7 @@ func otherHolder(mu sync.Locker, held chan<- struct{}) {
 	mu.Unlock()
 }
 
-// TestEntriesAreBounded: whatever a span goes through, its account has a bounded size and loses no time.
+// TestEntriesAreBounded: the account of every span has a limited size and loses no time.
 func TestEntriesAreBounded(t *testing.T) {
 	var root rootLedger
 	var paths = make(paths)

@@ -288,7 +288,7 @@ func TestGoroutineOutlivesItsSpan(t *testing.T) {
 	}
 }
 
-// One worker goroutine serves request after request: nothing of one is in another's profile.
+// One worker goroutine serves requests one after the other: no request's stacks are in another's profile.
 func TestWorkerServesOneAfterAnother(t *testing.T) {
 	rec := startRecorder(t, nil)
 	var requests []*testSpan

@@ -112,8 +112,8 @@ func (s *stack) ofGoroutine() bool {
 // ours is the path of the directory of this package and of package spanlink; package sdkview is next to it.
 var ours = strings.TrimSuffix(reflect.TypeFor[Recorder]().PkgPath(), "/wall")
 
-// foreign tells the frames at a leaf that are none of the application's: those by which a mark is
-// written, and those of a preemption, which happens between any two instructions.
+// isMarking reports whether a function at a leaf is not the application's: it writes a mark, or belongs to a preemption,
+// which happens between any two instructions.
 func isMarking(function string) bool {
 	for _, prefix := range [...]string{
 		"runtime.asyncPreempt",
