@@ -19,7 +19,7 @@ import (
 )
 
 // TestSlowTraceOpensOntoItsFlameGraph tests the main purpose: the slowest trace, found by a search like a user's,
-// opens onto the function that made it slow, and onto nothing of concurrent requests.
+// opens onto the function that made it slow, and not onto functions of concurrent requests.
 func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	begun := time.Now()
 	var wg sync.WaitGroup

@@ -244,7 +244,7 @@ func TestWallUnderLoad(t *testing.T) {
 	}
 }
 
-// spell calls f below frames that spell the lowest bits of n, so that a stack tells whose it is.
+// spell calls f below frames that spell the lowest bits of n, so that a stack identifies its request.
 //
 //go:noinline
 func spell(n uint, bits int, f func()) {

@@ -38,7 +38,7 @@ func FileNames() string { return "*" + strings.Join(extensions, ", *") }
 
 // Find returns the profiles that a query chooses among files and directories, by their start, and the files among them
 // that cannot be used. A directory is one that agents save to, or any other whose files and those in directories below it
-// have the names of profiles (see HasProfileName). A file that is given is read whatever its name. No match is no error.
+// have the names of profiles (see HasProfileName). A file given directly may have any name. It is not an error if nothing matches.
 func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, error) {
 	var entries []Entry
 	var damaged []Damaged

@@ -12,7 +12,7 @@ import (
 	"spanflame/profiles"
 )
 
-// Every form in which pprof's tools write a profile is read and merged, whatever the file's name.
+// Every form in which pprof's tools write a profile is read and merged, regardless of the file's name.
 func TestFormats(t *testing.T) {
 	var gzipped, plain, text bytes.Buffer
 	if err := pprof.Lookup("heap").WriteTo(&gzipped, 0); err != nil {

@@ -1,6 +1,6 @@
 //go:build !race
 
-// The race detector makes this take minutes, and tells nothing of a reader that starts no goroutine.
+// With the race detector this takes minutes, and it cannot find anything in a reader that starts no goroutine.
 
 package profiles
 

@@ -87,7 +87,7 @@ func TestUnknownFault(t *testing.T) {
 	}
 }
 
-// The bytes allocated show how often the tariff is compiled, whatever the speed.
+// The bytes allocated show how often the tariff is compiled, regardless of the speed.
 func TestSlowPricingCompilesForEachItem(t *testing.T) {
 	s := newServices(t, Config{}).storefront
 	compile := testing.AllocsPerRun(1, func() {

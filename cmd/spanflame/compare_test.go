@@ -300,7 +300,7 @@ func TestVerdictErrorNamesTheFirstOfMany(t *testing.T) {
 	}
 }
 
-// A name or a pattern that there is nothing of, and a file that is no profile.
+// A name or a pattern without files, and a file that is not a profile.
 func TestCommandsSayWhichFilesTheyWant(t *testing.T) {
 	dir := t.TempDir()
 	text, none := filepath.Join(dir, "notes.txt"), filepath.Join(dir, "none")

@@ -974,7 +974,7 @@ func TestSharedWindowsAreCounted(t *testing.T) {
 	}
 }
 
-// What most users look for comes first, whatever the order of the files.
+// Metrics that most users look for come first, regardless of the order of the files.
 func TestMetricsHaveAnOrder(t *testing.T) {
 	var windows []profiles.Window
 	for _, m := range []struct {
@@ -998,7 +998,7 @@ func TestMetricsHaveAnOrder(t *testing.T) {
 	}
 }
 
-// Text on frames must be read, whatever their colour, in both of the page's colour schemes.
+// Text on frames of every colour must be readable in both of the page's colour schemes.
 func TestFramesHaveContrast(t *testing.T) {
 	colours := map[string]bool{}
 	for _, f := range []float64{0, 0.5, 0.7, 0.9, 1, 1.2, 1.6, 3} {

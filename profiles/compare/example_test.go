@@ -28,7 +28,7 @@ func ExampleCompare() {
 	// cpu: 1 window before and 1 after: too few for a significance test, which needs 4 on each side
 }
 
-// A saved directory is read a window at a time, whatever its size.
+// A saved directory of any size is read one window at a time.
 func ExampleCompare_saved() {
 	dir, err := profiles.Open("saved")
 	if err != nil {

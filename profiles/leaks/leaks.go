@@ -6,8 +6,8 @@
 // at the end, and does not merely follow the load (docs/leaks.md has the methods and their sources). Stacks that
 // grew for another reason are reported with that reason.
 //
-// It reads no files and knows no network: the caller passes the windows (package input). A profile says who
-// allocated memory, not what keeps it alive.
+// It reads no files and does not use the network: the caller passes the windows (package input). A profile shows which
+// code allocated memory, not what keeps it alive.
 package leaks
 
 import (

@@ -349,7 +349,7 @@ func (d *Directory) Contents(ctx context.Context, service string, from, to time.
 	return all, nil
 }
 
-// Services implements [Profiles]. It returns all services of the directory, whatever the time range.
+// Services implements [Profiles]. It returns all services of the directory, regardless of the time range.
 func (d *Directory) Services(ctx context.Context, _, _ time.Time) ([]string, error) {
 	return d.profiles.Services(ctx)
 }

@@ -1,6 +1,6 @@
 // Package source reads traces and profiles from where they are kept: a directory that agents save to, any other
 // directory or file with profiles, or Tempo and Pyroscope. The pages of package source and the demo read through it.
-// It knows no page and serves nothing, and it only reads.
+// It makes no pages and serves nothing, and it only reads.
 package source
 
 import (

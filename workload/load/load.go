@@ -1,5 +1,5 @@
 // Package load drives the workload with an open loop: every request is due at a time of a fixed schedule, and its
-// latency is measured from that time, whatever the server or the generator were doing meanwhile. A server that
+// latency is measured from that time, regardless of what the server or the generator were doing meanwhile. A server that
 // stalls for a second therefore makes every request slow that was due in that second, not only the one that was
 // waiting (no coordinated omission). "spanflame load", the demo and tests use it. It makes load that is worth
 // profiling; it is not a tool for measuring the capacity of a cluster.
