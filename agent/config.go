@@ -22,7 +22,7 @@ import (
 	"spanflame/internal/record"
 )
 
-// Config says how a service is profiled and observed. A field that has its zero value is read from its environment
+// Config configures how a service is profiled and observed. A field that has its zero value is read from its environment
 // variable, and has its default where that is not set either, or not allowed (see Strict). A field's comment ends with the variable, the default
 // and what is allowed; docs/configuration.md has them as a table.
 type Config struct {

@@ -20,7 +20,7 @@ import (
 	"spanflame/internal/record"
 )
 
-// ErrNone says that there is no profile, or none with samples, that was asked for.
+// ErrNone means that no profile, or none with samples, matches the request.
 var ErrNone = errors.New("no profile matches")
 
 // Entry is a saved profile as it is listed, without its samples. Its labels are shared between entries and

@@ -327,8 +327,8 @@ func whyNot(s traces.Span, typ string, byID map[string]traces.Span, now time.Tim
 		"the service counts these in spanflame_wall_slow_spans_total." + inside
 }
 
-// around says which flame graph has the time of a span without one: that of the nearest span around it in its service. It is
-// empty if there is none.
+// around returns the text that names the flame graph with the time of a span without one: that of the nearest span around
+// it in its service. It is empty if there is none.
 func around(s traces.Span, byID map[string]traces.Span) string {
 	at := s
 	for range len(byID) { // the parents of spans can form a circle

@@ -307,8 +307,8 @@ func (b *blocking) Trace(ctx context.Context, id string) ([]traces.Span, error) 
 	}
 }
 
-// A limited number of pages is made at a time; a client that waits too long gets a status with Retry-After; and a client that has not
-// read its answer delays no other.
+// A limited number of pages is made at a time; a client that waits too long gets a status with Retry-After; and a client
+// that has not read its answer delays no other.
 func TestPagesAreMadeAFewAtATime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		from := &blocking{gate: make(chan struct{})}

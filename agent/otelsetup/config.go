@@ -17,7 +17,7 @@ import (
 	"spanflame/agent/internal/telemetry"
 )
 
-// Config says how a service is profiled and how its traces, metrics and logs leave the process. A field that has its
+// Config configures how a service is profiled, and how its traces, metrics and logs are exported. A field that has its
 // zero value is read from its environment variable, and has its default where that is not set either, or not allowed
 // (see [agent.Config.Strict]). A field's comment ends with the variable, the default and what is allowed;
 // docs/configuration.md has them as a table.
@@ -72,7 +72,7 @@ type Config struct {
 	Stdout io.Writer
 }
 
-// Signal says how traces, metrics or logs leave the process. SIGNAL is TRACES, METRICS or LOGS.
+// Signal configures how traces, metrics or logs are exported. SIGNAL is TRACES, METRICS or LOGS.
 type Signal struct {
 	// Exporter is what sends the signal. Of several in the variable, the first is used. With otlp and no endpoint, the
 	// endpoint is on localhost. For metrics, prometheus is allowed too and is the same as none,

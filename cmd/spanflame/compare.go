@@ -290,7 +290,7 @@ func (o compareOptions) run(ctx context.Context, before, after string, stdout, s
 	return verdictError(report.Check(rules), stderr)
 }
 
-// tellApart says how to make the sides different.
+// tellApart is advice on how to make the sides different.
 const tellApart = "use --before and --after to select different windows, such as --before to=2h --after from=1h"
 
 // maxBroken limits the changes that an error lists.

@@ -15,7 +15,7 @@ import (
 	"testing"
 )
 
-// rule says which packages of this module a package may import, in addition to those below itself, and why no others.
+// rule lists the packages of this module that a package may import, in addition to those below itself, and why no others.
 type rule struct {
 	pkg string // path below the module
 	may []string

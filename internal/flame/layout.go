@@ -8,7 +8,7 @@ type node[T any] interface {
 	Below() []T
 }
 
-// Limits says which frames of a graph are drawn.
+// Limits selects the frames of a graph that are drawn.
 type Limits struct {
 	Share  float64 // of the width of the graph, which a frame must have at least
 	Depth  int     // frames of a stack

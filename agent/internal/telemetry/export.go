@@ -39,7 +39,7 @@ const (
 	ProtocolHTTP = "http/protobuf"
 )
 
-// Signal says how one signal leaves the process.
+// Signal configures how one signal is exported.
 type Signal struct {
 	Exporter string // ExporterOTLP, ExporterConsole or ExporterNone
 	Endpoint string // full URL; for HTTP with the signal's path

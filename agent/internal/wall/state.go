@@ -35,7 +35,7 @@ func blocked(reason string, at *stack) wallprofile.State {
 	return wallprofile.WaitOther
 }
 
-// blockedAt says why a goroutine waits from its stack alone, as after a gap in the trace.
+// blockedAt returns why a goroutine waits, from its stack alone, for example after a gap in the trace.
 func blockedAt(at *stack) wallprofile.State {
 	for _, f := range at.frames {
 		switch f.function {
