@@ -37,11 +37,18 @@ func Library(function, file string) bool {
 
 // Instrumentation reports whether a function such as
 // "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip" is of OpenTelemetry or
-// instruments another package for it: by convention the name of such a package is otel and the other's name.
+// instruments another package for it: by convention the name of such a package is otel and the other's name. The
+// agent's own wrappers, which run on the goroutines of the service, are instrumentation too.
 func Instrumentation(function string) bool {
 	name, _, _ := strings.Cut(function, "[") // type parameters have paths of their own
+	if rest, ok := strings.CutPrefix(name, wrappers); ok {
+		return strings.HasPrefix(rest, "telemetry.") || strings.HasPrefix(rest, "spanlink.")
+	}
 	return strings.HasPrefix(name, "go.opentelemetry.io/") || strings.HasPrefix(Short(name), "otel")
 }
+
+// wrappers is the path of the agent's packages, of which two wrap what the service calls.
+const wrappers = "spanflame/agent/internal/"
 
 // OnBehalf reports whether a function works, and waits, on behalf of its caller and is therefore not to blame for the
 // time it takes: the standard library and instrumentation.
