@@ -240,7 +240,11 @@ func (a *Agent) setRates(types []record.Type) {
 	var restore []func()
 	if slices.Contains(types, record.Mutex) {
 		before := runtime.SetMutexProfileFraction(a.cfg.MutexProfileFraction)
-		restore = append(restore, func() { runtime.SetMutexProfileFraction(before) })
+		restore = append(restore, func() {
+			if runtime.SetMutexProfileFraction(-1) == a.cfg.MutexProfileFraction { // else the service has set it since
+				runtime.SetMutexProfileFraction(before)
+			}
+		})
 	}
 	if slices.Contains(types, record.Block) {
 		runtime.SetBlockProfileRate(int(a.cfg.BlockProfileRate.Nanoseconds()))

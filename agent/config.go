@@ -251,6 +251,11 @@ func (c Config) resolve() (_ Config, ignored []error, err error) {
 			return Config{}, nil, fmt.Errorf("find the working directory, for Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
 		}
 	}
+	if c.PyroscopeAddress != "" && c.SpoolDir != "" { // the same
+		if c.SpoolDir, err = filepath.Abs(c.SpoolDir); err != nil {
+			return Config{}, nil, fmt.Errorf("find the working directory, for SpoolDir (SPANFLAME_SPOOL_DIR) %q: %w", c.SpoolDir, err)
+		}
+	}
 	return c, ignored, nil
 }
 
@@ -275,6 +280,15 @@ func set[T comparable](field *T, value T) {
 func (c Config) withDefaults() Config {
 	if c.ResourceAttributes == nil {
 		c.ResourceAttributes = map[string]string{}
+	}
+	// A record holds only UTF-8, and a variable can be percent-encoded bytes of any kind.
+	for _, texts := range []map[string]string{c.ResourceAttributes, c.ProfileLabels} {
+		for name, value := range texts {
+			texts[name] = strings.ToValidUTF8(value, "\ufffd")
+		}
+	}
+	for _, text := range []*string{&c.ServiceName, &c.ServiceVersion, &c.Environment} {
+		*text = strings.ToValidUTF8(*text, "\ufffd")
 	}
 	set(&c.ServiceName, c.ResourceAttributes[identity.ServiceName])
 	if c.ServiceName == "" {
