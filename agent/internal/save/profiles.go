@@ -93,7 +93,7 @@ func (p *Profiles) Put(r record.Record) {
 	switch {
 	case p.closed:
 		p.ring.tally.count(Failed, "closed", Count{1, size})
-	case len(p.queue) >= maxQueue || p.bytes+size > maxQueueBytes:
+	case len(p.queue) >= maxQueue || len(p.queue) > 0 && p.bytes+size > maxQueueBytes:
 		p.ring.tally.count(Failed, "queue_full", Count{1, size})
 	default:
 		p.queue = append(p.queue, r)

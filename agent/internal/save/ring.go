@@ -153,12 +153,22 @@ func (r *ring) close(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s: the disk does not answer: %w", r.path(), context.Cause(ctx))
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.dir == nil {
-		return nil
+	closed := make(chan error, 1)
+	go func() { // a writer holds the lock while the disk does not answer
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.dir == nil {
+			closed <- nil
+			return
+		}
+		closed <- r.dir.Close()
+	}()
+	select {
+	case err := <-closed:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("%s: the disk does not answer: %w", r.path(), context.Cause(ctx))
 	}
-	return r.dir.Close()
 }
 
 // scan updates the sums to what is in the directory, and removes what is above the limits.

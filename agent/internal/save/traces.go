@@ -75,7 +75,7 @@ func (t *Traces) append(line []byte) error {
 		return fmt.Errorf("a line of %d bytes is too large for the directory: at most %d", size, limit)
 	}
 	full := t.size > 0 && t.size+size > min(maxTraceFile, t.ring.maxBytes/tracesInRing)
-	if t.file != nil && (full || time.Since(t.opened) > maxTraceFileAge || !t.there()) {
+	if t.file != nil && (full || time.Since(t.opened) > min(maxTraceFileAge, t.ring.maxAge/2) || !t.there()) {
 		if err := t.close(); err != nil {
 			return err
 		}
@@ -85,6 +85,12 @@ func (t *Traces) append(line []byte) error {
 		items, t.opened, t.size = 1, time.Now(), 0
 	}
 	err := t.ring.commit(".", t.opened, items, size, func(root *os.Root) (err error) {
+		if t.file != nil && !t.there() { // the ring has just removed it, to make room
+			if err := t.close(); err != nil {
+				return err
+			}
+			t.opened, t.size = time.Now(), 0
+		}
 		if t.file == nil {
 			if t.file, err = create(root, traceFileName(t.opened)); err != nil {
 				return err
@@ -136,10 +142,18 @@ func (t *Traces) close() error {
 
 // Close closes the file and ends the goroutine, which it waits for until ctx is done. It is called once.
 func (t *Traces) Close(ctx context.Context) error {
-	t.mu.Lock()
-	t.closed = true
-	err := t.close()
-	t.mu.Unlock()
+	closed := make(chan error, 1)
+	go func() { // a Write holds the lock while the disk does not answer
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		t.closed = true
+		closed <- t.close()
+	}()
+	var err error
+	select {
+	case err = <-closed:
+	case <-ctx.Done():
+	}
 	return errors.Join(err, t.ring.close(ctx))
 }
 
