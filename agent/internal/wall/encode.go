@@ -153,6 +153,7 @@ func (x *encoder) flush(scope string) (emitted int) {
 	}
 	delete(x.open, scope)
 	start := x.stamp(scope, b.first, len(b.p.Sample))
+	b.end = later(b.end, start) // the start may have been moved beyond the end
 	b.p.TimeNanos, b.p.DurationNanos = start.UnixNano(), int64(b.end.Sub(start))
 	x.message.Reset()
 	_ = b.p.WriteUncompressed(&x.message) // to memory, which does not fail
