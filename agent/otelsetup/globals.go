@@ -50,9 +50,19 @@ func newGlobals(cfg Config) *globals {
 	g := &globals{propagator: &propagator{cfg.propagator()}, wrong: len(checkSDK()) > 0, stop: make(chan struct{})}
 	g.local.Store(slog.New(slog.NewJSONHandler(cfg.Stdout, nil)))
 	replace(g, otel.GetErrorHandler, otel.SetErrorHandler, otel.ErrorHandler(g))
-	otel.SetLogger(logr.FromSlogHandler(&sdkLog{g: g, least: sdkLevel()}))
+	log := &sdkLog{g: g, least: sdkLevel()}
+	before := sdkLogger.Swap(log)
+	otel.SetLogger(logr.FromSlogHandler(log))
+	g.undo = append(g.undo, func() {
+		if before != nil && sdkLogger.CompareAndSwap(log, before) {
+			otel.SetLogger(logr.FromSlogHandler(before))
+		}
+	})
 	return g
 }
+
+// sdkLogger is the log of the SDK that was set last: the SDK does not tell.
+var sdkLogger atomic.Pointer[sdkLog]
 
 // Handle logs an error of the SDK.
 func (g *globals) Handle(err error) {
