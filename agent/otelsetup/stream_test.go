@@ -61,7 +61,12 @@ func TestStreamsAndHijackedConnections(t *testing.T) {
 		fmt.Fprint(rw, strings.ToUpper(line))
 		rw.Flush()
 	})
-	server := httptest.NewServer(otelhttp.NewHandler(mux, "", otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.URL.Path })))
+	traced := otelhttp.NewHandler(mux, "", otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string { return r.URL.Path }))
+	ended := make(chan struct{}, 2) // a server does not wait for hijacked connections
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		traced.ServeHTTP(w, r)
+		ended <- struct{}{}
+	}))
 	defer server.Close()
 
 	resp, err := http.Get(server.URL + "/events")
@@ -93,6 +98,8 @@ func TestStreamsAndHijackedConnections(t *testing.T) {
 		t.Errorf("the connection has %q, %v", b, err)
 	}
 	c.Close()
+	<-ended
+	<-ended
 	server.Close()
 	http.DefaultClient.CloseIdleConnections()
 	if err := a.Shutdown(context.Background()); err != nil {
