@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 
 	"spanflame/agent"
 	"spanflame/agent/internal/guard"
+	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/save"
 	"spanflame/agent/internal/telemetry"
 )
@@ -23,9 +25,13 @@ import (
 //	...
 //	provider := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(saver), ...)
 //
-// The provider shuts it down.
+// The service.name of the provider's resource must be the ServiceName of the agent, by which the viewer joins traces and
+// profiles. If it differs, that is logged once. The provider shuts the saver down.
 type TraceSaver struct {
 	sdktrace.SpanProcessor
+	service  string // of the agent
+	log      *slog.Logger
+	named    sync.Once
 	files    *savedTraces
 	observed metric.Registration
 
@@ -44,7 +50,7 @@ func NewTraceSaver(ctx context.Context, cfg agent.Config) (*TraceSaver, error) {
 		return nil, fmt.Errorf("otelsetup: Dir (SPANFLAME_DIR) %q: want a directory to save traces in", cfg.Dir)
 	}
 	g := guard.New(cfg.Logger)
-	s := &TraceSaver{files: openTraces(cfg, g)}
+	s := &TraceSaver{service: cfg.ServiceName, log: cfg.Logger, files: openTraces(cfg, g)}
 	if s.SpanProcessor, err = telemetry.NewSaver(ctx, s.files.file, cfg.Dir, cfg.Logger, g); err != nil {
 		return nil, errors.Join(fmt.Errorf("otelsetup: %w", err), s.files.close(ctx))
 	}
@@ -52,6 +58,18 @@ func NewTraceSaver(ctx context.Context, cfg agent.Config) (*TraceSaver, error) {
 		return nil, errors.Join(fmt.Errorf("otelsetup: %w", err), s.SpanProcessor.Shutdown(ctx), s.files.close(ctx))
 	}
 	return s, nil
+}
+
+// OnEnd takes a span that ended, to be saved.
+func (s *TraceSaver) OnEnd(span sdktrace.ReadOnlySpan) {
+	s.named.Do(func() {
+		name, _ := span.Resource().Set().Value(identity.ServiceName)
+		if name.AsString() != s.service {
+			s.log.Warn("the service.name of the spans is not the agent's ServiceName, so the viewer does not find their profiles; "+
+				"give the provider's resource the same name (logged once)", "service_name", s.service, "of_spans", name.AsString())
+		}
+	})
+	s.SpanProcessor.OnEnd(span)
 }
 
 // Problems returns what does not work as it should, for the field Problems of [agent.Config].

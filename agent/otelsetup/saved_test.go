@@ -22,6 +22,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/resource"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
@@ -315,5 +316,29 @@ func TestTracesOfTheServicesOwnProviderAreSaved(t *testing.T) {
 	cfg.Dir = off
 	if _, err := NewTraceSaver(t.Context(), cfg); err == nil || !strings.Contains(err.Error(), "want a directory") {
 		t.Errorf("without a directory: %v", err)
+	}
+}
+
+// A provider without a name of its own has the SDK's, by which nobody finds the profiles of its spans.
+func TestTraceSaverOfAnotherName(t *testing.T) {
+	for name, warnings := range map[string]int{"svc": 0, "other": 1} {
+		var log bytes.Buffer
+		cfg := agent.Config{ServiceName: "svc", Dir: t.TempDir(), Logger: slog.New(slog.NewTextHandler(&log, nil))}
+		saver, err := NewTraceSaver(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		named := resource.NewSchemaless(attribute.String("service.name", name))
+		provider := sdktrace.NewTracerProvider(sdktrace.WithResource(named), sdktrace.WithSpanProcessor(saver))
+		for range 2 {
+			_, span := provider.Tracer("test").Start(t.Context(), "POST /checkout")
+			span.End()
+		}
+		if err := provider.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if got := strings.Count(log.String(), "of_spans="+name); got != warnings {
+			t.Errorf("service.name %s: %d warnings, want %d: %s", name, got, warnings, log.String())
+		}
 	}
 }
