@@ -34,7 +34,7 @@ type Instance struct {
 
 // Shared is logged, with the error of Identify, if other processes may have the same identity.
 const Shared = "processes of the service on this host may have the same service.instance.id, and Pyroscope then drops profiles; " +
-	"set SPANFLAME_SPOOL_DIR to a directory that the service can write to"
+	"set service.instance.id, or SPANFLAME_SPOOL_DIR or SPANFLAME_DIR to a directory that the service can write to"
 
 // Identify gives the process an identity as service.instance.id among the attributes, unless they have one. The
 // directories are those of [Claim]; without any, the process delivers and saves nothing, and has the host's name. The
