@@ -153,6 +153,7 @@ func (t *Traces) Close(ctx context.Context) error {
 	select {
 	case err = <-closed:
 	case <-ctx.Done():
+		err = fmt.Errorf("%s: a write has not ended: %w", t.ring.path(), context.Cause(ctx))
 	}
 	return errors.Join(err, t.ring.close(ctx))
 }
