@@ -96,6 +96,8 @@ var rules = []rule{
 // banned are imports from outside this module, by prefix, which a package and those below it must not have.
 var banned = []struct{ pkg, imports, why string }{
 	{"", "compress/gzip", "internal/pprofwire says why all compress with klauspost/compress"},
+	{"", "gonum.org/v1/gonum/mat", "profiles/internal/stat says what it costs"},
+	{"", "gonum.org/v1/gonum/stat", "it imports gonum's linear algebra: profiles/internal/stat has what is needed"},
 	{"", "net/http/pprof", "its import alone puts profiles on http.DefaultServeMux"},
 	{"agent/internal/capture", "net/http", "capturing knows no network"},
 	{"agent/internal/wall", "net/http", "capturing knows no network"},

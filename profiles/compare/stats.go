@@ -5,9 +5,7 @@ import (
 	"math"
 	"slices"
 
-	"gonum.org/v1/gonum/stat"
-	"gonum.org/v1/gonum/stat/combin"
-	"gonum.org/v1/gonum/stat/distuv"
+	"spanflame/profiles/internal/stat"
 )
 
 const (
@@ -98,13 +96,13 @@ func (rs ranks) widened(r result, before, after []float64, u uncertainty, confid
 	skip := rs.outside((1-confidence)/2, u.widen)
 	ranksP := 1.0
 	if r.p < 1 {
-		ranksP = 2 * distuv.UnitNormal.CDF(distuv.UnitNormal.Quantile(r.p/2)/u.widen)
+		ranksP = 2 * stat.Normal(stat.NormalQuantile(r.p/2)/u.widen)
 	}
 	if u.grain == 0 {
 		confidence = (1 + confidence) / 2 // the p of the t-test is doubled
 	}
 	freedom := freedom(float64(rs.n1+rs.n2), u.widen)
-	width := quantile(freedom, (1+confidence)/2)
+	width := stat.StudentQuantile(freedom, (1+confidence)/2)
 	wider := func(e, usual, byRanks Estimate, known float64) Estimate {
 		s := spread{
 			low:     u.widen * float64(usual.Value-usual.Low) / rs.errors,
@@ -119,7 +117,7 @@ func (rs ranks) widened(r result, before, after []float64, u uncertainty, confid
 		r.p = max(r.p, p)
 		return Estimate{e.Value, min(e.Low, low), max(e.High, high)}
 	}
-	b, a := stat.Mean(before, nil), stat.Mean(after, nil)
+	b, a := stat.Mean(before), stat.Mean(after)
 	r.difference = wider(r.difference, r.differences.estimate(rs.usual), r.differences.estimate(skip), u.grain*(b+a))
 	if e := r.ratios.estimate(rs.usual); e.Low > 0 && !math.IsInf(float64(e.High), 1) {
 		logs := wider(r.ratio.mapped(logarithm), e.mapped(logarithm), r.ratios.estimate(skip).mapped(logarithm), u.grain*(1/b+1/a))
@@ -159,7 +157,7 @@ func (s spread) p(v float64) float64 {
 		estimated = s.high
 	}
 	deviation, freedom := s.from(estimated)
-	return survival(math.Abs(v)/deviation, freedom)
+	return stat.StudentTwoSided(freedom, v/deviation)
 }
 
 // interval returns the confidence interval of the estimate v.
@@ -169,22 +167,13 @@ func (s spread) interval(v float64) (low, high Number) {
 		if s.known == 0 {
 			return s.width * deviation
 		}
-		return quantile(freedom, (1+s.confidence)/2) * deviation
+		return stat.StudentQuantile(freedom, (1+s.confidence)/2) * deviation
 	}
 	return Number(v - margin(s.low)), Number(v + margin(s.high))
 }
 
 // freedom returns the degrees of freedom of n windows that depend on each other.
 func freedom(n, widen float64) float64 { return max(minFreedom, n/widen-2) }
-
-// quantile and survival are functions of Student's t distribution; survival is two-sided.
-func quantile(freedom, p float64) float64 {
-	return distuv.StudentsT{Sigma: 1, Nu: freedom}.Quantile(p)
-}
-
-func survival(t, freedom float64) float64 {
-	return 2 * distuv.StudentsT{Sigma: 1, Nu: freedom}.Survival(t)
-}
 
 // sparse reports whether so many windows have a value of 0 that the median quotient, or a limit of its interval, is
 // 0 or infinite.
@@ -202,11 +191,15 @@ type mean struct {
 }
 
 func newMean(values, weights []float64) mean {
-	m := mean{value: stat.Mean(values, weights), n: float64(len(values))}
-	var squares, sum float64
+	m := mean{n: float64(len(values))}
+	var sum, squares float64
+	for i, v := range values {
+		m.value += weights[i] * v
+		sum += weights[i]
+	}
+	m.value /= sum
 	for i, v := range values {
 		squares += math.Pow(weights[i]*(v-m.value), 2)
-		sum += weights[i]
 	}
 	m.variance = squares / (sum * sum) * m.n / (m.n - 1)
 	return m
@@ -221,8 +214,8 @@ func (r result) byMeans(before, after mean, u uncertainty, confidence float64) r
 	s := spread{freedom: freedom(2+(vb+va)*(vb+va)/(vb*vb/(before.n-1)+va*va/(after.n-1)), u.widen), known: u.grain * (b + a)}
 	deviation, freedom := s.from(math.Sqrt(vb + va))
 	vb, va = vb+u.grain*b, va+u.grain*a
-	width := quantile(freedom, (1+confidence)/2) // in standard deviations of a mean
-	r.p = max(r.p, survival(math.Abs(a-b)/deviation, freedom))
+	width := stat.StudentQuantile(freedom, (1+confidence)/2) // in standard deviations of a mean
+	r.p = max(r.p, stat.StudentTwoSided(freedom, (a-b)/deviation))
 	margin := width * deviation
 	r.difference = Estimate{Number(a - b), Number(a - b - margin), Number(a - b + margin)}
 
@@ -271,7 +264,7 @@ func newRanks(n1, n2 int) ranks {
 			cdf[u] += cdf[u-i]
 		}
 	}
-	sum, all := 0.0, combin.GeneralizedBinomial(float64(n1+n2), float64(n1))
+	sum, all := 0.0, stat.Choices(n1+n2, n1)
 	for u, ways := range cdf {
 		sum += ways
 		cdf[u] = min(1, sum/all)
@@ -279,7 +272,7 @@ func newRanks(n1, n2 int) ranks {
 	r := ranks{n1: n1, n2: n2, cdf: cdf}
 	r.usual = r.outside((1-standardConfidence)/2, 1)
 	if r.usual >= 0 {
-		r.errors = quantile(float64(n1+n2-2), 1-cdf[r.usual])
+		r.errors = stat.StudentQuantile(float64(n1+n2-2), 1-cdf[r.usual])
 	}
 	return r
 }
@@ -324,7 +317,7 @@ func (r ranks) smallest() float64 { return min(1, 2*r.cdf[0]) }
 // outside returns the number of sorted pairs outside an interval at each end, minus one: −1 if there is none, which
 // makes the interval infinite. A larger standard error leaves fewer pairs outside.
 func (r ranks) outside(tail, widen float64) int {
-	tail = distuv.UnitNormal.CDF(distuv.UnitNormal.Quantile(tail) * widen)
+	tail = stat.Normal(stat.NormalQuantile(tail) * widen)
 	n, _ := slices.BinarySearchFunc(r.cdf, tail, func(p, tail float64) int {
 		if p <= tail {
 			return -1
@@ -413,7 +406,7 @@ func shared(sides [2][]float64, order []int) float64 {
 
 // relative returns the deviations from the mean, as shares of it.
 func relative(values []float64) []float64 {
-	mean := stat.Mean(values, nil)
+	mean := stat.Mean(values)
 	deviations := make([]float64, len(values))
 	if mean != 0 {
 		for i, v := range values {

@@ -6,9 +6,7 @@ import (
 	"slices"
 	"time"
 
-	"gonum.org/v1/gonum/mat"
-	"gonum.org/v1/gonum/stat"
-	"gonum.org/v1/gonum/stat/distuv"
+	"spanflame/profiles/internal/stat"
 )
 
 const (
@@ -70,7 +68,7 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 		}
 		tests++
 		third := n / 3
-		grown := stat.Mean(values[n-third:], nil) - stat.Mean(values[:third], nil)
+		grown := stat.Mean(values[n-third:]) - stat.Mean(values[:third])
 		if grown <= 0 {
 			continue
 		}
@@ -138,7 +136,7 @@ func mannKendall(values []float64) float64 {
 	if s <= 0 || variance == 0 {
 		return 1
 	}
-	return distuv.UnitNormal.Survival((s - 1) / math.Sqrt(variance))
+	return stat.Normal((1 - s) / math.Sqrt(variance))
 }
 
 // kendall returns the score of Mann and Kendall, and its variance if there is no trend.
@@ -175,7 +173,7 @@ func signTest(values []float64) float64 {
 	if up == 0 {
 		return 1
 	}
-	return distuv.Binomial{N: steps, P: 0.5}.Survival(up - 1)
+	return stat.AtLeastHeads(up, steps)
 }
 
 // theilSen returns the median of the slopes of all pairs, with Sen's confidence interval.
@@ -208,7 +206,7 @@ func hinge(at, values []float64) int {
 		for i := range at {
 			x[i] = max(0, at[i]-at[from])
 		}
-		a, b := stat.LinearRegression(x, values, nil, false)
+		a, b, _ := stat.Line(x, values)
 		var sum float64
 		for i, v := range values {
 			sum += (v - a - b*x[i]) * (v - a - b*x[i])
@@ -238,26 +236,17 @@ func stopped(at, values []float64, unit float64) bool {
 func follows(minutes, values, load []float64) bool {
 	third := len(values) / 3
 	ends := func(s []float64) (first, last float64) {
-		return stat.Mean(s[:third], nil), stat.Mean(s[len(s)-third:], nil)
+		return stat.Mean(s[:third]), stat.Mean(s[len(s)-third:])
 	}
 	firstLoad, lastLoad := ends(load)
 	first, last := ends(values)
 	if lastLoad < loadRise*firstLoad || last*firstLoad > loadSlack*lastLoad*first {
 		return false
 	}
-	if stat.Correlation(minutes, load, nil) > collinear {
+	if _, _, correlation := stat.Line(minutes, load); correlation > collinear {
 		return true // the effects cannot be separated, and the load suffices
 	}
-	// value = a + b·time + c·load
-	x := mat.NewDense(len(values), 3, nil)
-	for i := range values {
-		x.SetRow(i, []float64{1, minutes[i], load[i]})
-	}
-	var fit mat.VecDense
-	if err := fit.SolveVec(x, mat.NewVecDense(len(values), values)); err != nil {
-		return true // as above
-	}
-	return fit.AtVec(2)*(lastLoad-firstLoad) >= loadShare*(last-first)
+	return stat.Partial(minutes, load, values)*(lastLoad-firstLoad) >= loadShare*(last-first)
 }
 
 // correct sets the q of each stack by the procedure of Benjamini and Hochberg, among all stacks that were large enough to
