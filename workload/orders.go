@@ -3,7 +3,6 @@ package workload
 import (
 	"context"
 	"database/sql"
-	"database/sql/driver"
 	"errors"
 	"fmt"
 	"net/url"
@@ -15,11 +14,11 @@ import (
 	"github.com/XSAM/otelsql"
 	"github.com/cenkalti/backoff/v5"
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/stdlib"
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver of PostgreSQL
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
-	"modernc.org/sqlite"
+	_ "modernc.org/sqlite" // the driver of SQLite
 )
 
 // The statements are the same for both databases: both support $1, TEXT and BIGINT.
@@ -41,11 +40,12 @@ type orderStore struct {
 
 // database describes a database for orders: how to connect to it, and its particular settings.
 type database struct {
-	connector driver.Connector
-	name      string // for errors, without secrets
-	attrs     []attribute.KeyValue
-	maxConns  int
-	patience  time.Duration // how long to wait for it to come up
+	driver   string // as registered with database/sql
+	source   string // for the driver, with secrets
+	name     string // for errors, without secrets
+	attrs    []attribute.KeyValue
+	maxConns int
+	patience time.Duration // how long to wait for it to come up
 }
 
 // openOrders connects to the configured database and creates the tables that are missing.
@@ -67,7 +67,10 @@ func openOrders(ctx context.Context, cfg Config) (*orderStore, error) {
 		// Spans for statements and transactions; the pool's own housekeeping would only hide them.
 		otelsql.WithSpanOptions(otelsql.SpanOptions{OmitConnResetSession: true, OmitConnectorConnect: true, DisableErrSkip: true}),
 	}
-	db := otelsql.OpenDB(d.connector, options...)
+	db, err := otelsql.Open(d.driver, d.source, options...)
+	if err != nil {
+		return nil, fmt.Errorf("open the order database %s: %w", d.name, err)
+	}
 	db.SetMaxOpenConns(d.maxConns)
 	db.SetMaxIdleConns(d.maxConns)
 	if err := createSchema(ctx, db, d.patience); err != nil {
@@ -96,14 +99,11 @@ func sqliteFile(path string) (database, error) {
 		"_txlock": {"immediate"},
 		"_pragma": {"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(NORMAL)", "foreign_keys(1)"},
 	}.Encode()}
-	connector, err := sqlite.NewConnector(dsn.String())
-	if err != nil {
-		return database{}, fmt.Errorf("order database %q: %w", path, err)
-	}
 	return database{
-		connector: connector,
-		name:      path,
-		attrs:     []attribute.KeyValue{semconv.DBSystemNameSQLite, semconv.DBNamespace(filepath.Base(path))},
+		driver: "sqlite",
+		source: dsn.String(),
+		name:   path,
+		attrs:  []attribute.KeyValue{semconv.DBSystemNameSQLite, semconv.DBNamespace(filepath.Base(path))},
 		// SQLite has one writer. With one connection the others wait in database/sql, where a profile shows them,
 		// and not in SQLite's polling.
 		maxConns: 1,
@@ -120,8 +120,9 @@ func postgres(databaseURL string) (database, error) {
 		return database{}, fmt.Errorf("DATABASE_URL: %w", err) // pgx omits the password
 	}
 	return database{
-		connector: stdlib.GetConnector(*cfg),
-		name:      fmt.Sprintf("postgres://%s:%d/%s", cfg.Host, cfg.Port, cfg.Database),
+		driver: "pgx",
+		source: databaseURL,
+		name:   fmt.Sprintf("postgres://%s:%d/%s", cfg.Host, cfg.Port, cfg.Database),
 		attrs: []attribute.KeyValue{semconv.DBSystemNamePostgreSQL, semconv.DBNamespace(cfg.Database),
 			semconv.ServerAddress(cfg.Host), semconv.ServerPort(int(cfg.Port))},
 		maxConns: 16,

@@ -1,0 +1,146 @@
+package archtest
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// requirements are the modules that go.mod requires and that a service does not link by the agent: only the program, the
+// demo and the tests do. A service that adds the agent has at least these versions in its own go.mod, so that they are
+// the oldest that work, or why not. Where go.mod replaces one, only this module's own programs are built with the other.
+var requirements = []struct{ module, version, why string }{
+	{"github.com/HdrHistogram/hdrhistogram-go", "v1.1.2", "older ones are not tried"},
+	{"github.com/XSAM/otelsql", "v0.23.0", "replaced: the demo's spans have the names of today's conventions only with a later one"},
+	{"github.com/aclements/go-moremath", "v0.0.0-20210112150236-f10218a38794", "has no releases"},
+	{"github.com/chromedp/cdproto", "v0.159.0", "the protocol of the browser that the tests drive"},
+	{"github.com/chromedp/chromedp", "v0.23.0", "the protocol of the browser that the tests drive"},
+	{"github.com/compose-spec/compose-go/v2", "v2.1.3", "the oldest of v2 that can be had"},
+	{"github.com/go-analyze/charts", "v0.6.4", "the viewer's charts are drawn by it"},
+	{"github.com/go-chi/chi/v5", "v5.0.0", "replaced: before v5.3.0 its middleware has known defects, none of which this module uses"},
+	{"github.com/hashicorp/golang-lru/v2", "v2.0.7", "modernc.org/sqlite requires it"},
+	{"github.com/jackc/pgx/v5", "v5.7.0", "replaced: before v5.9.2 it has known defects of memory safety and of quoting"},
+	{"github.com/spf13/cobra", "v1.8.0", "older ones are not tried"},
+	{"github.com/spf13/pflag", "v1.0.5", "cobra requires it"},
+	{"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp", "v0.72.0", "its version belongs to that of OpenTelemetry's API"},
+	{"go.uber.org/goleak", "v1.3.0", "OpenTelemetry's SDK requires it"},
+	{"go.yaml.in/yaml/v4", "v4.0.0-rc.4", "has no release that is older"},
+	{"golang.org/x/sync", "v0.24.0", "golang.org/x/exp requires it, which reads execution traces"},
+	{"golang.org/x/term", "v0.46.0", "golang.org/x/net requires it"},
+	{"gonum.org/v1/gonum", "v0.17.0", "google.golang.org/grpc requires it"},
+	{"modernc.org/sqlite", "v1.34.0", "SQLite 3.46; its known defects need statements of an attacker, and the demo's are constant"},
+}
+
+// goCommand runs the go command in a directory and returns what it writes to standard output.
+func goCommand(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOWORK=off")
+	out, err := cmd.Output()
+	if exit, ok := err.(*exec.ExitError); ok {
+		for _, away := range []string{"dial tcp", "module lookup disabled", "i/o timeout"} {
+			if strings.Contains(string(exit.Stderr), away) {
+				t.Skipf("the test needs modules that are not in the cache: %s", exit.Stderr)
+			}
+		}
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, exit.Stderr)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
+}
+
+// TestRequirements: the table is go.mod.
+func TestRequirements(t *testing.T) {
+	read(t, "go.mod") // so that the result in the test cache depends on it
+	linked := map[string]bool{}
+	for mod := range strings.FieldsSeq(goCommand(t, "../..", "list", "-deps", "-f", "{{with .Module}}{{.Path}}{{end}}",
+		"./agent", "./agent/otelsetup", "./agent/sdkview")) {
+		linked[mod] = true
+	}
+	var mod struct {
+		Require []struct {
+			Path, Version string
+			Indirect      bool
+		}
+		Replace []struct {
+			Old, New struct{ Path, Version string }
+		}
+	}
+	if err := json.Unmarshal([]byte(goCommand(t, "../..", "mod", "edit", "-json")), &mod); err != nil {
+		t.Fatal(err)
+	}
+	required := map[string]string{}
+	for _, r := range mod.Require {
+		if !r.Indirect && !linked[r.Path] {
+			required[r.Path] = r.Version
+		}
+	}
+	replaced := map[string]string{}
+	for _, r := range mod.Replace {
+		replaced[r.Old.Path] = r.Old.Version
+	}
+	for _, r := range requirements {
+		if got := required[r.module]; got != r.version {
+			t.Errorf("go.mod requires %s %q, want %s: services that add the agent get it (%s)", r.module, got, r.version, r.why)
+		}
+		if got, ok := replaced[r.module]; ok && got != r.version {
+			t.Errorf("go.mod replaces %s %s, but requires %s", r.module, got, r.version)
+		}
+		if _, ok := replaced[r.module]; ok != strings.HasPrefix(r.why, "replaced: ") {
+			t.Errorf("%s: go.mod replaces it: %t, and the table says %q", r.module, ok, r.why)
+		}
+		delete(required, r.module)
+		delete(replaced, r.module)
+	}
+	for path, version := range required {
+		t.Errorf("go.mod requires %s %s for the program or tests: try an old version, and give it a row", path, version)
+	}
+	for path := range replaced {
+		t.Errorf("go.mod replaces %s, which the agent links or nothing requires", path)
+	}
+}
+
+// TestServicesKeepTheirVersions: a service that uses these modules itself and adds the agent has the same versions as
+// before.
+func TestServicesKeepTheirVersions(t *testing.T) {
+	read(t, "go.mod") // so that the result in the test cache depends on it
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	own := map[string]string{
+		"github.com/go-chi/chi/v5": "v5.0.0",
+		"github.com/jackc/pgx/v5":  "v5.7.0",
+		"github.com/spf13/cobra":   "v1.8.0",
+		"modernc.org/sqlite":       "v1.34.0",
+	}
+	dir := t.TempDir()
+	file, code := "module service\n\ngo 1.26.0\n\nrequire spanflame v0.0.0\n\nreplace spanflame => "+root+"\n", "package main\n\nimport (\n"
+	for mod, version := range own {
+		file += fmt.Sprintf("\nrequire %s %s\n", mod, version)
+		code += fmt.Sprintf("\t_ %q\n", mod)
+	}
+	code += "\t_ \"spanflame/agent\"\n)\n\nfunc main() {}\n"
+	for name, content := range map[string]string{"go.mod": file, "main.go": code} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	goCommand(t, dir, "mod", "tidy")
+	for mod, version := range own {
+		if got := strings.TrimSpace(goCommand(t, dir, "list", "-m", mod)); got != mod+" "+version {
+			t.Errorf("a service with %s %s has %q after it added the agent", mod, version, got)
+		}
+	}
+	// SQLite's driver and this library belong together: another version of it breaks the driver.
+	if got := strings.TrimSpace(goCommand(t, dir, "list", "-m", "modernc.org/libc")); got != "modernc.org/libc v1.55.3" {
+		t.Errorf("a service with SQLite has %q after it added the agent, want the driver's own v1.55.3", got)
+	}
+}
