@@ -1,3 +1,7 @@
+//go:build !race
+
+// These tests simulate thousands of windows, which takes minutes with the race detector.
+
 package compare_test
 
 import (

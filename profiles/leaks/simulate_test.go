@@ -4,6 +4,7 @@ import (
 	"iter"
 	"math"
 	"math/rand/v2"
+	"testing"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -11,6 +12,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/profiles"
+	"spanflame/profiles/leaks"
 )
 
 // sampled is the mean number of bytes between two samples of Go's memory profiler. The value of a stack is a whole number
@@ -176,4 +178,38 @@ func steady() simulation {
 		live: func(_ time.Duration, load float64) float64 { return 200 * load },
 	})
 	return s
+}
+
+// plants are leaks, by the way in which they keep what they leak.
+var plants = map[string][]string{
+	"map":       {"main.main", "main.serve", "main.remember", "internal/runtime/maps.(*Map).PutSlot"},
+	"slice":     {"main.main", "main.serve", "main.collect", "runtime.growslice"},
+	"closure":   {"main.main", "main.serve", "main.subscribe"},
+	"timer":     {"main.main", "main.serve", "main.expire", "time.AfterFunc"},
+	"goroutine": {"main.listen", "runtime.chanrecv1", "runtime.gopark"},
+}
+
+var sites = map[string]string{"map": "main.remember", "slice": "main.collect", "closure": "main.subscribe", "timer": "main.expire", "goroutine": "main.listen"}
+
+// planted is a steady service with a leak of so many bytes a second from the beginning on.
+func planted(plant string, bytesPerSecond float64, windows int, length time.Duration) simulation {
+	s := steady()
+	s.windows, s.length = windows, length
+	h := holder{stack: plants[plant], goes: plant == "goroutine"}
+	per := bytesPerSecond
+	if h.goes {
+		per /= 2048
+	}
+	h.live = func(t time.Duration, _ float64) float64 { return per * t.Seconds() }
+	s.holders = append(s.holders, h)
+	return s
+}
+
+func find(t testing.TB, s simulation, seed uint64) *leaks.Report {
+	t.Helper()
+	r, err := leaks.Find(t.Context(), s.run(rand.New(rand.NewPCG(seed, 1))), leaks.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
 }

@@ -1,23 +1,15 @@
+//go:build !race
+
+// These tests simulate thousands of windows, which takes minutes with the race detector.
+
 package leaks_test
 
 import (
 	"fmt"
-	"math/rand/v2"
 	"strings"
 	"testing"
 	"time"
-
-	"spanflame/profiles/leaks"
 )
-
-func find(t testing.TB, s simulation, seed uint64) *leaks.Report {
-	t.Helper()
-	r, err := leaks.Find(t.Context(), s.run(rand.New(rand.NewPCG(seed, 1))), leaks.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
-}
 
 // TestSteadyServicesAreNotSuspected has a cache that fills up, a warm-up, sawteeth of 7 and 23 minutes, objects
 // that live from a minute to five hours, and memory that follows a load that stays, doubles, rises or wanders.
@@ -64,31 +56,6 @@ func TestWhatFollowsAnEvenLoadIsNotSuspected(t *testing.T) {
 	if explained < runs {
 		t.Errorf("main.inFlight follows the load in %d of %d runs, want all", explained, runs)
 	}
-}
-
-// plants are leaks, by the way in which they keep what they leak.
-var plants = map[string][]string{
-	"map":       {"main.main", "main.serve", "main.remember", "internal/runtime/maps.(*Map).PutSlot"},
-	"slice":     {"main.main", "main.serve", "main.collect", "runtime.growslice"},
-	"closure":   {"main.main", "main.serve", "main.subscribe"},
-	"timer":     {"main.main", "main.serve", "main.expire", "time.AfterFunc"},
-	"goroutine": {"main.listen", "runtime.chanrecv1", "runtime.gopark"},
-}
-
-var sites = map[string]string{"map": "main.remember", "slice": "main.collect", "closure": "main.subscribe", "timer": "main.expire", "goroutine": "main.listen"}
-
-// planted is a steady service with a leak of so many bytes a second from the beginning on.
-func planted(plant string, bytesPerSecond float64, windows int, length time.Duration) simulation {
-	s := steady()
-	s.windows, s.length = windows, length
-	h := holder{stack: plants[plant], goes: plant == "goroutine"}
-	per := bytesPerSecond
-	if h.goes {
-		per /= 2048
-	}
-	h.live = func(t time.Duration, _ float64) float64 { return per * t.Seconds() }
-	s.holders = append(s.holders, h)
-	return s
 }
 
 func TestPlantedLeaksAreTheFirstSuspect(t *testing.T) {
