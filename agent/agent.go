@@ -322,7 +322,7 @@ func (s *slowSpans) stop(ctx context.Context) error {
 //
 // The provider may be used after the agent's shutdown: spans then have labels, and no wall-clock profiles.
 func (a *Agent) TracerProvider(provider trace.TracerProvider) trace.TracerProvider {
-	return spanlink.NewTracerProvider(provider, a.slow.marks())
+	return spanlink.NewTracerProvider(provider, a.slow.marks(), a.guard)
 }
 
 // Handler returns the pages of the operator's listener, to be mounted in a server of the service: /debug/pprof/,

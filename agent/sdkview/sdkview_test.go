@@ -19,7 +19,7 @@ func TestSpansAreTheSDKs(t *testing.T) {
 	recorder := tracetest.NewSpanRecorder()
 	sdk := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(recorder))
 	defer func() { _ = sdk.Shutdown(context.Background()) }()
-	tracer := sdkview.TracerProvider(spanlink.NewTracerProvider(sdk, nil)).Tracer("test")
+	tracer := sdkview.TracerProvider(spanlink.NewTracerProvider(sdk, nil, nil)).Tracer("test")
 
 	ctx, root := tracer.Start(context.Background(), "root", trace.WithAttributes(attribute.String("route", "/")))
 	for _, s := range []trace.Span{root, trace.SpanFromContext(ctx)} {
@@ -54,7 +54,7 @@ func TestPanicUnwindsThroughTheView(t *testing.T) {
 				t.Errorf("recovered %v", v)
 			}
 		}()
-		_, s := sdkview.TracerProvider(spanlink.NewTracerProvider(sdk, nil)).Tracer("test").Start(context.Background(), "op")
+		_, s := sdkview.TracerProvider(spanlink.NewTracerProvider(sdk, nil, nil)).Tracer("test").Start(context.Background(), "op")
 		defer s.End()
 		panic(boom)
 	}()
@@ -66,7 +66,7 @@ func TestPanicUnwindsThroughTheView(t *testing.T) {
 func TestOtherSpansStayAsTheyAre(t *testing.T) {
 	sc := trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{1}, TraceFlags: trace.FlagsSampled})
 	ctx := trace.ContextWithSpanContext(context.Background(), sc) // a no-op span takes it over
-	_, s := sdkview.TracerProvider(spanlink.NewTracerProvider(noop.NewTracerProvider(), nil)).Tracer("test").Start(ctx, "op")
+	_, s := sdkview.TracerProvider(spanlink.NewTracerProvider(noop.NewTracerProvider(), nil, nil)).Tracer("test").Start(ctx, "op")
 	if _, ok := s.(sdktrace.ReadOnlySpan); ok {
 		t.Error("a span of another implementation is reported as the SDK's")
 	}

@@ -54,7 +54,7 @@ var rules = []rule{
 		"other programs read the saved files; none of them needs to run"},
 	{"agent/internal/fleet", []string{"agent/internal/push", "internal/pprofwire", "internal/record"},
 		"it sends saved profiles the way an agent does"},
-	{"agent/internal/spanlink", []string{"internal/wallprofile"}, "it marks spans through an interface of its own, whatever records them"},
+	{"agent/internal/spanlink", []string{"agent/internal/guard", "internal/wallprofile"}, "it marks spans through an interface of its own, whatever records them"},
 	{"agent/internal/instance", []string{"agent/internal/identity", "agent/internal/owndir", "internal/record"},
 		"it claims a name and knows nothing of what has it"},
 	{"agent/internal/owndir", nil, "it opens directories for packages that know what is in them"},

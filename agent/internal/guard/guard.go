@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -58,8 +59,8 @@ type Stage struct {
 // state is the history of a stage.
 type state struct {
 	panics  int64
-	row     int       // panics since the last success
-	retryAt time.Time // the end of the pause
+	row     atomic.Int64 // panics since the last success; changed under the guard's lock, and read without it where it is 0
+	retryAt time.Time    // the end of the pause
 }
 
 // Stage returns the stage of that name, which is the same one each time. Names are metric attributes: take a few
@@ -97,8 +98,8 @@ func (g *Guard) Degraded() []string {
 	defer g.mu.Unlock()
 	var degraded []string
 	for _, name := range slices.Sorted(maps.Keys(g.stages)) {
-		if s := g.stages[name]; s.row > 0 {
-			degraded = append(degraded, fmt.Sprintf("%s: panics in a row: %d; the log has the stack of the first", name, s.row))
+		if row := g.stages[name].row.Load(); row > 0 {
+			degraded = append(degraded, fmt.Sprintf("%s: panics in a row: %d; the log has the stack of the first", name, row))
 		}
 	}
 	return degraded
@@ -115,6 +116,16 @@ func (s *Stage) Try(f func()) (ok bool) {
 	}()
 	f()
 	return true
+}
+
+// Recover is Try without a call, for work that is too frequent for one or whose stack must not show it: a function defers
+// it, and returns what its results are at that moment when it panics.
+func (s *Stage) Recover() {
+	if v := recover(); v != nil {
+		s.failed(v)
+	} else {
+		s.succeeded()
+	}
 }
 
 // Run is Try for work that comes up again and again: while the stage pauses after a panic, f is not called and the
@@ -136,7 +147,7 @@ func (s *Stage) Keep(stop <-chan struct{}, f func()) {
 }
 
 // Paused reports whether the stage pauses after a panic.
-func (s *Stage) Paused() bool { return time.Now().Before(s.pausedUntil()) }
+func (s *Stage) Paused() bool { return s.state.row.Load() > 0 && time.Now().Before(s.pausedUntil()) }
 
 func (s *Stage) pausedUntil() time.Time {
 	s.guard.mu.Lock()
@@ -145,9 +156,12 @@ func (s *Stage) pausedUntil() time.Time {
 }
 
 func (s *Stage) succeeded() {
+	if s.state.row.Load() == 0 {
+		return
+	}
 	s.guard.mu.Lock()
-	row := s.state.row
-	s.state.row, s.state.retryAt = 0, time.Time{}
+	row := s.state.row.Swap(0)
+	s.state.retryAt = time.Time{}
 	s.guard.mu.Unlock()
 	if row > 0 {
 		s.guard.report(slog.LevelInfo, "the agent's stage works again", "stage", s.name)
@@ -158,8 +172,8 @@ func (s *Stage) succeeded() {
 func (s *Stage) failed(v any) {
 	s.guard.mu.Lock()
 	s.state.panics++
-	pause := min(maxPause, firstPause<<min(s.state.row, 10))
-	s.state.row++
+	pause := min(maxPause, firstPause<<min(s.state.row.Load(), 10))
+	s.state.row.Add(1)
 	s.state.retryAt = time.Now().Add(pause)
 	first := s.state.panics == 1
 	s.guard.mu.Unlock()

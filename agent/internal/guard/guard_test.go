@@ -185,3 +185,55 @@ func TestStagesAreSafeForConcurrentUse(t *testing.T) {
 		t.Errorf("%d panics counted, want 400", n)
 	}
 }
+
+func TestRecoverInAFunctionOfItsOwn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		g := New(nil)
+		stage := g.Stage("start of a span")
+		call := func(f func()) (result string) {
+			defer stage.Recover()
+			result = "before"
+			f()
+			return "after"
+		}
+		if got := call(func() {}); got != "after" || stage.Paused() {
+			t.Errorf("result %q, paused %v", got, stage.Paused())
+		}
+		if got := call(panicsHere); got != "before" || !stage.Paused() || g.Panics()["start of a span"] != 1 {
+			t.Errorf("after a panic: result %q, paused %v, panics %v", got, stage.Paused(), g.Panics())
+		}
+		if call(func() {}); stage.Paused() || len(g.Degraded()) != 0 {
+			t.Errorf("after a success: paused %v, degraded %q", stage.Paused(), g.Degraded())
+		}
+		func() {
+			defer func() {
+				if v := recover(); v != "planted" {
+					t.Errorf("recovered %v: the panic of another was taken", v)
+				}
+			}()
+			defer call(func() {})
+			panicsHere()
+		}()
+	})
+}
+
+// BenchmarkRecover is the cost of the guard for a call on the service's own goroutine.
+func BenchmarkRecover(b *testing.B) {
+	stage := New(nil).Stage("start of a span")
+	n := 0
+	guarded := func() {
+		defer stage.Recover()
+		n++
+	}
+	bare := func() { n++ }
+	b.Run("without", func(b *testing.B) {
+		for b.Loop() {
+			bare()
+		}
+	})
+	b.Run("with", func(b *testing.B) {
+		for b.Loop() {
+			guarded()
+		}
+	})
+}

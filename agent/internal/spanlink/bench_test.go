@@ -39,16 +39,16 @@ func BenchmarkSpan(b *testing.B) {
 	}
 	run("none", sdk)
 	run("otel-profiling-go", otelpyroscope.NewTracerProvider(sdk))
-	run("labels", spanlink.NewTracerProvider(sdk, nil))
+	run("labels", spanlink.NewTracerProvider(sdk, nil, nil))
 	r, err := wall.Start(wall.Options{SlowSpan: time.Second, Emit: func(record.Record) {}})
 	if err != nil {
 		b.Fatal(err)
 	}
-	run("recorder, no marks", spanlink.NewTracerProvider(sdk, nil))
-	run("labels and marks", spanlink.NewTracerProvider(sdk, r))
+	run("recorder, no marks", spanlink.NewTracerProvider(sdk, nil, nil))
+	run("labels and marks", spanlink.NewTracerProvider(sdk, r, nil))
 	if err := r.Stop(context.Background()); err != nil {
 		b.Fatal(err)
 	}
 	run("unsampled", unsampled)
-	run("unsampled, wrapped", spanlink.NewTracerProvider(unsampled, r))
+	run("unsampled, wrapped", spanlink.NewTracerProvider(unsampled, r, nil))
 }

@@ -3,7 +3,8 @@
 // span_name of its local root while the span runs, which the CPU profile records, and the span's start and
 // end are marked for the wall-clock profile (see [Marks]). A local root span gets the attribute
 // pyroscope.profile.id, by which Grafana links it to its flame graph. The package neither samples nor
-// exports spans, and an unsampled span costs only the check.
+// exports spans, and an unsampled span costs only the check. A panic in what it does does not reach the caller: that span
+// has no link, or no profile, and is otherwise started and ended as ever.
 //
 // The labels and the attribute are those of github.com/grafana/otel-profiling-go. Its wrapper restores at
 // the end of a span the labels of the span's context, on whichever goroutine calls End. Here the labels
@@ -37,6 +38,7 @@ import (
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
+	"spanflame/agent/internal/guard"
 	"spanflame/internal/wallprofile"
 )
 
@@ -62,11 +64,13 @@ type Span interface {
 	linked() *span
 }
 
-// NewTracerProvider wraps tp. Marks may be nil; spans then have labels only.
-func NewTracerProvider(tp trace.TracerProvider, marks Marks) trace.TracerProvider {
+// NewTracerProvider wraps tp. Marks may be nil; spans then have labels only. So may the guard, which recovers panics.
+func NewTracerProvider(tp trace.TracerProvider, marks Marks, g *guard.Guard) trace.TracerProvider {
 	return &provider{
 		TracerProvider: tp,
 		marks:          marks,
+		starting:       g.Stage("start of a span"),
+		ending:         g.Stage("end of a span"),
 		// It is asked for local roots only, so that all of its spans have labels of their own.
 		labels: otelpyroscope.NewTracerProvider(started{},
 			otelpyroscope.WithSpanIDLabelScope(otelpyroscope.ScopeAllSpans),
@@ -81,6 +85,8 @@ type provider struct {
 	marks  Marks
 	labels trace.Tracer // of otel-profiling-go: labels the goroutine and sets the attribute
 	recent recent
+
+	starting, ending *guard.Stage
 }
 
 func (p *provider) Tracer(name string, options ...trace.TracerOption) trace.Tracer {
@@ -96,9 +102,18 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 	above := ctx
 	ctx, inner := t.Tracer.Start(ctx, name, options...)
 	sc := inner.SpanContext()
-	if !sc.IsSampled() {
+	if !sc.IsSampled() || t.p.starting.Paused() {
 		return ctx, inner
 	}
+	if linked, s := t.link(above, ctx, inner, sc, name); s != nil {
+		return linked, s
+	}
+	return ctx, inner
+}
+
+// link wraps a span that has begun. The span is nil if that panicked.
+func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.SpanContext, name string) (_ context.Context, _ *span) {
+	defer t.p.starting.Recover()
 	s := &span{Span: inner, p: t.p, name: name}
 	s.root = s
 	if parent := parentIn(above); parent != nil && parent.SpanContext().TraceID() == sc.TraceID() {
@@ -212,30 +227,38 @@ func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOpti
 	if s.labels != nil {
 		s.labels.ended.Store(true)
 	}
-	if s.marked {
-		name := s.name
-		if named, ok := s.Span.(interface{ Name() string }); ok {
-			name = named.Name()
-		}
-		var chosen time.Time
-		if len(options) > 0 {
-			config := trace.NewSpanEndConfig(options...)
-			chosen = config.Timestamp()
-		}
-		at, profiled := s.mark.End(name, chosen)
-		// The span ends at its mark: on a busy machine what lies between two readings of the clock can be a
-		// garbage collection. A timestamp among the caller's options comes later and overrides this one. It is
-		// the start and what passed since then, like the SDK's, so that setting the clock does not change the
-		// duration.
-		options = append([]trace.SpanEndOption{trace.WithTimestamp(s.start.Add(at.Sub(s.start)))}, options...)
-		if profiled {
-			s.Span.SetAttributes(attribute.String(wallprofile.ProfileIDAttribute, s.Span.SpanContext().SpanID().String()))
-		}
-	}
-	inner(options)
+	inner(s.endMark(options))
 	if s.labels != nil && goroutineLabels() == s.labels.own {
 		setGoroutineLabels(s.p.recent.settle(s.labels.before))
 	}
+}
+
+// endMark marks the end and returns the options to end the wrapped span with.
+func (s *span) endMark(options []trace.SpanEndOption) (with []trace.SpanEndOption) {
+	with = options
+	if !s.marked {
+		return with
+	}
+	defer s.p.ending.Recover()
+	name := s.name
+	if named, ok := s.Span.(interface{ Name() string }); ok {
+		name = named.Name()
+	}
+	var chosen time.Time
+	if len(options) > 0 {
+		config := trace.NewSpanEndConfig(options...)
+		chosen = config.Timestamp()
+	}
+	at, profiled := s.mark.End(name, chosen)
+	// The span ends at its mark: on a busy machine what lies between two readings of the clock can be a
+	// garbage collection. A timestamp among the caller's options comes later and overrides this one. It is
+	// the start and what passed since then, like the SDK's, so that setting the clock does not change the
+	// duration.
+	with = append([]trace.SpanEndOption{trace.WithTimestamp(s.start.Add(at.Sub(s.start)))}, options...)
+	if profiled {
+		s.Span.SetAttributes(attribute.String(wallprofile.ProfileIDAttribute, s.Span.SpanContext().SpanID().String()))
+	}
+	return with
 }
 
 // endPanicking ends the wrapped span by a deferred call in a function that panics: that is how the SDK

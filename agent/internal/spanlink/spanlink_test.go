@@ -61,7 +61,7 @@ func setup(t *testing.T, sampler sdktrace.Sampler) (trace.Tracer, *tracetest.Spa
 	t.Cleanup(func() { _ = sdk.Shutdown(context.Background()) })
 	t.Cleanup(func() { setGoroutineLabels(nil) })
 	m := &marks{}
-	return NewTracerProvider(sdk, m).Tracer("test"), recorder, m
+	return NewTracerProvider(sdk, m, nil).Tracer("test"), recorder, m
 }
 
 // label sets a label on this goroutine as an application might, and returns its set.
@@ -408,7 +408,7 @@ func TestWithoutMarks(t *testing.T) {
 	sdk := sdktrace.NewTracerProvider()
 	defer func() { _ = sdk.Shutdown(context.Background()) }()
 	before := goroutineLabels()
-	_, s := NewTracerProvider(sdk, nil).Tracer("test").Start(context.Background(), "labels only")
+	_, s := NewTracerProvider(sdk, nil, nil).Tracer("test").Start(context.Background(), "labels only")
 	if goroutineLabels() == before {
 		t.Error("no labels")
 	}

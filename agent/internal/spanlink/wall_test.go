@@ -34,7 +34,7 @@ func TestWithRecorder(t *testing.T) {
 	spans := tracetest.NewSpanRecorder()
 	sdk := sdktrace.NewTracerProvider(sdktrace.WithSpanProcessor(spans))
 	defer func() { _ = sdk.Shutdown(context.Background()) }()
-	tracer := spanlink.NewTracerProvider(sdk, r).Tracer("test")
+	tracer := spanlink.NewTracerProvider(sdk, r, nil).Tracer("test")
 
 	var all sync.WaitGroup
 	for range 500 {
