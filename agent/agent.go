@@ -19,6 +19,7 @@ import (
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/deliver"
+	"spanflame/agent/internal/ending"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/instance"
@@ -56,13 +57,8 @@ type Agent struct {
 	admin    atomic.Pointer[admin.Server] // nil if it is off; its pages ask for the agent's problems
 	restore  func()                       // sets the runtime's rates to what they were
 
-	stopOnce sync.Once
-	stopped  chan struct{} // closed when the capture has ended
-	stopErr  error         // of the capture; read after stopped
-
-	once sync.Once
-	done chan struct{} // closed when the shutdown has ended
-	err  error         // of the shutdown; read after done
+	stopped  *ending.Once // of the capture
+	finished *ending.Once // of everything
 }
 
 // Start begins to profile the service. Fields of cfg that are not set come from the environment (see [Config]). The
@@ -78,7 +74,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if !running.CompareAndSwap(false, true) {
 		return nil, ErrRunning
 	}
-	a := &Agent{cfg: cfg, ignored: ignored, guard: guard.New(cfg.Logger), done: make(chan struct{}), stopped: make(chan struct{}), restore: func() {}}
+	a := &Agent{cfg: cfg, ignored: ignored, guard: guard.New(cfg.Logger), stopped: ending.New(), finished: ending.New(), restore: func() {}}
 	defer func() {
 		if err != nil {
 			// What was started ends at once: nothing is worth waiting for. What earlier runs have spooled
@@ -403,55 +399,28 @@ func (a *Agent) problems() []Problem {
 // service calls StopCapture itself to shut down its own OpenTelemetry providers, with the last of the agent's metrics,
 // while Shutdown delivers. It acts once; every caller waits for the end, until its own ctx is done.
 func (a *Agent) StopCapture(ctx context.Context) error {
-	a.stopOnce.Do(func() {
-		go func() {
-			defer close(a.stopped)
-			// The last windows are waited for even when ctx is done: that needs no server, and what is not on the
-			// disk at the end is lost.
-			last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
-			defer cancel()
-			var captured, recorded error
-			var wg sync.WaitGroup
-			if a.capture != nil {
-				wg.Go(func() { captured = a.capture.Stop(last) })
-			}
-			wg.Go(func() { recorded = a.slow.stop(last) })
-			wg.Wait()
-			a.stopErr = errors.Join(captured, recorded)
-		}()
+	return a.stopped.Do(ctx, 0, "agent: stop the capture", func() error {
+		// The last windows are waited for even when ctx is done: that needs no server, and what is not on the
+		// disk at the end is lost.
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
+		defer cancel()
+		var captured, recorded error
+		var wg sync.WaitGroup
+		if a.capture != nil {
+			wg.Go(func() { captured = a.capture.Stop(last) })
+		}
+		wg.Go(func() { recorded = a.slow.stop(last) })
+		wg.Wait()
+		return errors.Join(captured, recorded)
 	})
-	select {
-	case <-a.stopped:
-		return a.stopErr
-	case <-ctx.Done():
-		return fmt.Errorf("agent: stop the capture: %w", context.Cause(ctx))
-	}
 }
 
 // Shutdown captures the last window of every profile, saves it, delivers what it can until ctx is done, and ends all
 // that the agent started; what could not be delivered stays in the spool for the next start. It acts once;
 // every caller waits for the end, until its own ctx is done. The error lists what is incomplete.
 func (a *Agent) Shutdown(ctx context.Context) error {
-	a.once.Do(func() {
-		go func() {
-			defer close(a.done)
-			a.err = a.shutdown(ctx)
-		}()
-	})
-	select {
-	case <-a.done:
-		return a.err
-	case <-ctx.Done():
-	}
 	// All that the agent started gives up at the same deadline: a moment later the error lists what is left.
-	late := time.NewTimer(150 * time.Millisecond)
-	defer late.Stop()
-	select {
-	case <-a.done:
-		return a.err
-	case <-late.C:
-		return fmt.Errorf("agent: shutdown: %w", context.Cause(ctx))
-	}
+	return a.finished.Do(ctx, 150*time.Millisecond, "agent: shutdown", func() error { return a.shutdown(ctx) })
 }
 
 func (a *Agent) shutdown(ctx context.Context) error {

@@ -241,9 +241,8 @@ func TestShutdownAgainstAServerThatNeverAnswers(t *testing.T) {
 	if err := a.Shutdown(ctx); err == nil {
 		t.Error("Shutdown: no error, want the deadline or what is left")
 	}
-	<-a.done
-	if a.err == nil || !strings.Contains(a.err.Error(), "5 profiles") {
-		t.Errorf("left: %v, want the last window of each of the 5 types", a.err)
+	if err := a.finished.Wait(); err == nil || !strings.Contains(err.Error(), "5 profiles") {
+		t.Errorf("left: %v, want the last window of each of the 5 types", err)
 	}
 }
 
@@ -260,9 +259,8 @@ func TestTheLastWindowsAreKept(t *testing.T) {
 	if err := a.Shutdown(ctx); err == nil {
 		t.Error("Shutdown: no error")
 	}
-	<-a.done
-	if a.err == nil || !strings.Contains(a.err.Error(), "5 profiles") || strings.Contains(a.err.Error(), "lost") {
-		t.Errorf("left: %v, want 5 profiles in the spool and none lost", a.err)
+	if err := a.finished.Wait(); err == nil || !strings.Contains(err.Error(), "5 profiles") || strings.Contains(err.Error(), "lost") {
+		t.Errorf("left: %v, want 5 profiles in the spool and none lost", err)
 	}
 	if files, err := filepath.Glob(filepath.Join(cfg.SpoolDir, "*", "*.pb.gz")); err != nil || len(files) != 5 {
 		t.Errorf("%d files in the spool (%v), want 5", len(files), err)

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/otel/metric/noop"
 
 	"spanflame/agent/internal/deliver"
+	"spanflame/agent/internal/ending"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/spool"
 	"spanflame/internal/record"
@@ -61,7 +62,7 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 				for i := range n {
 					d.Put(aRecord(t, i))
 				}
-				a := &Agent{deliver: d, restore: func() {}, done: make(chan struct{}), stopped: make(chan struct{})}
+				a := &Agent{deliver: d, restore: func() {}, stopped: ending.New(), finished: ending.New()}
 				const patience, late = 5 * time.Second, 200 * time.Millisecond
 				ctx, cancel := context.WithTimeout(t.Context(), patience)
 				defer cancel()
@@ -73,7 +74,7 @@ func TestShutdownKeepsItsDeadline(t *testing.T) {
 				if err == nil {
 					t.Error("the error does not say what is left")
 				}
-				<-a.done
+				_ = a.finished.Wait()
 				next, err := spool.Open(spool.Options{Service: "svc", Dir: dir})
 				if err != nil {
 					t.Fatal(err)

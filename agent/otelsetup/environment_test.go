@@ -197,7 +197,7 @@ func TestVariablesOfTheSDK(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
 		_ = a.Shutdown(ctx) // there is no server
-		<-a.done
+		_ = a.finished.Wait()
 		http.DefaultClient.CloseIdleConnections()
 		if strings.Contains(out.String(), "hunter2") {
 			t.Errorf("a secret is shown: %s", out.String())

@@ -47,6 +47,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 
 	"spanflame/agent"
+	"spanflame/agent/internal/ending"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/instance"
@@ -65,9 +66,7 @@ type Agent struct {
 	globals   *globals
 	instance  *instance.Instance // nil if the configuration names one, or profiles go nowhere
 
-	once sync.Once
-	done chan struct{} // closed when the shutdown has ended
-	err  error         // of the shutdown; read after done
+	finished *ending.Once
 }
 
 // Start begins to profile and observe the service. Fields of cfg that are not set come from the environment (see
@@ -81,7 +80,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("otelsetup: %w", err)
 	}
-	a := &Agent{guard: guard.New(nil), ignored: ignored, globals: newGlobals(cfg), done: make(chan struct{})}
+	a := &Agent{guard: guard.New(nil), ignored: ignored, globals: newGlobals(cfg), finished: ending.New()}
 	defer func() {
 		if err != nil {
 			// What was started ends at once: nothing is worth waiting for.
@@ -220,26 +219,8 @@ func (a *Agent) problems() []agent.Problem {
 // until ctx is done, and ends all that the agent started; profiles that could not be delivered stay in the spool for the
 // next start. It acts once; every caller waits for the end, until its own ctx is done. The error lists what is incomplete.
 func (a *Agent) Shutdown(ctx context.Context) error {
-	a.once.Do(func() {
-		go func() {
-			defer close(a.done)
-			a.err = a.shutdown(ctx)
-		}()
-	})
-	select {
-	case <-a.done:
-		return a.err
-	case <-ctx.Done():
-	}
 	// All that the agent started gives up at the same deadline: a moment later the error lists what is left.
-	late := time.NewTimer(200 * time.Millisecond)
-	defer late.Stop()
-	select {
-	case <-a.done:
-		return a.err
-	case <-late.C:
-		return fmt.Errorf("otelsetup: shutdown: %w", context.Cause(ctx))
-	}
+	return a.finished.Do(ctx, 200*time.Millisecond, "otelsetup: shutdown", func() error { return a.shutdown(ctx) })
 }
 
 func (a *Agent) shutdown(ctx context.Context) error {

@@ -278,11 +278,11 @@ func TestNoSecretIsLogged(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	err = a.Shutdown(ctx)
-	<-a.done
+	left := a.finished.Wait()
 	if !strings.Contains(out.String(), "agent started") {
 		t.Errorf("the log is %q", out.String())
 	}
-	for _, text := range []string{out.String(), err.Error(), a.err.Error()} {
+	for _, text := range []string{out.String(), err.Error(), left.Error()} {
 		if strings.Contains(text, "hunter2") {
 			t.Errorf("a password is shown: %s", text)
 		}

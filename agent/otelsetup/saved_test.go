@@ -211,7 +211,7 @@ func TestBesideAServer(t *testing.T) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel() // no time for servers: the captured profiles are on the disk nevertheless
 		_ = a.Shutdown(ctx)
-		<-a.done
+		_ = a.finished.Wait()
 		if files, err := filepath.Glob(filepath.Join(cfg.Agent.SpoolDir, "*", "*.pb.gz")); err != nil || len(files) != 5 {
 			t.Errorf("%d files in the spool (%v), want 5", len(files), err)
 		}

@@ -37,8 +37,8 @@ var rules = []rule{
 	{"agent", []string{"internal/pprofwire", "internal/record", "internal/wallprofile"},
 		"a host service pays only for the agent, not for readers of profiles, pages or the demo"},
 	{"agent/sdkview", []string{"agent/internal/spanlink"}, "it shows the spans of the agent, and links the SDK for that alone"},
-	{"agent/otelsetup", []string{"agent", "agent/internal/guard", "agent/internal/identity", "agent/internal/instance", "agent/internal/redact",
-		"agent/internal/save", "agent/internal/setting", "agent/internal/telemetry", "agent/sdkview"},
+	{"agent/otelsetup", []string{"agent", "agent/internal/ending", "agent/internal/guard", "agent/internal/identity", "agent/internal/instance",
+		"agent/internal/redact", "agent/internal/save", "agent/internal/setting", "agent/internal/telemetry", "agent/sdkview"},
 		"it adds OpenTelemetry to the agent, whose profiles it leaves to the agent"},
 	{"agent/internal/capture", []string{"agent/internal/guard", "internal/pprofwire", "internal/record"},
 		"capturing knows no disk and no network, so neither can delay it"},
@@ -58,6 +58,7 @@ var rules = []rule{
 	{"agent/internal/instance", []string{"agent/internal/identity", "agent/internal/owndir", "internal/record"},
 		"it claims a name and knows nothing of what has it"},
 	{"agent/internal/owndir", nil, "it opens directories for packages that know what is in them"},
+	{"agent/internal/ending", nil, "it ends whatever its callers started"},
 	{"agent/internal/guard", nil, "every part of the agent runs inside it"},
 	{"agent/internal/redact", nil, "it handles text only"},
 	{"agent/internal/identity", nil, "it names what all signals share"},
@@ -118,6 +119,8 @@ const module = "spanflame"
 
 // tested has a row for each package whose tests may import more, with the reason.
 var tested = []rule{
+	{"agent/internal/save", []string{"agent/internal/owndir/owndirtest"}, "its directories are attacked"},
+	{"agent/internal/spool", []string{"agent/internal/owndir/owndirtest"}, "its directories are attacked"},
 	{"agent/internal/spanlink", []string{"agent/internal/wall", "internal/record"},
 		"its marks are tested together with their receiver"},
 	{"agent/otelsetup", []string{"agent/internal/setting/settingtest", "internal/record", "internal/traces", "internal/wallprofile"},
