@@ -5,55 +5,15 @@ package save
 import (
 	"errors"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
 	"spanflame/agent/internal/owndir"
+	"spanflame/agent/internal/owndir/owndirtest"
 	"spanflame/internal/record"
 )
-
-// nobody is the attacker of these tests, a user without privileges.
-const nobody = 65534
-
-// attack runs a shell script as nobody. The test's process is root.
-func attack(t *testing.T, script string, args ...string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can run a program as another user")
-	}
-	cmd := exec.Command("/bin/sh", append([]string{"-euc", script, "sh"}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	cmd.Dir = "/"
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-}
-
-// shared returns a directory like /tmp, and one of root that looks like the agent's, in which a file must stay.
-func shared(t *testing.T) (tmp, victim string) {
-	t.Helper()
-	top, err := os.MkdirTemp("", "shared")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(top) })
-	tmp, victim = filepath.Join(top, "tmp"), filepath.Join(top, "victim")
-	for _, dir := range []string{tmp, victim} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for dir, mode := range map[string]os.FileMode{top: 0o755, tmp: 0o777 | os.ModeSticky} {
-		if err := os.Chmod(dir, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return tmp, victim
-}
 
 // TestNothingIsRemovedThroughALinkOfAnotherUser has another user put links in the place of the agent's directories, to
 // one with files that have the names of old profiles and traces.
@@ -66,7 +26,7 @@ func TestNothingIsRemovedThroughALinkOfAnotherUser(t *testing.T) {
 		"its own in a volume": `umask 0; mkdir -p "$1/profiles" "$1/traces"; ln -s "$2/profiles/$3" "$1/profiles/$3"; ln -s "$2/traces/$3" "$1/traces/$3"`,
 	} {
 		t.Run(name, func(t *testing.T) {
-			tmp, victim := shared(t)
+			tmp, victim := owndirtest.Shared(t)
 			o := options(filepath.Join(tmp, "spanflame", "victim"))
 			o.MaxBytes, o.MaxAge = 10_000, time.Hour
 			hour := filepath.Join(victim, "profiles", record.DirName(service), "2001-02-03", "04")
@@ -91,7 +51,7 @@ func TestNothingIsRemovedThroughALinkOfAnotherUser(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			attack(t, plant, o.Dir, victim, record.DirName(service))
+			owndirtest.Attack(t, plant, o.Dir, victim, record.DirName(service))
 			p, _ := openProfiles(t, o)
 			p.Put(rec(t, time.Now(), 100))
 			tr := OpenTraces(o)

@@ -5,29 +5,12 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
-)
 
-// small mounts a small filesystem.
-func small(t *testing.T) string {
-	t.Helper()
-	if os.Getuid() != 0 {
-		t.Skip("mounting a small filesystem takes root")
-	}
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
-		t.Skipf("no filesystem can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
+	"spanflame/agent/internal/owndir/owndirtest"
+)
 
 // fill leaves less than 40 kB.
 func fill(t *testing.T, dir string) (free func()) {
@@ -44,7 +27,7 @@ func fill(t *testing.T, dir string) (free func()) {
 }
 
 func TestProfilesOnAFullDisk(t *testing.T) {
-	o := options(small(t))
+	o := options(owndirtest.Disk(t, "128k"))
 	free := fill(t, o.Dir)
 	synctest.Test(t, func(t *testing.T) {
 		p, log := openProfiles(t, o)
@@ -73,7 +56,7 @@ func TestProfilesOnAFullDisk(t *testing.T) {
 
 // TestTracesOnAFullDisk: a line that was cut off does not spoil the next one.
 func TestTracesOnAFullDisk(t *testing.T) {
-	o := options(small(t))
+	o := options(owndirtest.Disk(t, "128k"))
 	free := fill(t, o.Dir)
 	tr := OpenTraces(o)
 	<-scanned(tr.ring)
@@ -98,7 +81,7 @@ func TestTracesOnAFullDisk(t *testing.T) {
 // TestNoMoreThanAPartOfTheDisk has a limit far above what the disk has: the rings use a quarter of what is free, and give
 // way when others need the space.
 func TestNoMoreThanAPartOfTheDisk(t *testing.T) {
-	o := options(small(t)) // 128 KiB
+	o := options(owndirtest.Disk(t, "128k")) // 128 KiB
 	o.MaxBytes, o.FreePart = 1<<30, 4
 	synctest.Test(t, func(t *testing.T) {
 		p, log := openProfiles(t, o)

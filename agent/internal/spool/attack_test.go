@@ -8,56 +8,16 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"spanflame/agent/internal/owndir"
+	"spanflame/agent/internal/owndir/owndirtest"
 	"spanflame/internal/record"
 )
-
-// nobody is the attacker of these tests, a user without privileges.
-const nobody = 65534
-
-// attack runs a shell script as nobody. The test's process is root.
-func attack(t *testing.T, script string, args ...string) {
-	t.Helper()
-	if os.Geteuid() != 0 {
-		t.Skip("only root can run a program as another user")
-	}
-	cmd := exec.Command("/bin/sh", append([]string{"-euc", script, "sh"}, args...)...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}
-	cmd.Dir = "/"
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-}
-
-// shared returns a directory like /tmp, and one of root that looks like the agent's, in which a file must stay.
-func shared(t *testing.T) (tmp, victim string) {
-	t.Helper()
-	top, err := os.MkdirTemp("", "shared")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(top) })
-	tmp, victim = filepath.Join(top, "tmp"), filepath.Join(top, "victim")
-	for _, dir := range []string{tmp, victim} {
-		if err := os.Mkdir(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for dir, mode := range map[string]os.FileMode{top: 0o755, tmp: 0o777 | os.ModeSticky} {
-		if err := os.Chmod(dir, mode); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return tmp, victim
-}
 
 // planted is a record's file that everyone can read.
 func planted(t *testing.T, r record.Record) string {
@@ -103,10 +63,10 @@ func deliverable(t *testing.T, s *Spool) []string {
 // TestAnotherUsersDirectoryIsNotUsed: a user who creates the spool's directory first controls neither what the agent deletes
 // nor what it sends.
 func TestAnotherUsersDirectoryIsNotUsed(t *testing.T) {
-	tmp, victim := shared(t)
+	tmp, victim := owndirtest.Shared(t)
 	there := fillVictim(t, victim)
 	dir := filepath.Join(tmp, "spanflame", "spool", "shop")
-	attack(t, `umask 022; mkdir -p "$1/0"; ln -s "$2" "$1/set-aside"; cp "$3" "$1/0/"`, dir, victim, planted(t, rec(666)))
+	owndirtest.Attack(t, `umask 022; mkdir -p "$1/0"; ln -s "$2" "$1/set-aside"; cp "$3" "$1/0/"`, dir, victim, planted(t, rec(666)))
 
 	s := open(t, Options{Dir: dir, SetAsideBytes: 1})
 	s.Put(rec(0))
@@ -126,12 +86,12 @@ func TestAnotherUsersDirectoryIsNotUsed(t *testing.T) {
 
 // TestASharedVolume has a directory of root that everyone may write to, in which another user plants slots and links.
 func TestASharedVolume(t *testing.T) {
-	tmp, victim := shared(t)
+	tmp, victim := owndirtest.Shared(t)
 	there := fillVictim(t, victim)
 	dir := filepath.Join(tmp, "volume")
 	must(t, os.Mkdir(dir, 0o700))
 	must(t, os.Chmod(dir, 0o777))
-	attack(t, `umask 0; mkdir "$1/0"; cp "$3" "$1/0/"; ln -s "$2" "$1/1"; ln -s "$2" "$1/set-aside"; ln -s 0 "$1/2"`,
+	owndirtest.Attack(t, `umask 0; mkdir "$1/0"; cp "$3" "$1/0/"; ln -s "$2" "$1/1"; ln -s "$2" "$1/set-aside"; ln -s 0 "$1/2"`,
 		dir, victim, planted(t, rec(666)))
 
 	s := open(t, Options{Dir: dir, SetAsideBytes: 1})
@@ -154,7 +114,7 @@ func TestASharedVolume(t *testing.T) {
 	s.Close()
 
 	// The process's own slot is swapped for another user's while it is down.
-	attack(t, `umask 0; mv "$1/3" "$1/taken"; mkdir "$1/3"; cp "$2" "$1/3/"`, dir, planted(t, rec(667)))
+	owndirtest.Attack(t, `umask 0; mv "$1/3" "$1/taken"; mkdir "$1/3"; cp "$2" "$1/3/"`, dir, planted(t, rec(667)))
 	s = open(t, Options{Dir: dir})
 	if got := deliverable(t, s); len(got) > 0 {
 		t.Errorf("delivered %v, want nothing", got)
@@ -170,7 +130,7 @@ func TestAFileOfAnotherUserIsNotSent(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make a file of another user")
 	}
-	must(t, os.Chown(filepath.Join(dir, "0", files(t, filepath.Join(dir, "0"))[0]), nobody, nobody))
+	must(t, os.Chown(filepath.Join(dir, "0", files(t, filepath.Join(dir, "0"))[0]), owndirtest.Nobody, owndirtest.Nobody))
 	s = open(t, Options{Dir: dir})
 	if got := deliverable(t, s); fmt.Sprint(got) != "[1]" {
 		t.Errorf("delivered %v, want the file of this user alone", got)

@@ -2,28 +2,17 @@ package spool
 
 import (
 	"fmt"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
+
+	"spanflame/agent/internal/owndir/owndirtest"
 )
 
 // TestDiskFullInTheMiddleOfAWrite fills a small filesystem, reads on from disk and memory, makes space, and
 // finds everything back on disk.
 func TestDiskFullInTheMiddleOfAWrite(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("mounting a small filesystem takes root")
-	}
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=128k"); err != nil {
-		t.Skipf("no filesystem can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	s := open(t, Options{Dir: dir})
+	s := open(t, Options{Dir: owndirtest.Disk(t, "128k")})
 	big := func(i int) {
 		r := rec(i)
 		r.Profile = profile(20_000)
@@ -67,18 +56,7 @@ func TestDiskFullInTheMiddleOfAWrite(t *testing.T) {
 }
 
 func TestAReadOnlyDirectory(t *testing.T) {
-	if os.Getuid() != 0 {
-		t.Skip("mounting a filesystem takes root")
-	}
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skipf("no filesystem can be mounted here: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := owndirtest.Disk(t, "1m")
 	remount := func(flags uintptr) { must(t, syscall.Mount("tmpfs", dir, "tmpfs", syscall.MS_REMOUNT|flags, "")) }
 	s := open(t, Options{Dir: dir})
 	s.Put(rec(0))
