@@ -40,7 +40,7 @@ type folder struct {
 	mode  int64
 }
 
-// tmp is the directory /tmp as most images have it.
+// tmp is the directory /tmp of most images.
 var tmp = folder{0, 0o1777}
 
 // standInLabel marks the images that this test made, so that none is mistaken for a real one.

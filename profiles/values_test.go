@@ -38,6 +38,6 @@ func TestValues(t *testing.T) {
 		t.Errorf("totals %d and %d, want 7 and, without other goroutines, 10", all, own)
 	}
 	if s := p.Sample[0]; !Calls(s, "main.work") || Calls(s, "main.wait") || Calls(s, "") {
-		t.Error("functions of a stack were not told from others")
+		t.Error("functions of a stack are not distinguished from others")
 	}
 }

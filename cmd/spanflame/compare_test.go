@@ -247,7 +247,7 @@ func TestCompareSaysThatSidesAreTheSame(t *testing.T) {
 	}
 	_, stderr, err = execute(t, "compare", dir, dir, "--before", "service_version=1", "--after", "service_version=2")
 	if err != nil || strings.Contains(stderr, "the same") {
-		t.Errorf("sides that are told apart: %v\n%s", err, stderr)
+		t.Errorf("sides with different versions: %v\n%s", err, stderr)
 	}
 }
 

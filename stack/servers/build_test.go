@@ -186,7 +186,7 @@ func TestAdvise(t *testing.T) {
 	} {
 		err := advise(failed, test.words)
 		if !errors.Is(err, failed) || !strings.Contains(err.Error(), test.words) || !strings.Contains(err.Error(), test.want) {
-			t.Errorf("%q: the error lacks a part of itself or the advice %q:\n%v", test.words, test.want, err)
+			t.Errorf("%q: the error lacks its own text or the advice %q:\n%v", test.words, test.want, err)
 		}
 	}
 	if err := advise(failed, ""); err.Error() != failed.Error() {
@@ -235,7 +235,7 @@ func TestBuildRealServersAreCached(t *testing.T) {
 		var said bytes.Buffer
 		second, err := Build(t.Context(), name, BuildOptions{Progress: &said})
 		if err != nil || second != first || said.Len() > 0 {
-			t.Errorf("%s again: %q, %v, %q; want %q and no word", name, second, err, said.String(), first)
+			t.Errorf("%s again: %q, %v, %q; want %q and no output", name, second, err, said.String(), first)
 		}
 	}
 	if _, err := Build(t.Context(), "zipkin", BuildOptions{Progress: io.Discard}); err == nil ||

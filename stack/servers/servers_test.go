@@ -224,7 +224,7 @@ func wantNoneRunning(t *testing.T, dir string) {
 	}
 }
 
-// Two stacks live beside each other, and what a server has accepted survives every way of ending it.
+// Two stacks run at the same time, and what a server has accepted survives every way of ending it.
 func TestTwoStacksAtOnce(t *testing.T) {
 	for _, name := range []string{"one", "two"} {
 		t.Run(name, func(t *testing.T) {

@@ -39,7 +39,7 @@ type foreignFiles struct {
 type foreignFile struct {
 	size     int64
 	modified time.Time
-	typ      record.Type // as the file has it, see separateKinds
+	typ      record.Type // the one in the file, see separateKinds
 	entry    profiles.Entry
 	err      error // why it cannot be used
 }

@@ -178,7 +178,7 @@ func newSnapshot(t record.Type, g *guard.Guard) (snapshot, error) {
 	return s, nil
 }
 
-// read returns the profile as the runtime has it now, uncompressed.
+// read returns the runtime's current profile, uncompressed.
 func (s snapshot) read() ([]byte, error) {
 	var zipped bytes.Buffer
 	if err := pprof.Lookup(s.profile).WriteTo(&zipped, 0); err != nil {

@@ -494,7 +494,7 @@ func TestAServerThatComesAndGoesIsOneOutage(t *testing.T) {
 			t.Errorf("logged the outage %d times and the recovery %d times, want once each", down, back)
 		}
 		if log.count("outage=1h") != 1 || log.count("profiles=50") != 1 || log.count("dropped=0") != 1 {
-			t.Errorf("an outage of an hour with 50 profiles is told as: %s", log.b.String())
+			t.Errorf("an outage of an hour with 50 profiles is logged as: %s", log.b.String())
 		}
 	})
 }

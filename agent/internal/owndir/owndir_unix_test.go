@@ -131,7 +131,7 @@ func TestOpenRefusesWhatOthersControl(t *testing.T) {
 	}
 }
 
-// TestAVolumeOfRootIsABaseForAnyUser is the base as containers have it: made by root, and everyone may write to it.
+// TestAVolumeOfRootIsABaseForAnyUser has a base like that of containers: root made it, and everyone may write to it.
 func TestAVolumeOfRootIsABaseForAnyUser(t *testing.T) {
 	asRoot(t)
 	dir := t.TempDir()
