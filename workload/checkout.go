@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/rand"
 	"net/http"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -107,44 +106,6 @@ func (s *Service) placeOrder(ctx context.Context, items int) (order, error) {
 	return o, err
 }
 
-// till numbers the orders.
-type till struct {
-	mu   sync.Mutex
-	last int64 // guarded by mu
-}
-
-// next returns the number of the next order.
-func (t *till) next() int64 {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.last++
-	return t.last
-}
-
-// settle reserves and saves an order and returns its number. A failed order uses no number.
-func (s *Service) settle(ctx context.Context, o order) (number int64, err error) {
-	if s.lockConvoy.on.Load() {
-		return s.settleHoldingTill(ctx, o)
-	}
-	if err := s.reserveAndSave(ctx, o); err != nil {
-		return 0, err
-	}
-	return s.till.next(), nil
-}
-
-// settleHoldingTill is settle with the fault lock-convoy: it holds the lock while two other services answer.
-//
-//go:noinline
-func (s *Service) settleHoldingTill(ctx context.Context, o order) (number int64, err error) {
-	s.till.mu.Lock()
-	defer s.till.mu.Unlock()
-	if err := s.reserveAndSave(ctx, o); err != nil {
-		return 0, err
-	}
-	s.till.last++
-	return s.till.last, nil
-}
-
 func (s *Service) reserveAndSave(ctx context.Context, o order) error {
 	if err := s.stock.reserve(ctx, o.lines); err != nil {
 		return err
@@ -195,17 +156,6 @@ func priceBasket(ctx context.Context, basket []product, handlingFee func(sku str
 		cents += bestOffer(p.cents) + fee
 	}
 	return cents, nil
-}
-
-// handlingFee looks up the product in the tariff.
-func (s *Service) handlingFee(sku string) (cents int64, err error) {
-	t := s.tariff
-	if s.slowPricing.on.Load() { // the fault: the tariff is the same for every item
-		if t, err = compileTariff(tariffText); err != nil {
-			return 0, err
-		}
-	}
-	return t.feeFor(sku), nil
 }
 
 // bestOffer returns the lowest price that any combination of promotions gives, but not below minPermille of the

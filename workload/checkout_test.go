@@ -19,6 +19,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"go.opentelemetry.io/otel/attribute"
@@ -442,8 +443,8 @@ func TestStockIsRefilledAndTakenWhole(t *testing.T) {
 
 // newConfirmedStock returns a stock whose warehouse answers at once.
 func newConfirmedStock() *stock {
-	s := newStock(newLockConvoy("", ""))
-	s.confirm = func(ctx context.Context) error { return ctx.Err() }
+	s := newStock(&fault{})
+	s.confirm = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 	return s
 }
 

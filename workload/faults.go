@@ -1,76 +1,163 @@
 package workload
 
 import (
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"sync/atomic"
+
+	"spanflame/workload/faults"
+)
+
+// storefrontFaults and inventoryFaults add the faults of a service, in the order in which /faults lists them. Each is
+// in a file of its own, with the code that it makes slow and its repair.
+var (
+	storefrontFaults = []func(*Service){
+		(*Service).addSlowPricing,
+		(*Service).addTillConvoy,
+		(*Service).addReportLock,
+	}
+	inventoryFaults = []func(*Service){
+		(*Service).addShelvesConvoy,
+	}
 )
 
 // fault is a mistake in the service's code that can be switched on and off while it runs; off is the repaired code.
 // A switch takes effect from the next request on.
 type fault struct {
-	name   string
-	does   string // what the fault does
-	repair string
-	on     atomic.Bool
+	is    faults.Fault              // without what depends on the settings
+	delay func(knobs []int) float64 // what it adds to the victim's median, in ms; nil if nobody can know
+	free  func()                    // frees what the fault retained; nil if it retains nothing
+	knobs atomic.Pointer[[]int]     // nil while the fault is off
+	mu    sync.Mutex                // held while it is switched
 }
 
-// MarshalJSON encodes a fault for the clients of /faults.
-func (f *fault) MarshalJSON() ([]byte, error) {
-	return json.Marshal(struct {
-		Name   string `json:"name"`
-		On     bool   `json:"on"`
-		Does   string `json:"does"`
-		Repair string `json:"repair"`
-	}{f.name, f.on.Load(), f.does, f.repair})
+// settings returns the values of the fault's knobs in their order, and whether the fault is on.
+func (f *fault) settings() ([]int, bool) {
+	if knobs := f.knobs.Load(); knobs != nil {
+		return *knobs, true
+	}
+	return nil, false
 }
 
-func newSlowPricing() *fault {
-	return &fault{
-		name:   "slow-pricing",
-		does:   "the tariff is parsed and its patterns are compiled again for each item of a basket",
-		repair: "the tariff is compiled once, when the service starts",
+func (f *fault) on() bool { return f.knobs.Load() != nil }
+
+// switchOn makes the mistake with these values of the knobs, or with their defaults.
+func (f *fault) switchOn(knobs ...int) {
+	if len(knobs) == 0 {
+		knobs = f.defaults()
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.knobs.Store(&knobs)
+}
+
+// repair switches the fault off and frees what it retained.
+func (f *fault) repair() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.knobs.Store(nil)
+	if f.free != nil {
+		f.free()
 	}
 }
 
-func newLockConvoy(lock, io string) *fault {
-	return &fault{
-		name:   "lock-convoy",
-		does:   fmt.Sprintf("%s is locked while %s: concurrent requests queue for it", lock, io),
-		repair: fmt.Sprintf("%s is locked only while it changes", lock),
+func (f *fault) defaults() []int {
+	knobs := make([]int, len(f.is.Knobs))
+	for i, k := range f.is.Knobs {
+		knobs[i] = k.Default
 	}
+	return knobs
+}
+
+// params returns the knobs as parameters of a request.
+func (f *fault) params() []param {
+	params := make([]param, len(f.is.Knobs))
+	for i, k := range f.is.Knobs {
+		params[i] = param{name: k.Name, fallback: k.Default, min: k.Min, max: k.Max}
+	}
+	return params
+}
+
+// describe returns the fault with its settings and what they predict.
+func (f *fault) describe() faults.Fault {
+	is := f.is
+	knobs, on := f.settings()
+	if is.On = on; !on {
+		knobs = f.defaults()
+	}
+	if on && len(knobs) > 0 {
+		is.Settings = make(map[string]int, len(knobs))
+		for i, k := range is.Knobs {
+			is.Settings[k.Name] = knobs[i]
+		}
+	}
+	if f.delay != nil {
+		half := append([]int{knobs[0] / 2}, knobs[1:]...)
+		is.Predicted = &faults.Prediction{AddsMS: f.delay(knobs), HalvedSavesMS: f.delay(knobs) - f.delay(half)}
+	}
+	return is
+}
+
+// addFaults adds the faults and the routes of the code that they are in.
+func (s *Service) addFaults(add []func(*Service)) {
+	for _, add := range add {
+		add(s)
+	}
+}
+
+// addFault adds a fault to those that the service lists and switches.
+func (s *Service) addFault(f *fault) *fault {
+	f.is.Service = string(s.cfg.Role)
+	s.faults = append(s.faults, f)
+	return f
 }
 
 // handleFaults registers the routes that list and switch the service's faults.
-func (s *Service) handleFaults(faults ...*fault) {
+func (s *Service) handleFaults() {
 	s.handle("GET /faults", func(r *http.Request) (any, error) {
-		_, err := queryInts(r)
-		return faults, err
+		if _, err := queryInts(r); err != nil {
+			return nil, err
+		}
+		list := make([]faults.Fault, len(s.faults))
+		for i, f := range s.faults {
+			list[i] = f.describe()
+		}
+		return list, nil
 	})
-	for method, on := range map[string]bool{http.MethodPut: true, http.MethodDelete: false} {
-		s.handle(method+" /faults/{name}", func(r *http.Request) (any, error) {
-			if _, err := queryInts(r); err != nil {
-				return nil, err
-			}
-			f, err := findFault(faults, r.PathValue("name"))
-			if err != nil {
-				return nil, err
-			}
-			f.on.Store(on)
-			return f, nil
-		})
-	}
+	s.handle("PUT /faults/{name}", func(r *http.Request) (any, error) {
+		f, err := s.findFault(r.PathValue("name"))
+		if err != nil {
+			return nil, err
+		}
+		knobs, err := queryInts(r, f.params()...)
+		if err != nil {
+			return nil, err
+		}
+		f.switchOn(knobs...)
+		return f.describe(), nil
+	})
+	s.handle("DELETE /faults/{name}", func(r *http.Request) (any, error) {
+		f, err := s.findFault(r.PathValue("name"))
+		if err != nil {
+			return nil, err
+		}
+		if _, err := queryInts(r); err != nil {
+			return nil, err
+		}
+		f.repair()
+		return f.describe(), nil
+	})
 }
 
-func findFault(faults []*fault, name string) (*fault, error) {
+func (s *Service) findFault(name string) (*fault, error) {
 	var names []string
-	for _, f := range faults {
-		if f.name == name {
+	for _, f := range s.faults {
+		if f.is.Name == name {
 			return f, nil
 		}
-		names = append(names, f.name)
+		names = append(names, f.is.Name)
 	}
 	allowed := strings.Join(names, ", ")
 	return nil, &apiError{
@@ -79,4 +166,10 @@ func findFault(faults []*fault, name string) (*fault, error) {
 		Value:   truncate(name, maxEchoed),
 		Allowed: allowed,
 	}
+}
+
+// turns returns what a fault adds to the victim's median, in ms, if victims and offenders take turns, so many of each
+// per second, and the victim waits until the offender, which began half a turn before it, is done.
+func turns(perSecond float64, offenderMS int) float64 {
+	return max(0, float64(offenderMS)-1000/perSecond/2)
 }

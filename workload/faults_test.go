@@ -1,68 +1,128 @@
 package workload
 
 import (
+	"bytes"
 	"context"
+	"debug/elf"
+	"debug/gosym"
 	"encoding/json"
 	"errors"
+	"flag"
+	"fmt"
 	"io"
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"runtime"
+	"runtime/pprof"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
+	"time"
+
+	"spanflame/workload/faults"
 )
 
-// faultStates asks a service which of its faults are on.
-func (s *services) faultStates(t *testing.T, url string) map[string]bool {
+// listed returns the faults that a service lists, by name.
+func (s *services) listed(t *testing.T, url string) map[string]faults.Fault {
 	t.Helper()
 	resp, err := s.client.Get(url + "/faults")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer resp.Body.Close()
-	var list []struct {
-		Name, Does, Repair string
-		On                 bool
-	}
+	var list []faults.Fault
 	if err := json.NewDecoder(resp.Body).Decode(&list); err != nil {
 		t.Fatal(err)
 	}
-	on := map[string]bool{}
+	byName := map[string]faults.Fault{}
 	for _, f := range list {
-		if f.Does == "" || f.Repair == "" {
-			t.Errorf("fault %q does not say what it does and how it is repaired: %+v", f.Name, f)
-		}
-		on[f.Name] = f.On
+		byName[f.Name] = f
 	}
-	return on
+	if len(byName) != len(list) {
+		t.Errorf("two faults have the same name: %+v", list)
+	}
+	return byName
 }
 
-func TestFaultsAreSwitched(t *testing.T) {
-	s := newServices(t, Config{})
-	for _, tt := range []struct {
-		method, name string
-		storefront   map[string]bool
-	}{
-		{"", "", map[string]bool{"slow-pricing": false, "lock-convoy": false}},
-		{"PUT", "slow-pricing", map[string]bool{"slow-pricing": true, "lock-convoy": false}},
-		{"PUT", "slow-pricing", map[string]bool{"slow-pricing": true, "lock-convoy": false}},
-		{"PUT", "lock-convoy", map[string]bool{"slow-pricing": true, "lock-convoy": true}},
-		{"DELETE", "slow-pricing", map[string]bool{"slow-pricing": false, "lock-convoy": true}},
-		{"DELETE", "slow-pricing", map[string]bool{"slow-pricing": false, "lock-convoy": true}},
-	} {
-		if tt.method != "" {
-			got := s.do(t, tt.method, s.storefrontURL+"/faults/"+tt.name, nil)
-			if got.status != 200 || got.fields["name"] != tt.name || got.fields["on"] != (tt.method == "PUT") {
-				t.Errorf("%s %s: %d %s", tt.method, tt.name, got.status, got.body)
-			}
-		}
-		if got := s.faultStates(t, s.storefrontURL); !maps.Equal(got, tt.storefront) {
-			t.Errorf("after %s %s: %v, want %v", tt.method, tt.name, got, tt.storefront)
+// all calls check for each fault of both services, with the URL that switches it.
+func (s *services) all(check func(f *fault, url string)) {
+	for url, service := range map[string]*Service{s.storefrontURL: s.storefront, s.inventoryURL: s.inventory} {
+		for _, f := range service.faults {
+			check(f, url+"/faults/"+f.is.Name)
 		}
 	}
-	if got := s.faultStates(t, s.inventoryURL); !maps.Equal(got, map[string]bool{"lock-convoy": false}) {
-		t.Errorf("the inventory's faults: %v, want one of its own, which is off", got)
+}
+
+// Each fault is switched on with its defaults and with the ends of the ranges of its knobs, and repaired, repeatedly.
+func TestFaultsAreSwitched(t *testing.T) {
+	s := newServices(t, Config{})
+	s.all(func(f *fault, url string) {
+		service := strings.TrimSuffix(url, "/faults/"+f.is.Name)
+		settings := []string{"", ""}
+		want := []map[string]int{{}, {}}
+		for _, k := range f.is.Knobs {
+			settings = append(settings, fmt.Sprintf("%s=%d", k.Name, k.Min), fmt.Sprintf("%s=%d", k.Name, k.Max))
+			want = append(want, map[string]int{k.Name: k.Min}, map[string]int{k.Name: k.Max})
+		}
+		for i, query := range settings {
+			for _, k := range f.is.Knobs {
+				if _, set := want[i][k.Name]; !set {
+					want[i][k.Name] = k.Default
+				}
+			}
+			got := s.do(t, "PUT", url+"?"+query, nil)
+			if got.status != 200 || got.fields["name"] != f.is.Name || got.fields["on"] != true {
+				t.Errorf("PUT %s?%s: %d %s", url, query, got.status, got.body)
+			}
+			for name, is := range s.listed(t, service) {
+				if is.On != (name == f.is.Name) || is.On && !maps.Equal(is.Settings, want[i]) {
+					t.Errorf("after PUT %s?%s, %s is on: %v with %v, want only %s with %v", url, query, name, is.On, is.Settings, f.is.Name, want[i])
+				}
+			}
+		}
+		for range 2 {
+			if got := s.do(t, "DELETE", url, nil); got.status != 200 || got.fields["on"] != false || got.fields["settings"] != nil {
+				t.Errorf("DELETE %s: %d %s", url, got.status, got.body)
+			}
+		}
+	})
+}
+
+// A refused parameter leaves the fault as it was.
+func TestWrongSettingsOfFaults(t *testing.T) {
+	s := newServices(t, Config{})
+	s.all(func(f *fault, url string) {
+		wrong := map[string]string{"on=maybe": "on", "%zz": ""}
+		for _, k := range f.is.Knobs {
+			for _, value := range []string{"", "-5", strconv.Itoa(k.Min - 1), strconv.Itoa(k.Max + 1), strings.Repeat("9", 30), "much", "1.5"} {
+				wrong[k.Name+"="+value] = fmt.Sprintf("%s=%q", k.Name, value)
+			}
+			wrong[fmt.Sprintf("%s=%d&%s=%d", k.Name, k.Min, k.Name, k.Min)] = "is given 2 times"
+		}
+		for query, want := range wrong {
+			got := s.do(t, "PUT", url+"?"+query, nil)
+			if message, _ := got.fields["error"].(string); got.status != 400 || !strings.Contains(message, want) {
+				t.Errorf("PUT %s?%s: %d %s, want 400 with %q", url, query, got.status, got.body, want)
+			}
+		}
+		if f.on() {
+			t.Errorf("%s is on after refused requests", f.is.Name)
+		}
+		if got := s.do(t, "DELETE", url+"?ms=1", nil); got.status != 400 {
+			t.Errorf("DELETE %s with a parameter: %d %s, want 400", url, got.status, got.body)
+		}
+		if got := s.do(t, "POST", url, nil); got.status != 405 {
+			t.Errorf("POST %s: %d %s, want 405", url, got.status, got.body)
+		}
+	})
+	for _, url := range []string{s.storefrontURL, s.inventoryURL} {
+		if got := s.do(t, "GET", url+"/healthz", nil); got.status != 200 {
+			t.Errorf("the service is not alive: %d", got.status)
+		}
 	}
 }
 
@@ -71,20 +131,108 @@ func TestUnknownFault(t *testing.T) {
 	for _, method := range []string{"PUT", "DELETE"} {
 		for _, name := range []string{"earthquake", strings.Repeat("%3Cscript%3E", 1000)} {
 			got := s.do(t, method, s.storefrontURL+"/faults/"+name, nil)
-			if got.status != 404 || !strings.Contains(got.body, "slow-pricing, lock-convoy") || len(got.body) > 1000 {
+			if got.status != 404 || !strings.Contains(got.body, "slow-pricing, lock-convoy") || len(got.body) > 3000 {
 				t.Errorf("%s %.20s: %d %s, want a short 404 that lists what there is", method, name, got.status, got.body)
 			}
 		}
-		if got := s.do(t, method, s.storefrontURL+"/faults/lock-convoy?on=maybe", nil); got.status != 400 {
-			t.Errorf("%s with a parameter: %d %s, want 400", method, got.status, got.body)
-		}
-	}
-	if got := s.do(t, "POST", s.storefrontURL+"/faults/lock-convoy", nil); got.status != 405 {
-		t.Errorf("POST: %d %s, want 405", got.status, got.body)
 	}
 	if got := s.do(t, "PUT", s.inventoryURL+"/faults/slow-pricing", nil); got.status != 404 {
 		t.Errorf("the inventory has no prices, but switches slow-pricing: %d %s", got.status, got.body)
 	}
+}
+
+// Each description is complete, and blames a function that exists, whose frame the compiler keeps.
+func TestDescriptionsOfFaults(t *testing.T) {
+	s := newServices(t, Config{})
+	functions := functionsOf(t)
+	s.all(func(f *fault, _ string) {
+		is := f.describe()
+		if is.Kind == "" || is.Does == "" || is.Repair == "" || is.Victim.Path == "" || is.Victim.PerSecond == 0 {
+			t.Errorf("the description is not complete: %+v", is)
+		}
+		if functions.LookupFunc(is.Function) == nil {
+			t.Errorf("%s: there is no function %s", is.Name, is.Function)
+		}
+		for _, k := range is.Knobs {
+			if k.Unit == "" || k.Min < 1 || k.Min > k.Default || k.Default > k.Max {
+				t.Errorf("%s: the knob is not complete: %+v", is.Name, k)
+			}
+		}
+		if is.Predicted != nil && (is.Predicted.AddsMS <= 0 || is.Predicted.HalvedSavesMS <= 0) {
+			t.Errorf("%s does not hurt: %+v", is.Name, is.Predicted)
+		}
+	})
+}
+
+var update = flag.Bool("update", false, "write the faults into docs/faults.md")
+
+// The documentation lists the faults as the services describe them.
+func TestDocumentationOfFaults(t *testing.T) {
+	const page, begin, end = "../docs/faults.md", "<!-- faults, written by go test ./workload -update -->\n", "<!-- end -->\n"
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, rest, found := strings.Cut(string(text), begin)
+	_, tail, ended := strings.Cut(rest, end)
+	if !found || !ended {
+		t.Fatalf("%s has no lines %q and %q", page, begin, end)
+	}
+	var list strings.Builder
+	s := newServices(t, Config{})
+	for _, f := range slices.Concat(s.storefront.faults, s.inventory.faults) {
+		document(&list, f.describe())
+	}
+	want := head + begin + list.String() + end + tail
+	if *update {
+		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	} else if string(text) != want {
+		t.Errorf("%s is not up to date: run go test ./workload -run Documentation -update", page)
+	}
+}
+
+// document writes the section of one fault.
+func document(w io.Writer, f faults.Fault) {
+	fmt.Fprintf(w, "\n## %s, in the %s\n\n", f.Name, f.Service)
+	fmt.Fprintf(w, "Mistake: %s.\nRepair: %s.\n\n| | |\n|---|---|\n", f.Does, f.Repair)
+	fmt.Fprintf(w, "| kind | %s |\n| to blame | `%s` |\n| victim | `%s %s`, %g/s |\n", f.Kind, f.Function, f.Victim.Method, f.Victim.Path, f.Victim.PerSecond)
+	if f.Offender != nil {
+		fmt.Fprintf(w, "| offender | `%s %s`, %g/s |\n", f.Offender.Method, f.Offender.Path, f.Offender.PerSecond)
+	}
+	for _, k := range f.Knobs {
+		fmt.Fprintf(w, "| knob | `%s`: %d %s, from %d to %d |\n", k.Name, k.Default, k.Unit, k.Min, k.Max)
+	}
+	if f.Predicted != nil {
+		fmt.Fprintf(w, "| adds to the victim's median | %.0f ms; half of `%s` saves %.0f ms of it |\n",
+			f.Predicted.AddsMS, f.Knobs[0].Name, f.Predicted.HalvedSavesMS)
+	}
+	if f.Cap != "" {
+		fmt.Fprintf(w, "| limit | %s |\n", f.Cap)
+	}
+}
+
+// functionsOf reads the symbols of the test's own program.
+func functionsOf(t *testing.T) *gosym.Table {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("programs have another format")
+	}
+	program, err := elf.Open("/proc/self/exe")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	lines, err := program.Section(".gopclntab").Data()
+	if err != nil {
+		t.Fatal(err)
+	}
+	table, err := gosym.NewTable(nil, gosym.NewLineTable(lines, program.Section(".text").Addr))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return table
 }
 
 // The bytes allocated show how often the tariff is compiled, regardless of the speed.
@@ -109,7 +257,7 @@ func TestSlowPricingCompilesForEachItem(t *testing.T) {
 	if n > 0.5 {
 		t.Errorf("repaired, the tariff is compiled %.1f times for a basket, want never", n)
 	}
-	s.slowPricing.on.Store(true)
+	s.slowPricing.switchOn()
 	faulty, n := price()
 	if n < 3.5 || n > 4.5 {
 		t.Errorf("with the fault, the tariff is compiled %.1f times for a basket of 4", n)
@@ -154,7 +302,7 @@ func TestLockConvoyHoldsTheTillOverTheInventorysAnswer(t *testing.T) {
 	defer inventory.Close()
 	s := newServices(t, Config{InventoryURL: inventory.URL})
 	for number, on := range []bool{false, true} {
-		s.storefront.lockConvoy.on.Store(on)
+		set(s.storefront.lockConvoy, on)
 		var checkout sync.WaitGroup
 		checkout.Go(func() {
 			if got := s.get(t, "/api/checkout?items=1"); got.status != 200 || got.fields["order_number"] != float64(number+1) {
@@ -174,7 +322,7 @@ func TestLockConvoyHoldsTheTillOverTheInventorysAnswer(t *testing.T) {
 func TestOrderNumbersHaveNoGaps(t *testing.T) {
 	s := newServices(t, Config{})
 	for _, on := range []bool{false, true} {
-		s.storefront.lockConvoy.on.Store(on)
+		set(s.storefront.lockConvoy, on)
 		before := s.storefront.till.last
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
@@ -198,8 +346,8 @@ func TestLockConvoyHoldsTheStockOverTheWarehousesAnswer(t *testing.T) {
 	for _, on := range []bool{false, true} {
 		for _, answer := range []error{nil, away} {
 			s := newConfirmedStock()
-			s.lockConvoy.on.Store(on)
-			s.confirm = func(context.Context) error {
+			set(s.lockConvoy, on)
+			s.confirm = func(context.Context, time.Duration) error {
 				if held := !tryLock(&s.mu); held != on {
 					t.Errorf("fault on: %v; the stock is locked: %v", on, held)
 				}
@@ -217,10 +365,116 @@ func TestLockConvoyHoldsTheStockOverTheWarehousesAnswer(t *testing.T) {
 	}
 }
 
+// set switches a fault on or off.
+func set(f *fault, on bool) {
+	if on {
+		f.switchOn()
+	} else {
+		f.repair()
+	}
+}
+
 func tryLock(mu *sync.Mutex) bool {
 	if !mu.TryLock() {
 		return false
 	}
 	mu.Unlock()
 	return true
+}
+
+// warehouse is an inventory whose warehouse answers when the test says so.
+type warehouse struct {
+	*httptest.Server
+	asked  chan string // the number of milliseconds, once for each question
+	answer chan struct{}
+}
+
+func newWarehouse(t *testing.T) *warehouse {
+	w := &warehouse{asked: make(chan string, 100), answer: make(chan struct{})}
+	w.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		w.asked <- r.URL.Query().Get("ms")
+		<-w.answer
+	}))
+	t.Cleanup(w.Close)
+	return w
+}
+
+// awaitGoroutine waits until a goroutine has a stack with both functions, of which the first was called by the second.
+func awaitGoroutine(t *testing.T, inner, outer string) {
+	t.Helper()
+	var text bytes.Buffer
+	for t.Context().Err() == nil {
+		text.Reset()
+		if err := pprof.Lookup("goroutine").WriteTo(&text, 2); err != nil {
+			t.Fatal(err)
+		}
+		for stack := range strings.SplitSeq(text.String(), "\n\n") {
+			if i := strings.Index(stack, inner+"("); i >= 0 && strings.Contains(stack[i:], outer+"(") {
+				return
+			}
+		}
+		runtime.Gosched()
+	}
+}
+
+// held has a row for each fault whose offender keeps something while the warehouse answers.
+var held = []struct {
+	name  string
+	waits string // the function of the victim that waits, and what it calls
+	in    string
+}{
+	{"report-lock", "spanflame/workload.(*priceBook).read", "sync.(*RWMutex).RLock"},
+}
+
+// While the warehouse answers the offender, the victim waits with the fault and does not without it.
+func TestOffendersHoldVictimsUp(t *testing.T) {
+	for _, tt := range held {
+		t.Run(tt.name, func(t *testing.T) {
+			w := newWarehouse(t)
+			s := newServices(t, Config{InventoryURL: w.URL})
+			is := s.listed(t, s.storefrontURL)[tt.name]
+			offend := func(offender *sync.WaitGroup) {
+				offender.Go(func() {
+					if got := s.do(t, is.Offender.Method, s.storefrontURL+is.Offender.Path, nil); got.status != 200 {
+						t.Errorf("%s: %d %s", is.Offender.Path, got.status, got.body)
+					}
+				})
+			}
+			suffer := func() {
+				if got := s.do(t, is.Victim.Method, s.storefrontURL+is.Victim.Path, nil); got.status != 200 {
+					t.Errorf("%s: %d %s", is.Victim.Path, got.status, got.body)
+				}
+			}
+			var offender, victim sync.WaitGroup
+			offend(&offender)
+			<-w.asked
+			suffer() // or hangs
+			w.answer <- struct{}{}
+			offender.Wait()
+
+			knob := is.Knobs[0]
+			if got := s.do(t, "PUT", fmt.Sprintf("%s/faults/%s?%s=%d", s.storefrontURL, tt.name, knob.Name, knob.Max), nil); got.status != 200 {
+				t.Fatalf("%d %s", got.status, got.body)
+			}
+			offend(&offender)
+			if ms := <-w.asked; ms != strconv.Itoa(knob.Max) {
+				t.Errorf("the warehouse is asked for %s ms, want %d", ms, knob.Max)
+			}
+			awaitGoroutine(t, "net/http.(*persistConn).roundTrip", is.Function)
+			victim.Go(suffer)
+			awaitGoroutine(t, tt.in, tt.waits)
+			w.answer <- struct{}{}
+			offender.Wait()
+			victim.Wait()
+
+			if got := s.do(t, "DELETE", s.storefrontURL+"/faults/"+tt.name, nil); got.status != 200 {
+				t.Fatalf("%d %s", got.status, got.body)
+			}
+			offend(&offender)
+			<-w.asked
+			suffer()
+			w.answer <- struct{}{}
+			offender.Wait()
+		})
+	}
 }

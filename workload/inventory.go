@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -34,7 +35,7 @@ type reserved struct {
 // stock counts the pieces on the inventory's shelves. It is kept in memory; only orders are durable.
 type stock struct {
 	lockConvoy *fault
-	confirm    func(context.Context) error // asks the warehouse
+	confirm    func(context.Context, time.Duration) error // asks the warehouse
 
 	mu      sync.Mutex
 	shelves map[string]int // pieces by SKU
@@ -84,52 +85,32 @@ func badReservation(format string, args ...any) error {
 	}
 }
 
-// reserve takes either all lines from the shelves, once the warehouse has confirmed them, or none.
-func (s *stock) reserve(ctx context.Context, lines []line) (reserved, error) {
-	if s.lockConvoy.on.Load() {
-		return s.reserveHoldingShelves(ctx, lines)
-	}
-	s.mu.Lock()
-	answer, err := s.take(lines)
-	s.mu.Unlock()
-	if err != nil {
-		return reserved{}, err
-	}
-	if err := s.confirm(ctx); err != nil {
-		s.mu.Lock()
-		s.putBack(lines)
-		s.mu.Unlock()
-		return reserved{}, err
-	}
-	return answer, nil
-}
-
-// reserveHoldingShelves is reserve with the fault lock-convoy: it holds the lock until the warehouse has answered.
-//
-//go:noinline
-func (s *stock) reserveHoldingShelves(ctx context.Context, lines []line) (reserved, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	answer, err := s.take(lines)
-	if err != nil {
-		return reserved{}, err
-	}
-	if err := s.confirm(ctx); err != nil {
-		s.putBack(lines)
-		return reserved{}, err
-	}
-	return answer, nil
-}
-
-// warehouseTime is the time that the warehouse takes to answer.
+// warehouseTime is the time that the warehouse takes to confirm a reservation.
 const warehouseTime = 40 * time.Millisecond
 
-// askWarehouse stands in for a call to a remote warehouse system. It waits without a helper, so that its own name
-// is the innermost one of a flame graph.
+// answered is the answer of a route that has nothing else to say.
+type answered struct {
+	MS int `json:"ms"` // that the warehouse took
+}
+
+// warehouseHandler answers GET /api/warehouse, which passes a question on to the warehouse.
+func warehouseHandler(r *http.Request) (any, error) {
+	values, err := queryInts(r, param{name: "ms", fallback: 40, min: 1, max: maxWarehouseMS})
+	if err != nil {
+		return nil, err
+	}
+	return answered{MS: values[0]}, askWarehouse(r.Context(), milliseconds(values[0]))
+}
+
+// maxWarehouseMS is below the time limit of the storefront's requests.
+const maxWarehouseMS = 5000
+
+// askWarehouse stands in for a call to a remote warehouse system that takes d. It waits without a helper, so that its
+// own name is the innermost one of a flame graph.
 //
 //go:noinline
-func askWarehouse(ctx context.Context) error {
-	answer := time.NewTimer(warehouseTime)
+func askWarehouse(ctx context.Context, d time.Duration) error {
+	answer := time.NewTimer(d)
 	defer answer.Stop()
 	select {
 	case <-answer.C:
@@ -170,7 +151,7 @@ func (s *stock) putBack(lines []line) {
 
 // inventoryClient calls the inventory for the storefront.
 type inventoryClient struct {
-	url       string
+	url       string // of the inventory, without a slash at its end
 	client    *http.Client
 	transport *http.Transport
 }
@@ -181,7 +162,7 @@ func newInventoryClient(cfg Config) *inventoryClient {
 	// under load.
 	transport.MaxIdleConnsPerHost = transport.MaxIdleConns
 	return &inventoryClient{
-		url:       strings.TrimSuffix(cfg.InventoryURL, "/") + "/api/reserve",
+		url:       strings.TrimSuffix(cfg.InventoryURL, "/"),
 		transport: transport,
 		client: &http.Client{
 			Timeout: 10 * time.Second,
@@ -190,7 +171,7 @@ func newInventoryClient(cfg Config) *inventoryClient {
 				otelhttp.WithMeterProvider(cfg.MeterProvider),
 				otelhttp.WithPropagators(cfg.Propagator),
 				otelhttp.WithSpanNameFormatter(func(_ string, r *http.Request) string {
-					return r.Method + " /api/reserve"
+					return r.Method + " " + r.URL.Path[strings.LastIndex(r.URL.Path, "/api/"):]
 				})),
 		},
 	}
@@ -204,9 +185,19 @@ func (c *inventoryClient) reserve(ctx context.Context, lines []line) error {
 	if err != nil {
 		return fmt.Errorf("encode the reservation: %w", err)
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url, bytes.NewReader(body))
+	return c.ask(ctx, http.MethodPost, "/api/reserve", bytes.NewReader(body))
+}
+
+// warehouse asks the inventory for something that it has to ask the warehouse for, which takes so many milliseconds.
+func (c *inventoryClient) warehouse(ctx context.Context, ms int) error {
+	return c.ask(ctx, http.MethodGet, "/api/warehouse?ms="+strconv.Itoa(ms), http.NoBody)
+}
+
+// ask sends a request to the inventory and reads its answer.
+func (c *inventoryClient) ask(ctx context.Context, method, path string, body io.Reader) error {
+	req, err := http.NewRequestWithContext(ctx, method, c.url+path, body)
 	if err != nil {
-		return fmt.Errorf("make the reservation request: %w", err)
+		return fmt.Errorf("make the request to the inventory: %w", err)
 	}
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.client.Do(req)
@@ -223,7 +214,7 @@ func (c *inventoryClient) reserve(ctx context.Context, lines []line) error {
 	if resp.StatusCode != http.StatusOK {
 		return &apiError{
 			status:  http.StatusBadGateway,
-			Message: "the inventory refused the reservation",
+			Message: "the inventory refused the request",
 			cause:   fmt.Errorf("%s: %s", resp.Status, truncate(string(bytes.TrimSpace(answer)), maxLoggedPath)),
 		}
 	}

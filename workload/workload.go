@@ -13,6 +13,7 @@
 //	                                         about 10 ms of CPU an item; a body is not read
 //	POST       /api/reserve      inventory   body {"lines":[{"sku":"…","quantity":1}]}: takes about 40 ms, the
 //	                                         time of a warehouse far away
+//	GET        /api/warehouse    inventory   ms (40, 1..5000): passes a question on to the warehouse, which takes ms
 //	GET        /load/cpu         both        ms (100, 1..10000): computes on one core
 //	GET        /load/leak        both        mb (10, 1..1024): retained until DELETE; 507 at the limit
 //	DELETE     /load/leak        both        frees what was leaked
@@ -24,8 +25,8 @@
 //	GET        /load/goroutines  both        n (100, 1..100000), ms (60000, 1..600000): parks n goroutines for ms;
 //	                                         507 when more than 100000 would be parked
 //	DELETE     /load/goroutines  both        ends the parked goroutines
-//	GET        /faults           both        lists the faults, and which are on
-//	PUT        /faults/{name}    both        switches one on
+//	GET        /faults           both        lists the faults with all that is known of them, and which are on
+//	PUT        /faults/{name}    both        switches one on; its knobs are parameters
 //	DELETE     /faults/{name}    both        switches it off, which is the repaired code
 //	GET        /healthz          both        the process serves
 //	GET        /readyz           both        the database answers (storefront)
@@ -35,15 +36,10 @@
 //
 // # Faults
 //
-// Faults are mistakes that real services make, each with its repair. All are off at the start.
-//
-//	slow-pricing  storefront  the tariff of handling fees is compiled for each item of a basket, about 12 ms of
-//	                          CPU each in compileTariff; repaired, once when the service starts
-//	lock-convoy   storefront  the till, which only numbers orders, is locked while the inventory and the
-//	                          database answer, so that checkouts queue in settleHoldingTill; repaired, only for
-//	                          the number
-//	lock-convoy   inventory   the stock is locked while the warehouse answers, so that reservations queue in
-//	                          reserveHoldingShelves; repaired, only to take from them
+// Faults are mistakes that real services make, each with its repair, in a file of its own: fault_*.go. Each is
+// described where it is added, by a [spanflame/workload/faults.Fault]: what is wrong, the function that is to blame, the requests that it
+// makes slow and those that cause it, and the knobs that say how much of it there is. The routes of the code that a
+// fault is in are registered with it. All faults are off at the start.
 package workload
 
 import (
@@ -201,6 +197,7 @@ type Service struct {
 	tariff tariff // storefront only
 	till   till   // storefront only
 
+	faults      []*fault
 	slowPricing *fault // storefront only
 	lockConvoy  *fault
 
@@ -237,19 +234,18 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 	s.handleLoads()
 	switch cfg.Role {
 	case Inventory:
-		s.lockConvoy = newLockConvoy("the stock", "the warehouse answers")
-		s.handleFaults(s.lockConvoy)
+		s.addFaults(inventoryFaults)
 		s.handle("POST /api/reserve", newStock(s.lockConvoy).reserveHandler)
+		s.handle("GET /api/warehouse", warehouseHandler)
 	case Storefront:
-		s.slowPricing = newSlowPricing()
-		s.lockConvoy = newLockConvoy("the till", "the inventory and the database answer")
-		s.handleFaults(s.slowPricing, s.lockConvoy)
 		if err := s.openStorefront(ctx); err != nil {
 			return nil, err
 		}
+		s.addFaults(storefrontFaults)
 		s.handle("GET /api/checkout", s.checkout)
 		s.handle("POST /api/checkout", s.checkout)
 	}
+	s.handleFaults()
 	return s, nil
 }
 
@@ -345,6 +341,9 @@ func (s *Service) drain(srv *http.Server, cancelRequests context.CancelFunc) err
 
 // Close frees everything that requests retained and closes the database. No request must be running.
 func (s *Service) Close() error {
+	for _, f := range s.faults {
+		f.repair()
+	}
 	s.parking.drain()
 	s.leak.release()
 	if s.orders == nil {

@@ -2,14 +2,19 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"spanflame/workload"
+	"spanflame/workload/faults"
 	"spanflame/workload/load"
 )
 
@@ -42,6 +47,87 @@ func TestLoadFailsWhenEveryRequestFailed(t *testing.T) {
 	stdout, _, err := execute(t, "load", "--target", server.URL, "--rate", "100", "--duration", "50ms", "--mix", "checkout=1")
 	if !errors.Is(err, errAllFailed) || !strings.Contains(stdout, "404×5") {
 		t.Errorf("%v, want %v, and a report all the same:\n%s", err, errAllFailed, stdout)
+	}
+}
+
+// startServices starts both services and returns their addresses.
+func startServices(t *testing.T) (storefront, inventory string) {
+	t.Helper()
+	serve := func(cfg workload.Config) string {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+		s, err := workload.New(t.Context(), cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := s.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		server := httptest.NewServer(s)
+		t.Cleanup(server.Close)
+		return server.URL
+	}
+	inventory = serve(workload.Config{Role: workload.Inventory})
+	return serve(workload.Config{Role: workload.Storefront, InventoryURL: inventory, Database: filepath.Join(t.TempDir(), "orders.db")}), inventory
+}
+
+// A fault is on during the load, with its settings and the requests that show it, and off afterwards.
+func TestLoadWithAFault(t *testing.T) {
+	storefront, inventory := startServices(t)
+	isOn := func(name string) bool {
+		found, err := faults.Find(t.Context(), name, storefront, inventory)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found.Fault.On
+	}
+	for name, paths := range map[string][]string{
+		"report-lock?report_ms=1": {"/api/report", "/api/prices"},
+		"inventory/lock-convoy":   {"/api/checkout?items=1"},
+	} {
+		ctx, interrupt := context.WithCancel(t.Context())
+		var out, errs bytes.Buffer
+		ended := make(chan error)
+		go func() {
+			ended <- run(ctx, &out, &errs, "load", "--target", storefront, "--inventory", inventory, "--fault", name, "--duration", "1h", "--format", "json")
+		}()
+		only, _, _ := strings.Cut(name, "?")
+		for !isOn(only) {
+			select {
+			case err := <-ended:
+				t.Fatalf("the load ended: %v\n%s", err, &errs)
+			default:
+			}
+		}
+		interrupt()
+		if err := <-ended; err != nil {
+			t.Errorf("load: %v\n%s", err, &errs)
+		}
+		if isOn(only) {
+			t.Errorf("%s is on after the load was interrupted", only)
+		}
+		var report load.Report
+		if err := json.Unmarshal(out.Bytes(), &report); err != nil || len(report.Endpoints) != len(paths) {
+			t.Fatalf("%v\n%s", err, &out)
+		}
+		for i, e := range report.Endpoints {
+			if e.Path != paths[i] {
+				t.Errorf("%s: requests to %s, want %s", name, e.Path, paths[i])
+			}
+		}
+	}
+	for want, fault := range map[string]string{
+		`fault "earthquake": must be one of inventory/lock-convoy, `: "earthquake",
+		`parameter report_ms="0" is out of range`:                    "report-lock?report_ms=0",
+	} {
+		if _, _, err := execute(t, "load", "--target", storefront, "--inventory", inventory, "--fault", fault); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want an error with %q", fault, err, want)
+		}
+	}
+	_, _, err := execute(t, "load", "--target", storefront, "--inventory", inventory, "--fault", "report-lock", "--concurrency", "-1")
+	if err == nil || isOn("report-lock") {
+		t.Errorf("with a wrong setting: %v; the fault is on: %v", err, isOn("report-lock"))
 	}
 }
 

@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"go.uber.org/goleak"
+
+	"spanflame/workload/faults"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -85,6 +87,31 @@ func TestRunSendsTheWholeSchedule(t *testing.T) {
 	}
 	if report.AllFailed() {
 		t.Error("AllFailed, but only some did")
+	}
+}
+
+// Victims and offenders of a fault are sent as often per second as it says, and take turns.
+func TestFaultMix(t *testing.T) {
+	var order []string
+	fault := faults.Fault{
+		Victim:   faults.Request{Method: "GET", Path: "/victim", PerSecond: 20},
+		Offender: &faults.Request{Method: "POST", Path: "/offender?n=1", PerSecond: 20},
+	}
+	mix, rate := FaultMix(fault)
+	if rate != 40 {
+		t.Errorf("rate %v, want 40", rate)
+	}
+	run1(t, t.Context(), Config{Mix: mix, Rate: rate, Duration: 100 * time.Millisecond, Concurrency: 1,
+		Client: client(func(r *http.Request) (*http.Response, error) {
+			order = append(order, r.Method+" "+r.URL.RequestURI())
+			return status(200), nil
+		})})
+	if got := strings.Join(order, ", "); got != "POST /offender?n=1, GET /victim, POST /offender?n=1, GET /victim" {
+		t.Errorf("sent %s", got)
+	}
+	fault.Offender, fault.Victim.PerSecond = nil, 0.5
+	if mix, rate := FaultMix(fault); rate != 0.5 || len(mix) != 1 || mix.validate() != nil {
+		t.Errorf("without an offender: %v a second of %v", rate, mix)
 	}
 }
 

@@ -2,10 +2,13 @@ package load
 
 import (
 	"fmt"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+
+	"spanflame/workload/faults"
 )
 
 // maxWeight limits a weight, so that the sum of all weights cannot overflow.
@@ -54,6 +57,19 @@ func DefaultMix() Mix {
 		}
 	}
 	return mix
+}
+
+// FaultMix returns the requests that show a fault: its victims and its offenders, and how many of them a second are sent.
+func FaultMix(f faults.Fault) (mix Mix, rate float64) {
+	add := func(name string, r faults.Request) {
+		rate += r.PerSecond
+		mix = append(mix, Share{Endpoint{name, r.Method, r.Path}, int(math.Round(r.PerSecond * 1000))})
+	}
+	if f.Offender != nil { // first, so that the victims of its first request meet the fault
+		add("offender", *f.Offender)
+	}
+	add("victim", f.Victim)
+	return mix, rate
 }
 
 // ParseMix parses "name=weight,…", for example "checkout=70,cpu=30".

@@ -6,7 +6,32 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+
+	"spanflame/workload/faults"
 )
+
+// addSlowPricing adds the fault that the tariff is compiled for each item.
+func (s *Service) addSlowPricing() {
+	s.slowPricing = s.addFault(&fault{is: faults.Fault{
+		Name:     "slow-pricing",
+		Kind:     faults.CPU,
+		Does:     "the tariff is parsed and its patterns are compiled again for each item of a basket",
+		Repair:   "the tariff is compiled once, when the service starts",
+		Function: "spanflame/workload.compileTariff",
+		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=3", PerSecond: 5},
+	}})
+}
+
+// handlingFee looks up the product in the tariff.
+func (s *Service) handlingFee(sku string) (cents int64, err error) {
+	t := s.tariff
+	if s.slowPricing.on() { // the fault: the tariff is the same for every item
+		if t, err = compileTariff(tariffText); err != nil {
+			return 0, err
+		}
+	}
+	return t.feeFor(sku), nil
+}
 
 // tariffText lists the fees for handling, in a format for people.
 //
