@@ -8,12 +8,14 @@ import (
 	"os"
 	"slices"
 	"strconv"
+	"strings"
 
 	"go.opentelemetry.io/contrib/propagators/autoprop"
 	"go.opentelemetry.io/otel/propagation"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent"
+	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/telemetry"
 )
 
@@ -74,10 +76,11 @@ type Config struct {
 
 // Signal configures how traces, metrics or logs are exported. SIGNAL is TRACES, METRICS or LOGS.
 type Signal struct {
-	// Exporter is what sends the signal. Of several in the variable, the first is used. With otlp and no endpoint, the
-	// endpoint is on localhost. For metrics, prometheus is allowed too and is the same as none,
+	// Exporter is what sends the signal. An unknown one in the variable is left out. With otlp and no endpoint, the
+	// endpoint is on localhost. For metrics, prometheus is allowed too and changes nothing,
 	// since the listener always has them.
-	// OTEL_SIGNAL_EXPORTER; default: otlp if there is an endpoint, else none; allowed: otlp, console or none.
+	// OTEL_SIGNAL_EXPORTER; default: otlp if there is an endpoint, else none; allowed: otlp, console or both, separated by a
+	// comma, or none.
 	Exporter string
 
 	// Endpoint is the full URL for this signal.
@@ -143,9 +146,6 @@ func (c Config) withDefaults() Config {
 func (c Config) derived() Config {
 	c.Traces = c.Traces.derived(c, "v1/traces")
 	c.Metrics = c.Metrics.derived(c, "v1/metrics")
-	if c.Metrics.Exporter == exporterPrometheus {
-		c.Metrics.Exporter = telemetry.ExporterNone
-	}
 	c.Logs = c.Logs.derived(c, "v1/logs")
 	return c
 }
@@ -162,8 +162,14 @@ func (s Signal) derived(c Config, path string) Signal {
 		return Signal{Exporter: telemetry.ExporterNone, Protocol: c.OTLPProtocol}
 	}
 	set(&s.Protocol, c.OTLPProtocol)
+	names, _ := setting.List[string](s.Exporter)
+	names = slices.DeleteFunc(names, func(name string) bool { return name == exporterPrometheus })
+	if s.Exporter != "" && len(names) == 0 {
+		names = []string{telemetry.ExporterNone}
+	}
+	s.Exporter = strings.Join(names, ",")
 	base := c.OTLPEndpoint
-	if base == "" && s.Exporter == telemetry.ExporterOTLP { // the specification's default
+	if base == "" && slices.Contains(names, telemetry.ExporterOTLP) { // the specification's default
 		base = "http://localhost:4318"
 		if s.Protocol == telemetry.ProtocolGRPC {
 			base = "http://localhost:4317"

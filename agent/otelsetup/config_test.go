@@ -65,7 +65,7 @@ func TestValidate(t *testing.T) {
 		{"endpoint", func(c *Config) { c.OTLPEndpoint = "localhost:4317" }, `OTLPEndpoint (OTEL_EXPORTER_OTLP_ENDPOINT) "localhost:4317": want a URL`},
 		{"protocol", func(c *Config) { c.OTLPProtocol = "http/json" }, `OTLPProtocol (OTEL_EXPORTER_OTLP_PROTOCOL) "http/json": want grpc or http/protobuf`},
 		{"protocol of a signal", func(c *Config) { c.Logs.Protocol = "x" }, `Logs.Protocol (OTEL_EXPORTER_OTLP_LOGS_PROTOCOL) "x"`},
-		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter (OTEL_TRACES_EXPORTER) "zipkin": want otlp, console or none`},
+		{"exporter", func(c *Config) { c.Traces.Exporter = "zipkin" }, `Traces.Exporter (OTEL_TRACES_EXPORTER) "zipkin": want otlp, console or both`},
 		{"prometheus for metrics", func(c *Config) { c.Metrics.Exporter = "prometheus" }, ""},
 		{"prometheus for traces", func(c *Config) { c.Traces.Exporter = "prometheus" }, "Traces.Exporter"},
 		{"sampler", func(c *Config) { c.TracesSampler = "sometimes" }, `TracesSampler (OTEL_TRACES_SAMPLER) "sometimes": want always_on`},

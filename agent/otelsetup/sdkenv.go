@@ -45,6 +45,11 @@ var sdkVariables = slices.Concat(
 			among("explicit_bucket_histogram", "base2_exponential_bucket_histogram"), "the kind of histograms", false},
 		{"OTEL_LOG_LEVEL", "error, warn, info or debug", among("error", "warn", "info", "debug"),
 			"from which level on messages of the SDK itself are logged; default: warn", false},
+		// go.opentelemetry.io/contrib/otelconf reads such files, but the providers that it makes are finished: no processor can
+		// be added to save spans, and no reader for the listener. It also requires the SDKs of three clouds.
+		{configFile, "none: the other variables are used instead, as the providers that a configuration file describes cannot save " +
+			"traces or serve metrics; a service that reads it itself passes its provider to the agent's TracerProvider",
+			func(string) bool { return false }, "a configuration file of OpenTelemetry, which is not read", false},
 	},
 	limits("OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT", "OTEL_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_ATTRIBUTE_VALUE_LENGTH_LIMIT",
 		"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT", "OTEL_SPAN_EVENT_COUNT_LIMIT", "OTEL_SPAN_LINK_COUNT_LIMIT", "OTEL_EVENT_ATTRIBUTE_COUNT_LIMIT",
@@ -54,6 +59,8 @@ var sdkVariables = slices.Concat(
 	exporterVariables("OTEL_EXPORTER_OTLP_METRICS_", "metrics"),
 	exporterVariables("OTEL_EXPORTER_OTLP_LOGS_", "logs"),
 )
+
+const configFile = "OTEL_CONFIG_FILE"
 
 const (
 	aMillis = "a whole number of milliseconds above zero"

@@ -2,7 +2,6 @@ package otelsetup
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"slices"
 	"strconv"
@@ -52,15 +51,15 @@ var settings = slices.Concat(setting.Table{
 // [Config.Validate].
 func signalSettings(field string) setting.Table {
 	signal := strings.ToUpper(field)
-	exporters, allowed := []string{telemetry.ExporterOTLP, telemetry.ExporterConsole, telemetry.ExporterNone}, "otlp, console or none"
+	exporters, allowed := []string{telemetry.ExporterOTLP, telemetry.ExporterConsole}, "otlp, console or both, separated by a comma, or none"
 	if field == "Metrics" {
-		exporters, allowed = append(exporters, exporterPrometheus), "otlp, console, prometheus or none"
+		exporters, allowed = append(exporters, exporterPrometheus), "one or more of otlp, console, prometheus, separated by commas, or none"
 	}
 	return setting.Table{
 		setting.Of[string]{
-			Field: field + ".Exporter", Variable: "OTEL_" + signal + "_EXPORTER", Parse: oneOf(exporters, allowed),
+			Field: field + ".Exporter", Variable: "OTEL_" + signal + "_EXPORTER", Parse: parseExporters(exporters, allowed),
 			DefaultText: "otlp if there is an endpoint, else none",
-			Valid:       func(s string) bool { return s == "" || slices.Contains(exporters, s) }, Allowed: allowed,
+			Valid:       func(s string) bool { _, err := parseExporters(exporters, allowed)(s); return s == "" || err == nil }, Allowed: allowed,
 		},
 		setting.Of[string]{
 			Field: field + ".Endpoint", Variable: "OTEL_EXPORTER_OTLP_" + signal + "_ENDPOINT", Parse: setting.Text,
@@ -76,19 +75,27 @@ func signalSettings(field string) setting.Table {
 	}
 }
 
-// oneOf reads the name of one exporter. The specification allows several: the first known one is used.
-func oneOf(exporters []string, allowed string) func(string) (string, error) {
+// parseExporters reads names of exporters and leaves out those that are unknown or repeated.
+func parseExporters(exporters []string, allowed string) func(string) (string, error) {
 	return func(text string) (string, error) {
 		names, _ := setting.List[string](text)
-		if len(names) == 1 {
-			return names[0], nil
+		if slices.Equal(names, []string{telemetry.ExporterNone}) {
+			return text, nil
 		}
+		var known []string
 		for _, name := range names {
-			if slices.Contains(exporters, name) {
-				return name, setting.Partly(fmt.Sprintf("one exporter: %s is used", name))
+			if slices.Contains(exporters, name) && !slices.Contains(known, name) {
+				known = append(known, name)
 			}
 		}
-		return "", errors.New(allowed)
+		switch used := strings.Join(known, ","); {
+		case len(known) == 0:
+			return "", errors.New(allowed)
+		case len(known) < len(names):
+			return used, setting.Partly(allowed + ": " + used + " is used")
+		default:
+			return used, nil
+		}
 	}
 }
 

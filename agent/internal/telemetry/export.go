@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,19 +42,25 @@ const (
 
 // Signal configures how one signal is exported.
 type Signal struct {
-	Exporter string // ExporterOTLP, ExporterConsole or ExporterNone
+	Exporter string // ExporterOTLP, ExporterConsole or both, separated by a comma; or ExporterNone
 	Endpoint string // full URL; for HTTP with the signal's path
 	Protocol string // ProtocolGRPC or ProtocolHTTP
+}
+
+// Exporters are the names of the signal's exporters.
+func (s Signal) Exporters() []string {
+	if s.Exporter == ExporterNone {
+		return nil
+	}
+	return strings.Split(s.Exporter, ",")
 }
 
 // The exporters read what is not set here (certificates, timeouts, compression) from the environment variables
 // of the OpenTelemetry specification.
 
-func spanExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, error) {
+func spanExporter(ctx context.Context, name string, o Options) (sdktrace.SpanExporter, error) {
 	switch s := o.Traces; {
-	case s.Exporter == ExporterNone:
-		return nil, nil
-	case s.Exporter == ExporterConsole:
+	case name == ExporterConsole:
 		return stdouttrace.New(stdouttrace.WithWriter(o.Stdout))
 	case s.Protocol == ProtocolGRPC:
 		return otlp(ctx, s, o, otlptracegrpc.WithEndpointURL, otlptracegrpc.WithHeaders, otlptracegrpc.New)
@@ -62,11 +69,9 @@ func spanExporter(ctx context.Context, o Options) (sdktrace.SpanExporter, error)
 	}
 }
 
-func metricExporter(ctx context.Context, o Options) (sdkmetric.Exporter, error) {
+func metricExporter(ctx context.Context, name string, o Options) (sdkmetric.Exporter, error) {
 	switch s := o.Metrics; {
-	case s.Exporter == ExporterNone:
-		return nil, nil
-	case s.Exporter == ExporterConsole:
+	case name == ExporterConsole:
 		return stdoutmetric.New(stdoutmetric.WithWriter(o.Stdout))
 	case s.Protocol == ProtocolGRPC:
 		return otlp(ctx, s, o, otlpmetricgrpc.WithEndpointURL, otlpmetricgrpc.WithHeaders, otlpmetricgrpc.New)
@@ -75,11 +80,9 @@ func metricExporter(ctx context.Context, o Options) (sdkmetric.Exporter, error) 
 	}
 }
 
-func logExporter(ctx context.Context, o Options) (sdklog.Exporter, error) {
+func logExporter(ctx context.Context, name string, o Options) (sdklog.Exporter, error) {
 	switch s := o.Logs; {
-	case s.Exporter == ExporterNone:
-		return nil, nil
-	case s.Exporter == ExporterConsole:
+	case name == ExporterConsole:
 		return stdoutlog.New(stdoutlog.WithWriter(o.Stdout))
 	case s.Protocol == ProtocolGRPC:
 		return otlp(ctx, s, o, otlploggrpc.WithEndpointURL, otlploggrpc.WithHeaders, otlploggrpc.New)

@@ -77,13 +77,13 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 		}
 	}()
 
-	spans, err := spanExporter(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("traces: %w", err)
-	}
 	tracing := []sdktrace.TracerProviderOption{sdktrace.WithResource(o.Resource), sdktrace.WithSampler(o.Sampler)}
-	if spans != nil {
-		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watch("traces", o.Traces)}, o.Batches...))
+	for _, name := range o.Traces.Exporters() {
+		spans, err := spanExporter(ctx, name, o)
+		if err != nil {
+			return nil, fmt.Errorf("traces: %w", err)
+		}
+		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watchExporter("traces", name, o.Traces)}, o.Batches...))
 	}
 	if o.Saved != nil {
 		if t.saver, err = newSaver(ctx, o.Saved, t.watch(savedTraces, Signal{Endpoint: o.SavedIn})); err != nil {
@@ -104,35 +104,45 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 		return nil, fmt.Errorf("metrics: Prometheus endpoint: %w", err)
 	}
 	metering := []sdkmetric.Option{sdkmetric.WithResource(o.Resource), sdkmetric.WithReader(scrape)}
-	metrics, err := metricExporter(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("metrics: %w", err)
-	}
-	if metrics != nil {
-		metering = append(metering, sdkmetric.WithReader(sdkmetric.NewPeriodicReader(watchedMetrics{metrics, t.watch("metrics", o.Metrics)})))
+	for _, name := range o.Metrics.Exporters() {
+		metrics, err := metricExporter(ctx, name, o)
+		if err != nil {
+			return nil, fmt.Errorf("metrics: %w", err)
+		}
+		reader := sdkmetric.NewPeriodicReader(watchedMetrics{metrics, t.watchExporter("metrics", name, o.Metrics)})
+		metering = append(metering, sdkmetric.WithReader(reader))
 	}
 	t.Metrics = sdkmetric.NewMeterProvider(metering...)
 	if err := runtime.Start(runtime.WithMeterProvider(t.Metrics)); err != nil {
 		return nil, fmt.Errorf("metrics of the Go runtime: %w", err)
 	}
 
-	records, err := logExporter(ctx, o)
-	if err != nil {
-		return nil, fmt.Errorf("logs: %w", err)
+	logging := []sdklog.LoggerProviderOption{sdklog.WithResource(o.Resource)}
+	for _, name := range o.Logs.Exporters() {
+		records, err := logExporter(ctx, name, o)
+		if err != nil {
+			return nil, fmt.Errorf("logs: %w", err)
+		}
+		logging = append(logging, sdklog.WithProcessor(sdklog.NewBatchProcessor(watchedLogs{records, t.watchExporter("logs", name, o.Logs)})))
 	}
-	if records == nil {
+	if len(logging) == 1 {
 		t.Logger = t.local
 		return t, t.countLosses()
 	}
-	t.logs = sdklog.NewLoggerProvider(
-		sdklog.WithResource(o.Resource),
-		sdklog.WithProcessor(sdklog.NewBatchProcessor(watchedLogs{records, t.watch("logs", o.Logs)})),
-	)
+	t.logs = sdklog.NewLoggerProvider(logging...)
 	t.Logger = slog.New(slog.NewMultiHandler(
 		newLogHandler(o.Stdout, o.Labels),
 		otelslog.NewHandler("spanflame/agent", otelslog.WithLoggerProvider(t.logs)),
 	))
 	return t, t.countLosses()
+}
+
+// watchExporter tells the console from where else the signal goes: each has its losses.
+func (t *Telemetry) watchExporter(signal, name string, s Signal) *outage {
+	if name == ExporterConsole {
+		return t.watch("console "+signal, Signal{Endpoint: name})
+	}
+	return t.watch(signal, s)
 }
 
 func (t *Telemetry) watch(signal string, s Signal) *outage {

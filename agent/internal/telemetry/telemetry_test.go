@@ -139,6 +139,45 @@ func TestConsolePrintsAllSignals(t *testing.T) {
 	}
 }
 
+// TestSeveralExporters: each gets every signal, and one that fails takes nothing from the other and is named.
+func TestSeveralExporters(t *testing.T) {
+	var mu sync.Mutex
+	received := map[string]int{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		defer mu.Unlock()
+		received[r.URL.Path]++
+		if r.URL.Path == "/logs" {
+			w.WriteHeader(http.StatusBadRequest)
+		}
+	}))
+	defer server.Close()
+	out := &output{}
+	o := options(out)
+	both := func(path string) Signal {
+		return Signal{Exporter: ExporterConsole + "," + ExporterOTLP, Endpoint: server.URL + path, Protocol: ProtocolHTTP}
+	}
+	o.Traces, o.Metrics, o.Logs = both("/traces"), both("/metrics"), both("/logs")
+	tel := start(t, o)
+	ctx, span := tel.Traces.Tracer("test").Start(t.Context(), "the span")
+	tel.Logger.InfoContext(ctx, "the line")
+	span.End()
+	err := tel.Shutdown(context.Background())
+	for _, want := range []string{`"Name":"the span"`, `"Name":"go.goroutine.count"`, `"Value":"the line"`} {
+		if !strings.Contains(out.b.String(), want) {
+			t.Errorf("%s is missing in the output: %s", want, out.b.String())
+		}
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	if received["/traces"] != 1 || received["/metrics"] != 1 || received["/logs"] != 1 {
+		t.Errorf("the server received %v, want each signal once", received)
+	}
+	if err == nil || !strings.Contains(err.Error(), "logs export to "+server.URL+"/logs failing") || strings.Contains(err.Error(), "console") {
+		t.Errorf("shutdown: %v, want that the logs could not be exported to the server alone", err)
+	}
+}
+
 func TestWriterNeedsNoLock(t *testing.T) {
 	var out bytes.Buffer // the race detector finds concurrent writes
 	o := options(&out)
