@@ -84,7 +84,7 @@ test-compose: ## Run docker-compose.yml on a Docker engine, follow its links and
 .PHONY: test-long
 test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, instances that share a host, equal windows, the CI job
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
-	go test -tags long -count=1 -timeout 10m -v -run 'Execs|ManyParked' ./agent
+	go test -tags long -count=1 -timeout 10m -v -run 'Cgo|Execs|ManyParked' ./agent
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: pictures

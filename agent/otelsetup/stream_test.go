@@ -8,12 +8,18 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/pprof/profile"
+	"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc"
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+	"go.opentelemetry.io/otel"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"spanflame/internal/record"
 	"spanflame/internal/wallprofile"
@@ -106,9 +112,15 @@ func TestStreamsAndHijackedConnections(t *testing.T) {
 		t.Error(err)
 	}
 
-	profiled := map[string]int64{} // nanoseconds by span
-	for _, r := range savedProfiles(t, cfg.Agent.Dir, "svc") {
-		if r.Type != record.Wall || r.Labels[wallprofile.SpanScope] != wallprofile.ScopeRoot {
+	wantProfiles(t, cfg.Agent.Dir, "/events", "/raw")
+}
+
+// wantProfiles checks that the saved spans of these names took some time, and that each has a profile of its duration.
+func wantProfiles(t *testing.T, dir string, names ...string) {
+	t.Helper()
+	profiled := map[string]int64{} // nanoseconds by span, without those of other goroutines beside it
+	for _, r := range savedProfiles(t, dir, "svc") {
+		if r.Type != record.Wall {
 			continue
 		}
 		p, err := profile.ParseData(r.Profile)
@@ -116,15 +128,97 @@ func TestStreamsAndHijackedConnections(t *testing.T) {
 			t.Fatal(err)
 		}
 		for _, sample := range p.Sample {
+			if slices.ContainsFunc(sample.Location, func(l *profile.Location) bool { return l.Line[0].Function.Name == wallprofile.Others }) {
+				continue
+			}
 			for _, id := range sample.Label[wallprofile.SpanID] {
 				profiled[id] += sample.Value[0]
 			}
 		}
 	}
-	spans := savedSpans(t, cfg.Agent.Dir, "svc")
-	for _, name := range []string{"/events", "/raw"} {
+	spans := savedSpans(t, dir, "svc")
+	for _, name := range names {
 		if s := spans[name]; s.Duration() < 20*time.Millisecond || profiled[s.ID] != s.Duration().Nanoseconds() {
 			t.Errorf("%s: a span of %v, and a profile of %v", name, s.Duration(), time.Duration(profiled[s.ID]))
 		}
 	}
+}
+
+// chat is a bidirectional stream of messages, one answer to each.
+var chat = grpc.ServiceDesc{
+	ServiceName: "Chat",
+	HandlerType: (*any)(nil),
+	Streams: []grpc.StreamDesc{{StreamName: "Talk", ServerStreams: true, ClientStreams: true, Handler: func(_ any, stream grpc.ServerStream) error {
+		for {
+			var m wrapperspb.Int32Value
+			if err := stream.RecvMsg(&m); err == io.EOF {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			time.Sleep(5 * time.Millisecond)
+			m.Value++
+			if err := stream.SendMsg(&m); err != nil {
+				return err
+			}
+		}
+	}}},
+}
+
+// TestBidirectionalStreams: the spans that otelgrpc has for a stream can end on another goroutine than they start on.
+// Both sides have profiles.
+func TestBidirectionalStreams(t *testing.T) {
+	cfg := quiet(t)
+	cfg.Agent.Dir, cfg.Agent.SlowSpan, cfg.Agent.WallCPUShare = t.TempDir(), time.Millisecond, 1
+	a, err := Start(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := grpc.NewServer(grpc.StatsHandler(otelgrpc.NewServerHandler()))
+	server.RegisterService(&chat, nil)
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(listener) }()
+	conn, err := grpc.NewClient(listener.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithStatsHandler(otelgrpc.NewClientHandler()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		ctx, call := otel.Tracer("test").Start(t.Context(), "call")
+		stream, err := conn.NewStream(ctx, &chat.Streams[0], "/Chat/Talk")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range int32(5) {
+			if err := stream.SendMsg(wrapperspb.Int32(i)); err != nil {
+				t.Fatal(err)
+			}
+			var m wrapperspb.Int32Value
+			if err := stream.RecvMsg(&m); err != nil || m.Value != i+1 {
+				t.Fatalf("the answer to %d is %d, %v", i, m.Value, err)
+			}
+		}
+		if err := stream.CloseSend(); err != nil {
+			t.Fatal(err)
+		}
+		if err := stream.RecvMsg(&wrapperspb.Int32Value{}); err != io.EOF {
+			t.Fatalf("the stream ends with %v", err)
+		}
+		call.End()
+	}
+	if err := conn.Close(); err != nil {
+		t.Error(err)
+	}
+	server.GracefulStop()
+	if err := <-served; err != nil {
+		t.Error(err)
+	}
+	if err := a.Shutdown(context.Background()); err != nil {
+		t.Error(err)
+	}
+	wantProfiles(t, cfg.Agent.Dir, "call", "Chat/Talk")
 }

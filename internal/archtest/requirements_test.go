@@ -26,6 +26,7 @@ var requirements = []struct{ module, version, why string }{
 	{"github.com/jackc/pgx/v5", "v5.7.0", "replaced: before v5.9.2 it has known defects of memory safety and of quoting"},
 	{"github.com/spf13/cobra", "v1.8.0", "older ones are not tried"},
 	{"github.com/spf13/pflag", "v1.0.5", "cobra requires it"},
+	{"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "v0.71.0", "the OTLP exporters require it by way of grpc-gateway"},
 	{"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp", "v0.72.0", "its version belongs to that of OpenTelemetry's API"},
 	{"go.uber.org/goleak", "v1.3.0", "OpenTelemetry's SDK requires it"},
 	{"go.yaml.in/yaml/v4", "v4.0.0-rc.4", "has no release that is older"},
