@@ -37,6 +37,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans without a wall-clock profile of their own, by reason.")
 	goroutines := m.counter("spanflame.wall.skipped_goroutines", "{goroutine}",
 		"Goroutines started by a span whose work was not followed because there were too many.")
+	notFollowed := m.counter("spanflame.wall.not_followed", "{part}", "Parts of waits in wall-clock profiles without who caused them, by reason.")
 	parts := m.counter("spanflame.wall.skipped_trace", "{part}", "Parts of the execution trace missing from wall-clock profiles, by reason.")
 	unended := m.counter("spanflame.wall.unended_spans", "{span}", "Spans that the service never ended, by their name and that of their local root.")
 	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording because the process has too many goroutines for the budget.")
@@ -105,6 +106,9 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		o.ObserveInt64(children, int64(w.SkippedChildren), reason("as root"))
 		o.ObserveInt64(children, int64(w.DroppedChildren), reason("too many spans"))
 		o.ObserveInt64(goroutines, int64(w.SkippedGoroutines))
+		for why, n := range w.NotFollowed {
+			o.ObserveInt64(notFollowed, int64(n), reason(why))
+		}
 		o.ObserveInt64(parts, int64(w.SkippedGenerations), reason("over budget"))
 		o.ObserveInt64(parts, int64(w.Unreadable), reason("not readable"))
 		for name, n := range w.NeverEnded {

@@ -130,13 +130,20 @@ func exact(graph *query.Frame, s query.Span) bool {
 	return (own(graph) - s.Duration()).Abs() <= s.Duration()/100
 }
 
-// largest is the stack with the most time of its own, on the span's own goroutine.
-func largest(graph *query.Frame) []string {
-	var most int64
-	var at []string
+// largest is the stack with the most time of its own, on the span's own goroutine, whoever that waited for there.
+func largest(graph *query.Frame) (at []string) {
+	times := make(map[string]int64)
+	most := int64(0)
 	graph.Walk(func(stack []string, f *query.Frame) {
-		if f.Self > most && !slices.Contains(stack, othersFrame) {
-			most, at = f.Self, stack
+		if slices.Contains(stack, othersFrame) {
+			return
+		}
+		if cause := slices.IndexFunc(stack, wallprofile.IsCause); cause >= 0 {
+			stack = stack[:cause]
+		}
+		path := strings.Join(stack, ";")
+		if times[path] += f.Self; times[path] > most {
+			most, at = times[path], stack
 		}
 	})
 	return at

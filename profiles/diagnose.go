@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"cmp"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -19,45 +20,90 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	times := make(map[wallprofile.Place]int64)
 	for _, s := range p.Sample {
 		if at, own := placeOf(s); own && len(s.Value) > 0 {
-			times[at] += s.Value[0]
+			times[at.at] += s.Value[0]
 		}
 	}
 	if len(times) == 0 {
 		return ""
 	}
-	top := slices.MinFunc(slices.Collect(maps.Keys(times)), func(a, b wallprofile.Place) int {
-		return cmp.Or(cmp.Compare(times[b], times[a]), strings.Compare(a.Function, b.Function), strings.Compare(a.Leaf, b.Leaf))
-	})
-	return wallprofile.Diagnosis(spanName, duration, top, time.Duration(times[top]), "")
+	top := largest(times)
+	causes, whose := make(map[wallprofile.Place]int64), make(map[string]int64)
+	followed := int64(0)
+	for _, s := range p.Sample {
+		if at, own := placeOf(s); own && at.at == top && at.who != "" && len(s.Value) > 0 {
+			causes[at.cause] += s.Value[0]
+			whose[at.who] += s.Value[0]
+			followed += s.Value[0]
+		}
+	}
+	var cause wallprofile.Cause
+	if 2*followed >= times[top] && followed > 0 {
+		cause.Most = largest(causes)
+		cause.Took = time.Duration(causes[cause.Most])
+		for who, ns := range whose {
+			if 10*ns >= 9*times[top] && cause.Most.Function != "" {
+				cause.Who = wallprofile.CauseName(who)
+			}
+		}
+	}
+	return wallprofile.Diagnosis(spanName, duration, top, time.Duration(times[top]), cause)
 }
 
-// placeOf returns the place of a sample, and whether its time is the span's own rather than that of other goroutines.
-func placeOf(s *profile.Sample) (at wallprofile.Place, own bool) {
-	innermost := true
-	var stack []*profile.Function
+// largest returns the place with the most time.
+func largest(times map[wallprofile.Place]int64) wallprofile.Place {
+	return slices.MinFunc(slices.Collect(maps.Keys(times)), func(a, b wallprofile.Place) int {
+		return cmp.Or(cmp.Compare(times[b], times[a]), strings.Compare(a.Function, b.Function), strings.Compare(a.Leaf, b.Leaf))
+	})
+}
+
+// placed is where a sample's time was spent.
+type placed struct {
+	at    wallprofile.Place
+	cause wallprofile.Place // where whoever was waited for spent it; empty for none
+	who   string            // the frame that says who it was
+}
+
+// placeOf returns where a sample was, and whether its time is the span's own rather than that of other goroutines.
+func placeOf(s *profile.Sample) (p placed, own bool) {
+	var frames []*profile.Function
 	for _, l := range s.Location {
 		for _, line := range l.Line {
 			switch f := line.Function; {
 			case f == nil:
-				continue
 			case f.Name == wallprofile.Others:
-				return wallprofile.Place{}, false
-			case innermost && wallprofile.IsBracketed(f.Name):
-				at.Leaf = f.Name
-			case !strings.HasPrefix(f.Name, wallprofile.SpanPrefix):
-				stack = append(stack, f)
+				return placed{}, false
+			default:
+				frames = append(frames, f)
 			}
-			innermost = false
 		}
 	}
-	at.Function = wallprofile.Blamed(func(yield func(function, file string) bool) {
-		for _, f := range stack {
-			if !yield(f.Name, f.Filename) {
+	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Name })
+	waiter, leaf := split(frames[causes:])
+	p.at = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf}
+	if causes > 0 {
+		p.who = frames[causes-1].Name
+		last := slices.IndexFunc(frames, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) })
+		stack, leaf := split(frames[:last])
+		if last == 0 {
+			leaf = frames[0].Name
+		}
+		p.cause = wallprofile.CausePlace(leaf, stack, p.at.Function)
+	}
+	return p, true
+}
+
+// split takes the state off a stack of functions, which is given from the innermost outwards.
+func split(frames []*profile.Function) (functions iter.Seq2[string, string], leaf string) {
+	if len(frames) > 0 && wallprofile.IsBracketed(frames[0].Name) {
+		leaf, frames = frames[0].Name, frames[1:]
+	}
+	return func(yield func(function, file string) bool) {
+		for _, f := range frames {
+			if !wallprofile.IsMarker(f.Name) && !yield(f.Name, f.Filename) {
 				return
 			}
 		}
-	})
-	return at, true
+	}, leaf
 }
 
 // SavedDiagnosis returns the diagnosis that the agent saved with a wall-clock profile for a span, in a comment such as

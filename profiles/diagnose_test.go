@@ -55,6 +55,23 @@ func TestDiagnose(t *testing.T) {
 		"a state of a newer kind": {"612 ms POST /checkout: 612 ms (100 %) waiting: moon in main.a", []stack{{[]string{"[waiting: moon]", "main.a"}, "", 612 * ms}}},
 		"others do not count": {"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve",
 			[]stack{wait, {[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
+		"held by one": {"612 ms POST /checkout: 600 ms (98 %) waiting for a mutex in main.lock, held by: GET /, another request: 590 ms of it in sql.(*Tx).Commit",
+			[]stack{
+				{[]string{
+					"[syscall]", "syscall.fsync", "database/sql.(*Tx).Commit", "main.lock", "[held by: GET /, another request]", "[waiting: mutex]", "main.lock",
+				}, "", 590 * ms},
+				{[]string{"main.lock", "[held by: GET /, another request]", "[waiting: mutex]", "main.lock"}, "", 10 * ms}, {[]string{"main.a"}, "", 12 * ms},
+			}},
+		"held by several": {"612 ms POST /checkout: 590 ms (96 %) waiting for a mutex in main.lock: 300 ms of it on the CPU in main.price",
+			[]stack{
+				{[]string{"main.price", "[held by: GET /, another request]", "[waiting: mutex]", "main.lock"}, "", 200 * ms},
+				{[]string{"[waiting: sleep]", "main.b", "[held by: GET /, another request]", "[waiting: mutex]", "main.lock"}, "", 290 * ms},
+				{[]string{
+					"main.price", "[sent by: main.b, no request]", "[waiting: select]", "main.b", "[held by: PUT /, another request]", "[waiting: mutex]", "main.lock",
+				}, "", 100 * ms},
+			}},
+		"not followed": {"612 ms POST /checkout: 600 ms (98 %) waiting for a mutex in main.lock: 600 ms of it not followed (forgotten)",
+			[]stack{{[]string{"[not followed: forgotten]", "[waiting: mutex]", "main.lock"}, "", 600 * ms}}},
 		"others alone": {"", []stack{{[]string{"main.prefetch", others, "span: POST /checkout"}, "", 2000 * ms}}},
 		"nothing":      {"", nil},
 		"as long in two places": {"612 ms POST /checkout: 300 ms (49 %) on the CPU in main.a",

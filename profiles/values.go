@@ -48,3 +48,31 @@ func Calls(s *profile.Sample, function string) bool {
 // OwnTime reports whether a sample is of a span's own time: all samples are, except those that a wall-clock profile has
 // of other goroutines that worked for the span.
 func OwnTime(s *profile.Sample) bool { return !Calls(s, wallprofile.Others) }
+
+// Own returns a wall-clock profile without the causes of its waits: its stacks end in the goroutine that waited, and in
+// that one's state. It shares everything else with p, which may be of any type and is not changed.
+func Own(p *profile.Profile) *profile.Profile {
+	own := &profile.Profile{
+		SampleType: p.SampleType, DefaultSampleType: p.DefaultSampleType, Sample: make([]*profile.Sample, len(p.Sample)),
+		Mapping: p.Mapping, Location: p.Location, Function: p.Function, Comments: p.Comments, DocURL: p.DocURL,
+		DropFrames: p.DropFrames, KeepFrames: p.KeepFrames, TimeNanos: p.TimeNanos, DurationNanos: p.DurationNanos,
+		PeriodType: p.PeriodType, Period: p.Period,
+	}
+	for i, s := range p.Sample {
+		own.Sample[i] = s
+		if n := wallprofile.Causes(len(s.Location), func(i int) string { return outermost(s.Location[i]) }); n > 0 {
+			cut := *s
+			cut.Location = s.Location[n:]
+			own.Sample[i] = &cut
+		}
+	}
+	return own
+}
+
+// outermost returns the outermost function of a location, empty if it has none.
+func outermost(l *profile.Location) string {
+	if n := len(l.Line); n > 0 && l.Line[n-1].Function != nil {
+		return l.Line[n-1].Function.Name
+	}
+	return ""
+}

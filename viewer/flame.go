@@ -15,7 +15,7 @@ import (
 // side returns a profile's default sample type, scaled, without the time of other goroutines. It is not ok if the profile
 // has no values.
 func side(p *profile.Profile, scale float64) (s flame.Side, ok bool) {
-	s = flame.Side{Profile: p, Value: profiles.DefaultSampleIndex(p), Keep: profiles.OwnTime, Scale: scale}
+	s = flame.Side{Profile: profiles.Own(p), Value: profiles.DefaultSampleIndex(p), Keep: profiles.OwnTime, Scale: scale}
 	return s, s.Value >= 0
 }
 

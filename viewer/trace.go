@@ -14,6 +14,8 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/google/pprof/profile"
+
 	"spanflame/viewer/internal/pprofui"
 	"spanflame/viewer/source"
 
@@ -81,6 +83,7 @@ type spanView struct {
 	Type                        string
 	Types                       []link
 	Flame, Others               flame.Graph
+	Switch                      link   // to the graph with the causes of waits, or without them; empty if there are none
 	Why                         string // why it is empty
 	Pprof, Top, Graph           string
 	Download, Compare           string
@@ -93,7 +96,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	q, err := parameters(r, "span", "type", "frame")
+	q, err := parameters(r, "span", "type", "own", "frame")
 	if err != nil {
 		return err
 	}
@@ -135,7 +138,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	}
 	have := s.have(r.Context(), spans)
 	page.Rows, page.Errors, page.Services = rows(spans, byID, start, end, selected.ID, have, s.options.SlowSpan)
-	if page.Span, err = s.span(r, selected, byID, q.Get("type"), zoom); err != nil {
+	if page.Span, err = s.span(r, selected, byID, q.Get("type"), q.Has("own"), zoom); err != nil {
 		return err
 	}
 	return s.render(w, http.StatusOK, "trace.html", page)
@@ -355,8 +358,8 @@ func request(s traces.Span, byID map[string]traces.Span) traces.Span {
 	return s
 }
 
-// span returns the selected span with its flame graph.
-func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Span, typ string, zoom int) (*spanView, error) {
+// span returns the selected span with its flame graph, which has what others did while it waited unless own is set.
+func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Span, typ string, own bool, zoom int) (*spanView, error) {
 	typ = cmp.Or(typ, typeWall)
 	t, err := parseType(typ)
 	if err != nil || typ != typeWall && typ != typeCPU {
@@ -375,10 +378,16 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	if err != nil {
 		return nil, err
 	}
-	v.Flame, v.Others = newFlame(
-		p, profiles.DefaultSampleIndex(p),
-		TracePath(sp.TraceID)+"?"+url.Values{"span": {sp.ID}, "type": {typ}}.Encode()+"&frame=", zoom,
-	), newOthers(p)
+	at := url.Values{"span": {sp.ID}, "type": {typ}}
+	shown := profiles.Own(p)
+	if causes := !slices.EqualFunc(p.Sample, shown.Sample, func(a, b *profile.Sample) bool { return a == b }); causes && own {
+		v.Switch = link{"Show who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "#flame"}
+		at.Set("own", "1")
+	} else if causes {
+		v.Switch = link{"Hide who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "&own=1#flame"}
+		shown = p
+	}
+	v.Flame, v.Others = newFlame(shown, profiles.DefaultSampleIndex(p), TracePath(sp.TraceID)+"?"+at.Encode()+"&frame=", zoom), newOthers(p)
 	base := TracePath(sp.TraceID) + "/span/" + sp.ID + "/" + typ
 	v.Pprof, v.Top, v.Download = base+"/flamegraph", base+"/top", base+".pb.gz"
 	v.Compare = "/compare?" + url.Values{"a": {sp.TraceID + "/" + sp.ID}, "type": {typ}}.Encode()

@@ -50,6 +50,27 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	shows(t, none, "There is none.", "Faster than the least duration of a request that is recorded")
 }
 
+// A page shows who a span waited for, and on request the span's own time alone. The totals are the same.
+func TestCausesOfWaits(t *testing.T) {
+	d := fixture.New(t)
+	const held = "span: GET /;main.lock;sync.(*Mutex).Lock;[waiting: mutex];[held by: POST /audit, another request];main.audit"
+	d.Wall("shop", 0, time.Second, fixture.Sample(held+";[waiting: sleep]", 450e6, "root"), fixture.Sample(held, 50e6, "root"),
+		fixture.Sample("span: GET /;main.work", 100e6, "root"))
+	d.Spans(fixture.Span{ID: "root", Service: "shop", Name: "GET /", Took: 600 * time.Millisecond, Profiled: true})
+	h := pages(t, open(t, d.Dir), Options{})
+	all := page(t, h, rootPath())
+	shows(t, all, "600 ms GET /: 500 ms (83 %) waiting for a mutex in main.lock, held by: POST /audit, another request: 450 ms of it sleeping in main.audit",
+		"[held by: POST /audit, another request]: 500 ms, 83.3 %", "main.audit: 500 ms, 83.3 %", "Hide who it waited for", "[waiting: mutex]: 500 ms, 83.3 %")
+	own := page(t, h, rootPath()+"?span="+fixture.SpanID("root")+"&type=wall&own=1")
+	shows(t, own, "Show who it waited for", "[waiting: mutex]: 500 ms, 83.3 %")
+	if strings.Contains(own, "main.audit: ") {
+		t.Error("the span's own time has the work of another request")
+	}
+	for _, p := range []string{all, own} {
+		shows(t, p, `<bdi><code>sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.lock`)
+	}
+}
+
 func TestZoom(t *testing.T) {
 	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
 	all := page(t, h, rootPath())

@@ -63,7 +63,7 @@ func ownValues(side Side) map[place]float64 {
 			continue
 		}
 		var at place
-		for _, l := range s.Location {
+		for _, l := range s.Location[causes(s):] {
 			for _, line := range l.Line {
 				switch name := functionName(line); {
 				case wallprofile.IsBracketed(name):

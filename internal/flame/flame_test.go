@@ -149,3 +149,28 @@ func TestNegative(t *testing.T) {
 		t.Errorf("before %v, after %v, width %v: want 5, 3 and 8 MiB", d.Before, d.After, d.Width)
 	}
 }
+
+// A wait has one kind, and one row in the table, whoever it was for; below it, each frame has the kind of what was done there.
+func TestCausesOfWaits(t *testing.T) {
+	side := sideOf("nanoseconds",
+		stack{"main.lock;sync.(*Mutex).Lock;[waiting: mutex];[held by: GET /, another request];main.work", 6e8},
+		stack{"main.lock;sync.(*Mutex).Lock;[waiting: mutex];[held by: GET /, another request];main.save;[syscall]", 3e8},
+		stack{"main.price", 1e8})
+	g := New(side, true, "", 0)
+	if len(g.Shares) != 2 || g.Shares[0].Class != "running" || g.Shares[0].Value != "100 ms" || g.Shares[1].Class != "waiting" || g.Shares[1].Value != "900 ms" {
+		t.Errorf("the shares are %+v", g.Shares)
+	}
+	if len(g.Top) != 2 || g.Top[0].Name != "sync.(*Mutex).Lock" || g.Top[0].In != "main.lock" || g.Top[0].State != "waiting: mutex" || g.Top[0].Value != "900 ms" {
+		t.Errorf("the table is %+v", g.Top)
+	}
+	for name, class := range map[string]string{"main.lock": "waiting", "[waiting: mutex]": "waiting", "main.work": "running", "main.save": "syscall"} {
+		if i := slices.IndexFunc(g.Frames, func(f Frame) bool { return f.Name == name }); i < 0 || g.Frames[i].Class != class {
+			t.Errorf("%s is not %s", name, class)
+		}
+	}
+	for _, c := range Changes(sideOf("nanoseconds", stack{"main.price", 1e8}), side) {
+		if c.Name != "sync.(*Mutex).Lock" || c.In != "main.lock" || c.State != "[waiting: mutex]" {
+			t.Errorf("changed: %+v", c)
+		}
+	}
+}

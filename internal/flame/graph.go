@@ -217,14 +217,22 @@ func (p place) compare(q place) int {
 	return cmp.Or(cmp.Compare(p.function, q.function), cmp.Compare(p.in, q.in), cmp.Compare(p.state, q.state))
 }
 
-// top returns the functions in which most of the time ended.
+// top returns the functions in which most of the time of the goroutines themselves ended, whoever they waited for there.
 func top(root *tree, unit string, stated bool) []Function {
 	sums := make(map[place]int64)
 	var walk func(t *tree, at place, owner string)
 	walk = func(t *tree, at place, owner string) {
-		if wallprofile.IsBracketed(t.name) {
+		switch {
+		case wallprofile.IsCause(t.name):
+			at.in = ""
+			if wallprofile.OnBehalf(at.function, "") {
+				at.in = owner
+			}
+			sums[at] += t.total
+			return
+		case wallprofile.IsBracketed(t.name):
 			at.state = t.name
-		} else {
+		default:
 			at.function = t.name
 			if !wallprofile.OnBehalf(t.name, "") {
 				owner = t.name

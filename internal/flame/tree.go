@@ -50,7 +50,7 @@ type tree struct {
 	name     string
 	total    int64
 	self     int64
-	byKind   [kinds]int64
+	byKind   [kinds]int64 // of the goroutine that waits; below its state, of those that it waits for
 	children map[string]*tree
 	cut      bool // of a root: parts of stacks are left out
 }
@@ -64,10 +64,14 @@ func newTree(side Side) *tree {
 		if v == 0 {
 			continue
 		}
-		at, depth, kind := root, 0, wallprofile.KindOf(leaf(s))
+		causes := causes(s)
+		at, depth, kind := root, 0, wallprofile.KindOf(leaf(s, causes))
 		at.add(v, kind)
 	stack:
-		for _, l := range slices.Backward(s.Location) {
+		for i, l := range slices.Backward(s.Location) {
+			if i == causes-1 {
+				kind = wallprofile.KindOf(leaf(s, 0))
+			}
 			for _, line := range slices.Backward(l.Line) {
 				name := functionName(line)
 				child := at.children[name]
@@ -98,9 +102,19 @@ func (t *tree) add(v int64, kind wallprofile.Kind) {
 	t.byKind[kind] += v
 }
 
-// leaf returns the innermost function of a stack, or a name that stands for none.
-func leaf(s *profile.Sample) string {
-	for _, l := range s.Location {
+// causes returns how many of a sample's innermost locations say who caused a wait, and what was done meanwhile.
+func causes(s *profile.Sample) int {
+	return wallprofile.Causes(len(s.Location), func(i int) string {
+		for _, line := range s.Location[i].Line {
+			return functionName(line)
+		}
+		return ""
+	})
+}
+
+// leaf returns the innermost function of a stack without the causes of a wait, or a name that stands for none.
+func leaf(s *profile.Sample, causes int) string {
+	for _, l := range s.Location[causes:] {
 		for _, line := range l.Line {
 			return functionName(line)
 		}

@@ -2,6 +2,8 @@ package wallprofile
 
 import (
 	"fmt"
+	"iter"
+	"slices"
 	"strings"
 	"time"
 )
@@ -9,9 +11,30 @@ import (
 // Place is a place where a span spent time: in a function, and in a state given by its leaf frame, which is empty for running.
 type Place struct{ Function, Leaf string }
 
+// Cause is what made a wait at a place as long as it was.
+type Cause struct {
+	Who  string        // "held by main.report", as Caused returns it; empty if it is not known or differs
+	Most Place         // where most of the wait was spent by whoever was waited for; empty if the wait is not followed
+	Took time.Duration // there
+}
+
+// Caused returns who made a wait longer: one, whose name is given, or several in turn, which may all be other requests.
+func Caused(l Link, name string, several int, requests bool) string {
+	switch {
+	case several > 1 && requests:
+		name = fmt.Sprintf("%d other requests", several)
+	case several > 1:
+		name = fmt.Sprintf("%d others", several)
+	default:
+		return links[l] + " " + name
+	}
+	return strings.TrimSuffix(links[l], "by") + "in turn by " + name
+}
+
 // Diagnosis returns one line on what took most of a span's time, such as "612 ms POST /api/checkout: 571 ms (93 %)
-// waiting for a mutex in workload.(*Stock).Reserve". The holder of the lock, if there is a name for it, comes last.
-func Diagnosis(span string, duration time.Duration, most Place, took time.Duration, holder string) string {
+// waiting for a mutex in workload.(*Stock).Reserve". The cause of a wait, if it is known, comes last, such as ", held in
+// turn by 47 other requests: 490 ms of it in sql.(*Tx).Commit".
+func Diagnosis(span string, duration time.Duration, most Place, took time.Duration, cause Cause) string {
 	percent := 0.0
 	if duration > 0 {
 		percent = 100 * float64(took) / float64(duration)
@@ -20,10 +43,41 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 	if most.Function != "" {
 		s += " in " + Short(most.Function)
 	}
-	if holder != "" {
-		s += ", held by " + Short(holder)
+	if cause.Who != "" {
+		s += ", " + cause.Who
 	}
-	return s
+	if cause.Most == (Place{}) {
+		return s
+	}
+	s += ": " + milliseconds(cause.Took) + " of it "
+	if leaf := cause.Most.Leaf; leaf != Syscall.Leaf() || cause.Most.Function == "" {
+		s += phrase(leaf)
+		if cause.Most.Function == "" {
+			return s
+		}
+		s += " "
+	}
+	return s + "in " + Short(cause.Most.Function)
+}
+
+// CausePlace returns where whoever was waited for spent time: the functions of its stack are given from the innermost
+// outwards with their files. While it waited or was in a system call, that is what the caller, if it is on the stack,
+// called: the caller is the function that waits, and that of the holder of a lock is often the same one.
+func CausePlace(leaf string, stack iter.Seq2[string, string], callers ...string) Place {
+	at := Place{Function: Blamed(stack), Leaf: leaf}
+	if kind := KindOf(leaf); leaf == WaitSleep.Leaf() || kind != KindSyscall && kind != KindWaiting {
+		return at
+	}
+	inner := ""
+	for function := range stack {
+		if inner != "" && slices.Contains(callers, function) {
+			at.Function = inner
+		}
+		if !Instrumentation(function) {
+			inner = function
+		}
+	}
+	return at
 }
 
 func milliseconds(d time.Duration) string {

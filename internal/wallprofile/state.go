@@ -48,35 +48,36 @@ const (
 )
 
 // table has one row for each state: its name, which in brackets is the leaf frame of its stacks, the phrase that a
-// diagnosis has for it, and its kind.
+// diagnosis has for it, its kind, and how a wait in it leads to whoever ended it.
 var table = [NumStates]struct {
 	name, phrase string
 	kind         Kind
+	link         Link
 }{
-	Running:       {"running", "on the CPU", KindRunning}, // without a leaf frame
-	Runnable:      {"runnable: waiting for CPU", "runnable and waiting for a CPU", KindRunnable},
-	Syscall:       {"syscall", "in a system call", KindSyscall},
-	WaitMutex:     {"waiting: mutex", "waiting for a mutex", KindWaiting},
-	WaitRWMutex:   {"waiting: RWMutex", "waiting for an RWMutex", KindWaiting},
-	WaitOnce:      {"waiting: Once", "waiting for a Once", KindWaiting},
-	WaitWaitGroup: {"waiting: WaitGroup", "waiting for a WaitGroup", KindWaiting},
-	WaitCond:      {"waiting: Cond", "waiting for a Cond", KindWaiting},
-	WaitSync:      {"waiting: sync", "waiting for a lock", KindWaiting},
-	WaitSend:      {"waiting: channel send", "waiting to send on a channel", KindWaiting},
-	WaitReceive:   {"waiting: channel receive", "waiting to receive from a channel", KindWaiting},
-	WaitSelect:    {"waiting: select", "waiting in a select", KindWaiting},
-	WaitSleep:     {"waiting: sleep", "sleeping", KindWaiting},
-	WaitNetwork:   {"waiting: network", "waiting for the network", KindWaiting},
-	WaitAssist:    {"waiting: GC assist", "waiting to help the garbage collector", KindGC},
-	WaitGC:        {"waiting: garbage collection", "waiting for the garbage collector", KindGC},
-	WaitOther:     {"waiting: unspecified", "waiting", KindWaiting},
-	Assisting:     {"GC assist", "helping the garbage collector", KindGC},
-	StoppedGC:     {"stopped: garbage collection", "stopped by the garbage collector", KindGC},
-	StoppedOther:  {"stopped: the world", "stopped with the whole process", KindOther},
-	Starting:      {"starting the span", "starting the span", KindOther},
-	Ending:        {"ending the span", "ending the span", KindOther},
-	Elsewhere:     {"elsewhere: span ended on another goroutine", "on another goroutine", KindOther},
-	NotRecorded:   {"not recorded", "not recorded", KindOther},
+	Running:       {"running", "on the CPU", KindRunning, NoLink}, // without a leaf frame
+	Runnable:      {"runnable: waiting for CPU", "runnable and waiting for a CPU", KindRunnable, NoLink},
+	Syscall:       {"syscall", "in a system call", KindSyscall, NoLink},
+	WaitMutex:     {"waiting: mutex", "waiting for a mutex", KindWaiting, HeldBy},
+	WaitRWMutex:   {"waiting: RWMutex", "waiting for an RWMutex", KindWaiting, HeldBy},
+	WaitOnce:      {"waiting: Once", "waiting for a Once", KindWaiting, HeldBy},
+	WaitWaitGroup: {"waiting: WaitGroup", "waiting for a WaitGroup", KindWaiting, DoneBy},
+	WaitCond:      {"waiting: Cond", "waiting for a Cond", KindWaiting, WokenBy},
+	WaitSync:      {"waiting: sync", "waiting for a lock", KindWaiting, WokenBy},
+	WaitSend:      {"waiting: channel send", "waiting to send on a channel", KindWaiting, ReceivedBy},
+	WaitReceive:   {"waiting: channel receive", "waiting to receive from a channel", KindWaiting, SentBy},
+	WaitSelect:    {"waiting: select", "waiting in a select", KindWaiting, WokenBy},
+	WaitSleep:     {"waiting: sleep", "sleeping", KindWaiting, NoLink},
+	WaitNetwork:   {"waiting: network", "waiting for the network", KindWaiting, NoLink},
+	WaitAssist:    {"waiting: GC assist", "waiting to help the garbage collector", KindGC, NoLink},
+	WaitGC:        {"waiting: garbage collection", "waiting for the garbage collector", KindGC, NoLink},
+	WaitOther:     {"waiting: unspecified", "waiting", KindWaiting, WokenBy},
+	Assisting:     {"GC assist", "helping the garbage collector", KindGC, NoLink},
+	StoppedGC:     {"stopped: garbage collection", "stopped by the garbage collector", KindGC, NoLink},
+	StoppedOther:  {"stopped: the world", "stopped with the whole process", KindOther, NoLink},
+	Starting:      {"starting the span", "starting the span", KindOther, NoLink},
+	Ending:        {"ending the span", "ending the span", KindOther, NoLink},
+	Elsewhere:     {"elsewhere: span ended on another goroutine", "on another goroutine", KindOther, NoLink},
+	NotRecorded:   {"not recorded", "not recorded", KindOther, NoLink},
 }
 
 var byLeaf = func() map[string]State {
@@ -103,6 +104,9 @@ func (s State) Leaf() string {
 func phrase(leaf string) string {
 	if s, ok := byLeaf[leaf]; ok {
 		return table[s].phrase
+	}
+	if why, ok := strings.CutPrefix(leaf, notFollowedPrefix); ok {
+		return "not followed (" + strings.TrimSuffix(why, "]") + ")"
 	}
 	return strings.Trim(leaf, "[]")
 }

@@ -9,25 +9,33 @@ import (
 
 func TestDiagnosis(t *testing.T) {
 	for _, tt := range []struct {
-		most   Place
-		took   time.Duration
-		holder string
-		want   string
+		most  Place
+		took  time.Duration
+		cause Cause
+		want  string
 	}{
-		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond, "",
+		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond, Cause{},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve"},
-		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond, "example.com/shop.audit",
+		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond,
+			Cause{Caused(HeldBy, "", 47, true), Place{"database/sql.(*Tx).Commit", "[syscall]"}, 490 * time.Millisecond},
+			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve, held in turn by 47 other requests: 490 ms of it in sql.(*Tx).Commit"},
+		{Place{"main.call", "[waiting: channel receive]"}, 571 * time.Millisecond,
+			Cause{Caused(SentBy, "", 2, false), Place{"main.work", "[waiting: sleep]"}, 490 * time.Millisecond},
+			"612 ms POST /checkout: 571 ms (93 %) waiting to receive from a channel in main.call, sent in turn by 2 others: 490 ms of it sleeping in main.work"},
+		{Place{"main.call", "[waiting: mutex]"}, 571 * time.Millisecond, Cause{"", Place{"", Forgotten.Leaf()}, 490 * time.Millisecond},
+			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in main.call: 490 ms of it not followed (forgotten)"},
+		{Place{"example.com/shop.(*Stock).Reserve", "[waiting: mutex]"}, 571 * time.Millisecond, Cause{Who: Caused(HeldBy, "shop.audit", 1, false)},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve, held by shop.audit"},
-		{Place{"main.price", ""}, 306 * time.Millisecond, "", "612 ms POST /checkout: 306 ms (50 %) on the CPU in main.price"},
-		{Place{"", "[not recorded]"}, 612 * time.Millisecond, "", "612 ms POST /checkout: 612 ms (100 %) not recorded"},
-		{Place{"main.price", "[waiting: a thing of tomorrow]"}, 0, "",
+		{Place{"main.price", ""}, 306 * time.Millisecond, Cause{}, "612 ms POST /checkout: 306 ms (50 %) on the CPU in main.price"},
+		{Place{"", "[not recorded]"}, 612 * time.Millisecond, Cause{}, "612 ms POST /checkout: 612 ms (100 %) not recorded"},
+		{Place{"main.price", "[waiting: a thing of tomorrow]"}, 0, Cause{},
 			"612 ms POST /checkout: 0 ms (0 %) waiting: a thing of tomorrow in main.price"},
 	} {
-		if got := Diagnosis("POST /checkout", 612*time.Millisecond, tt.most, tt.took, tt.holder); got != tt.want {
+		if got := Diagnosis("POST /checkout", 612*time.Millisecond, tt.most, tt.took, tt.cause); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.most, got, tt.want)
 		}
 	}
-	if got := Diagnosis("empty", 0, Place{}, 0, ""); got != "0 ms empty: 0 ms (0 %) on the CPU" {
+	if got := Diagnosis("empty", 0, Place{}, 0, Cause{}); got != "0 ms empty: 0 ms (0 %) on the CPU" {
 		t.Errorf("of no time: %q", got)
 	}
 }
@@ -146,6 +154,62 @@ func TestBlamed(t *testing.T) {
 	} {
 		if got := Blamed(stack(tt.stack...)); got != tt.want {
 			t.Errorf("%q: %q, want %q", tt.stack, got, tt.want)
+		}
+	}
+}
+
+func TestCauses(t *testing.T) {
+	for frame, want := range map[string]bool{
+		CauseFrame(HeldBy, OtherRequest, "POST /audit"): true,
+		CauseFrame(SentBy, OtherRequest, ""):            true,
+		CauseFrame(StartedBy, Timer, ""):                true,
+		Forgotten.Leaf():                                true,
+		"[held by: main.x: y], no request]":             true,
+		NotRecorded.Leaf():                              false,
+		Runnable.Leaf():                                 false,
+		WaitMutex.Leaf():                                false,
+		Others:                                          false,
+		"[held by]":                                     false,
+		"main.held by: x":                               false,
+		"":                                              false,
+	} {
+		if got := IsCause(frame); got != want {
+			t.Errorf("%q: %v", frame, got)
+		}
+	}
+	for l := NoLink + 1; l < numLinks; l++ {
+		if !IsCause(CauseFrame(l, SameRequest, "")) {
+			t.Errorf("link %d is no cause", l)
+		}
+	}
+	stack := []string{"[waiting: sleep]", "time.Sleep", "[held by: x, no request]", "[waiting: mutex]", "[sent by: y, no request]", "[waiting: select]", "main.x"}
+	if n := Causes(len(stack), func(i int) string { return stack[i] }); n != 5 {
+		t.Errorf("%d causes, want all but the last two frames", n)
+	}
+}
+
+func TestCausePlace(t *testing.T) {
+	for _, tt := range []struct {
+		leaf  string
+		stack []string
+		want  string
+	}{
+		{"[syscall]", []string{"syscall.fsync", "example.com/sqlite.sync", "otelsql.Commit", "database/sql.(*Tx).Commit", "main.settle", "main.serve"},
+			"database/sql.(*Tx).Commit"},
+		{"[syscall]", []string{"syscall.fsync", "example.com/sqlite.sync", "main.other"}, "example.com/sqlite.sync"},
+		{"[waiting: sleep]", []string{"time.Sleep", "main.settle"}, "main.settle"},
+		{"", []string{"strings.Index", "main.price", "main.settle"}, "main.price"},
+		{"[waiting: network]", []string{"main.settle"}, "main.settle"},
+	} {
+		at := CausePlace(tt.leaf, func(yield func(string, string) bool) {
+			for _, f := range tt.stack {
+				if !yield(f, "") {
+					return
+				}
+			}
+		}, "main.settle")
+		if at.Function != tt.want || at.Leaf != tt.leaf {
+			t.Errorf("%q: %+v, want %s", tt.stack, at, tt.want)
 		}
 	}
 }

@@ -94,6 +94,9 @@ func (s *side) leavesOut(w profiles.Window) bool {
 
 // add reduces one window.
 func (s *side) add(w profiles.Window) error {
+	if w.Type == record.Wall {
+		w.Profile = profiles.Own(w.Profile) // who else was waited for is no change of the functions that wait
+	}
 	p := w.Profile
 	if !slices.Contains(s.services, w.Service) && w.Service != "" {
 		s.services = append(s.services, w.Service)

@@ -35,21 +35,23 @@ func (s *span) account() account {
 		at    *path
 		stack *stack
 		state wallprofile.State
+		below *cause
 		other bool
 	}
+	labels := labelling{t: s.root, done: make(map[*cause]*cause), causes: make(causes)}
 	sums := make(map[key]int64)
 	for k, ns := range l.now {
 		own := owned(k.seg)
 		if !own && k.at == nil && k.seg.lane == l.lane {
 			continue // the starter, after the span had left it
 		}
-		sums[key{k.at, k.stack, k.state, !own}] += ns
+		sums[key{k.at, k.stack, k.state, labels.of(k.below), !own}] += ns
 		if own {
 			a.covered += time.Duration(ns)
 		}
 	}
 	for k, ns := range sums {
-		a.samples = append(a.samples, sample{entry{at: k.at, stack: k.stack, state: k.state}, k.other, ns})
+		a.samples = append(a.samples, sample{entry{at: k.at, stack: k.stack, state: k.state, below: k.below}, k.other, ns})
 	}
 	slices.SortFunc(a.samples, func(x, y sample) int { return cmp.Compare(y.ns, x.ns) })
 	if rest := a.duration - a.covered; rest > 0 {
@@ -71,6 +73,25 @@ func (s *span) account() account {
 		}
 	}
 	return a
+}
+
+// labelling gives the causes in an account their frames: causes that differ in nothing that these show become one.
+type labelling struct {
+	t      *root
+	done   map[*cause]*cause
+	causes causes
+}
+
+func (l *labelling) of(c *cause) *cause {
+	if c == nil {
+		return nil
+	}
+	labelled := l.done[c]
+	if labelled == nil {
+		labelled = l.causes.of(cause{above: l.of(c.above), label: c.frame(l.t), stack: c.stack, state: c.state, not: c.not})
+		l.done[c] = labelled
+	}
+	return labelled
 }
 
 // fit shortens an account to the duration of the span. If the operating system preempts a thread while it writes an

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"runtime"
 	"runtime/trace"
 	"sync"
 	"testing"
@@ -12,45 +13,65 @@ import (
 	"spanflame/internal/record"
 )
 
-// BenchmarkConvert is the cost of converting a trace of many events, with none and with one of the spans
-// in it followed.
+// BenchmarkConvert is the cost of converting a trace of many events, with no span followed, with one that waits for
+// nobody, and with twenty that wait for one another.
 func BenchmarkConvert(b *testing.B) {
-	for _, follow := range []bool{false, true} {
-		b.Run(fmt.Sprintf("follow=%v", follow), func(b *testing.B) {
+	for _, test := range []struct {
+		name  string
+		spans int
+	}{{"follow=none", 0}, {"follow=one", 1}, {"follow=convoy", 20}} {
+		b.Run(test.name, func(b *testing.B) {
 			r := newRecorder(Options{SlowSpan: time.Nanosecond, ChildMin: time.Nanosecond, Emit: func(record.Record) {}, Logger: discard})
 			if err := r.flight.Start(); err != nil {
 				b.Fatal(err)
 			}
 			rec := &recording{Recorder: r}
 			stop := make(chan struct{})
-			var others sync.WaitGroup
+			var others, all sync.WaitGroup
 			noise(&others, stop, 1000)
-			_, s := rec.begin(context.Background(), "span")
-			for range 200 {
-				workA(time.Millisecond)
+			var mu sync.Mutex
+			var spans []*root
+			for range max(1, test.spans) {
+				all.Go(func() {
+					_, s := rec.begin(context.Background(), "span")
+					mu.Lock()
+					spans = append(spans, s.mark.(*span).root)
+					mu.Unlock()
+					for range 200 / max(1, test.spans) {
+						mu.Lock()
+						workA(time.Millisecond)
+						mu.Unlock()
+					}
+					s.end()
+				})
 			}
-			s.end()
+			all.Wait()
 			close(stop)
 			others.Wait()
 			data := take(b, r.flight).bytes()
 			r.flight.Stop()
 			var events uint64
 			b.SetBytes(int64(len(data)))
+			b.ReportAllocs()
+			runtime.LockOSThread()
+			defer runtime.UnlockOSThread()
+			before := cpuTime()
 			for b.Loop() {
-				c := newConverter(r.o.ChildMin, r.deadlineReached)
-				if t := s.mark.(*span).root; follow {
+				c := newConverter(r.o.ChildMin, r.names.get, r.deadlineReached)
+				for _, t := range spans[:test.spans] {
 					t.conv, t.span.conv = rootLedger{}, nil
 					c.track(t)
 				}
 				if err := c.convert(bytes.NewReader(data), true); err != nil {
 					b.Fatal(err)
 				}
-				if follow && len(c.finished) != 1 {
-					b.Fatal("the span was not found")
+				if len(c.finished) != test.spans {
+					b.Fatal("the spans were not found")
 				}
 				events = c.events
 			}
-			b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(events), "ns/event")
+			each := float64(b.N) * float64(events)
+			b.ReportMetric(float64(cpuTime()-before)/each, "cpu-ns/event")
 		})
 	}
 }

@@ -52,8 +52,9 @@ func (w *work) abandon() {
 		lose(t)
 	}
 	before := r.conv
-	r.conv = newConverter(r.o.ChildMin, r.deadlineReached)
+	r.conv = newConverter(r.o.ChildMin, r.names.get, r.deadlineReached)
 	r.conv.events, r.conv.unfollowed, r.conv.crowded = before.events, before.unfollowed, before.crowded
+	r.conv.history.reasons = before.history.reasons
 	clear(r.encoder.open)
 	r.gap = true
 }
@@ -200,6 +201,9 @@ func (w *work) convert(snap *snapshot) {
 	r.stats.events.Add(r.conv.events - events)
 	r.stats.skippedGoroutines.Store(r.conv.unfollowed)
 	r.stats.crowded.Store(r.conv.crowded)
+	for why, n := range r.conv.history.reasons {
+		r.stats.notFollowed[why].Store(n)
+	}
 	if err == nil {
 		return
 	}

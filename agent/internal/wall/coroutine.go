@@ -19,6 +19,12 @@ type wake struct {
 	event  uint64 // its number
 }
 
+// switches reports whether a goroutine that stops running switches to another one: it woke that one just before, and
+// blocks or exits at once, without a reason.
+func (c *converter) switches(id trace.GoID, reason string) bool {
+	return c.woken.by == id && c.woken.event == c.events-1 && reason == ""
+}
+
 // handover is called when the running goroutine g has switched to another one.
 func (c *converter) handover(g *goroutine, to trace.GoID, now trace.Time) {
 	caller := g
@@ -42,6 +48,7 @@ func (c *converter) handover(g *goroutine, to trace.GoID, now trace.Time) {
 	case next == nil:
 		next = &goroutine{id: to, known: true, stack: caller.stack}
 	}
+	c.waits(next, false)
 	next.since, next.known, next.state, next.sample = now, true, caller.state, nil
 	next.preempted, next.resumed, next.assist, next.stopped = false, false, false, [2]time.Duration{}
 	next.stands, caller.carrier, caller.pulled = caller, next, next
@@ -56,6 +63,7 @@ func (c *converter) relieve(g *goroutine) {
 	}
 	g.carrier, b.stands = nil, nil
 	if len(b.lanes) == 0 {
+		c.waits(b, false)
 		delete(c.goroutines, b.id)
 	}
 }

@@ -30,12 +30,19 @@ type Top struct {
 	Function string // the one to blame, see [wallprofile.Blamed]
 	State    string
 	Time     time.Duration
-	Holder   string // who held the lock it waited for, empty unless it is certain
+	Holder   string            // who held the lock it waited for, empty unless it is certain
+	Cause    wallprofile.Place // where most of a wait was spent by whoever was waited for; empty if that is not known
 }
 
 // certain is the share of a wait for a lock in which one function must have been the one to release it
 // to be named as its holder.
 const certain = 0.9
+
+// place is a function to blame, and a state.
+type place struct {
+	function string
+	state    wallprofile.State
+}
 
 // diagnose sums up the account of a root.
 func diagnose(a account) Diagnosis {
@@ -46,10 +53,6 @@ func diagnose(a account) Diagnosis {
 		Name:     t.currentName(),
 		Duration: a.duration,
 		Covered:  a.covered,
-	}
-	type place struct {
-		function string
-		state    wallprofile.State
 	}
 	states := make(map[wallprofile.State]time.Duration)
 	places := make(map[place]time.Duration)
@@ -73,24 +76,103 @@ func diagnose(a account) Diagnosis {
 			d.Top = Top{Function: p.function, State: p.state.String(), Time: took}
 		}
 	}
-	if top.state == wallprofile.WaitMutex || top.state == wallprofile.WaitRWMutex {
-		held := make(map[string]int64)
-		for _, s := range a.samples {
-			if !s.other && s.state == top.state && s.stack.blamed() == top.function {
-				for who, ns := range t.conv.holders[s.stack] {
-					held[who] += ns
-				}
-			}
+	cause := d.blame(a, top)
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, wallprofile.Place{Function: top.function, Leaf: top.state.Leaf()}, d.Top.Time, cause)
+	d.Top.Cause = cause.Most
+	return d
+}
+
+// blame returns who made the waits at a place longer, and what most of them was spent with. It also notes the holder of the
+// lock.
+func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
+	root := a.span.root
+	held, holders, seen := make(map[string]int64), make(map[*party]int64), make(map[*stack]bool)
+	for _, s := range a.samples {
+		if s.other || s.state != top.state || s.stack.blamed() != top.function || seen[s.stack] {
+			continue
 		}
-		for who, ns := range held {
-			if float64(ns) >= certain*float64(d.Top.Time) {
-				d.Top.Holder = who
+		seen[s.stack] = true
+		if w := root.conv.waits[s.stack]; w != nil {
+			for who, ns := range w.released {
+				held[who] += ns
+			}
+			for who, ns := range w.holders {
+				holders[who] += ns
 			}
 		}
 	}
-	most := wallprofile.Place{Function: top.function, Leaf: top.state.Leaf()}
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, most, d.Top.Time, d.Top.Holder)
-	return d
+	enough := certain * float64(d.Top.Time)
+	for who, ns := range held {
+		if float64(ns) >= enough {
+			d.Top.Holder = who
+		}
+	}
+
+	var one *party
+	requests, theirs, total := 0, int64(0), int64(0) // other requests
+	for p, ns := range holders {
+		total += ns
+		if p.number != 0 && p.number != root.number {
+			requests++
+			theirs += ns
+		}
+		if float64(ns) >= enough {
+			one = p
+		}
+	}
+	mostly := float64(theirs) >= certain*float64(total)
+	switch link := top.state.Link(); {
+	case one != nil:
+		cause.Who = wallprofile.Caused(link, one.named(root, d.Top.Holder), 1, false)
+	case mostly && requests > 1:
+		cause.Who = wallprofile.Caused(link, "", requests, true)
+	case len(holders) > 1:
+		cause.Who = wallprofile.Caused(link, "", len(holders), false)
+	case d.Top.Holder != "":
+		cause.Who = wallprofile.Caused(link, wallprofile.Short(d.Top.Holder), 1, false)
+	}
+
+	spent, all := make(map[wallprofile.Place]time.Duration), time.Duration(0)
+	for _, s := range a.samples {
+		if s.other || s.below == nil || s.state != top.state || s.stack.blamed() != top.function {
+			continue
+		}
+		var at wallprofile.Place
+		switch below := s.below; {
+		case below.not != wallprofile.Followed:
+			at.Leaf = below.not.Leaf()
+		case below.stack == nil:
+			continue // a timer
+		default:
+			at = wallprofile.CausePlace(below.state.Leaf(), below.stack.functions(), top.function, d.Top.Holder)
+		}
+		spent[at] += time.Duration(s.ns)
+		all += time.Duration(s.ns)
+	}
+	if all < d.Top.Time/2 {
+		return cause
+	}
+	for at, took := range spent {
+		if took > cause.Took || took == cause.Took && at.Function < cause.Most.Function {
+			cause.Most, cause.Took = at, took
+		}
+	}
+	return cause
+}
+
+// named is what a diagnosis of a root calls a party, whose function released a lock if it did.
+func (p *party) named(t *root, holder string) string {
+	switch {
+	case p.number == t.number && holder != "", p.number == 0 && holder != "":
+		return wallprofile.Short(holder)
+	case p.number == t.number:
+		return "the same request"
+	case p.number == 0:
+		return wallprofile.Short(p.name)
+	case p.called() == "":
+		return "another request"
+	}
+	return p.called()
 }
 
 // log writes the diagnosis as one line.
@@ -109,6 +191,7 @@ func (d *Diagnosis) log(to *slog.Logger) {
 		slog.String("top_function", d.Top.Function),
 		slog.String("top_state", d.Top.State),
 		slog.String("holder", d.Top.Holder),
+		slog.String("cause_function", d.Top.Cause.Function),
 	)
 }
 

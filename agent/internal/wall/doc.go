@@ -54,6 +54,24 @@
 // Time that no converted trace covers (the budget was spent, or the ring was overwritten before the snapshot) is
 // "[not recorded]", so totals hold for these spans too, and [Diagnosis] reports how much was covered.
 //
+// # Following a wait
+//
+// Below the state of a wait that another goroutine ended stands a frame that says whose work it was, such as "[held by: POST
+// /audit, another request]", then that goroutine's stack and state. The wait is divided by what that goroutine, the waker,
+// did in it; where the waker waited itself, its own waker is followed up to there, to a depth of eight, and never to before
+// the begin of the wait. Of a time before the waker existed, the one that started it is followed ("[started by: …]"). The
+// parts sum to the wait, to the nanosecond. In a convoy, where each holder of a lock waited for the one before, all holders
+// stand directly below the wait. What a timer, the network or the garbage collector ended has nothing below it, and what
+// cannot be followed has a leaf that says why ("[not followed: forgotten]"); these are counted.
+//
+// For this, the converter keeps what all goroutines did while some goroutine of a span waits: up to 131,072 slices of 80
+// bytes, the newest of the process. Conversion takes a fifth to a half more time than without. The trace has but numbers of
+// spans: the name of a request that is over and was not slow is known if it is among the 16,384 newest spans.
+//
+// Work that is handed to a goroutine which was there before is covered if the span waits for the answer: the worker's time
+// stands below the wait, and so does what the worker was busy with before. If the span does not wait, the worker's time
+// is not in its profile.
+//
 // # Records
 //
 // A slow root span becomes a record with the series label span_scope="root", its child spans of at least

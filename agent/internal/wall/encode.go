@@ -61,6 +61,17 @@ func (b *builder) add(a account) {
 	labels := map[string][]string{wallprofile.SpanID: {a.span.id.String()}}
 	for _, s := range a.samples {
 		var at []*profile.Location
+		for c := s.below; c != nil; c = c.above {
+			if leaf := c.state.Leaf(); leaf != "" {
+				at = append(at, b.location(frame{function: leaf}))
+			}
+			if c.stack != nil {
+				for _, f := range c.stack.frames {
+					at = append(at, b.location(f))
+				}
+			}
+			at = append(at, b.location(frame{function: c.label}))
+		}
 		if leaf := s.state.Leaf(); leaf != "" {
 			at = append(at, b.location(frame{function: leaf}))
 		}

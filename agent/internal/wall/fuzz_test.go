@@ -4,13 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"runtime/trace"
+	runtimetrace "runtime/trace"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"golang.org/x/exp/trace"
+
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 )
 
 // realTrace is a small trace with the marks of spans 1 to 4, which hop, nest and fan out.
@@ -39,7 +42,7 @@ func realTrace(tb testing.TB) *snapshot {
 	return take(tb, r.flight)
 }
 
-func take(tb testing.TB, from *trace.FlightRecorder) *snapshot {
+func take(tb testing.TB, from *runtimetrace.FlightRecorder) *snapshot {
 	tb.Helper()
 	snap := &snapshot{}
 	if _, err := from.WriteTo(snap); err != nil {
@@ -107,7 +110,7 @@ func FuzzConvert(f *testing.F) {
 			s.took = time.Second
 			s.ended.Store(int64(time.Second))
 		}
-		c := newConverter(1, r.deadlineReached)
+		c := newConverter(1, r.names.get, r.deadlineReached)
 		c.track(first)
 		c.track(second)
 		for _, gap := range []bool{true, false} {
@@ -135,6 +138,53 @@ func FuzzConvert(f *testing.F) {
 		c.drop(second)
 		if len(c.known)+len(c.goroutines)+c.lanes != 0 {
 			t.Errorf("%d spans, %d goroutines and %d lanes are left", len(c.known), len(c.goroutines), c.lanes)
+		}
+	})
+}
+
+// FuzzFollow follows a wait through any history, be it possible or not: the parts of the wait sum to it exactly, none is
+// negative, and it ends.
+func FuzzFollow(f *testing.F) {
+	f.Add([]byte("a history of goroutines that wake, start and wait for one another, in any order whatever"), uint8(10), uint8(200))
+	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, uint8(0), uint8(255))
+	f.Add([]byte{200, 3, 9, 1, 200, 3, 9, 1, 200, 3, 9, 1, 200, 3, 9, 1}, uint8(0), uint8(255))
+	f.Fuzz(func(t *testing.T, data []byte, from, to uint8) {
+		c := newConverter(1, func(uint64) string { return "" }, func() bool { return false })
+		hs := c.history
+		stacks := []*stack{noStack, {frames: []frame{{function: "main.a"}}}, {frames: []frame{{function: "sync.(*Mutex).Unlock"}, {function: "main.a"}}}}
+		all := make([]*history, 5)
+		for i := range all {
+			all[i] = &history{id: trace.GoID(i)}
+		}
+		requests := []*party{nil, {number: 1}, {number: 2, ended: 50}}
+		for ; len(data) >= 4 && hs.kept < 3000; data = data[4:] {
+			h := all[int(data[0])%len(all)]
+			s := slice{
+				from: h.from, to: h.from + trace.Time(data[1]), of: h, state: wallprofile.State(data[2]) % wallprofile.NumStates,
+				stack: stacks[int(data[2])%len(stacks)], by: stacks[int(data[3])%len(stacks)], who: requests[int(data[3])%len(requests)],
+				waker: uint64(data[3]), switched: data[3] > 200,
+			}
+			hs.keep(h, &s)
+			if h.from += trace.Time(data[1]); data[3] == 0 {
+				h.from += 7 // a gap
+				h.born, h.starter = h.from, hs.kept
+			}
+			if data[0] == 255 {
+				hs.stopped(worldStop{s.from, s.to, wallprofile.StoppedGC})
+			}
+		}
+		a, b := trace.Time(min(from, to)), trace.Time(max(from, to))
+		for waker := range hs.kept + 2 {
+			got := hs.follow(wallprofile.WaitMutex, stacks[2], &ending{waker: waker, by: stacks[2]}, a, b)
+			var sum int64
+			for _, p := range got.parts {
+				if sum += p.ns; p.ns <= 0 {
+					t.Fatalf("a part of %d ns", p.ns)
+				}
+			}
+			if sum != int64(b.Sub(a)) {
+				t.Fatalf("the parts of a wait of %v sum to %d ns", b.Sub(a), sum)
+			}
 		}
 	})
 }
@@ -195,7 +245,7 @@ func TestDamagedSnapshot(t *testing.T) {
 		t.Error("a damaged clock batch has a time")
 	}
 	data := whole.bytes()
-	if err := newConverter(1, func() bool { return false }).convert(bytes.NewReader(data[:len(data)-20]), true); err == nil {
+	if err := newConverter(1, nil, func() bool { return false }).convert(bytes.NewReader(data[:len(data)-20]), true); err == nil {
 		t.Error("a truncated trace is converted without an error")
 	}
 }

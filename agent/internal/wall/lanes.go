@@ -32,6 +32,8 @@ type goroutine struct {
 	preempted, resumed bool             // it was taken off the CPU at stack; it has been running since it was
 	assist             bool             // helping the garbage collector
 	stopped            [2]time.Duration // by a stop of the world that ended within this slice: for GC, for others
+	waits              bool             // for another goroutine: the historian counts it
+	ending             *ending          // of the wait that ends now
 
 	carrier *goroutine // the coroutine that runs in its place, see handover; nil if it runs itself
 	stands  *goroutine // of a carrier: the goroutine in whose place it runs
@@ -136,6 +138,7 @@ func (c *converter) close(l *lane) {
 	if len(l.g.lanes) == 0 {
 		c.relieve(l.g)
 		if l.g.stands == nil {
+			c.waits(l.g, false)
 			delete(c.goroutines, l.g.id)
 		}
 	}

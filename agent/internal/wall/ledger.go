@@ -14,6 +14,7 @@ type entry struct {
 	at    *path // spans below the one whose ledger this is
 	stack *stack
 	state wallprofile.State
+	below *cause // of a wait: who made it longer, and what that goroutine did; nil if nobody
 }
 
 // ledger is time in nanoseconds by entry.
@@ -21,13 +22,18 @@ type ledger map[entry]int64
 
 // put adds time to one of the ledgers of a root's spans.
 func (t *rootLedger) put(to ledger, k entry, ns int64) {
+	if had, ok := to[k]; ok {
+		to[k] = had + ns
+		return
+	}
+	if t.entries >= maxEntries/2 && k.below != nil {
+		k.below = tooMany
+	}
+	if t.entries >= maxEntries {
+		k.at, k.stack = nil, noStack
+	}
 	if _, ok := to[k]; !ok {
-		if t.entries >= maxEntries {
-			k.at, k.stack = nil, noStack
-		}
-		if _, ok := to[k]; !ok {
-			t.entries++
-		}
+		t.entries++
 	}
 	to[k] += ns
 }
@@ -64,11 +70,12 @@ type spanLedger struct {
 type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}
-	entries  int                         // in the ledgers of all its spans
-	holders  map[*stack]map[string]int64 // time waiting for a lock at a stack, by who released it
-	children []*span                     // ended, at least childMin long, not yet emitted
-	queued   bool                        // in finished
-	missed   bool                        // asked for a capture that did not see its end
+	entries  int               // in the ledgers of all its spans
+	party    *party            // the root as a request, for which others may wait
+	waits    map[*stack]*waits // what is known of the waits at a stack
+	children []*span           // ended, at least childMin long, not yet emitted
+	queued   bool              // in finished
+	missed   bool              // asked for a capture that did not see its end
 	emitted  bool
 	counted  bool // why it is not emitted is counted
 	over     bool // nothing more will come of it
@@ -142,21 +149,73 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 		}
 		for i, ns := range stopped {
 			ns = min(ns, d)
-			c.charge(g, where, wallprofile.StoppedGC+wallprofile.State(i), ns)
+			c.charge(g, where, wallprofile.StoppedGC+wallprofile.State(i), nil, ns)
 			d -= ns
 		}
 	}
 	if s == wallprofile.Running && g.resumed && where != g.stack && g.sample == nil {
-		c.charge(g, g.stack, s, d/2)
+		c.charge(g, g.stack, s, nil, d/2)
 		d -= d / 2
 	}
-	c.charge(g, where, s, d)
+	if s.Link() != wallprofile.NoLink {
+		c.waited(g, where, s, now)
+	} else {
+		c.charge(g, where, s, nil, d)
+	}
 	g.since = now
 	g.resumed = false
 	g.stopped = [2]time.Duration{}
 }
 
-func (c *converter) charge(g *goroutine, where *stack, s wallprofile.State, d time.Duration) {
+// waited charges a wait that another goroutine ends.
+func (c *converter) waited(g *goroutine, where *stack, s wallprofile.State, now trace.Time) {
+	work := g.work()
+	if len(work) == 0 {
+		return
+	}
+	f := c.history.follow(s, where, g.ending, g.since, now)
+	for _, p := range f.parts {
+		c.charge(g, where, s, p.below, time.Duration(p.ns))
+	}
+	for _, l := range work {
+		l.root.conv.waited(where).add(f, int64(now.Sub(g.since)), g.ending)
+	}
+}
+
+// waits is what is known of the waits of a root at a stack.
+type waits struct {
+	holders  map[*party]int64 // the time in them, by for whom the other goroutine worked
+	released map[string]int64 // … and by the function that released the lock
+}
+
+const maxHolders = 1000 // of the waits at one stack
+
+func (t *rootLedger) waited(at *stack) *waits {
+	if t.waits == nil {
+		t.waits = make(map[*stack]*waits)
+	}
+	w := t.waits[at]
+	if w == nil {
+		w = &waits{make(map[*party]int64), make(map[string]int64)}
+		t.waits[at] = w
+	}
+	return w
+}
+
+func (w *waits) add(f *following, ns int64, end *ending) {
+	for p, ns := range f.holders {
+		if _, ok := w.holders[p]; ok || len(w.holders) < maxHolders {
+			w.holders[p] += ns
+		}
+	}
+	if end != nil {
+		if by := releaser(end.by); by != "" {
+			w.released[by] += ns
+		}
+	}
+}
+
+func (c *converter) charge(g *goroutine, where *stack, s wallprofile.State, below *cause, d time.Duration) {
 	if d <= 0 {
 		return
 	}
@@ -165,7 +224,7 @@ func (c *converter) charge(g *goroutine, where *stack, s wallprofile.State, d ti
 		if to == nil {
 			continue
 		}
-		k := entry{seg: l.seg, stack: where, state: s}
+		k := entry{seg: l.seg, stack: where, state: s, below: below}
 		l.root.conv.put(to.conv.now, k, int64(d))
 		for _, overlapped := range l.under {
 			l.root.conv.put(overlapped.conv.kept, k, int64(d))

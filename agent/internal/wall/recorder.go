@@ -69,6 +69,7 @@ type Recorder struct {
 	stopped atomic.Bool
 	stats   counters
 	unended unended
+	names   names
 
 	mu      sync.Mutex
 	pending []*root
@@ -150,7 +151,7 @@ func newRecorder(o Options) *Recorder {
 	guarded := o
 	guarded.Emit = func(rec record.Record) { r.emitting.Try(func() { o.Emit(rec) }) }
 	r.encoder = newEncoder(guarded)
-	r.conv = newConverter(o.ChildMin, r.deadlineReached)
+	r.conv = newConverter(o.ChildMin, r.names.get, r.deadlineReached)
 	return r
 }
 

@@ -423,9 +423,9 @@ func TestDiagnosis(t *testing.T) {
 	if sum != d.Duration {
 		t.Errorf("the states sum to %v of %v", sum, d.Duration)
 	}
-	want := fmt.Sprintf("%d ms POST /api/checkout: %d ms (%.0f %%) waiting for a mutex in wall.locker, held by wall.holder",
+	want := fmt.Sprintf("%d ms POST /api/checkout: %d ms (%.0f %%) waiting for a mutex in wall.locker, held by wall.holder: ",
 		d.Duration.Round(time.Millisecond).Milliseconds(), d.Top.Time.Round(time.Millisecond).Milliseconds(), 100*float64(d.Top.Time)/float64(d.Duration))
-	if d.Text != want {
+	if !strings.HasPrefix(d.Text, want) || !strings.HasSuffix(d.Text, " ms of it sleeping in wall.holder") {
 		t.Errorf("the diagnosis is %q, want %q", d.Text, want)
 	}
 	for _, part := range []string{want, "span_id=" + d.SpanID, "trace_id=" + d.TraceID, "covered=1", "holder=spanflame"} {

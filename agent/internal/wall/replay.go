@@ -24,6 +24,7 @@ type converter struct {
 	goroutines map[trace.GoID]*goroutine
 	stacks     *interner
 	paths      paths
+	history    *historian
 
 	last            trace.Time // of the newest event
 	woken           wake
@@ -43,8 +44,8 @@ type stop struct {
 	by    wallprofile.State
 }
 
-func newConverter(childMin time.Duration, deadlineReached func() bool) *converter {
-	return &converter{
+func newConverter(childMin time.Duration, names func(number uint64) string, deadlineReached func() bool) *converter {
+	c := &converter{
 		childMin:        childMin,
 		deadlineReached: deadlineReached,
 		tracked:         make(map[*root]struct{}),
@@ -53,6 +54,8 @@ func newConverter(childMin time.Duration, deadlineReached func() bool) *converte
 		stacks:          newInterner(),
 		paths:           make(paths),
 	}
+	c.history = newHistorian(c, names)
+	return c
 }
 
 // track makes the converter follow a root, or learn of the spans it got since.
@@ -61,6 +64,9 @@ func (c *converter) track(t *root) {
 		c.tracked[t] = struct{}{}
 		t.conv.members = make(map[*span]struct{})
 		t.conv.lanes = make(map[*lane]struct{})
+		if p := c.history.parties[t.number]; p != nil {
+			p.follow(t)
+		}
 		c.learn(t, &t.span)
 	}
 	t.mu.Lock()
@@ -124,9 +130,13 @@ func (c *converter) drop(t *root) {
 		c.close(l)
 	}
 	t.conv.over = true
+	t.leave()
 	delete(c.tracked, t)
 	if len(c.tracked) == 0 || len(c.paths) > maxPaths {
 		clear(c.paths) // as with stacks, equal ones with two pointers only cost space
+	}
+	if len(c.tracked) == 0 || len(c.history.causes) > maxPaths {
+		clear(c.history.causes)
 	}
 }
 
@@ -147,6 +157,7 @@ func (c *converter) convert(r io.Reader, gap bool) (err error) {
 	if err != nil {
 		return fmt.Errorf("opening trace: %w", err)
 	}
+	c.history.run(len(c.tracked) > 0, c.last)
 	for {
 		e, err := reader.ReadEvent()
 		if err == io.EOF {
@@ -179,8 +190,10 @@ func (c *converter) lose(e trace.Event) {
 		resumed = timeOf(clocks.Mono, clocks.Wall)
 	}
 	c.world = stop{}
+	c.history.reset(e.Time())
 	for _, g := range c.goroutines {
 		c.cut(g, c.last, nil)
+		c.waits(g, false)
 		c.relieve(g)
 		g.known, g.since, g.sample, g.assist, g.stopped = false, e.Time(), nil, false, [2]time.Duration{}
 	}
@@ -210,6 +223,7 @@ func (c *converter) event(e trace.Event) {
 	case trace.EventStateTransition:
 		c.transition(e)
 	case trace.EventStackSample:
+		c.history.sampled(e)
 		if g := c.goroutines[e.Goroutine()]; g != nil {
 			c.sampled(g, e)
 		}
@@ -223,9 +237,13 @@ func (c *converter) event(e trace.Event) {
 // mark handles the begin and the end of spans.
 func (c *converter) mark(e trace.Event) {
 	log := e.Log()
+	number, _ := spanNumbers(log.Message)
 	switch log.Category {
 	case beginCategory:
-		s := c.known[spanNumber(log.Message)]
+		if c.history.on {
+			c.history.mark(e, true)
+		}
+		s := c.known[number]
 		if s == nil {
 			// A span that is not followed. The spans that are open on this goroutine may have left it.
 			if g := c.on(e.Goroutine()); g != nil {
@@ -238,7 +256,10 @@ func (c *converter) mark(e trace.Event) {
 			c.begin(s, e)
 		}
 	case endCategory:
-		if s := c.known[spanNumber(log.Message)]; s != nil {
+		if c.history.on {
+			c.history.mark(e, false)
+		}
+		if s := c.known[number]; s != nil {
 			if s.conv == nil {
 				c.forget(s) // its begin was before the first generation that was converted
 				return
@@ -371,6 +392,9 @@ func (c *converter) transition(e trace.Event) {
 	}
 	from, to := st.Goroutine()
 	id := st.Resource.Goroutine()
+	if c.history.on {
+		c.history.transition(e, st, from, to)
+	}
 	if from == trace.GoNotExist {
 		if creator := c.on(e.Goroutine()); creator != nil {
 			c.spawn(creator, id, to, e)
@@ -397,17 +421,19 @@ func (c *converter) transition(e trace.Event) {
 		return // a status, repeated in each generation
 	}
 	at := c.stacks.intern(st.Stack)
-	if from == trace.GoWaiting && (g.state == wallprofile.WaitMutex || g.state == wallprofile.WaitRWMutex) && e.Goroutine() != trace.NoGoroutine {
-		c.released(g, now, c.stacks.intern(e.Stack()))
+	if from == trace.GoWaiting && g.state.Link() != wallprofile.NoLink {
+		end := ending{alone: e.Goroutine() == trace.NoGoroutine}
+		end.waker, end.by = c.history.wake(e)
+		g.ending = &end
 	}
 	c.cut(g, now, at)
+	g.ending = nil
 	g.since = now
 	g.sample = nil
 	g.resumed = to == trace.GoRunning && g.preempted
 	g.preempted = st.Reason == "preempted"
-	if w := c.woken; from == trace.GoRunning && w.by == id && w.event == c.events-1 && st.Reason == "" &&
-		(to == trace.GoWaiting || g.stands != nil) {
-		c.handover(g, w.id, now) // a switch: it wakes the other one and blocks or exits at once, without a reason
+	if from == trace.GoRunning && c.switches(id, st.Reason) && (to == trace.GoWaiting || g.stands != nil) {
+		c.handover(g, c.woken.id, now)
 	}
 	if to == trace.GoNotExist {
 		for len(g.lanes) > 0 {
@@ -436,24 +462,18 @@ func (c *converter) enter(g *goroutine, to trace.GoState, st trace.StateTransiti
 	default:
 		g.state = wallprofile.Running
 	}
+	c.waits(g, g.state.Link() != wallprofile.NoLink)
 }
 
-// released notes who released the lock that the goroutine was waiting for.
-func (c *converter) released(g *goroutine, now trace.Time, by *stack) {
-	holder := releaser(by)
-	if holder == "" {
-		return
+// waits notes whether a goroutine waits for another one.
+func (c *converter) waits(g *goroutine, is bool) {
+	switch {
+	case is && !g.waits:
+		c.history.waiting++
+	case !is && g.waits:
+		c.history.waiting--
 	}
-	for _, l := range g.work() {
-		t := &l.root.conv
-		if t.holders == nil {
-			t.holders = make(map[*stack]map[string]int64)
-		}
-		if t.holders[g.stack] == nil {
-			t.holders[g.stack] = make(map[string]int64)
-		}
-		t.holders[g.stack][holder] += int64(now.Sub(g.since))
-	}
+	g.waits = is
 }
 
 // sampled gives the part of a running slice around each CPU sample to its stack.
@@ -479,6 +499,7 @@ func (c *converter) ranged(e trace.Event) {
 	begin := e.Kind() != trace.EventRangeEnd
 	switch name := r.Name; {
 	case name == "GC mark assist" && r.Scope.Kind == trace.ResourceGoroutine:
+		c.history.assisted(r.Scope.Goroutine(), e, begin)
 		if g := c.goroutines[r.Scope.Goroutine()]; g != nil && g.assist != begin {
 			c.cut(g, e.Time(), c.stacks.intern(e.Stack()))
 			g.assist = begin
@@ -499,6 +520,7 @@ func (c *converter) ranged(e trace.Event) {
 				g.stopped[c.world.by-wallprofile.StoppedGC] += e.Time().Sub(from)
 			}
 		}
+		c.history.stopped(worldStop{c.world.since, e.Time(), c.world.by})
 		c.world = stop{}
 	}
 }

@@ -11,7 +11,7 @@ import (
 // TestASampleWithoutAStackSaysNothing: where the profiler's signal met code that is not Go's, the time stays with
 // the stack of the sample before it.
 func TestASampleWithoutAStackSaysNothing(t *testing.T) {
-	c := newConverter(0, func() bool { return false })
+	c := newConverter(0, nil, func() bool { return false })
 	g := &goroutine{id: 7, state: wallprofile.Running, known: true, stack: noStack}
 	c.goroutines[g.id] = g
 	sample := func(at trace.Time, functions ...string) {

@@ -19,7 +19,8 @@ type Mark = interface {
 	End(name string, chosen time.Time) (at time.Time, profiled bool)
 }
 
-// The categories of the marks in the trace. Their message is the span's number as a varint.
+// The categories of the marks in the trace. Their message is the span's number as a varint, and that of its root if it
+// is another one.
 const (
 	beginCategory = "spanflame.begin"
 	endCategory   = "spanflame.end"
@@ -190,8 +191,12 @@ func (s *span) unlink() {
 
 func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
 	s.number, s.id, s.first, s.start, s.began = s.root.r.numbers.Add(1), sc.SpanID(), name, start, time.Now()
-	var message [binary.MaxVarintLen64]byte
-	s.mark = string(message[:binary.PutUvarint(message[:], s.number)])
+	var message [2 * binary.MaxVarintLen64]byte
+	n := binary.PutUvarint(message[:], s.number)
+	if s.parent != nil {
+		n += binary.PutUvarint(message[n:], s.root.number)
+	}
+	s.mark = string(message[:n])
 }
 
 // End implements [Mark]. Whether a span was slow is decided by the time from its own start to its own end, whatever
@@ -231,6 +236,7 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 	t.mu.Lock()
 	t.open--
 	if s.parent == nil {
+		r.names.put(s.number, name)
 		t.watchChildren()
 	} else {
 		s.unlink()
@@ -290,14 +296,21 @@ func (s *span) duration() time.Duration {
 // endTime returns the time of the span's end, by the process's own clock.
 func (s *span) endTime() time.Time { return s.began.Add(s.duration()) }
 
-// spanNumber reads the number of a span from a mark's message, 0 if it is not one.
-func spanNumber(message string) uint64 {
-	var v uint64
-	for i := 0; i < len(message) && i < binary.MaxVarintLen64; i++ {
-		v |= uint64(message[i]&0x7f) << (7 * i)
-		if message[i] < 0x80 {
-			return v
+// spanNumbers reads the number of a span, and that of its root, from a mark's message; the first is 0 if it is not one.
+func spanNumbers(message string) (number, root uint64) {
+	number, n := varint(message)
+	if root, _ = varint(message[n:]); root == 0 {
+		root = number
+	}
+	return number, root
+}
+
+func varint(s string) (v uint64, length int) {
+	for i := 0; i < len(s) && i < binary.MaxVarintLen64; i++ {
+		v |= uint64(s[i]&0x7f) << (7 * i)
+		if s[i] < 0x80 {
+			return v, i + 1
 		}
 	}
-	return 0
+	return 0, 0
 }

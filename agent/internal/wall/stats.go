@@ -3,6 +3,8 @@ package wall
 import (
 	"sync/atomic"
 	"time"
+
+	"spanflame/internal/wallprofile"
 )
 
 // Stats counts what a Recorder did since its start. Slow is the sum of Captured, the five Skipped
@@ -29,6 +31,8 @@ type Stats struct {
 	SkippedGenerations uint64 // generations of the trace (about a second each) that the budget did not allow to convert
 	Unreadable         uint64 // snapshots that could not be read
 
+	NotFollowed map[string]uint64 // parts of waits of which it is not known who caused them, by reason
+
 	Pauses    uint64        // of the recording, because the process has too many goroutines for the budget
 	Snapshots uint64        // taken
 	Bytes     uint64        // of trace converted
@@ -45,11 +49,16 @@ type counters struct {
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations atomic.Uint64
 	unreadable, crowded, pauses, snapshots, bytes, events                atomic.Uint64
 	cpu                                                                  atomic.Int64
+	notFollowed                                                          [wallprofile.NumNotFollowed]atomic.Uint64
 }
 
 // Stats returns the counts so far.
 func (r *Recorder) Stats() Stats {
 	c := &r.stats
+	notFollowed := make(map[string]uint64)
+	for why := wallprofile.Followed + 1; why < wallprofile.NumNotFollowed; why++ {
+		notFollowed[why.String()] = c.notFollowed[why].Load()
+	}
 	return Stats{
 		Slow:               c.slow.Load(),
 		Captured:           c.captured.Load(),
@@ -69,6 +78,7 @@ func (r *Recorder) Stats() Stats {
 		SkippedGoroutines:  c.skippedGoroutines.Load(),
 		SkippedGenerations: c.skippedGenerations.Load(),
 		Unreadable:         c.unreadable.Load(),
+		NotFollowed:        notFollowed,
 		Pauses:             c.pauses.Load(),
 		Snapshots:          c.snapshots.Load(),
 		Bytes:              c.bytes.Load(),

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -123,7 +124,8 @@ type flame struct {
 	own    int64
 	others int64
 	leaves map[string]int64 // own time by leaf frame
-	stacks map[string]int64 // time by stack, outermost first, joined by ";"
+	stacks map[string]int64 // time by stack without causes, outermost first, joined by ";"
+	whole  map[string]int64 // time by stack with causes
 	meta   record.Meta
 }
 
@@ -154,12 +156,16 @@ func (rec *recording) flames() map[string]*flame {
 			id := s.Label["span_id"][0]
 			f := all[id]
 			if f == nil {
-				f = &flame{leaves: map[string]int64{}, stacks: map[string]int64{}, meta: r.Meta}
+				f = &flame{leaves: map[string]int64{}, stacks: map[string]int64{}, whole: map[string]int64{}, meta: r.Meta}
 				all[id] = f
 			}
 			var names []string
 			for i := len(s.Location) - 1; i >= 0; i-- {
 				names = append(names, s.Location[i].Line[0].Function.Name)
+			}
+			f.whole[strings.Join(names, ";")] += s.Value[0]
+			if i := slices.IndexFunc(names, wallprofile.IsCause); i >= 0 {
+				names = names[:i]
 			}
 			joined := strings.Join(names, ";")
 			f.total += s.Value[0]

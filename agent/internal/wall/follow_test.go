@@ -1,0 +1,332 @@
+package wall
+
+import (
+	"context"
+	"iter"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"spanflame/internal/wallprofile"
+)
+
+// causeOf is the time of the span's own stacks in which the parts follow one another.
+func (f *flame) causeOf(parts ...string) int64 {
+	var sum int64
+next:
+	for s, ns := range f.whole {
+		if strings.Contains(s, wallprofile.Others) {
+			continue
+		}
+		for _, p := range parts {
+			_, rest, ok := strings.Cut(s, p)
+			if !ok {
+				continue next
+			}
+			s = rest
+		}
+		sum += ns
+	}
+	return sum
+}
+
+// led fails unless the parts stand below the waits in the state for as long as the one who was waited for worked.
+func (rec *recording) led(s *testSpan, state wallprofile.State, parts ...string) {
+	rec.t.Helper()
+	f := rec.exact(s)
+	if got := f.causeOf(append([]string{state.Leaf()}, parts...)...); got < int64(wait) {
+		rec.t.Errorf("%s: %v are %q\n%s", s.name, time.Duration(got), parts, f.causes())
+	}
+}
+
+// causes is the profile with its causes, without the smallest stacks.
+func (f *flame) causes() string {
+	var b strings.Builder
+	for s, ns := range f.whole {
+		if ns > int64(time.Millisecond) {
+			b.WriteString(time.Duration(ns).String() + " " + s + "\n")
+		}
+	}
+	return b.String()
+}
+
+// blockedIn waits until n goroutines are blocked below a function.
+func blockedIn(t *testing.T, n int, function string) {
+	t.Helper()
+	all := make([]byte, 1<<20)
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		got := 0
+		for _, g := range strings.Split(string(all[:runtime.Stack(all, true)]), "\n\n") {
+			if head, stack, _ := strings.Cut(g, "\n"); strings.Contains(stack, "/wall."+function+"(") &&
+				(strings.Contains(head, "[sync.") || strings.Contains(head, "[chan ") || strings.Contains(head, "[select")) {
+				got++
+			}
+		}
+		if got >= n {
+			return
+		}
+	}
+	t.Errorf("fewer than %d goroutines are blocked in %s", n, function)
+}
+
+//go:noinline
+func passer(to chan<- int) {
+	workB(wait)
+	to <- 1
+}
+
+// relay works, and has another goroutine do the rest.
+//
+//go:noinline
+func relay(to chan<- int) {
+	workA(wait)
+	go passer(to)
+}
+
+//go:noinline
+func onceWaiter(once *sync.Once) { once.Do(func() {}) }
+
+// TestFollow has a span wait in each way, and expects below its wait who made it wait, and what that one did meanwhile.
+func TestFollow(t *testing.T) {
+	rec := startRecorder(t, nil)
+	// work begins when the waiting function waits.
+	work := func(waiter string) {
+		blockedIn(t, 1, waiter)
+		workB(wait)
+	}
+	tests := []struct {
+		name  string
+		state wallprofile.State
+		run   func()
+		want  []string
+	}{
+		{"mutex", wallprofile.WaitMutex, func() {
+			var mu sync.Mutex
+			held := make(chan struct{})
+			go func() { mu.Lock(); close(held); work("locker"); mu.Unlock() }()
+			<-held
+			locker(&mu)
+		}, []string{"[held by: the same request]", "workB"}},
+		{"RWMutex", wallprofile.WaitRWMutex, func() {
+			var mu sync.RWMutex
+			held := make(chan struct{})
+			go func() { mu.Lock(); close(held); work("locker"); mu.Unlock() }()
+			<-held
+			locker(mu.RLocker())
+		}, []string{"[held by: the same request]", "workB"}},
+		{"Once", wallprofile.WaitOnce, func() {
+			var once sync.Once
+			begun := make(chan struct{})
+			go once.Do(func() { close(begun); work("onceWaiter") })
+			<-begun
+			onceWaiter(&once)
+		}, []string{"[held by: the same request]", "sync.(*Once).Do", "workB"}},
+		{"receive", wallprofile.WaitReceive, func() {
+			ch := make(chan int)
+			go func() { work("receiver"); ch <- 1 }()
+			receiver(ch)
+		}, []string{"[sent by: the same request]", "workB"}},
+		{"close", wallprofile.WaitReceive, func() {
+			ch := make(chan int)
+			go func() { work("receiver"); close(ch) }()
+			receiver(ch)
+		}, []string{"[sent by: the same request]", "workB"}},
+		{"send", wallprofile.WaitSend, func() {
+			ch := make(chan int)
+			go func() { work("sender"); <-ch }()
+			sender(ch)
+		}, []string{"[received by: the same request]", "workB"}},
+		{"select", wallprofile.WaitSelect, func() {
+			ch := make(chan int)
+			go func() { work("selecter"); ch <- 1 }()
+			selecter(ch, make(chan int))
+		}, []string{"[woken by: the same request]", "workB"}},
+		{"WaitGroup", wallprofile.WaitWaitGroup, func() {
+			var g sync.WaitGroup
+			g.Go(func() { workA(time.Millisecond) })
+			g.Go(func() { work("groupWaiter") })
+			groupWaiter(&g)
+		}, []string{"[done by: the same request]", "workB"}},
+		{"Cond", wallprofile.WaitCond, func() {
+			c := sync.NewCond(new(sync.Mutex))
+			ready := false
+			go func() { work("condWaiter"); c.L.Lock(); ready = true; c.L.Unlock(); c.Signal() }()
+			condWaiter(c, &ready)
+		}, []string{"[woken by: the same request]", "workB"}},
+		{"a coroutine", wallprofile.WaitReceive, func() {
+			ch := make(chan int)
+			go func() {
+				next, stop := iter.Pull(func(yield func(int) bool) { work("receiver"); yield(1) })
+				defer stop()
+				next()
+				ch <- 1
+			}()
+			receiver(ch)
+		}, []string{"[sent by: the same request]", "iter.Pull", "workB"}},
+	}
+	var spans []*testSpan
+	for _, test := range tests {
+		_, s := rec.begin(context.Background(), test.name)
+		test.run()
+		s.end()
+		spans = append(spans, s)
+	}
+	rec.finish()
+	for i, test := range tests {
+		rec.led(spans[i], test.state, test.want...)
+	}
+}
+
+// One who was waited for and waited itself is followed to the one that it waited for.
+func TestFollowAWaitBelowAWait(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "root")
+	var mu sync.Mutex
+	held, ch := make(chan struct{}), make(chan int)
+	go func() { mu.Lock(); close(held); blockedIn(t, 1, "locker"); workB(wait); mu.Unlock() }()
+	<-held
+	go func() { blockedIn(t, 1, "receiver"); locker(&mu); ch <- 1 }()
+	receiver(ch)
+	s.end()
+	rec.finish()
+	rec.led(s, wallprofile.WaitReceive, "[sent by: the same request]", "locker", wallprofile.WaitMutex.Leaf(), "[held by: the same request]", "workB")
+}
+
+// A goroutine that is started while another one waits is followed to its start, and from there on back the one that
+// started it.
+func TestFollowBeyondTheStartOfAGoroutine(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "root")
+	ch := make(chan int)
+	go func() { blockedIn(t, 1, "receiver"); relay(ch) }()
+	receiver(ch)
+	s.end()
+	rec.finish()
+	rec.led(s, wallprofile.WaitReceive, "[sent by: the same request]", "passer", "workB")
+	rec.led(s, wallprofile.WaitReceive, "[started by: the same request]", "relay", "workA")
+}
+
+// The history of a goroutine ends at the begin of the wait: what the other one did before is none of it.
+func TestFollowNotBeyondTheWait(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "root")
+	ch, begun := make(chan int), make(chan int)
+	go func() { workA(wait); close(begun); blockedIn(t, 1, "receiver"); workB(wait); ch <- 1 }()
+	<-begun
+	receiver(ch)
+	s.end()
+	rec.finish()
+	rec.led(s, wallprofile.WaitReceive, "[sent by: the same request]", "workB")
+	if got := rec.exact(s).causeOf("receiver", "workA"); got != 0 {
+		t.Errorf("the receiver waited %v for what was before", time.Duration(got))
+	}
+}
+
+// What ended a wait by itself has no cause: a timer, the network.
+func TestTimersAreNotFollowed(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "root")
+	<-time.After(wait)
+	s.end()
+	rec.finish()
+	if f := rec.exact(s); len(f.whole) != len(f.stacks) {
+		t.Errorf("%s", f.causes())
+	}
+}
+
+// Each request has a name, also a fast one, and one that begins only after the wait; a goroutine that works for none has
+// that of its function.
+func TestWhoseWorkItIs(t *testing.T) {
+	rec := startRecorder(t, nil)
+	jobs, answers := make(chan string), make(chan int)
+	var workers sync.WaitGroup
+	workers.Go(func() { // a worker that was there before, and works for whoever asks
+		for name := range jobs {
+			blockedIn(t, 1, "receiver")
+			if name != "" {
+				_, s := rec.begin(context.Background(), name)
+				s.name = name + " /renamed"
+				workB(wait)
+				s.end()
+			} else {
+				workB(wait)
+			}
+			answers <- 1
+		}
+	})
+	var spans []*testSpan
+	for _, name := range []string{"", "POST"} {
+		_, s := rec.begin(context.Background(), "asks "+name)
+		jobs <- name
+		receiver(answers)
+		s.end()
+		spans = append(spans, s)
+	}
+	close(jobs)
+	workers.Wait()
+	rec.finish()
+	rec.led(spans[0], wallprofile.WaitReceive, "[sent by: spanflame/agent/internal/wall.TestWhoseWorkItIs.func1, no request]", "workB")
+	rec.led(spans[1], wallprofile.WaitReceive, "[sent by: POST /renamed, another request]", "workB")
+}
+
+// A convoy is not a stack: each holder of the lock stands below the wait, with its work while it held the lock, and with
+// the name of its request, be that slow or not.
+func TestConvoy(t *testing.T) {
+	rec := startRecorder(t, func(o *Options) { o.SlowSpan = time.Millisecond })
+	const holders = 7
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	held := make(chan struct{})
+	begin := time.Now()
+	hold := 8 * time.Millisecond
+	for i := range holders {
+		all.Go(func() {
+			if i > 0 {
+				<-held
+			}
+			_, s := rec.begin(context.Background(), "POST /audit")
+			auditor(&mu, func() {
+				if i > 0 {
+					workA(hold)
+					return
+				}
+				close(held)
+				blockedIn(t, holders-1, "auditor")
+				blockedIn(t, 1, "locker")
+				hold = max(hold, time.Since(begin)) // as long as the first one, so that none is alone to blame
+			})
+			s.end()
+		})
+	}
+	blockedIn(t, holders-1, "auditor")
+	_, victim := rec.begin(context.Background(), "GET /victim")
+	locker(&mu)
+	victim.end()
+	all.Wait()
+	rec.finish()
+	f := rec.exact(victim)
+	audits := f.causeOf("locker", wallprofile.WaitMutex.Leaf(), "[held by: POST /audit, another request]", "auditor", "workA")
+	if audits < int64((holders-1)*hold) {
+		t.Errorf("the holders' work is %v\n%s", time.Duration(audits), f.causes())
+	}
+	for s := range f.whole {
+		if strings.Count(s, "[held by:") > 1 {
+			t.Errorf("%s", s)
+		}
+	}
+	d := rec.diagnoses[slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })]
+	if want := "waiting for a mutex in wall.locker, held in turn by 7 other requests: "; !strings.Contains(d.Text, want) ||
+		!strings.HasSuffix(d.Text, " ms of it sleeping in wall.workA") {
+		t.Errorf("the diagnosis is %q, want %q", d.Text, want)
+	}
+}
+
+//go:noinline
+func auditor(mu *sync.Mutex, work func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	work()
+}

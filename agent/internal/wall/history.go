@@ -1,0 +1,381 @@
+package wall
+
+import (
+	"slices"
+
+	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
+)
+
+// The history is what the goroutines of the process did lately, for a wait is followed only when it has ended: see
+// follow.go. It is kept from one conversion to the next. Slices are kept while some goroutine that is followed waits for
+// another one, in a ring of all goroutines.
+
+const (
+	maxHistories = 1 << 16 // goroutines; a quarter of them, if nothing is known of more than their status
+	maxSlices    = 1 << 17 // in the ring, of 80 bytes each
+	chunkSize    = 1 << 12
+	maxParties   = 1 << 16 // requests that run
+	maxStops     = 64      // of the world
+)
+
+// history is what a goroutine does, and did.
+type history struct {
+	id   trace.GoID
+	last uint64 // number of its latest slice that was kept, 0 if there is none
+
+	// The slice that has not ended; none after the goroutine's exit.
+	from     trace.Time
+	state    wallprofile.State
+	stack    *stack
+	sample   *stack // the latest CPU sample in it
+	sampleAt trace.Time
+	assist   bool
+	switched bool // it waits for the coroutine to which it switched
+	exited   bool
+
+	born    trace.Time // zero if the trace does not show it
+	starter uint64     // number of the slice of the goroutine that started it; 0 if it was started by none, or nobody waited then
+
+	base *party // the request in which it was started
+	open []mark // spans that began on it and have not ended, in order
+}
+
+// slice is a time in which a goroutine was in one state.
+type slice struct {
+	from, to trace.Time
+	of       *history
+	before   uint64 // number of the goroutine's slice before that was kept, 0 if there is none
+	stack    *stack
+	who      *party
+	waker    uint64 // of a wait: number of the slice of the goroutine that ended it, 0 if it was none
+	by       *stack // … and where
+	state    wallprofile.State
+	switched bool
+}
+
+// mark is a span that is open on a goroutine.
+type mark struct {
+	number uint64
+	of     *party
+}
+
+// party is for whom a goroutine works: a local root span, or none.
+type party struct {
+	number uint64 // of the root; 0 for none
+	root   *root  // nil if it is not followed
+	name   string // of a root that ended and is not followed; of the function that works for none
+	served bool   // it works for a request without a span
+	ended  trace.Time
+}
+
+// worldStop is a stop of the world that is over.
+type worldStop struct {
+	from, to trace.Time
+	by       wallprofile.State
+}
+
+type historian struct {
+	c       *converter
+	on      bool // some root is followed
+	all     map[trace.GoID]*history
+	start   trace.Time // the trace has no gap since
+	ring    [maxSlices / chunkSize]*[chunkSize]slice
+	kept    uint64 // number of the newest slice; they are counted from 1 on
+	waiting int    // goroutines that are followed and wait for another one
+	stops   []worldStop
+	parties map[uint64]*party   // of the roots that run
+	begun   map[uint64]*history // where the spans began that run
+	alone   map[*stack]*party   // by the stack of a goroutine that works for no span
+	names   func(number uint64) string
+
+	causes  causes
+	credit  int    // steps that following waits may take
+	earned  uint64 // events that were turned into credit
+	reasons [wallprofile.NumNotFollowed]uint64
+}
+
+func newHistorian(c *converter, names func(uint64) string) *historian {
+	h := &historian{c: c, names: names, causes: make(causes), credit: maxCredit}
+	h.reset(0)
+	return h
+}
+
+// reset forgets everything, for what comes next does not continue it.
+func (hs *historian) reset(now trace.Time) {
+	hs.all, hs.begun = make(map[trace.GoID]*history), make(map[uint64]*history)
+	hs.parties, hs.alone = make(map[uint64]*party), make(map[*stack]*party)
+	hs.stops, hs.start = nil, now
+}
+
+// run starts or stops the historian: a history that nobody needs is not kept.
+func (hs *historian) run(on bool, now trace.Time) {
+	if on != hs.on {
+		hs.on = on
+		hs.reset(now)
+	}
+}
+
+// of returns a goroutine's history, nil if there is none.
+func (hs *historian) of(id trace.GoID) *history {
+	if id == trace.NoGoroutine {
+		return nil
+	}
+	return hs.all[id]
+}
+
+// meet begins the history of a goroutine that is in a state, for all that is known, since the trace began.
+func (hs *historian) meet(id trace.GoID, state wallprofile.State, at *stack) *history {
+	h := &history{id: id, from: hs.start, state: state, stack: at}
+	if g := hs.c.goroutines[id]; g != nil && len(g.lanes) > 0 {
+		h.base = hs.party(g.lanes[len(g.lanes)-1].root.number)
+	}
+	hs.all[id] = h
+	return h
+}
+
+// who returns for whom the goroutine works, nil for no span.
+func (h *history) who() *party {
+	for _, m := range slices.Backward(h.open) {
+		if m.of.ended == 0 {
+			return m.of
+		}
+	}
+	if h.base != nil && h.base.ended == 0 {
+		return h.base
+	}
+	return nil
+}
+
+// party returns the running request with the number of its root.
+func (hs *historian) party(number uint64) *party {
+	p := hs.parties[number]
+	if p == nil {
+		if len(hs.parties) >= maxParties {
+			clear(hs.parties)
+		}
+		p = &party{number: number}
+		if s := hs.c.known[number]; s != nil {
+			p.follow(s.root)
+		}
+		hs.parties[number] = p
+	}
+	return p
+}
+
+// follow and leave note the root of a request that is followed.
+func (p *party) follow(t *root) { p.root, t.conv.party = t, p }
+
+func (t *root) leave() {
+	if p := t.conv.party; p != nil {
+		p.name, p.root, t.conv.party = t.currentName(), nil, nil
+	}
+}
+
+// mark handles the begin and the end of any span, of which only the numbers are known.
+func (hs *historian) mark(e trace.Event, begin bool) {
+	number, root := spanNumbers(e.Log().Message)
+	if number == 0 {
+		return
+	}
+	now, on := e.Time(), e.Goroutine()
+	h := hs.of(on)
+	if begin {
+		if h == nil {
+			h = hs.meet(on, wallprofile.Running, noStack)
+		}
+		hs.cut(h, now, hs.c.stacks.intern(e.Stack()))
+		if len(h.open) < maxOpen && len(hs.begun) < maxParties {
+			h.open = append(h.open, mark{number, hs.party(root)})
+			hs.begun[number] = h
+		}
+		return
+	}
+	if h != nil {
+		hs.cut(h, now, hs.c.stacks.intern(e.Stack()))
+	}
+	if at := hs.begun[number]; at != nil {
+		if at != h {
+			hs.cut(at, now, noStack)
+		}
+		delete(hs.begun, number)
+		at.open = slices.DeleteFunc(at.open, func(m mark) bool { return m.number == number })
+	}
+	if p := hs.parties[number]; p != nil {
+		delete(hs.parties, number)
+		p.ended = now
+		if p.root == nil {
+			p.name = hs.names(number)
+		}
+	}
+}
+
+// transition ends the slice of a goroutine, and begins the next one.
+func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, to trace.GoState) {
+	now, id := e.Time(), st.Resource.Goroutine()
+	at := hs.c.stacks.intern(st.Stack)
+	h := hs.all[id]
+	switch {
+	case from == trace.GoNotExist:
+		h = &history{id: id, from: now, born: now, stack: at}
+		if starter := hs.of(e.Goroutine()); starter != nil {
+			if !at.shared() {
+				h.base = starter.who()
+			}
+			if hs.waiting > 0 {
+				h.starter, _ = hs.wake(e)
+			}
+		}
+		if len(hs.all) < maxHistories {
+			hs.all[id] = h
+		}
+		h.enter(to, st)
+		return
+	case h == nil && (len(hs.all) >= maxHistories || from == trace.GoUndetermined && len(hs.all) >= maxHistories/4):
+		return
+	case from == trace.GoUndetermined && h == nil:
+		hs.meet(id, wallprofile.Running, at).enter(to, st)
+		return
+	case h == nil:
+		h = hs.meet(id, wallprofile.Running, noStack)
+		h.enter(from, trace.StateTransition{})
+	}
+	if from == to || from == trace.GoUndetermined {
+		if h.stack == noStack {
+			h.stack = at
+		}
+		return // a status, repeated in each generation
+	}
+	if hs.waiting > 0 {
+		if from == trace.GoWaiting {
+			hs.woken(h, now, e)
+		} else {
+			hs.cut(h, now, at)
+		}
+	}
+	h.from, h.sample = now, nil
+	if at != noStack {
+		h.stack = at
+	}
+	if to == trace.GoNotExist {
+		h.exited = true
+		delete(hs.all, id)
+		return
+	}
+	h.enter(to, st)
+	h.switched = to == trace.GoWaiting && hs.c.switches(id, st.Reason)
+}
+
+func (h *history) enter(to trace.GoState, st trace.StateTransition) {
+	switch to {
+	case trace.GoRunnable:
+		h.state = wallprofile.Runnable
+	case trace.GoWaiting:
+		h.state = blocked(st.Reason, h.stack)
+	case trace.GoSyscall:
+		h.state = wallprofile.Syscall
+	default:
+		h.state = wallprofile.Running
+	}
+}
+
+// woken ends the wait of a goroutine.
+func (hs *historian) woken(h *history, now trace.Time, e trace.Event) {
+	s := slice{from: h.from, to: now, of: h, state: h.state, stack: h.stack, who: h.who(), switched: h.switched}
+	if s.state.Link() != wallprofile.NoLink {
+		s.waker, s.by = hs.wake(e)
+	}
+	hs.keep(h, &s)
+}
+
+// wake ends the slice of the goroutine that wakes another one in an event, and returns its number and the stack there. The
+// number is 0 if there is no such goroutine.
+func (hs *historian) wake(e trace.Event) (number uint64, by *stack) {
+	by = hs.c.stacks.intern(e.Stack())
+	if h := hs.of(e.Goroutine()); h != nil {
+		hs.cut(h, e.Time(), by)
+		return h.last, by
+	}
+	return 0, by
+}
+
+// cut ends a slice at now and continues it in the same state. The stack is that of the event there, if it has one.
+func (hs *historian) cut(h *history, now trace.Time, at *stack) {
+	if now <= h.from || h.exited {
+		return
+	}
+	s := slice{from: h.from, to: now, of: h, state: h.state, stack: h.stack, who: h.who()}
+	if s.state == wallprofile.Running {
+		switch {
+		case h.sample != nil:
+			s.stack = h.sample
+		case at != noStack:
+			s.stack = at
+		}
+		if h.assist {
+			s.state = wallprofile.Assisting
+		}
+	}
+	hs.keep(h, &s)
+	h.from = now
+	if h.state == wallprofile.Running && at != noStack {
+		h.stack = at // it is nearer to what follows
+	}
+}
+
+// keep puts a slice into the ring, in the place of the oldest one if that is full.
+func (hs *historian) keep(h *history, s *slice) {
+	if s.to <= s.from {
+		return
+	}
+	hs.kept++
+	at := hs.kept % maxSlices
+	chunk := &hs.ring[at/chunkSize]
+	if *chunk == nil {
+		*chunk = new([chunkSize]slice)
+	}
+	s.before, h.last = h.last, hs.kept
+	(*chunk)[at%chunkSize] = *s
+}
+
+// slice returns a slice by its number, nil if there is none, or it was overwritten.
+func (hs *historian) slice(number uint64) *slice {
+	if number == 0 || number > hs.kept || number+maxSlices <= hs.kept {
+		return nil
+	}
+	at := number % maxSlices
+	return &hs.ring[at/chunkSize][at%chunkSize]
+}
+
+// sampled gives the part of a running slice around each CPU sample to its stack.
+func (hs *historian) sampled(e trace.Event) {
+	h := hs.of(e.Goroutine())
+	if h == nil || h.state != wallprofile.Running || e.Time() < h.from {
+		return
+	}
+	at := hs.c.stacks.intern(e.Stack())
+	if !at.ofGoroutine() {
+		return
+	}
+	if h.sample != nil {
+		hs.cut(h, h.sampleAt+(e.Time()-h.sampleAt)/2, noStack)
+	}
+	h.sample, h.sampleAt = at, e.Time()
+}
+
+// assisted notes that a goroutine helps the garbage collector from now on, or no more.
+func (hs *historian) assisted(id trace.GoID, e trace.Event, assist bool) {
+	if h := hs.of(id); h != nil && h.assist != assist {
+		hs.cut(h, e.Time(), hs.c.stacks.intern(e.Stack()))
+		h.assist = assist
+	}
+}
+
+// stopped notes a stop of the world.
+func (hs *historian) stopped(s worldStop) {
+	if len(hs.stops) == maxStops {
+		hs.stops = slices.Delete(hs.stops, 0, maxStops/2)
+	}
+	hs.stops = append(hs.stops, s)
+}

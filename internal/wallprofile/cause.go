@@ -1,0 +1,118 @@
+package wallprofile
+
+import "strings"
+
+// Link is how the work of one goroutine made another one wait.
+type Link uint8
+
+// The links. A wait in a state without one ends by itself: by a timer, the network or the garbage collector.
+const (
+	NoLink Link = iota
+	HeldBy
+	WokenBy
+	SentBy
+	ReceivedBy
+	DoneBy
+	StartedBy // what is above was done by a goroutine that did not exist yet: this one started it
+	numLinks
+)
+
+var links = [numLinks]string{
+	HeldBy: "held by", WokenBy: "woken by", SentBy: "sent by", ReceivedBy: "received by", DoneBy: "done by", StartedBy: "started by",
+}
+
+// Link returns how a wait in the state leads to the goroutine that ended it.
+func (s State) Link() Link { return table[s].link }
+
+// Whose is for whom a goroutine worked.
+type Whose uint8
+
+// For whom a goroutine worked.
+const (
+	SameRequest  Whose = iota // for the one that waited
+	OtherRequest              // for another local root span
+	NoSpan                    // for a request that has no span: it was not sampled, or it began before the recording
+	NoRequest                 // for none
+	Timer                     // no goroutine: a timer
+)
+
+// CauseFrame returns the frame below a wait that says who caused it, such as "[held by: POST /audit, another request]". The
+// name is that of the other request's local root span, empty if it is not known, or of a function.
+func CauseFrame(l Link, whose Whose, name string) string {
+	who := name
+	switch whose {
+	case SameRequest:
+		who = "the same request"
+	case OtherRequest:
+		who = strings.TrimPrefix(name+", another request", ", ")
+	case NoSpan:
+		who += ", a request without a span"
+	case NoRequest:
+		who += ", no request"
+	case Timer:
+		who = "a timer"
+	}
+	return "[" + links[l] + ": " + who + "]"
+}
+
+// NotFollowed is why it is not known what was done during a part of a wait.
+type NotFollowed uint8
+
+// Why a wait is not followed.
+const (
+	Followed  NotFollowed = iota
+	Forgotten             // the recording does not reach back so far
+	TooDeep               // the wait of a goroutine that was itself waited for, and so on, many times
+	TooMuch               // it would take too much time or memory
+	NotNamed              // the recording does not name who ended the wait
+	NotEnded              // the wait had not ended when the span did
+	NumNotFollowed
+)
+
+var notFollowed = [NumNotFollowed]string{
+	Forgotten: "forgotten", TooDeep: "too deep", TooMuch: "too much", NotNamed: "waker not known", NotEnded: "the wait had not ended",
+}
+
+// String returns the reason in words.
+func (n NotFollowed) String() string { return notFollowed[n] }
+
+const notFollowedPrefix = "[not followed: "
+
+// Leaf returns the frame that ends the stack of a wait that is not followed.
+func (n NotFollowed) Leaf() string { return notFollowedPrefix + notFollowed[n] + "]" }
+
+// Causes returns how many of a stack's n frames, which are numbered from the innermost outwards, are below the state of the
+// goroutine that waited: they say who caused the wait, and are 0 for most stacks.
+func Causes(n int, frame func(i int) string) int {
+	for i := n - 1; i >= 0; i-- {
+		if IsCause(frame(i)) {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// CauseName returns the part of a cause's frame that is without the brackets, such as "held by: POST /audit, another request".
+func CauseName(frame string) string { return strings.Trim(frame, "[]") }
+
+// IsCause reports whether a frame stands below a wait and says who caused it, or why that is not known. The frames from
+// the outermost such frame inwards are of other goroutines; those above it are the waiting one's own, and end in its
+// own state.
+func IsCause(frame string) bool {
+	if !IsBracketed(frame) {
+		return false
+	}
+	if strings.HasPrefix(frame, notFollowedPrefix) {
+		return true
+	}
+	link, _, ok := strings.Cut(frame[1:], ": ")
+	if !ok {
+		return false
+	}
+	for _, l := range links[NoLink+1:] {
+		if l == link {
+			return true
+		}
+	}
+	return false
+}
