@@ -76,11 +76,18 @@ func startGuest(t *testing.T, uid int, env ...string) *host {
 			t.Fatal(err)
 		}
 	}
-	h := &host{Cmd: exec.Command(binary), log: &strings.Builder{}}
-	h.Env, h.Dir, h.Stderr = append([]string{asGuest + "=1"}, env...), "/", h.log
+	cmd := exec.Command(binary)
 	if uid != os.Getuid() {
-		h.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(uid)}}
 	}
+	return launch(t, cmd, env)
+}
+
+// launch starts a command that becomes a guest.
+func launch(t *testing.T, cmd *exec.Cmd, env []string) *host {
+	t.Helper()
+	h := &host{Cmd: cmd, log: &strings.Builder{}}
+	h.Env, h.Dir, h.Stderr = append([]string{asGuest + "=1"}, env...), "/", h.log
 	out, err := h.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -190,4 +197,41 @@ func TestTerminatedInAPushThatNeverEnds(t *testing.T) {
 	if err != nil || len(files) == 0 || !strings.Contains(ended, fmt.Sprintf("%d profiles", len(files))) || !strings.Contains(ended, "stay in "+spool) {
 		t.Errorf("the shutdown says %q, and the spool has %d profiles, %v", ended, len(files), err)
 	}
+}
+
+// TestReadOnlyRoot runs where nothing can be written, as in a container with a read-only root, neither in the working
+// directory nor at HOME: the service starts and ends in order, with a server and without one.
+func TestReadOnlyRoot(t *testing.T) {
+	const readOnly = `mount -o remount,bind,ro /`
+	if out, err := exec.Command("unshare", "--mount", "sh", "-c", readOnly).CombinedOutput(); err != nil {
+		t.Skipf("the root cannot be made read-only for a process, which takes root and util-linux: %v %s", err, out)
+	}
+	start := func(env ...string) *host {
+		return launch(t, exec.Command("unshare", "--mount", "sh", "-c", readOnly+` && exec "$0"`, os.Args[0]), append(env, "HOME=/root"))
+	}
+	t.Run("with a server", func(t *testing.T) {
+		var pushes atomic.Int64
+		server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			_, _ = io.Copy(io.Discard, r.Body)
+			pushes.Add(1)
+			w.Header().Set("Content-Type", "application/proto")
+		}))
+		defer server.Close()
+		h := start("PYROSCOPE_SERVER_ADDRESS=" + server.URL)
+		h.line(t, "started at")
+		if ended := h.terminate(t); ended != "<nil>" || pushes.Load() == 0 {
+			t.Errorf("the shutdown says %q after %d pushes: want everything delivered", ended, pushes.Load())
+		}
+		if once := "profiles cannot be written to disk and are kept in memory"; strings.Count(h.log.String(), once) != 1 {
+			t.Errorf("the log does not have %q once: %s", once, h.log)
+		}
+	})
+	t.Run("without a server", func(t *testing.T) {
+		h := start()
+		h.line(t, "started at")
+		h.terminate(t)
+		if want := "read-only file system"; !strings.Contains(h.log.String(), want) {
+			t.Errorf("the log does not have %q: %s", want, h.log)
+		}
+	})
 }
