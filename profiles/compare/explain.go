@@ -121,8 +121,8 @@ func (r *Report) explainPower(families map[int]float64) {
 			r.note("%s: the smallest p that so few windows allow is %.2g; after correction for the number of tests, "+
 				"only a change of nearly everything can be significant: record more windows", n, m.SmallestP)
 		case least*families[familyFunctions] > r.Alpha:
-			r.note("%s: the smallest p that so few windows allow is %.2g; after correction for %d functions, "+
-				"the change of a single one cannot be significant: record more windows", n, m.SmallestP, len(m.Functions))
+			r.note("%s: the smallest p that so few windows allow is %.2g; after correction for %.0f tests of functions, in all metrics, "+
+				"the change of a single one cannot be significant: record more windows", n, m.SmallestP, families[familyFunctions])
 		}
 	}
 }

@@ -334,13 +334,8 @@ func (c *comparison) values(before, after series) Values {
 	if c.tested {
 		vb, va := c.points[0].values(before), c.points[1].values(after)
 		u := uncertainty{math.Sqrt(c.dependence.inflation(vb, va, c.order)), max(c.before.grain, c.after.grain)}
-		confidence := 1 - c.options.Alpha
-		r := c.ranks.test(vb, va, confidence)
-		if b > 0 && a > 0 && r.sparse() {
-			r = r.byMeans(newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors), u, confidence)
-		} else {
-			r = c.ranks.widened(r, vb, va, u, confidence)
-		}
+		means := [2]mean{newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors)}
+		r := c.ranks.compare(vb, va, means, u, 1-c.options.Alpha)
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
 		return v
 	}

@@ -33,6 +33,8 @@ const (
 	// minFreedom and maxFreedom limit the degrees of freedom.
 	minFreedom = 2
 	maxFreedom = 1e6
+	// nextToNothing is the ratio below which one side is next to nothing compared to the other.
+	nextToNothing = 0.1
 	// maxCorrelation limits the estimate: above it a series has almost no independent points left.
 	maxCorrelation = 0.95
 )
@@ -60,6 +62,25 @@ type result struct {
 	p          float64  // two-sided
 
 	differences, ratios pairs
+}
+
+// compare compares two series of values, with the means of both.
+//
+// Where one side is next to nothing, the logarithms of its values are mostly noise, in which a change of any size is lost.
+// The means show it, so the smaller p of both ways counts. Equal sides are hardly ever so far apart.
+func (rs ranks) compare(before, after []float64, means [2]mean, u uncertainty, confidence float64) result {
+	r := rs.test(before, after, confidence)
+	if means[0].value == 0 || means[1].value == 0 {
+		return rs.widened(r, before, after, u, confidence)
+	}
+	byMeans := r.byMeans(means[0], means[1], u, confidence)
+	if r.sparse() {
+		return byMeans
+	}
+	if w := rs.widened(r, before, after, u, confidence); !r.lopsided() || w.p <= byMeans.p {
+		return w
+	}
+	return byMeans
 }
 
 // test compares two series of values whose windows do not depend on each other.
@@ -181,6 +202,11 @@ func (r result) sparse() bool {
 	e := r.ratio
 	return e.Value == 0 || math.IsInf(float64(e.Value), 1) ||
 		e.Low == 0 || math.IsInf(float64(e.High), 1) && !math.IsInf(float64(e.Low), -1)
+}
+
+// lopsided reports whether one side is next to nothing compared to the other.
+func (r result) lopsided() bool {
+	return r.ratio.Value < nextToNothing || r.ratio.Value > 1/nextToNothing
 }
 
 // mean is a mean over windows, each weighted by its divisor.

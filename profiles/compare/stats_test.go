@@ -116,8 +116,8 @@ func TestMeansAgreeWithAnotherWelch(t *testing.T) {
 func TestTheIntervalAgreesWithTheTest(t *testing.T) {
 	const alpha = 0.05
 	rng := rand.New(rand.NewPCG(5, 6))
-	rejected, sparse := 0, 0
-	for range 3000 {
+	rejected, sparse, lopsided := 0, 0, 0
+	for range 6000 {
 		var sides [2][]float64
 		var means [2]mean
 		for i := range sides {
@@ -140,11 +140,10 @@ func TestTheIntervalAgreesWithTheTest(t *testing.T) {
 		r := ranks.test(sides[0], sides[1], 1-alpha)
 		if r.sparse() {
 			sparse++
-			r = r.byMeans(means[0], means[1], u, 1-alpha)
-		} else {
-			r = ranks.widened(r, sides[0], sides[1], u, 1-alpha)
+		} else if r.lopsided() {
+			lopsided++
 		}
-		if r.p > alpha {
+		if r = ranks.compare(sides[0], sides[1], means, u, 1-alpha); r.p > alpha {
 			continue
 		}
 		rejected++
@@ -155,8 +154,8 @@ func TestTheIntervalAgreesWithTheTest(t *testing.T) {
 			t.Errorf("%v and %v: p is %g, but the difference is %+v", sides[0], sides[1], r.p, e)
 		}
 	}
-	if rejected < 100 || sparse < 100 {
-		t.Errorf("%d were rejected and %d sparse: the test says too little", rejected, sparse)
+	if rejected < 100 || sparse < 100 || lopsided < 100 {
+		t.Errorf("%d were rejected, %d sparse and %d lopsided: the test says too little", rejected, sparse, lopsided)
 	}
 }
 
@@ -206,6 +205,25 @@ func TestALargeChangeIsNotBoundedByTheRanks(t *testing.T) {
 	} else if wide := newRanks(4, 4).widened(short, before[:4], after[:4], uncertainty{widen: 1, grain: 1}, 0.99); math.IsNaN(float64(wide.ratio.Low)) ||
 		!math.IsInf(float64(wide.ratio.High), 1) {
 		t.Errorf("with uncertainty it is %+v, want none either", wide.ratio)
+	}
+}
+
+// TestNoiseOfNextToNothingHidesNoChange has a side whose values are tiny and vary a hundredfold. In logarithms, and with
+// windows that depend on each other, their noise hid that the other side is a thousand times as large.
+func TestNoiseOfNextToNothingHidesNoChange(t *testing.T) {
+	large := []float64{5.9, 5.7, 6.1, 5.8, 6.0, 5.9, 5.6, 6.2}
+	tiny := []float64{1e-6, 8e-4, 3e-6, 1e-4, 2e-5, 4e-6, 3e-4, 1e-5}
+	ones := slices.Repeat([]float64{1}, 8)
+	means := [2]mean{newMean(large, ones), newMean(tiny, ones)}
+	rs, u := newRanks(8, 8), uncertainty{widen: 3}
+	if r := rs.widened(rs.test(large, tiny, 0.95), large, tiny, u, 0.95); r.p < 0.05 {
+		t.Fatalf("by ranks and logarithms p is %g: the test says too little", r.p)
+	}
+	if r := rs.compare(large, tiny, means, u, 0.95); r.p > 0.01 || r.ratio.High > 0.001 || r.difference.High > -4 {
+		t.Errorf("from a lot to next to nothing: p is %g, ratio %+v, difference %+v", r.p, r.ratio, r.difference)
+	}
+	if r := rs.compare(tiny, large, [2]mean{means[1], means[0]}, u, 0.95); r.p > 0.01 || r.ratio.Low < 1000 || r.difference.Low < 4 {
+		t.Errorf("from next to nothing to a lot: p is %g, ratio %+v, difference %+v", r.p, r.ratio, r.difference)
 	}
 }
 
@@ -323,6 +341,17 @@ func TestGrain(t *testing.T) {
 		if got := grain(tt.of, tt.unit); got != tt.want {
 			t.Errorf("%v of %v: %v, want %v", tt.unit, tt.of.Period, got, tt.want)
 		}
+	}
+}
+
+// TestTheNoteCountsAllTests: functions of all metrics are corrected together, with and without callees.
+func TestTheNoteCountsAllTests(t *testing.T) {
+	r := Report{Alpha: 0.05, Metrics: []Metric{{
+		Name: "cpu", Tested: true, WindowsBefore: 8, WindowsAfter: 8, SmallestP: 0.0002, Functions: make([]Change, 30),
+	}}}
+	r.explainPower(map[int]float64{familyTotals: 2, familyFunctions: 95, familyStacks: 200})
+	if len(r.Notes) != 1 || !strings.Contains(r.Notes[0], "correction for 95 tests of functions, in all metrics") {
+		t.Errorf("the notes are %q, want one that counts the tests", r.Notes)
 	}
 }
 
