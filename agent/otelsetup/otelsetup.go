@@ -51,7 +51,6 @@ import (
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/instance"
-	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/telemetry"
 	"spanflame/agent/sdkview"
 )
@@ -80,6 +79,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("otelsetup: %w", err)
 	}
+	cfg.Stdout = telemetry.OneAtATime(cfg.Stdout) // shared by the log from before the SDK's start, and that of the telemetry
 	a := &Agent{guard: guard.New(nil), ignored: ignored, globals: newGlobals(cfg), finished: ending.New()}
 	defer func() {
 		if err != nil {
@@ -128,8 +128,8 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if !a.globals.setLogger && cfg.Logs.Exporter != telemetry.ExporterNone {
 		log.Warn("log lines are not exported: the service has set a logger of its own, which is kept")
 	}
-	if cfg.Traces.Endpoint != "" {
-		log.Info("telemetry started", "traces", redact.URL(cfg.Traces.Endpoint))
+	if to := cfg.destinations(); len(to) > 0 {
+		log.Info("telemetry started", to...)
 	}
 	a.globals.install(sdkview.TracerProvider(a.TracerProvider(a.telemetry.Traces)), a.guard.Stage("check of the globals"))
 	return a, nil

@@ -10,6 +10,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -68,7 +69,7 @@ type Telemetry struct {
 // Start sets up the SDK. It does not wait for any endpoint: an unreachable endpoint is logged once when the
 // first export fails, and once when exports succeed again.
 func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
-	o.Stdout = &oneAtATime{w: o.Stdout}
+	o.Stdout = OneAtATime(o.Stdout)
 	t := &Telemetry{local: slog.New(newLogHandler(o.Stdout, o.Labels))}
 	t.guard = guard.New(t.local)
 	defer func() {
@@ -189,7 +190,14 @@ func (t *Telemetry) Failing() []string {
 	return failing
 }
 
-// oneAtATime serializes writes: the log and the console exporters share a writer.
+// OneAtATime returns a writer that serializes writes to w, which the logs and the console exporters share.
+func OneAtATime(w io.Writer) io.Writer {
+	if _, ok := w.(*oneAtATime); ok {
+		return w
+	}
+	return &oneAtATime{w: w}
+}
+
 type oneAtATime struct {
 	mu sync.Mutex
 	w  io.Writer
@@ -215,6 +223,11 @@ func (t *Telemetry) HandleError(err error) {
 // Shutdown exports what is queued, until ctx is done, and shuts down the providers, all signals at the same time.
 // The error says which signals could not be exported and how much of them was lost since their outage began.
 func (t *Telemetry) Shutdown(ctx context.Context) error {
+	if ctx.Err() != nil { // the SDK's providers would return at once, and leave their goroutines running
+		moment, cancel := context.WithTimeout(context.WithoutCancel(ctx), 50*time.Millisecond)
+		defer cancel()
+		ctx = moment
+	}
 	var wg sync.WaitGroup
 	var saved, traces, metrics, logs error
 	shutDown := func(err *error, f func(context.Context) error) {

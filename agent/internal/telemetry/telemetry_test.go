@@ -115,6 +115,19 @@ func TestLogLinesCarryTheSpan(t *testing.T) {
 	}
 }
 
+// TestShutdownWithoutTimeLeavesNoGoroutine: the SDK's providers do nothing if there is no time left.
+func TestShutdownWithoutTimeLeavesNoGoroutine(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	o := options(&output{})
+	to := Signal{Exporter: ExporterOTLP, Protocol: ProtocolHTTP, Endpoint: "http://127.0.0.1:9"}
+	o.Traces, o.Metrics, o.Logs = to, to, to
+	tel := start(t, o)
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	_ = tel.Shutdown(ended) // what is not exported is an error
+	goleak.VerifyNone(t, before)
+}
+
 func TestConsolePrintsAllSignals(t *testing.T) {
 	out := &output{}
 	o := options(out)
