@@ -94,7 +94,7 @@ type Config struct {
 	ProfileTypes []pyroscope.ProfileType
 
 	// Window is the length of a profile.
-	// PYROSCOPE_UPLOAD_INTERVAL; default: 15s; allowed: 1s to 10m.
+	// PYROSCOPE_UPLOAD_INTERVAL; default: 15s; allowed: 1s to 10m, or 1 to 600 seconds without a unit.
 	Window time.Duration
 
 	// MutexProfileFraction records one of this many mutex contentions, on average. 1 records each one, which costs about

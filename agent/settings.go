@@ -86,7 +86,7 @@ var settings = setting.Table{
 	},
 	setting.Of[time.Duration]{
 		Field: "Window", Variable: "PYROSCOPE_UPLOAD_INTERVAL", Parse: setting.Seconds, Default: 15 * time.Second,
-		Valid: func(d time.Duration) bool { return d >= time.Second && d <= 10*time.Minute }, Allowed: "1s to 10m",
+		Valid: func(d time.Duration) bool { return d >= time.Second && d <= 10*time.Minute }, Allowed: "1s to 10m, or 1 to 600 seconds without a unit",
 	},
 	setting.Of[int]{
 		Field: "MutexProfileFraction", Variable: "SPANFLAME_MUTEX_PROFILE_FRACTION", Parse: setting.Whole[int]("number"), Default: 100,

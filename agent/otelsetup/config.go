@@ -15,6 +15,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent"
+	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/telemetry"
 )
@@ -188,6 +189,19 @@ func (s Signal) derived(c Config, path string) Signal {
 		}
 	}
 	return s
+}
+
+// destinations returns the signals that are exported and where to, for the log. It is for a resolved configuration.
+func (c Config) destinations() (to []any) {
+	for _, of := range []struct {
+		signal string
+		Signal
+	}{{"traces", c.Traces}, {"metrics", c.Metrics}, {"logs", c.Logs}} {
+		if of.Exporter != telemetry.ExporterNone {
+			to = append(to, of.signal, strings.Replace(of.Exporter, telemetry.ExporterOTLP, redact.URL(of.Endpoint), 1))
+		}
+	}
+	return to
 }
 
 func isProtocol(s string) bool { return s == telemetry.ProtocolGRPC || s == telemetry.ProtocolHTTP }

@@ -144,6 +144,9 @@ func TestVariables(t *testing.T) {
 			if len(warnings) != 1 || !strings.Contains(warnings[0], tt.warning) || !strings.Contains(problems, "setting: environment variable ignored: "+tt.warning) {
 				t.Errorf("warnings %q, status %q, want one and in both %q", warnings, problems, tt.warning)
 			}
+			if strings.Contains(out.String(), `"msg":"OpenTelemetry"`) {
+				t.Errorf("the SDK warns, too: %s", out.String())
+			}
 			if strings.Contains(out.String()+problems, "hunter2") {
 				t.Errorf("a secret is shown: %s", out.String())
 			}

@@ -32,7 +32,7 @@ type globals struct {
 	metering   metric.MeterProvider
 	propagator propagation.TextMapPropagator
 	telemetry  atomic.Pointer[telemetry.Telemetry] // nil before it is started
-	wrong      bool                                // whether a variable of the SDK is
+	wrong      bool                                // whether a variable is that the SDK reads
 	local      atomic.Pointer[slog.Logger]         // for what is about the SDK itself
 	logger     *slog.Logger                        // of the agent
 	setLogger  bool                                // whether it becomes slog's default
@@ -47,7 +47,11 @@ type globals struct {
 
 // newGlobals sets what must be there before the SDK: what reports its errors and logs its messages.
 func newGlobals(cfg Config) *globals {
-	g := &globals{propagator: &propagator{cfg.propagator()}, wrong: len(checkSDK()) > 0, stop: make(chan struct{})}
+	wrong := checkSDK()
+	if _, err := ConfigFromEnv(); err != nil && strings.Contains(err.Error(), "OTEL_") { // which the SDK reads, too
+		wrong = append(wrong, err)
+	}
+	g := &globals{propagator: &propagator{cfg.propagator()}, wrong: len(wrong) > 0, stop: make(chan struct{})}
 	g.local.Store(slog.New(slog.NewJSONHandler(cfg.Stdout, nil)))
 	replace(g, otel.GetErrorHandler, otel.SetErrorHandler, otel.ErrorHandler(g))
 	log := &sdkLog{g: g, least: sdkLevel()}

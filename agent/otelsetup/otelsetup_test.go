@@ -306,6 +306,28 @@ func TestLogLinesHaveTheTrace(t *testing.T) {
 	}
 }
 
+// TestDestinationsAreLogged: the log says where each signal goes, and nothing of those that are off.
+func TestDestinationsAreLogged(t *testing.T) {
+	clearEnv(t)
+	for want, cfg := range map[string]Config{
+		"[traces http://127.0.0.1:9/v1/traces metrics http://127.0.0.1:9/v1/metrics]": {
+			OTLPEndpoint: "http://user:hunter2@127.0.0.1:9", Logs: Signal{Exporter: "none"},
+		},
+		"[logs http://localhost:4318/v1/logs,console]": {Logs: Signal{Exporter: "otlp,console"}},
+		"[logs console]": {Logs: Signal{Exporter: "console"}},
+		"[]":             {Metrics: Signal{Exporter: "prometheus"}},
+	} {
+		cfg.Agent = agent.Config{ServiceName: "svc"}
+		resolved, _, _, err := cfg.resolve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprint(resolved.destinations()); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 // TestWhatIsDiscardedIsLogged covers signals that are discarded although nobody chose that.
 func TestWhatIsDiscardedIsLogged(t *testing.T) {
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // accepts everything
