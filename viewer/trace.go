@@ -58,7 +58,7 @@ type tracePage struct {
 // row is a span in the waterfall.
 type row struct {
 	ID, Service, Name, Kind string
-	Duration, After         string // how long it took, and how long after the trace began
+	Duration, After         string // how long it took, and how long after the trace began; "" if it began with it
 	X, W                    string // of the bar, in percent
 	Indent                  int
 	Hue                     int // of its service
@@ -256,11 +256,14 @@ func rows(
 		}
 		shown[s.ID] = true
 		r := row{
-			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: format.Duration(s.Duration()), After: format.Duration(s.Start.Sub(start)),
+			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: format.Duration(s.Duration()),
 			X: format.Percent(float64(s.Start.Sub(start)) / whole), W: format.Percent(float64(s.Duration()) / whole),
 			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error,
 			StatusMessage: format.Clean(s.StatusMessage, shownText),
 			Attributes:    pairs(s.Attributes), Resource: pairs(s.Resource),
+		}
+		if s.Start.After(start) {
+			r.After = format.Duration(s.Start.Sub(start))
 		}
 		for _, e := range s.Events[:min(len(s.Events), shownEvents)] {
 			r.Events = append(r.Events, event{format.Duration(e.Time.Sub(start)), format.Clean(e.Name, shownText), pairs(e.Attributes)})

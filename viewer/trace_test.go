@@ -26,6 +26,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	tr := page(t, h, rootPath())
 	shows(t, tr, "4 spans of 2 services", "600 ms POST /checkout: 450 ms (75 %) waiting for a mutex",
 		"/checkout", "POST /reserve failed", "POST /reserve event", // attributes, errors and events
+		"began with the trace", "began 10 ms after the trace",
 		"[waiting: mutex]: 450 ms, 75 %", // of the span's own 600 ms, not of what others did
 		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
 		`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`,

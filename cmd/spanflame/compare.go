@@ -135,7 +135,7 @@ func counter(w io.Writer) func(what string, n int) {
 	next := time.Now().Add(showEvery)
 	return func(what string, n int) {
 		if now := time.Now(); now.After(next) {
-			fmt.Fprintf(w, "%s: %d windows read\n", what, n)
+			fmt.Fprintf(w, "%s: %s read\n", what, format.Count(n, "window"))
 			next = now.Add(showEvery)
 		}
 	}
