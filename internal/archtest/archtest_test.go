@@ -128,6 +128,7 @@ var tested = []rule{
 	{"agent/otelsetup", []string{"agent/internal/setting/settingtest", "internal/record", "internal/traces", "internal/wallprofile"},
 		"saved profiles and traces are read back"},
 	{"examples/service", []string{"internal/record", "internal/wallprofile", "profiles"}, "saved profiles are read back"},
+	{"cmd/spanflame/demo", []string{"workload/processes/processestest"}, "the program is built for its tests"},
 	{"viewer/source", []string{"viewer/internal/fixture"}, "its tests read the directories that those of the pages read"},
 	{"profiles/input", []string{"profiles/internal/bomb"}, "decompression bombs are tested over the network too"},
 	{"e2e", []string{"agent", "agent/otelsetup", "internal/child", "internal/query", "internal/record", "internal/traces",

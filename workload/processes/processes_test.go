@@ -5,36 +5,18 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
+	"spanflame/workload/processes/processestest"
 )
 
 // binary is the spanflame program.
 var binary string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "spanflame-processes-")
-	if err == nil {
-		binary = filepath.Join(dir, "spanflame")
-		err = Build(context.Background(), binary)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if err := os.RemoveAll(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { processestest.Main(m, &binary, Build) }
 
 // options returns options for a workload that keeps everything below one directory.
 func options(dir string, env ...string) Options {

@@ -17,33 +17,15 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
 	"spanflame/workload/load"
 	"spanflame/workload/processes"
+	"spanflame/workload/processes/processestest"
 )
 
 // binary is the spanflame program.
 var binary string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "spanflame-demo-")
-	if err == nil {
-		binary = filepath.Join(dir, "spanflame")
-		err = processes.Build(context.Background(), binary)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if err := os.RemoveAll(dir); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			code = 1
-		}
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { processestest.Main(m, &binary, processes.Build) }
 
 // screen collects the output for the user. It may be read while it is written.
 type screen struct {
