@@ -326,7 +326,7 @@ func kinds(t *testing.T) []kind {
 				cancel()
 				receiver(ch)
 			}},
-		{"http", "caller", "[waiting: select]", "", "waiting in a select in e2e.caller", func(t *testing.T, ctx context.Context, d time.Duration) {
+		{"http", "caller", "[waiting: select]", "", "waiting for the answer of an HTTP call in e2e.caller", func(t *testing.T, ctx context.Context, d time.Duration) {
 			caller(t, ctx, server.URL+"/?after="+d.String())
 		}},
 		{"sql that computes", "counter", "", "", "on the CPU in ", func(t *testing.T, ctx context.Context, d time.Duration) { counter(t, ctx, db, d) }},

@@ -79,21 +79,28 @@ func placeOf(s *profile.Sample) (p placed, own bool) {
 	}
 	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Name })
 	waiter, leaf := split(frames[causes:])
-	p.at = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf}
-	if causes > 0 {
-		p.who = frames[causes-1].Name
-		last := slices.IndexFunc(frames, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) })
-		stack, leaf := split(frames[:last])
-		if last == 0 {
-			leaf = frames[0].Name
+	p.at = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf, For: wallprofile.WaitedFor(leaf, waiter)}
+	for rest := frames[:causes]; len(rest) > 0; { // from the innermost goroutine outwards
+		i := slices.IndexFunc(rest, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) && !wallprofile.IsWaitedFor(f.Name) })
+		if i < 0 {
+			break
 		}
-		p.cause = wallprofile.CausePlace(leaf, stack, p.at.Function)
+		if stack, leaf := split(rest[:i]); p.cause == (wallprofile.Place{}) {
+			if p.cause = wallprofile.CausePlace(leaf, stack, p.at.Function); i == 0 {
+				p.cause.Leaf = rest[0].Name // why it is not followed
+			}
+		}
+		p.who = rest[i].Name
+		rest = rest[i+1:]
 	}
 	return p, true
 }
 
 // split takes the state off a stack of functions, which is given from the innermost outwards.
 func split(frames []*profile.Function) (functions iter.Seq2[string, string], leaf string) {
+	if len(frames) > 0 && wallprofile.IsWaitedFor(frames[0].Name) {
+		frames = frames[1:]
+	}
 	if len(frames) > 0 && wallprofile.IsBracketed(frames[0].Name) {
 		leaf, frames = frames[0].Name, frames[1:]
 	}

@@ -95,14 +95,14 @@ func Causes(n int, frame func(i int) string) int {
 // CauseName returns the part of a cause's frame that is without the brackets, such as "held by: POST /audit, another request".
 func CauseName(frame string) string { return strings.Trim(frame, "[]") }
 
-// IsCause reports whether a frame stands below a wait and says who caused it, or why that is not known. The frames from
+// IsCause reports whether a frame stands below a wait and says what it was for, who caused it, or why that is not known. The frames from
 // the outermost such frame inwards are of other goroutines; those above it are the waiting one's own, and end in its
 // own state.
 func IsCause(frame string) bool {
 	if !IsBracketed(frame) {
 		return false
 	}
-	if strings.HasPrefix(frame, notFollowedPrefix) {
+	if strings.HasPrefix(frame, notFollowedPrefix) || IsWaitedFor(frame) {
 		return true
 	}
 	link, _, ok := strings.Cut(frame[1:], ": ")

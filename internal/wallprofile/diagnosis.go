@@ -9,7 +9,17 @@ import (
 )
 
 // Place is a place where a span spent time: in a function, and in a state given by its leaf frame, which is empty for running.
-type Place struct{ Function, Leaf string }
+type Place struct {
+	Function, Leaf string
+	For            string // what it waited for, as WaitedFor returns it
+}
+
+func (p Place) phrase() string {
+	if p.For != "" {
+		return "waiting for " + p.For
+	}
+	return phrase(p.Leaf)
+}
 
 // Cause is what made a wait at a place as long as it was.
 type Cause struct {
@@ -39,7 +49,7 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 	if duration > 0 {
 		percent = 100 * float64(took) / float64(duration)
 	}
-	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(duration), span, milliseconds(took), percent, phrase(most.Leaf))
+	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(duration), span, milliseconds(took), percent, most.phrase())
 	if most.Function != "" {
 		s += " in " + Short(most.Function)
 	}
@@ -50,8 +60,8 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 		return s
 	}
 	s += ": " + milliseconds(cause.Took) + " of it "
-	if leaf := cause.Most.Leaf; leaf != Syscall.Leaf() || cause.Most.Function == "" {
-		s += phrase(leaf)
+	if cause.Most.Leaf != Syscall.Leaf() || cause.Most.Function == "" || cause.Most.For != "" {
+		s += cause.Most.phrase()
 		if cause.Most.Function == "" {
 			return s
 		}
@@ -62,10 +72,14 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 
 // CausePlace returns where whoever was waited for spent time: the functions of its stack are given from the innermost
 // outwards with their files. While it waited or was in a system call, that is what the caller, if it is on the stack,
-// called: the caller is the function that waits, and that of the holder of a lock is often the same one.
+// called: the caller is the function that waits, and that of the holder of a lock is often the same one. It is empty for
+// a goroutine that runs nothing but libraries, such as one that serves a connection: that is a part of the wait for it.
 func CausePlace(leaf string, stack iter.Seq2[string, string], callers ...string) Place {
-	at := Place{Function: Blamed(stack), Leaf: leaf}
-	if kind := KindOf(leaf); leaf == WaitSleep.Leaf() || kind != KindSyscall && kind != KindWaiting {
+	at := Place{Function: Blamed(stack), Leaf: leaf, For: WaitedFor(leaf, stack)}
+	if at.Function == "" || OnBehalf(at.Function, "") {
+		return Place{}
+	}
+	if kind := KindOf(leaf); at.For != "" || leaf == WaitSleep.Leaf() || kind != KindSyscall && kind != KindWaiting {
 		return at
 	}
 	inner := ""

@@ -42,6 +42,12 @@ const certain = 0.9
 type place struct {
 	function string
 	state    wallprofile.State
+	what     string // it waited for
+}
+
+// place returns where a sample was.
+func (s sample) place() place {
+	return place{s.stack.blamed(), s.state, wallprofile.WaitedFor(s.state.Leaf(), s.stack.functions())}
 }
 
 // diagnose sums up the account of a root.
@@ -61,7 +67,7 @@ func diagnose(a account) Diagnosis {
 			continue
 		}
 		states[s.state] += time.Duration(s.ns)
-		places[place{s.stack.blamed(), s.state}] += time.Duration(s.ns)
+		places[s.place()] += time.Duration(s.ns)
 	}
 	for s, took := range states {
 		d.States = append(d.States, Share{s.String(), took})
@@ -77,7 +83,7 @@ func diagnose(a account) Diagnosis {
 		}
 	}
 	cause := d.blame(a, top)
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, wallprofile.Place{Function: top.function, Leaf: top.state.Leaf()}, d.Top.Time, cause)
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, wallprofile.Place{Function: top.function, Leaf: top.state.Leaf(), For: top.what}, d.Top.Time, cause)
 	d.Top.Cause = cause.Most
 	return d
 }
@@ -88,7 +94,7 @@ func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 	root := a.span.root
 	held, holders, seen := make(map[string]int64), make(map[*party]int64), make(map[*stack]bool)
 	for _, s := range a.samples {
-		if s.other || s.state != top.state || s.stack.blamed() != top.function || seen[s.stack] {
+		if s.other || seen[s.stack] || s.place() != top {
 			continue
 		}
 		seen[s.stack] = true
@@ -122,6 +128,10 @@ func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 	}
 	mostly := float64(theirs) >= certain*float64(total)
 	switch link := top.state.Link(); {
+	case link == wallprofile.NoLink:
+		return cause
+	case one != nil && one.number == 0 && wallprofile.OnBehalf(one.name, ""):
+		// It serves a connection, or the like: what the wait was for says more.
 	case one != nil:
 		cause.Who = wallprofile.Caused(link, one.named(root, d.Top.Holder), 1, false)
 	case mostly && requests > 1:
@@ -134,17 +144,17 @@ func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 
 	spent, all := make(map[wallprofile.Place]time.Duration), time.Duration(0)
 	for _, s := range a.samples {
-		if s.other || s.below == nil || s.state != top.state || s.stack.blamed() != top.function {
+		if s.other || s.below == nil || s.place() != top {
 			continue
 		}
 		var at wallprofile.Place
-		switch below := s.below; {
-		case below.not != wallprofile.Followed:
-			at.Leaf = below.not.Leaf()
-		case below.stack == nil:
-			continue // a timer
-		default:
-			at = wallprofile.CausePlace(below.state.Leaf(), below.stack.functions(), top.function, d.Top.Holder)
+		for c := s.below; c != nil && at == (wallprofile.Place{}); c = c.above {
+			switch {
+			case c.not != wallprofile.Followed:
+				at.Leaf = c.not.Leaf()
+			case c.stack != nil:
+				at = wallprofile.CausePlace(c.state.Leaf(), c.stack.functions(), top.function, d.Top.Holder)
+			}
 		}
 		spent[at] += time.Duration(s.ns)
 		all += time.Duration(s.ns)

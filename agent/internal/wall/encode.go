@@ -62,22 +62,12 @@ func (b *builder) add(a account) {
 	for _, s := range a.samples {
 		var at []*profile.Location
 		for c := s.below; c != nil; c = c.above {
-			if leaf := c.state.Leaf(); leaf != "" {
-				at = append(at, b.location(frame{function: leaf}))
-			}
 			if c.stack != nil {
-				for _, f := range c.stack.frames {
-					at = append(at, b.location(f))
-				}
+				at = b.stack(at, c.state, c.stack)
 			}
 			at = append(at, b.location(frame{function: c.label}))
 		}
-		if leaf := s.state.Leaf(); leaf != "" {
-			at = append(at, b.location(frame{function: leaf}))
-		}
-		for _, f := range s.stack.frames {
-			at = append(at, b.location(f))
-		}
+		at = b.stack(at, s.state, s.stack)
 		for p := s.at; p != nil; p = p.above {
 			at = append(at, b.location(frame{function: wallprofile.SpanPrefix + p.name}))
 		}
@@ -109,6 +99,20 @@ type openRecord struct {
 	first, last time.Time // the earliest and the latest start of its spans
 	end         time.Time // of the span that ended last
 	comments    []string
+}
+
+// stack appends a goroutine's state, and below it what it was for, and its stack.
+func (b *builder) stack(to []*profile.Location, state wallprofile.State, at *stack) []*profile.Location {
+	if leaf := state.Leaf(); leaf != "" {
+		if what := wallprofile.WaitedFor(leaf, at.functions()); what != "" {
+			to = append(to, b.location(frame{function: wallprofile.WaitedForFrame(what)}))
+		}
+		to = append(to, b.location(frame{function: leaf}))
+	}
+	for _, f := range at.frames {
+		to = append(to, b.location(f))
+	}
+	return to
 }
 
 func newEncoder(o Options) *encoder {

@@ -161,7 +161,7 @@ func (f *following) part(s slice, a, b trace.Time, in below) {
 	case followed && s.switched:
 		f.divide(s.waker, a, b, in)
 		return
-	case followed && in.depth == 0 && link == in.link && in.wait.convoy(s):
+	case followed && link == in.link && in.wait.convoy(s):
 		in.wait = s
 		f.divide(s.waker, a, b, in)
 		return

@@ -3,6 +3,8 @@ package wall
 import (
 	"context"
 	"iter"
+	"net/http"
+	"net/http/httptest"
 	"runtime"
 	"slices"
 	"strings"
@@ -270,6 +272,26 @@ func TestWhoseWorkItIs(t *testing.T) {
 	rec.finish()
 	rec.led(spans[0], wallprofile.WaitReceive, "[sent by: spanflame/agent/internal/wall.TestWhoseWorkItIs.func1, no request]", "workB")
 	rec.led(spans[1], wallprofile.WaitReceive, "[sent by: POST /renamed, another request]", "workB")
+}
+
+// A wait for what has a name says it, and does not blame the library's goroutine that woke the span.
+func TestWaitsHaveNames(t *testing.T) {
+	rec := startRecorder(t, nil)
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { workA(wait) }))
+	defer server.Close()
+	client := server.Client()
+	defer client.CloseIdleConnections()
+	_, s := rec.begin(context.Background(), "root")
+	caller(t, client, server.URL)
+	s.end()
+	rec.finish()
+	f := rec.exact(s)
+	if got := f.causeOf("caller", wallprofile.WaitSelect.Leaf(), "[for: the answer of an HTTP call]", "readLoop"); got == 0 {
+		t.Errorf("%s", f.causes())
+	}
+	if text := rec.diagnoses[0].Text; !strings.HasSuffix(text, " waiting for the answer of an HTTP call in wall.caller") {
+		t.Errorf("the diagnosis is %q", text)
+	}
 }
 
 // A convoy is not a stack: each holder of the lock stands below the wait, with its work while it held the lock, and with
