@@ -56,7 +56,8 @@ func (r Row) name() string {
 	return r.Field + " (" + r.Variable + ")"
 }
 
-// Of is a setting whose field has type T.
+// Of is a setting whose field has type T. The compiler makes its methods for each T, so they leave to functions what does
+// not depend on it.
 type Of[T any] struct {
 	Field    string
 	Variable string
@@ -96,10 +97,10 @@ func (s Of[T]) Row() Row {
 	return r
 }
 
-// value returns the setting's field in config, a pointer to the configuration.
-func (s Of[T]) value(config any) reflect.Value {
+// fieldOf returns a field of config, a pointer to the configuration.
+func fieldOf(config any, field string) reflect.Value {
 	v := reflect.ValueOf(config).Elem()
-	for name := range strings.SplitSeq(s.Field, ".") {
+	for name := range strings.SplitSeq(field, ".") {
 		v = v.FieldByName(name)
 	}
 	return v
@@ -109,7 +110,7 @@ func (s Of[T]) read(config any) error {
 	if s.Variable == "" || s.Parse == nil {
 		return nil
 	}
-	text, err := s.text()
+	text, err := textOf(s.Variable, s.File)
 	if text == "" || err != nil {
 		return err
 	}
@@ -118,17 +119,23 @@ func (s Of[T]) read(config any) error {
 		err = errors.New(s.Allowed)
 	}
 	if _, partly := err.(Partly); err == nil || partly {
-		s.value(config).Set(reflect.ValueOf(&value).Elem())
+		fieldOf(config, s.Field).Set(reflect.ValueOf(&value).Elem())
 	}
+	if err != nil && s.Show != nil {
+		text = s.Show(value)
+	}
+	return wrong(s.Variable, text, s.Secret, err)
+}
+
+// wrong returns the error for the text of a variable, nil if err is.
+func wrong(variable, text string, secret bool, err error) error {
 	switch {
 	case err == nil:
 		return nil
-	case s.Secret:
-		return fmt.Errorf("%s: want %w", s.Variable, err)
-	case s.Show != nil:
-		return fmt.Errorf("%s=%q: want %w", s.Variable, s.Show(value), err)
+	case secret:
+		return fmt.Errorf("%s: want %w", variable, err)
 	}
-	return fmt.Errorf("%s=%q: want %w", s.Variable, text, err)
+	return fmt.Errorf("%s=%q: want %w", variable, text, err)
 }
 
 // Partly is the error of a variable whose value is used in part.
@@ -137,19 +144,19 @@ type Partly string
 // Error completes "VARIABLE=TEXT: want".
 func (p Partly) Error() string { return string(p) }
 
-// text returns what the variable, or the file that it names, holds. A variable that is set to nothing counts as not
-// set, as the OpenTelemetry specification requires.
-func (s Of[T]) text() (string, error) {
-	if !s.File {
-		return strings.TrimSpace(os.Getenv(s.Variable)), nil
+// textOf returns what a variable holds or, if file is true, the file that the variable with _FILE names. A variable that
+// is set to nothing counts as not set, as the OpenTelemetry specification requires.
+func textOf(variable string, file bool) (string, error) {
+	if !file {
+		return strings.TrimSpace(os.Getenv(variable)), nil
 	}
-	text, name := os.Getenv(s.Variable), s.Variable+fileSuffix
+	text, name := os.Getenv(variable), variable+fileSuffix
 	path := strings.TrimSpace(os.Getenv(name))
 	if path == "" {
 		return text, nil
 	}
 	if text != "" {
-		return "", fmt.Errorf("%s and %s are both set: want one of them", s.Variable, name)
+		return "", fmt.Errorf("%s and %s are both set: want one of them", variable, name)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -173,9 +180,13 @@ const fileSuffix = "_FILE"
 const maxFile = 64 << 10
 
 func (s Of[T]) merge(config, from any) {
-	v, other := s.value(config), s.value(from)
+	merge(fieldOf(config, s.Field), fieldOf(from, s.Field), s.Union)
+}
+
+// merge sets a field to another one if it is empty, or to the union of both maps. It copies maps and slices.
+func merge(v, other reflect.Value, union bool) {
 	switch {
-	case s.Union:
+	case union:
 		both := reflect.MakeMap(v.Type())
 		for _, m := range []reflect.Value{other, v} {
 			for _, k := range m.MapKeys() {
@@ -203,7 +214,7 @@ func (s Of[T]) merge(config, from any) {
 }
 
 func (s Of[T]) setDefault(config any) {
-	if v := s.value(config); empty(v) {
+	if v := fieldOf(config, s.Field); empty(v) {
 		v.Set(reflect.ValueOf(&s.Default).Elem())
 	}
 }
@@ -212,7 +223,7 @@ func (s Of[T]) check(config any) []error {
 	if s.Valid == nil {
 		return nil
 	}
-	value := s.value(config).Interface().(T)
+	value := fieldOf(config, s.Field).Interface().(T)
 	if s.Valid(value) {
 		return nil
 	}
