@@ -41,7 +41,7 @@ check: ## Check formatting, line lengths, go.mod, vet, staticcheck and the allow
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./agent && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./agent ./workload && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -82,9 +82,10 @@ test-compose: ## Run docker-compose.yml on a Docker engine, follow its links and
 	go test -tags compose -count=1 -timeout 60m -v -run TestCompose ./e2e
 
 .PHONY: test-long
-test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, instances that share a host, equal windows, the CI job
+test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, instances that share a host, equal windows, the CI job, what the workload's faults cost
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
 	go test -tags long -count=1 -timeout 10m -v -run 'Cgo|Execs|ManyParked' ./agent
+	go test -tags long -count=1 -timeout 30m -v -run TestMedians ./workload # predictions need the machine for themselves
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: pictures

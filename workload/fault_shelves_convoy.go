@@ -15,6 +15,7 @@ func (s *Service) addShelvesConvoy() {
 		Repair:   "the stock is locked only while it changes",
 		Function: "spanflame/workload.(*stock).reserveHoldingShelves",
 		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=1", PerSecond: 20},
+		Span:     "POST /api/reserve",
 	}})
 }
 

@@ -19,6 +19,7 @@ func (s *Service) addSlowPricing() {
 		Repair:   "the tariff is compiled once, when the service starts",
 		Function: "spanflame/workload.compileTariff",
 		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=3", PerSecond: 5},
+		Span:     "pricing",
 	}})
 }
 

@@ -17,9 +17,35 @@ var (
 		(*Service).addSlowPricing,
 		(*Service).addTillConvoy,
 		(*Service).addReportLock,
+		(*Service).addPoolDrain,
+		(*Service).addBusyWorkers,
+		(*Service).addStraggler,
+		(*Service).addCacheStampede,
+		(*Service).addSlowLog,
+		(*Service).addFewSlots,
+		(*Service).addBlockingRefresh,
+		(*Service).addRateLimit,
+		(*Service).addNPlusOne,
+		(*Service).addRowLock,
+		(*Service).addHiddenRetries,
+		(*Service).addNewConnections,
+		(*Service).addFsyncEach,
+		(*Service).addSlowEncoding,
+		(*Service).addBadHash,
+		(*Service).addAllCPUs,
+		(*Service).addMuchGarbage,
+		(*Service).addManyGoroutines,
+		(*Service).addSessionMap,
+		(*Service).addBlockedSenders,
+		(*Service).addForgottenTimers,
+		(*Service).addSmallSlices,
+		(*Service).addOpenBodies,
+		(*Service).addKeptClosures,
 	}
 	inventoryFaults = []func(*Service){
 		(*Service).addShelvesConvoy,
+		(*Service).addSlowPacking,
+		(*Service).addLedgerScan,
 	}
 )
 
@@ -110,6 +136,9 @@ func (s *Service) addFaults(add []func(*Service)) {
 // addFault adds a fault to those that the service lists and switches.
 func (s *Service) addFault(f *fault) *fault {
 	f.is.Service = string(s.cfg.Role)
+	if f.is.Span == "" {
+		f.is.Span = f.is.Victim.Method + " " + f.is.Victim.Route()
+	}
 	s.faults = append(s.faults, f)
 	return f
 }

@@ -103,6 +103,15 @@ func TestWrongSettingsOfFaults(t *testing.T) {
 			}
 			wrong[fmt.Sprintf("%s=%d&%s=%d", k.Name, k.Min, k.Name, k.Min)] = "is given 2 times"
 		}
+		for _, r := range []*faults.Request{&f.is.Victim, f.is.Offender} {
+			if r == nil {
+				continue
+			}
+			path := r.Route()
+			if got := s.do(t, r.Method, s.storefrontURL+path+"?much=1", nil); got.status != 400 || got.fields["parameter"] != "much" {
+				t.Errorf("%s %s with an unknown parameter: %d %s, want 400", r.Method, path, got.status, got.body)
+			}
+		}
 		for query, want := range wrong {
 			got := s.do(t, "PUT", url+"?"+query, nil)
 			if message, _ := got.fields["error"].(string); got.status != 400 || !strings.Contains(message, want) {
@@ -196,20 +205,20 @@ func TestDocumentationOfFaults(t *testing.T) {
 // document writes the section of one fault.
 func document(w io.Writer, f faults.Fault) {
 	fmt.Fprintf(w, "\n## %s, in the %s\n\n", f.Name, f.Service)
-	fmt.Fprintf(w, "Mistake: %s.\nRepair: %s.\n\n| | |\n|---|---|\n", f.Does, f.Repair)
-	fmt.Fprintf(w, "| kind | %s |\n| to blame | `%s` |\n| victim | `%s %s`, %g/s |\n", f.Kind, f.Function, f.Victim.Method, f.Victim.Path, f.Victim.PerSecond)
+	fmt.Fprintf(w, "- mistake: %s\n- repair: %s\n- kind: %s\n- to blame: `%s`\n", f.Does, f.Repair, f.Kind, f.Function)
+	fmt.Fprintf(w, "- victim: `%s %s`, %g/s\n", f.Victim.Method, f.Victim.Path, f.Victim.PerSecond)
 	if f.Offender != nil {
-		fmt.Fprintf(w, "| offender | `%s %s`, %g/s |\n", f.Offender.Method, f.Offender.Path, f.Offender.PerSecond)
+		fmt.Fprintf(w, "- offender: `%s %s`, %g/s\n", f.Offender.Method, f.Offender.Path, f.Offender.PerSecond)
 	}
 	for _, k := range f.Knobs {
-		fmt.Fprintf(w, "| knob | `%s`: %d %s, from %d to %d |\n", k.Name, k.Default, k.Unit, k.Min, k.Max)
+		fmt.Fprintf(w, "- knob: `%s`, %d %s by default, from %d to %d\n", k.Name, k.Default, k.Unit, k.Min, k.Max)
 	}
 	if f.Predicted != nil {
-		fmt.Fprintf(w, "| adds to the victim's median | %.0f ms; half of `%s` saves %.0f ms of it |\n",
+		fmt.Fprintf(w, "- adds to the victim's median: %.0f ms, of which half of `%s` saves %.0f ms\n",
 			f.Predicted.AddsMS, f.Knobs[0].Name, f.Predicted.HalvedSavesMS)
 	}
 	if f.Cap != "" {
-		fmt.Fprintf(w, "| limit | %s |\n", f.Cap)
+		fmt.Fprintf(w, "- limit: %s\n", f.Cap)
 	}
 }
 
@@ -385,12 +394,12 @@ func tryLock(mu *sync.Mutex) bool {
 // warehouse is an inventory whose warehouse answers when the test says so.
 type warehouse struct {
 	*httptest.Server
-	asked  chan string // the number of milliseconds, once for each question
-	answer chan struct{}
+	asked  chan string   // the number of milliseconds, once for each question
+	answer chan struct{} // closed to answer all
 }
 
 func newWarehouse(t *testing.T) *warehouse {
-	w := &warehouse{asked: make(chan string, 100), answer: make(chan struct{})}
+	w := &warehouse{asked: make(chan string, 1000), answer: make(chan struct{})}
 	w.Server = httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		w.asked <- r.URL.Query().Get("ms")
 		<-w.answer
@@ -399,82 +408,114 @@ func newWarehouse(t *testing.T) *warehouse {
 	return w
 }
 
-// awaitGoroutine waits until a goroutine has a stack with both functions, of which the first was called by the second.
-func awaitGoroutine(t *testing.T, inner, outer string) {
+// questions returns how often the warehouse was asked for so many milliseconds, since the last call.
+func (w *warehouse) questions() map[string]int {
+	counts := map[string]int{}
+	for len(w.asked) > 0 {
+		counts[<-w.asked]++
+	}
+	return counts
+}
+
+// awaitGoroutine waits until a goroutine has a stack with both functions, of which the second called the first,
+// directly or not. If done is closed before, the test fails.
+func awaitGoroutine(t *testing.T, inner, outer string, done <-chan struct{}) {
 	t.Helper()
 	var text bytes.Buffer
-	for t.Context().Err() == nil {
+	for {
 		text.Reset()
 		if err := pprof.Lookup("goroutine").WriteTo(&text, 2); err != nil {
 			t.Fatal(err)
 		}
 		for stack := range strings.SplitSeq(text.String(), "\n\n") {
-			if i := strings.Index(stack, inner+"("); i >= 0 && strings.Contains(stack[i:], outer+"(") {
+			if i := strings.Index(stack, "\n"+inner+"("); i >= 0 && strings.Contains(stack[i:], "\n"+outer+"(") {
 				return
 			}
 		}
-		runtime.Gosched()
+		select {
+		case <-done:
+			t.Errorf("%s did not wait in %s", outer, inner)
+			return
+		default:
+			time.Sleep(time.Millisecond) // leaves the CPU to the others
+		}
 	}
 }
 
-// held has a row for each fault whose offender keeps something while the warehouse answers.
-var held = []struct {
-	name  string
-	waits string // the function of the victim that waits, and what it calls
-	in    string
-}{
-	{"report-lock", "spanflame/workload.(*priceBook).read", "sync.(*RWMutex).RLock"},
+// holder is a fault whose offender keeps something while the warehouse answers.
+type holder struct {
+	name      string
+	questions int    // of the offender, until it holds all that it can
+	waits, in string // the function of the victim that waits, and the one that it calls for that
+}
+
+var holders = []holder{
+	{"report-lock", 1, "spanflame/workload.(*priceBook).read", "sync.(*RWMutex).RLock"},
+	{"pool-drain", 1, "spanflame/workload.(*orderStore).last", "database/sql.(*DB).conn"},
+	{"busy-workers", printerCount, "spanflame/workload.(*printers).invoiceHandler", "spanflame/workload.(*printers).have"},
+	{"cache-stampede", 1, "spanflame/workload.(*recommender).getOrWait", "sync.(*WaitGroup).Wait"},
+	{"slow-log", 1, "spanflame/workload.(*auditLog).writeUnbuffered", "io.(*pipe).write"},
+	{"few-slots", 1, "spanflame/workload.(*labels).draw", "golang.org/x/sync/semaphore.(*Weighted).Acquire"},
+	{"blocking-refresh", 1, "spanflame/workload.(*rates).read", "sync.(*Cond).Wait"},
+	{"row-lock", 1, "spanflame/workload.(*likes).add", "modernc.org/sqlite.(*conn).step"},
 }
 
 // While the warehouse answers the offender, the victim waits with the fault and does not without it.
 func TestOffendersHoldVictimsUp(t *testing.T) {
-	for _, tt := range held {
-		t.Run(tt.name, func(t *testing.T) {
-			w := newWarehouse(t)
-			s := newServices(t, Config{InventoryURL: w.URL})
-			is := s.listed(t, s.storefrontURL)[tt.name]
-			offend := func(offender *sync.WaitGroup) {
-				offender.Go(func() {
-					if got := s.do(t, is.Offender.Method, s.storefrontURL+is.Offender.Path, nil); got.status != 200 {
-						t.Errorf("%s: %d %s", is.Offender.Path, got.status, got.body)
-					}
-				})
-			}
-			suffer := func() {
-				if got := s.do(t, is.Victim.Method, s.storefrontURL+is.Victim.Path, nil); got.status != 200 {
-					t.Errorf("%s: %d %s", is.Victim.Path, got.status, got.body)
-				}
-			}
-			var offender, victim sync.WaitGroup
-			offend(&offender)
-			<-w.asked
-			suffer() // or hangs
-			w.answer <- struct{}{}
-			offender.Wait()
-
-			knob := is.Knobs[0]
-			if got := s.do(t, "PUT", fmt.Sprintf("%s/faults/%s?%s=%d", s.storefrontURL, tt.name, knob.Name, knob.Max), nil); got.status != 200 {
-				t.Fatalf("%d %s", got.status, got.body)
-			}
-			offend(&offender)
-			if ms := <-w.asked; ms != strconv.Itoa(knob.Max) {
-				t.Errorf("the warehouse is asked for %s ms, want %d", ms, knob.Max)
-			}
-			awaitGoroutine(t, "net/http.(*persistConn).roundTrip", is.Function)
-			victim.Go(suffer)
-			awaitGoroutine(t, tt.in, tt.waits)
-			w.answer <- struct{}{}
-			offender.Wait()
-			victim.Wait()
-
-			if got := s.do(t, "DELETE", s.storefrontURL+"/faults/"+tt.name, nil); got.status != 200 {
-				t.Fatalf("%d %s", got.status, got.body)
-			}
-			offend(&offender)
-			<-w.asked
-			suffer()
-			w.answer <- struct{}{}
-			offender.Wait()
-		})
+	for _, tt := range holders {
+		for _, on := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, on: %v", tt.name, on), func(t *testing.T) { tt.hold(t, on, Config{}) })
+		}
 	}
+}
+
+func TestOffendersHoldVictimsUpInPostgreSQL(t *testing.T) {
+	cfg := Config{DatabaseURL: startPostgres(t)}
+	for _, tt := range []holder{
+		{"pool-drain", 16, "spanflame/workload.(*orderStore).last", "database/sql.(*DB).conn"},
+		{"row-lock", 1, "spanflame/workload.(*likes).add", "internal/poll.(*FD).Read"},
+	} {
+		for _, on := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, on: %v", tt.name, on), func(t *testing.T) { tt.hold(t, on, cfg) })
+		}
+	}
+}
+
+// hold sends an offender and then a victim, for which the warehouse answers only when it waits, or is done.
+func (tt holder) hold(t *testing.T, on bool, cfg Config) {
+	w := newWarehouse(t)
+	cfg.InventoryURL = w.URL
+	s := newServices(t, cfg)
+	answer := sync.OnceFunc(func() { close(w.answer) })
+	defer answer() // or a test that fails would not end
+	f := s.storefrontFault(t, tt.name)
+	limit := f.is.Knobs[0].Max
+	f.switchOn(limit)
+	if !on {
+		f.repair()
+	}
+	offends := f.is.Victim
+	if f.is.Offender != nil {
+		offends = *f.is.Offender
+	}
+	var requests sync.WaitGroup
+	requests.Go(func() { s.send(t, offends) })
+	for range tt.questions {
+		if ms := <-w.asked; (ms == strconv.Itoa(limit)) != on {
+			t.Errorf("the warehouse is asked for %s ms", ms)
+		}
+	}
+	done := make(chan struct{})
+	requests.Go(func() {
+		defer close(done)
+		s.send(t, f.is.Victim)
+	})
+	if on {
+		awaitGoroutine(t, "net/http.(*persistConn).roundTrip", f.is.Function, done)
+		awaitGoroutine(t, tt.in, tt.waits, done)
+	} else {
+		<-done // or hangs
+	}
+	answer()
+	requests.Wait()
 }

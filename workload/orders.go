@@ -32,10 +32,14 @@ const (
 	insertLine  = `INSERT INTO order_lines (order_id, sku, quantity) VALUES ($1, $2, $3)`
 )
 
+// sharedConns is how many connections orderStore.shared has.
+const sharedConns = 8
+
 // orderStore stores orders in an SQL database.
 type orderStore struct {
-	db    *sql.DB
-	stats metric.Registration // of the connection pool
+	db     *sql.DB
+	shared *sql.DB             // of the same database, with more than one connection for SQLite too
+	stats  metric.Registration // of the connection pool
 }
 
 // database describes a database for orders: how to connect to it, and its particular settings.
@@ -67,20 +71,31 @@ func openOrders(ctx context.Context, cfg Config) (*orderStore, error) {
 		// Spans for statements and transactions; the pool's own housekeeping would only hide them.
 		otelsql.WithSpanOptions(otelsql.SpanOptions{OmitConnResetSession: true, OmitConnectorConnect: true, DisableErrSkip: true}),
 	}
-	db, err := otelsql.Open(d.driver, d.source, options...)
-	if err != nil {
-		return nil, fmt.Errorf("open the order database %s: %w", d.name, err)
+	pool := func(conns int) (*sql.DB, error) {
+		db, err := otelsql.Open(d.driver, d.source, options...)
+		if err != nil {
+			return nil, fmt.Errorf("open the order database %s: %w", d.name, err)
+		}
+		db.SetMaxOpenConns(conns)
+		db.SetMaxIdleConns(conns)
+		return db, nil
 	}
-	db.SetMaxOpenConns(d.maxConns)
-	db.SetMaxIdleConns(d.maxConns)
+	db, err := pool(d.maxConns)
+	if err != nil {
+		return nil, err
+	}
+	shared, err := pool(sharedConns) // connects when it is used
+	if err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
 	if err := createSchema(ctx, db, d.patience); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the order database %s: %w", d.name, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("open the order database %s: %w", d.name, err), db.Close(), shared.Close())
 	}
 	stats, err := otelsql.RegisterDBStatsMetrics(db, options...)
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("register the metrics of the order database: %w", err), db.Close())
+		return nil, errors.Join(fmt.Errorf("register the metrics of the order database: %w", err), db.Close(), shared.Close())
 	}
-	return &orderStore{db: db, stats: stats}, nil
+	return &orderStore{db: db, shared: shared, stats: stats}, nil
 }
 
 // sqliteFile returns the database for an SQLite file. It creates the directory if that is missing.
@@ -134,7 +149,7 @@ func postgres(databaseURL string) (database, error) {
 // starting, and two storefronts that start at the same time can collide in PostgreSQL's CREATE TABLE IF NOT EXISTS.
 func createSchema(ctx context.Context, db *sql.DB, patience time.Duration) error {
 	create := func() (struct{}, error) {
-		for _, statement := range []string{createOrders, createLines} {
+		for _, statement := range []string{createOrders, createLines, createReviews, fillReviews(), createLikes, fillLikes} {
 			if _, err := db.ExecContext(ctx, statement); err != nil {
 				return struct{}{}, err
 			}
@@ -181,5 +196,5 @@ func insert(ctx context.Context, tx *sql.Tx, o order) error {
 }
 
 func (s *orderStore) close() error {
-	return errors.Join(s.stats.Unregister(), s.db.Close())
+	return errors.Join(s.stats.Unregister(), s.shared.Close(), s.db.Close())
 }

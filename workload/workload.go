@@ -50,6 +50,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
 	"time"
 
 	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
@@ -204,6 +205,12 @@ type Service struct {
 	leak    *leak
 	lock    contendedLock
 	parking *parking
+
+	life    context.Context // ends when the service is closed
+	end     context.CancelFunc
+	running sync.WaitGroup // what background started
+	ending  sync.Mutex
+	ends    []func() // guarded by ending
 }
 
 var _ http.Handler = (*Service)(nil)
@@ -222,6 +229,7 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		leak:    newLeak(cfg.LeakLimitMB),
 		parking: newParking(maxParked),
 	}
+	s.life, s.end = context.WithCancel(context.WithoutCancel(ctx))
 	s.traced = otelhttp.NewHandler(http.HandlerFunc(s.observe), "",
 		otelhttp.WithTracerProvider(cfg.TracerProvider),
 		otelhttp.WithMeterProvider(cfg.MeterProvider),
@@ -237,16 +245,32 @@ func New(ctx context.Context, cfg Config) (*Service, error) {
 		s.addFaults(inventoryFaults)
 		s.handle("POST /api/reserve", newStock(s.lockConvoy).reserveHandler)
 		s.handle("GET /api/warehouse", warehouseHandler)
+		s.handle("GET /api/ratings", ratingsHandler)
 	case Storefront:
 		if err := s.openStorefront(ctx); err != nil {
+			s.end()
 			return nil, err
 		}
 		s.addFaults(storefrontFaults)
 		s.handle("GET /api/checkout", s.checkout)
 		s.handle("POST /api/checkout", s.checkout)
+		s.handle("GET /api/boxes", s.boxesHandler)
+		s.handle("GET /api/stock", s.stockHandler)
 	}
 	s.handleFaults()
 	return s, nil
+}
+
+// background runs f until the service is closed: then ctx ends, and Close waits for f.
+func (s *Service) background(f func(ctx context.Context)) {
+	s.running.Go(func() { f(s.life) })
+}
+
+// atEnd calls f when the service is closed.
+func (s *Service) atEnd(f func()) {
+	s.ending.Lock()
+	defer s.ending.Unlock()
+	s.ends = append(s.ends, f)
 }
 
 // serverName is the server's address in metrics. Without it, they would use the request's Host header, and any
@@ -343,6 +367,11 @@ func (s *Service) drain(srv *http.Server, cancelRequests context.CancelFunc) err
 func (s *Service) Close() error {
 	for _, f := range s.faults {
 		f.repair()
+	}
+	s.end()
+	s.running.Wait()
+	for _, end := range s.ends {
+		end()
 	}
 	s.parking.drain()
 	s.leak.release()

@@ -32,6 +32,7 @@ var requirements = []struct{ module, version, why string }{
 	{"go.yaml.in/yaml/v4", "v4.0.0-rc.4", "has no release that is older"},
 	{"golang.org/x/sync", "v0.24.0", "golang.org/x/exp requires it, which reads execution traces"},
 	{"golang.org/x/term", "v0.46.0", "golang.org/x/net requires it"},
+	{"golang.org/x/time", "v0.5.0", "older ones are not tried"},
 	{"gonum.org/v1/gonum", "v0.17.0", "google.golang.org/grpc requires it"},
 	{"modernc.org/sqlite", "v1.34.0", "SQLite 3.46; its known defects need statements of an attacker, and the demo's are constant"},
 }

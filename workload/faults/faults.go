@@ -35,6 +35,12 @@ type Request struct {
 	PerSecond float64 `json:"per_second"` // how many of them show the fault
 }
 
+// Route returns the path without its query.
+func (r Request) Route() string {
+	route, _, _ := strings.Cut(r.Path, "?")
+	return route
+}
+
 // Knob is how much of a fault there is, as a parameter of the request that switches it on.
 type Knob struct {
 	Name    string `json:"name"`
@@ -53,6 +59,7 @@ type Fault struct {
 	Repair   string   `json:"repair"`
 	Function string   `json:"function"`           // that is to blame, as profiles name it
 	Victim   Request  `json:"victim"`             // is slow or leaks
+	Span     string   `json:"span"`               // the name of the service's spans that the fault makes slow
 	Offender *Request `json:"offender,omitempty"` // makes the victim slow, if another request than the victim does
 	Knobs    []Knob   `json:"knobs,omitempty"`
 	Cap      string   `json:"cap,omitempty"` // what keeps the machine safe
@@ -76,7 +83,7 @@ const requestTime = 10 * time.Second
 
 // Switch is a fault of a running service.
 type Switch struct {
-	Fault Fault
+	Fault Fault // as it was found
 	url   string
 	knobs string // query
 }
@@ -109,15 +116,15 @@ func (s *Switch) On(ctx context.Context) error {
 	if s.knobs != "" {
 		address += "?" + s.knobs
 	}
-	return request(ctx, http.MethodPut, address, &s.Fault)
+	return request(ctx, http.MethodPut, address, nil)
 }
 
 // Off repairs the fault, even if ctx has ended.
 func (s *Switch) Off(ctx context.Context) error {
-	return request(context.WithoutCancel(ctx), http.MethodDelete, s.url, &s.Fault)
+	return request(context.WithoutCancel(ctx), http.MethodDelete, s.url, nil)
 }
 
-// request decodes the answer into a value. Its connection is not kept.
+// request decodes the answer into a value, unless that is nil. Its connection is not kept.
 func request(ctx context.Context, method, address string, answer any) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
@@ -141,6 +148,9 @@ func request(ctx context.Context, method, address string, answer any) (err error
 			return errors.New(refusal.Error)
 		}
 		return fmt.Errorf("%s %s: status %d: %.500q", method, address, resp.StatusCode, body)
+	}
+	if answer == nil {
+		return nil
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
 		return fmt.Errorf("%s %s: %w: %.500q", method, address, err, body)
