@@ -21,7 +21,8 @@ func newDemoCommand() *cobra.Command {
 		Use:   "demo",
 		Short: "Run the workload under load, and open its slowest trace onto the flame graph",
 		Long: `Run both services of the workload under load, first with two faults in the storefront and then with their
-repairs. Print the slowest trace with its diagnosis and its link, the leak, and a comparison of both halves. Serve
+repairs. With --faults, other faults are chosen, and the requests that show them are added to the load; GET /faults of
+a service lists them, and so does docs/faults.md. Print the slowest trace with its diagnosis and its link, the leak, and a comparison of both halves. Serve
 the pages until Ctrl-C. The first link is printed as soon as there is a slow trace.
 
 Traces and profiles are saved in the demo's directory: neither a server nor Docker is needed. With --backend=stack
@@ -51,7 +52,8 @@ rest of their settings (OTEL_*, PYROSCOPE_*) from the environment.`,
 	flags.StringVar(&o.Dir, "dir", "data/demo", "directory for everything the demo writes; data of the last run is removed")
 	flags.StringVar(&backend, "backend", "", "where traces and profiles go: local, stack or servers")
 	flags.StringVar(&o.Listen, "listen", "", "address of the pages (default 127.0.0.1:7070, or a free port if that is in use)")
-	flags.Float64Var(&o.Rate, "rate", 30, "requests per second")
+	flags.StringSliceVar(&o.Faults, "faults", demo.DefaultFaults, "names of the faults to switch on")
+	flags.Float64Var(&o.Rate, "rate", 30, "requests per second, without those that --faults adds")
 	flags.DurationVar(&o.Duration, "duration", 28*time.Second, "duration of the load: half with the faults, half with their repairs")
 	flags.BoolVar(&o.Exit, "exit", false, "end after the summary instead of serving the pages until Ctrl-C")
 	return cmd

@@ -27,7 +27,8 @@ type Options struct {
 	Backend  Backend       // default Remote if the environment names both servers, else Local
 	Environ  []string      // the environment, as NAME=value, for Remote
 	Listen   string        // address of the pages; default 127.0.0.1:7070, or a free port if that is in use
-	Rate     float64       // requests per second
+	Faults   []string      // names of the faults to switch on, as for faults.Find; default DefaultFaults
+	Rate     float64       // requests per second, without those that the faults need
 	Duration time.Duration // of the load: half with the faults, half repaired
 	Exit     bool          // end after the summary, not when ctx ends
 
@@ -61,6 +62,9 @@ func Run(ctx context.Context, o Options) error {
 	if o.Duration < 4*window {
 		return fmt.Errorf("duration %v: must be %v or more, so that there are profiles of both halves", o.Duration, 4*window)
 	}
+	if len(o.Faults) == 0 {
+		o.Faults = DefaultFaults
+	}
 	d := &demo{Options: o, console: console{out: o.Out, progress: o.Progress, terminal: o.Terminal}}
 	err := d.run(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -76,6 +80,7 @@ type demo struct {
 	backend  *backend
 	pages    string // URL
 	workload *processes.Workload
+	faults   []fault
 
 	ends []func(context.Context) error // cleanup functions, in the order of the steps that they undo
 }
@@ -95,6 +100,9 @@ func (d *demo) run(ctx context.Context) error {
 		return errors.Join(err, ln.Close())
 	}
 	if err := d.startWorkload(ctx); err != nil {
+		return err
+	}
+	if err := d.findFaults(ctx); err != nil {
 		return err
 	}
 	phases, err := d.load(ctx)
@@ -205,7 +213,7 @@ func (d *demo) load(ctx context.Context) (p phases, err error) {
 	if err := d.switchFaults(ctx, true); err != nil {
 		return p, err
 	}
-	if p.faulty, err = d.drive(ctx, "with faults in the storefront ("+faultNames()+")"); err != nil {
+	if p.faulty, err = d.drive(ctx, "with faults ("+d.faultNames()+")"); err != nil {
 		return p, err
 	}
 	if l, err := d.backend.leak(ctx, begun, time.Now()); err == nil { // otherwise the summary reports the error
@@ -220,14 +228,14 @@ func (d *demo) load(ctx context.Context) (p phases, err error) {
 
 // drive sends the load of one phase.
 func (d *demo) drive(ctx context.Context, title string) (phase, error) {
-	m, err := load.ParseMix(mix)
+	m, rate, err := d.mixAndRate()
 	if err != nil {
 		return phase{}, err
 	}
-	d.console.progressf("%s; %.0f requests/s for %v", title, d.Rate, d.Duration/2)
+	d.console.progressf("%s; %.0f requests/s for %v", title, rate, d.Duration/2)
 	p := phase{begun: time.Now()}
 	p.report, err = load.Run(ctx, load.Config{
-		Target: d.workload.Storefront.URL, Rate: d.Rate, Duration: d.Duration / 2, Mix: m,
+		Target: d.workload.Storefront.URL, Rate: rate, Duration: d.Duration / 2, Mix: m,
 		Concurrency: concurrency, Progress: d.console.load, Interval: d.console.interval(),
 	})
 	p.ended = time.Now()

@@ -171,6 +171,29 @@ func TestExit(t *testing.T) {
 	gone(t, &s)
 }
 
+// TestChosenFaults checks that the demo shows the faults that were chosen, with the requests that they need: a wait for
+// another request, and a leak, which takes the place of the demo's own.
+func TestChosenFaults(t *testing.T) {
+	var s screen
+	o := options(t, &s)
+	o.Exit = true
+	o.Faults = []string{"report-lock?report_ms=400", "session-map?session_kb=1024", "inventory/slow-packing"}
+	if err := Run(t.Context(), o); err != nil {
+		t.Fatalf("Run: %v\n%s", err, &s)
+	}
+	for _, want := range []string{
+		`with faults \(report-lock in the storefront, session-map in the storefront, slow-packing in the inventory\); 69 requests/s`,
+		`The leak\n  workload\.newSession holds \d+ MiB more`,
+		`GET /api/prices, median +\d+ ms +\d+ ms`,
+		`in slow requests, in workload\.\(\*priceBook\)\.reportHoldingLock +\d+\.\d+ s/s +none`,
+		`on the CPU in workload\.packEveryWay +\d+\.\d+ s/s +none`,
+		`slow-packing: all spans POST /api/pack of the inventory`,
+	} {
+		s.await(t, want, closed)
+	}
+	gone(t, &s)
+}
+
 // TestInterrupted checks the first link during the load, and Ctrl-C after it. While the demo runs, no other demo
 // can use its directory.
 func TestInterrupted(t *testing.T) {
@@ -249,6 +272,7 @@ func TestWrongOptions(t *testing.T) {
 		`Tempo's address "ftp://nowhere"`: func(o *Options) {
 			o.Environ = append(remote("ftp://nowhere"), "OTEL_EXPORTER_OTLP_ENDPOINT=http://127.0.0.1:1")
 		},
+		`fault "tea": must be one of inventory/`:       func(o *Options) { o.Faults = []string{"tea"} },
 		"rate -1: must be above 0":                     func(o *Options) { o.Rate = -1 },
 		filepath.Join("none", "spanflame") + ": no su": func(o *Options) { o.Binary = filepath.Join(o.Dir, "none", "spanflame") },
 	} {

@@ -99,9 +99,9 @@ func (b *backend) profile(ctx context.Context, s source.Selection) (*profile.Pro
 	return p, err
 }
 
-// spent returns how much time the fault took in the storefront between two times, or 0 if no profile contains it.
+// spent returns how much time the fault took in its service between two times, or 0 if no profile contains it.
 func (b *backend) spent(ctx context.Context, f fault, from, to time.Time) (time.Duration, error) {
-	p, err := b.profile(ctx, source.Selection{Service: storefront, Type: f.profile, From: from, To: to})
+	p, err := b.profile(ctx, source.Selection{Service: f.Fault.Service, Type: f.profile, From: from, To: to})
 	if errors.Is(err, profiles.ErrNone) {
 		return 0, nil
 	}
@@ -110,10 +110,10 @@ func (b *backend) spent(ctx context.Context, f fault, from, to time.Time) (time.
 	}
 	value := profiles.SampleIndex(p, f.sample)
 	if value < 0 {
-		return 0, fmt.Errorf("a %s profile of the %s has no %s", f.profile, storefront, f.sample)
+		return 0, fmt.Errorf("a %s profile of the %s has no %s", f.profile, f.Fault.Service, f.sample)
 	}
 	return time.Duration(profiles.Total(p, value, func(s *profile.Sample) bool {
-		return profiles.Calls(s, f.function) && (f.within == "" || profiles.Calls(s, f.within))
+		return profiles.Calls(s, f.Fault.Function) && (f.within == "" || profiles.Calls(s, f.within))
 	})), nil
 }
 

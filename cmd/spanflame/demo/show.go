@@ -10,16 +10,17 @@ import (
 
 	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
+	"spanflame/workload/faults"
 	"spanflame/workload/load"
 )
 
-// showFirst shows the first slow trace as soon as there is one. It chooses a checkout, since a request like
-// /load/sleep is slow by design. It ignores errors, which the summary will report.
+// showFirst shows the first slow trace as soon as there is one. It chooses a request that a fault makes slow, since one
+// like /load/sleep is slow by design. It ignores errors, which the summary will report.
 func (d *demo) showFirst(ctx context.Context, begun time.Time) {
 	tick := time.NewTicker(pollTime)
 	defer tick.Stop()
 	for {
-		t, err := d.backend.slowest(ctx, "/api/checkout", begun, time.Now())
+		t, err := d.backend.slowest(ctx, d.victim(), begun, time.Now())
 		if err == nil {
 			d.console.findf("\nA slow trace, and where its time went:\n%s", d.describe(t))
 			return
@@ -46,7 +47,11 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 	}
 	d.console.findf("\nThe slowest trace\n%s", d.describe(t))
 
-	l, err := eventually(ctx, func() (leak, error) { return d.backend.leak(ctx, begun, ended) })
+	leaked := ended
+	if d.leaks() { // and frees what it held, when it is repaired
+		leaked = p.faulty.ended
+	}
+	l, err := eventually(ctx, func() (leak, error) { return d.backend.leak(ctx, begun, leaked) })
 	if err != nil {
 		return err
 	}
@@ -59,10 +64,11 @@ func (d *demo) summarise(ctx context.Context, p phases) error {
 	}
 	d.console.findf("Before and after the repair\n%s", rows)
 
-	// The slowest traces all wait for the lock; the other fault shows in the spans of one name.
+	// The slowest traces are those of one fault; the others show in the spans of one name.
 	var pages strings.Builder
-	for _, f := range faults {
-		fmt.Fprintf(&pages, "  %s: all spans %s of the %s\n  %s\n", f.name, f.span, storefront, d.pages+viewer.NamePath(storefront, f.span))
+	for _, f := range d.faults {
+		fmt.Fprintf(&pages, "  %s: all spans %s of the %s\n  %s\n", f.Fault.Name, f.Fault.Span, f.Fault.Service,
+			d.pages+viewer.NamePath(f.Fault.Service, f.Fault.Span))
 	}
 	d.console.findf("Each fault in the spans of one name\n%s", &pages)
 
@@ -83,13 +89,24 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 	table := tabwriter.NewWriter(&text, 0, 0, 3, ' ', 0)
 	row := func(what string, before, after any) { fmt.Fprintf(table, "  %s\t%v\t%v\n", what, before, after) }
 	row("the storefront", "before", "after")
-	before, after := endpoint(p.faulty.report), endpoint(p.repaired.report)
-	request := before.Method + " " + before.Path
-	row(request+", median", milliseconds(before.P50), milliseconds(after.P50))
-	row(request+", 99th percentile", milliseconds(before.P99), milliseconds(after.P99))
+	shown := []string{"single"} // the small checkouts, which are most of the load
+	for _, f := range d.faults {
+		if f.Fault.Kind != faults.Leak && f.Fault.Victim.Route() != checkout {
+			shown = append(shown, f.Fault.Name+" victim")
+		}
+	}
+	for _, name := range shown {
+		before, after := endpoint(p.faulty.report, name), endpoint(p.repaired.report, name)
+		request := before.Method + " " + before.Path
+		row(request+", median", milliseconds(before.P50), milliseconds(after.P50))
+		row(request+", 99th percentile", milliseconds(before.P99), milliseconds(after.P99))
+	}
 	row("requests that failed", p.faulty.report.Failed, p.repaired.report.Failed)
 	row(fmt.Sprintf("requests shed because %d were in flight", concurrency), p.faulty.report.Shed, p.repaired.report.Shed)
-	for _, f := range faults {
+	for _, f := range d.faults {
+		if f.sample == "" {
+			continue
+		}
 		// A window that spans both phases belongs to the first one.
 		wrong, err := d.backend.spent(ctx, f, p.faulty.begun, p.faulty.ended)
 		if err != nil {
@@ -99,7 +116,7 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 		if err != nil {
 			return "", err
 		}
-		row(f.shows+" "+wallprofile.Short(f.function), perSecond(wrong, p.faulty.length()), perSecond(right, p.repaired.length()-window))
+		row(f.shows+" "+wallprofile.Short(f.Fault.Function), perSecond(wrong, p.faulty.length()), perSecond(right, p.repaired.length()-window))
 	}
 	if err := table.Flush(); err != nil {
 		return "", err
@@ -107,10 +124,10 @@ func (d *demo) compare(ctx context.Context, p phases) (string, error) {
 	return text.String(), nil
 }
 
-// endpoint returns the report of the small checkouts, which are most of the load.
-func endpoint(r load.Report) load.EndpointReport {
+// endpoint returns the report of one kind of request.
+func endpoint(r load.Report, name string) load.EndpointReport {
 	for _, e := range r.Endpoints {
-		if e.Name == "single" {
+		if e.Name == name {
 			return e
 		}
 	}
