@@ -19,8 +19,8 @@ import (
 func Diagnose(p *profile.Profile, spanName string, duration time.Duration) string {
 	times := make(map[wallprofile.Place]int64)
 	for _, s := range p.Sample {
-		if at, own := placeOf(s); own && len(s.Value) > 0 {
-			times[at.at] += s.Value[0]
+		if at, own := WhereOf(s); own && len(s.Value) > 0 {
+			times[at.At] += s.Value[0]
 		}
 	}
 	if len(times) == 0 {
@@ -30,9 +30,9 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	causes, whose := make(map[wallprofile.Place]int64), make(map[string]int64)
 	followed := int64(0)
 	for _, s := range p.Sample {
-		if at, own := placeOf(s); own && at.at == top && at.who != "" && len(s.Value) > 0 {
-			causes[at.cause] += s.Value[0]
-			whose[at.who] += s.Value[0]
+		if at, own := WhereOf(s); own && at.At == top && at.Who != "" && len(s.Value) > 0 {
+			causes[at.Cause] += s.Value[0]
+			whose[at.Who] += s.Value[0]
 			followed += s.Value[0]
 		}
 	}
@@ -56,44 +56,49 @@ func largest(times map[wallprofile.Place]int64) wallprofile.Place {
 	})
 }
 
-// placed is where a sample's time was spent.
-type placed struct {
-	at    wallprofile.Place
-	cause wallprofile.Place // where whoever was waited for spent it; empty for none
-	who   string            // the frame that says who it was
+// Where is where a sample's time was spent.
+type Where struct {
+	Span  string // the name of the innermost span that the goroutine was in, empty for none
+	At    wallprofile.Place
+	Cause wallprofile.Place // where whoever was waited for spent it; empty for none
+	Who   string            // the frame that says who it was
 }
 
-// placeOf returns where a sample was, and whether its time is the span's own rather than that of other goroutines.
-func placeOf(s *profile.Sample) (p placed, own bool) {
+// WhereOf returns where a sample of a wall-clock profile was, and whether its time is the span's own rather than that of
+// other goroutines.
+func WhereOf(s *profile.Sample) (w Where, own bool) {
 	var frames []*profile.Function
 	for _, l := range s.Location {
 		for _, line := range l.Line {
 			switch f := line.Function; {
 			case f == nil:
 			case f.Name == wallprofile.Others:
-				return placed{}, false
+				return Where{}, false
 			default:
+				if name, ok := strings.CutPrefix(f.Name, wallprofile.SpanPrefix); ok && w.Span == "" {
+					w.Span = name
+				}
 				frames = append(frames, f)
 			}
 		}
 	}
 	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Name })
 	waiter, leaf := split(frames[causes:])
-	p.at = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf, For: wallprofile.WaitedFor(leaf, waiter)}
+	w.At = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf, For: wallprofile.WaitedFor(leaf, waiter)}
 	for rest := frames[:causes]; len(rest) > 0; { // from the innermost goroutine outwards
 		i := slices.IndexFunc(rest, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) && !wallprofile.IsWaitedFor(f.Name) })
 		if i < 0 {
 			break
 		}
-		if stack, leaf := split(rest[:i]); p.cause == (wallprofile.Place{}) {
-			if p.cause = wallprofile.CausePlace(leaf, stack, p.at.Function); i == 0 {
-				p.cause.Leaf = rest[0].Name // why it is not followed
+		if stack, leaf := split(rest[:i]); w.Cause == (wallprofile.Place{}) {
+			if w.Cause = wallprofile.CausePlace(leaf, stack, w.At.Function); i == 0 {
+				w.Cause.Leaf = rest[0].Name // why it is not followed
 			}
 		}
-		p.who = rest[i].Name
+		w.Who = rest[i].Name
 		rest = rest[i+1:]
 	}
-	return p, true
+	return w, true
 }
 
 // split takes the state off a stack of functions, which is given from the innermost outwards.

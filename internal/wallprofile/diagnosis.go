@@ -14,7 +14,8 @@ type Place struct {
 	For            string // what it waited for, as WaitedFor returns it
 }
 
-func (p Place) phrase() string {
+// Phrase returns how a diagnosis puts the state of the place.
+func (p Place) Phrase() string {
 	if p.For != "" {
 		return "waiting for " + p.For
 	}
@@ -49,7 +50,7 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 	if duration > 0 {
 		percent = 100 * float64(took) / float64(duration)
 	}
-	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(duration), span, milliseconds(took), percent, most.phrase())
+	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(duration), span, milliseconds(took), percent, most.Phrase())
 	if most.Function != "" {
 		s += " in " + Short(most.Function)
 	}
@@ -61,7 +62,7 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 	}
 	s += ": " + milliseconds(cause.Took) + " of it "
 	if cause.Most.Leaf != Syscall.Leaf() || cause.Most.Function == "" || cause.Most.For != "" {
-		s += cause.Most.phrase()
+		s += cause.Most.Phrase()
 		if cause.Most.Function == "" {
 			return s
 		}

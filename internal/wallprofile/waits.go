@@ -24,17 +24,30 @@ var waits = []struct {
 	{"the database to commit", false, true, []string{"database/sql.(*Tx).Commit"}},
 	{"the database's answer", false, true, []string{"database/sql.ctxDriver", "database/sql.(*Rows).", "database/sql.(*Tx).Rollback"}},
 	{"the database's answer", false, false, []string{"github.com/jackc/pgx/v5"}},
-	{"the answer of a gRPC call", false, false, []string{"google.golang.org/grpc.(*ClientConn).Invoke", "google.golang.org/grpc.invoke"}},
-	{"a message of a gRPC stream", false, false, []string{"google.golang.org/grpc.newClientStream", "google.golang.org/grpc.(*clientStream).",
+	{grpcAnswer, false, false, []string{"google.golang.org/grpc.(*ClientConn).Invoke", "google.golang.org/grpc.invoke"}},
+	{grpcMessage, false, false, []string{"google.golang.org/grpc.newClientStream", "google.golang.org/grpc.(*clientStream).",
 		"google.golang.org/grpc.(*serverStream)."}},
-	{"the body of an HTTP answer", false, false, []string{"net/http.(*bodyEOFSignal).Read", "net/http.(*http2transportResponseBody).Read",
+	{httpBody, false, false, []string{"net/http.(*bodyEOFSignal).Read", "net/http.(*http2transportResponseBody).Read",
 		"net/http.http2transportResponseBody.Read"}},
 	{"a connection for an HTTP call", false, false, []string{"net/http.(*Transport).getConn"}},
-	{"the answer of an HTTP call", false, false, []string{"net/http.(*persistConn).roundTrip", "net/http.(*http2ClientConn).", "net/http.(*http2clientStream)."}},
+	{httpAnswer, false, false, []string{"net/http.(*persistConn).roundTrip", "net/http.(*http2ClientConn).", "net/http.(*http2clientStream)."}},
 	{"the body of the request", false, false, []string{"net/http.(*body).Read", "net/http.(*http2requestBody).Read"}},
 	{"a slow client to take the answer", false, false, []string{"net/http.(*response).", "net/http.checkConnErrorWriter.Write", "net/http.(*chunkWriter).",
 		"net/http.(*http2responseWriter)."}},
 	{"a line of the log to be written", true, false, []string{"log.(*Logger).", "log/slog.(*Logger).", "log/slog.(*commonHandler).", "log/slog.(*handleState)."}},
+}
+
+// What the clients of other services wait for.
+const (
+	httpAnswer  = "the answer of an HTTP call"
+	httpBody    = "the body of an HTTP answer"
+	grpcAnswer  = "the answer of a gRPC call"
+	grpcMessage = "a message of a gRPC stream"
+)
+
+// IsAnswer reports whether what a goroutine waits for comes from another service.
+func IsAnswer(what string) bool {
+	return what == httpAnswer || what == httpBody || what == grpcAnswer || what == grpcMessage
 }
 
 // callees are modules whose functions work on behalf of their callers as those of the standard library do, as far as what

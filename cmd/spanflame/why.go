@@ -1,0 +1,130 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/pprof/profile"
+	"github.com/spf13/cobra"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+	"spanflame/profiles"
+	"spanflame/profiles/why"
+	"spanflame/viewer/source"
+)
+
+// tried is how many of the slowest traces are tried until one has a profile.
+const tried = 20
+
+type whyOptions struct {
+	viewOptions
+	service, name, format string
+	last                  time.Duration
+}
+
+func newWhyCommand() *cobra.Command {
+	var o whyOptions
+	cmd := withExitCodes(&cobra.Command{
+		Use:   "why [TRACE_ID]",
+		Short: "Say why a trace took so long, in a dozen lines",
+		Long: `Explain a trace, by default the slowest one: the parts of its time, each with the service, the function and what it
+did or waited for, and below a wait, who caused it and what that one did meanwhile. Where the request waited for the
+answer of another service, the parts are those of the span that answered. The parts sum to the request's duration.
+
+Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
+from servers with --tempo and --pyroscope.
+
+Exits with 0 if the trace is explained, and 2 if the command line cannot be used, or if the trace is not found or has no
+wall-clock profile.`,
+		Example: `  spanflame why
+  spanflame why --service storefront --last 1h --format json
+  spanflame why 9f0d3eb35ab64dea36f0400e3838309e --dir data/demo/saved`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id := ""
+			if len(args) == 1 {
+				id = args[0]
+			}
+			return unusable(o.run(cmd.Context(), id, cmd.OutOrStdout()))
+		},
+	}, argCount("at most one TRACE_ID", 0, 1))
+	flags := cmd.Flags()
+	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
+	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
+	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	flags.StringVar(&o.service, "service", "", "service whose slowest trace to explain")
+	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
+	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the latest hour of servers)")
+	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
+	return cmd
+}
+
+func (o whyOptions) run(ctx context.Context, id string, stdout io.Writer) (err error) {
+	write, err := byFormat(o.format, map[string]func(*why.Report, io.Writer) error{
+		"text": (*why.Report).WriteText, "json": (*why.Report).WriteJSON,
+	})
+	if err != nil {
+		return err
+	}
+	from, err := openSource(ctx, o.viewOptions)
+	if err != nil {
+		return err
+	}
+	if closer, ok := from.(io.Closer); ok {
+		defer func() { err = errors.Join(err, closer.Close()) }()
+	}
+	report, err := o.explain(ctx, from, id)
+	if err != nil {
+		return err
+	}
+	return write(report, stdout)
+}
+
+// explain explains the trace, or the slowest one that has a profile.
+func (o whyOptions) explain(ctx context.Context, from source.Source, id string) (*why.Report, error) {
+	ids := []string{id}
+	if id == "" {
+		f := source.Filter{Service: o.service, Name: o.name, Limit: tried}
+		if o.last > 0 {
+			f.To = time.Now()
+			f.From = f.To.Add(-o.last)
+		}
+		found, err := from.Search(ctx, f)
+		if err != nil {
+			return nil, err
+		}
+		if ids = nil; len(found.Traces) == 0 {
+			return nil, errors.New("no trace is found: wait for a slow request, or change --service, --name or --last")
+		}
+		for _, t := range found.Traces {
+			ids = append(ids, t.TraceID)
+		}
+	}
+	for _, id := range ids {
+		spans, err := from.Trace(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		if len(spans) == 0 {
+			return nil, fmt.Errorf("trace %q is not found: want the 32 hexadecimal digits of a trace that was saved or sent", id)
+		}
+		of, ok := why.Main(spans, source.Marked)
+		if !ok {
+			continue
+		}
+		report, err := why.Explain(spans, of, func(s traces.Span) (*profile.Profile, error) {
+			p, err := from.Profile(ctx, source.OfSpan(s, record.Wall))
+			if err == nil && len(p.Sample) == 0 {
+				err = profiles.ErrNone
+			}
+			return p, err
+		})
+		if !errors.Is(err, profiles.ErrNone) {
+			return report, err
+		}
+	}
+	return nil, fmt.Errorf("no span of trace %s has a wall-clock profile: it was faster than SPANFLAME_SLOW_SPAN, or it was not captured", ids[0])
+}

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
+)
+
+// saveTrace saves a trace of one span of a second, and its profile: it waited for another request.
+func saveTrace(t *testing.T, dir string, profiled bool) (traceID string) {
+	t.Helper()
+	traceID = strings.Repeat("ab", 16)
+	spanID := strings.Repeat("cd", 8)
+	start := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	line := fmt.Sprintf(`{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}}]},"scopeSpans":[{"spans":[
+		{"traceId":%q,"spanId":%q,"name":"GET /cart","kind":2,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",
+		"attributes":[{"key":%q,"value":{"stringValue":%q}}]}]}]}]}`, traceID, spanID, start.UnixNano(), start.Add(time.Second).UnixNano(),
+		wallprofile.ProfileIDAttribute, spanID)
+	write := func(path string, b []byte) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(filepath.Join(dir, "traces", record.DirName("shop"), "1.jsonl"), []byte(strings.ReplaceAll(line, "\n", " ")+"\n"))
+	if !profiled {
+		return traceID
+	}
+	wall := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
+	p := &profile.Profile{SampleType: []*profile.ValueType{wall}, PeriodType: wall, TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second)}
+	sample := &profile.Sample{Value: []int64{int64(time.Second)}, Label: map[string][]string{wallprofile.SpanID: {spanID}}}
+	for i, f := range []string{
+		wallprofile.Syscall.Leaf(), "main.audit", wallprofile.CauseFrame(wallprofile.HeldBy, wallprofile.OtherRequest, "POST /audit"),
+		wallprofile.WaitMutex.Leaf(), "sync.(*Mutex).Lock", "main.cart", wallprofile.SpanPrefix + "GET /cart",
+	} {
+		fn := &profile.Function{ID: uint64(i + 1), Name: f}
+		l := &profile.Location{ID: fn.ID, Line: []profile.Line{{Function: fn}}}
+		p.Function, p.Location, sample.Location = append(p.Function, fn), append(p.Location, l), append(sample.Location, l)
+	}
+	p.Sample = []*profile.Sample{sample}
+	m := record.Meta{Service: "shop", Type: record.Wall, Start: start, End: start.Add(time.Second),
+		Labels: map[string]string{wallprofile.SpanScope: wallprofile.ScopeRoot}}
+	var b, file bytes.Buffer
+	if err := errors.Join(p.Write(&b), record.Encode(&file, record.Record{Meta: m, Profile: b.Bytes()})); err != nil {
+		t.Fatal(err)
+	}
+	write(filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath())), file.Bytes())
+	return traceID
+}
+
+func TestWhy(t *testing.T) {
+	dir, bare := t.TempDir(), t.TempDir()
+	id := saveTrace(t, dir, true)
+	saveTrace(t, bare, false)
+	for _, args := range [][]string{{"why", "--dir", dir}, {"why", id, "--dir", dir}} {
+		stdout, _, err := execute(t, args...)
+		for _, want := range []string{
+			"1000 ms GET /cart: 1000 ms (100 %) waiting for a mutex in main.cart, held by: POST /audit, another request: 1000 ms of it in main.audit",
+			"100 %  shop, GET /cart: waiting for a mutex in main.cart", "1000 ms  held by: POST /audit, another request: in a system call in main.audit",
+		} {
+			if err != nil || !strings.Contains(stdout, want) {
+				t.Errorf("%q: %v, want %q in\n%s", args, err, want, stdout)
+			}
+		}
+	}
+	stdout, _, err := execute(t, "why", "--dir", dir, "--format", "json")
+	var r struct {
+		TraceID string `json:"trace_id"`
+		Parts   []struct {
+			Causes []struct{ Who, Function, State string }
+		}
+	}
+	if err := errors.Join(err, json.Unmarshal([]byte(stdout), &r)); err != nil || r.TraceID != id || r.Parts[0].Causes[0].Function != "main.audit" {
+		t.Errorf("%v: %s", err, stdout)
+	}
+	for want, args := range map[string][]string{
+		"is not found": {strings.Repeat("0", 32), "--dir", dir}, "no trace is found": {"--service", "other", "--dir", dir},
+		"has a wall-clock profile": {"--dir", bare}, "--format": {"--format", "xml"}, "want at most one": {"a", "b"}, "directory not found": {"--dir", dir + "/none"},
+	} {
+		if _, _, err := execute(t, append([]string{"why"}, args...)...); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v, want code %d and %q", args, err, codeUse, want)
+		}
+	}
+}

@@ -1,0 +1,173 @@
+package why_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/traces"
+	"spanflame/profiles"
+	"spanflame/profiles/why"
+)
+
+// stack is functions, outermost first and joined by semicolons, and milliseconds.
+type stack struct {
+	functions string
+	ms        int64
+}
+
+// shop is a trace of three services: the storefront calls the inventory, and that the warehouse.
+type shop struct {
+	spans  []traces.Span
+	stacks map[string][]stack // by span
+}
+
+func newShop() *shop {
+	at := time.Unix(1_700_000_000, 0)
+	span := func(id, parent, service, kind, name string, ms int) traces.Span {
+		return traces.Span{TraceID: strings.Repeat("a", 32), ID: id, ParentID: parent, Service: service, Kind: kind, Name: name,
+			Start: at, End: at.Add(time.Duration(ms) * time.Millisecond)}
+	}
+	const answer = "net/http.(*persistConn).roundTrip;[waiting: select];[for: the answer of an HTTP call]"
+	return &shop{
+		spans: []traces.Span{
+			span("1", "", "storefront", "server", "POST /checkout", 1000),
+			span("2", "1", "storefront", "client", "HTTP POST", 640),
+			span("3", "2", "inventory", "server", "POST /reserve", 600),
+			span("4", "3", "inventory", "client", "HTTP GET", 300),
+			span("5", "4", "warehouse", "server", "GET /stock", 250),
+		},
+		stacks: map[string][]stack{
+			"1": {
+				{"span: POST /checkout;main.price", 100},
+				{"span: POST /checkout;main.settle;sync.(*Mutex).Lock;[waiting: mutex];[held by: POST /audit, another request];main.audit;[waiting: sleep]", 250},
+				{"span: POST /checkout;main.settle;sync.(*Mutex).Lock;[waiting: mutex];[held by: POST /audit, another request];main.audit", 10},
+				{"span: POST /checkout;span: HTTP POST;main.ask;" + answer, 640},
+				{"span: POST /checkout;[other goroutines working for this span];main.prefetch", 5000},
+			},
+			"3": {
+				{"span: POST /reserve;main.reserve;[syscall]", 300},
+				{"span: POST /reserve;span: HTTP GET;main.stock;" + answer, 300},
+			},
+		},
+	}
+}
+
+func (s *shop) read(of traces.Span) (*profile.Profile, error) {
+	stacks, ok := s.stacks[of.ID]
+	if !ok {
+		return nil, fmt.Errorf("span %s: %w", of.ID, profiles.ErrNone)
+	}
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}}}
+	for _, st := range stacks {
+		sample := &profile.Sample{Value: []int64{st.ms * 1e6}}
+		for _, f := range slices.Backward(strings.Split(st.functions, ";")) {
+			sample.Location = append(sample.Location, &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: f}}}})
+		}
+		p.Sample = append(p.Sample, sample)
+	}
+	return p, nil
+}
+
+// TestExplain stitches the spans of three services by their parents, of which the last has no profile.
+func TestExplain(t *testing.T) {
+	s := newShop()
+	r, err := why.Explain(s.spans, s.spans[0], s.read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sum := why.Millis(0)
+	var got []string
+	for _, p := range r.Parts {
+		sum += p.Took
+		got = append(got, fmt.Sprintf("%d %s %s: %s %s", time.Duration(p.Took).Milliseconds(), p.Service, p.Request, p.Function, p.State))
+	}
+	want := []string{
+		"300 inventory POST /reserve: main.reserve syscall",
+		"260 storefront POST /checkout: main.settle waiting: mutex",
+		"250 warehouse GET /stock: no profile",
+		"100 storefront POST /checkout: main.price running",
+		"50 warehouse GET /stock: the network, or the queue before GET /stock",
+		"40 inventory POST /reserve: the network, or the queue before POST /reserve",
+	}
+	for i := range got {
+		got[i] = strings.ReplaceAll(got[i], ":  ", ": ")
+	}
+	if !slices.Equal(got, want) || sum != why.Millis(time.Second) {
+		t.Errorf("%v in all:\n%s\nwant\n%s", time.Duration(sum), strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
+	if c := r.Parts[1].Causes; len(c) != 2 || c[0].Who != "held by: POST /audit, another request" || c[0].Function != "main.audit" ||
+		c[0].Took != why.Millis(250*time.Millisecond) {
+		t.Errorf("the causes are %+v", c)
+	}
+	if len(r.Missing) != 1 || r.Missing[0] != "GET /stock of warehouse, 250ms, has no wall-clock profile." {
+		t.Errorf("missing: %q", r.Missing)
+	}
+
+	var text, data bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		"300 ms    30 %  inventory, POST /reserve: in a system call in main.reserve\n",
+		"250 ms  held by: POST /audit, another request: sleeping in main.audit\n",
+		"Without the first part it would have taken 700 ms.\n",
+	} {
+		if !strings.Contains(text.String(), line) {
+			t.Errorf("%q is not in\n%s", line, &text)
+		}
+	}
+	if err := r.WriteJSON(&data); err != nil {
+		t.Fatal(err)
+	}
+	var back struct {
+		Took  float64 `json:"duration_ms"`
+		Parts []struct {
+			Ms    float64 `json:"ms"`
+			State string  `json:"state"`
+		} `json:"parts"`
+	}
+	if err := json.Unmarshal(data.Bytes(), &back); err != nil || back.Took != 1000 || len(back.Parts) != 6 || back.Parts[0].Ms != 300 ||
+		back.Parts[0].State != "syscall" {
+		t.Errorf("%v: %s", err, &data)
+	}
+}
+
+// Answers that overlap share the time that was waited for them, and a server that took longer than its client waited is cut.
+func TestAnswersFitTheWait(t *testing.T) {
+	s := newShop()
+	longer := s.spans[2]
+	longer.ID = "6"
+	s.spans = append(s.spans, longer) // a retry
+	s.stacks["6"] = []stack{{"span: POST /reserve;main.again", 600}}
+	r, err := why.Explain(s.spans, s.spans[0], s.read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var again, sum why.Millis
+	for _, p := range r.Parts {
+		sum += p.Took
+		if p.Function == "main.again" {
+			again += p.Took
+		}
+	}
+	if again != why.Millis(320*time.Millisecond) || sum != why.Millis(time.Second) {
+		t.Errorf("the retry has %v of %v", time.Duration(again), time.Duration(sum))
+	}
+}
+
+func TestTheMainSpan(t *testing.T) {
+	s := newShop()
+	for want, profiled := range map[string]string{"1": "1 2 3", "3": "2 3 4", "2": "2", "": "none"} {
+		got, ok := why.Main(s.spans, func(s traces.Span) bool { return strings.Contains(profiled, s.ID) })
+		if got.ID != want || ok != (want != "") {
+			t.Errorf("of %s: %q, want %q", profiled, got.ID, want)
+		}
+	}
+}
