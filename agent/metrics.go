@@ -20,6 +20,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	capturedSize := m.counter("spanflame.profiles.captured.size", "By", "Compressed size of the profiles captured, by type.")
 	captureTime := m.seconds("spanflame.capture.duration", "Time spent capturing profiles, by type.")
 	skipped := m.counter("spanflame.profiles.skipped", "{profile}", "Profiles that were due but not captured, by type and reason.")
+	summed := m.counter("spanflame.profiles.summed_stacks", "{stack}", "Stacks beyond the limit of a profile, which have one sample together, by type.")
 	gap := m.seconds("spanflame.cpu_profile.gap", "Time without a CPU profile because the service was taking one itself.")
 	rotation := m.seconds("spanflame.cpu_profile.rotation_gap", "Time without a CPU profile between the end of a window and the start of the next.")
 
@@ -62,6 +63,9 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		}
 		for s, n := range c.Skipped {
 			o.ObserveInt64(skipped, n, metric.WithAttributes(attribute.String("type", string(s.Type)), attribute.String("reason", s.Reason)))
+		}
+		for t, n := range c.Summed {
+			o.ObserveInt64(summed, n, metric.WithAttributes(attribute.String("type", string(t))))
 		}
 		o.ObserveFloat64(gap, c.CPUGap.Seconds())
 		o.ObserveFloat64(rotation, c.CPURotation.Seconds())

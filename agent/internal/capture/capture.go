@@ -15,6 +15,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -50,6 +51,9 @@ type Options struct {
 type Stats struct {
 	Captured map[record.Type]Count
 	Skipped  map[Skip]int64 // profiles that were due and were not captured
+
+	// Summed counts the stacks of profiles that had too many, so that their values are those of one sample together.
+	Summed map[record.Type]int64
 
 	// CPUGap is the time without a CPU profile since Start because the service took one itself.
 	CPUGap time.Duration
@@ -98,8 +102,8 @@ type Capturer struct {
 type snapshot struct {
 	typ     record.Type
 	stage   *guard.Stage
-	profile string       // its name in package runtime/pprof
-	delta   *delta.Delta // nil for a profile that is not cumulative
+	profile string       // its name in package runtime/pprof, if it is not cumulative
+	delta   *delta.Delta // nil if it is not
 }
 
 // Supported reports whether this build of the program can capture t. Only the goroutine leak profile depends on the
@@ -114,7 +118,7 @@ func Start(o Options) (*Capturer, error) {
 		o:     o,
 		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
-		stats: Stats{Captured: map[record.Type]Count{}, Skipped: map[Skip]int64{}},
+		stats: Stats{Captured: map[record.Type]Count{}, Skipped: map[Skip]int64{}, Summed: map[record.Type]int64{}},
 	}
 	c.cpu = newCPUProfiler(slices.Contains(o.Types, record.CPU), o.Guard.Stage(stage(record.CPU)), c.emitCPU)
 	for _, t := range o.Types {
@@ -137,12 +141,7 @@ func Start(o Options) (*Capturer, error) {
 			continue
 		}
 		var err error
-		s.stage.Try(func() {
-			var raw []byte
-			if raw, err = s.read(); err == nil {
-				err = s.delta.Skip(raw)
-			}
-		})
+		s.stage.Try(func() { err = s.delta.Skip() })
 		if err != nil {
 			return nil, fmt.Errorf("profile type %s: %w", s.typ, err)
 		}
@@ -163,11 +162,11 @@ func newSnapshot(t record.Type, g *guard.Guard) (snapshot, error) {
 	s := snapshot{typ: t, stage: g.Stage(stage(t))}
 	switch t {
 	case record.Memory:
-		s.profile, s.delta = "heap", &delta.Delta{}
+		s.delta = delta.New(delta.Heap)
 	case record.Mutex:
-		s.profile, s.delta = "mutex", &delta.Delta{}
+		s.delta = delta.New(delta.Mutex)
 	case record.Block:
-		s.profile, s.delta = "block", &delta.Delta{}
+		s.delta = delta.New(delta.Block)
 	case record.Goroutine:
 		s.profile = "goroutine"
 	case record.GoroutineLeak:
@@ -178,34 +177,27 @@ func newSnapshot(t record.Type, g *guard.Guard) (snapshot, error) {
 	return s, nil
 }
 
-// read returns the runtime's current profile, uncompressed.
-func (s snapshot) read() ([]byte, error) {
+// capture returns the compressed profile of a window that ends now, and how many of its stacks have one sample together.
+func (s snapshot) capture(begun, end time.Time) (profile []byte, summed int, err error) {
+	if s.delta != nil {
+		p, err := s.delta.Next(begun, end)
+		if err != nil {
+			return nil, 0, err
+		}
+		return pprofwire.Gzip(p.Raw), p.Summed, nil
+	}
 	var zipped bytes.Buffer
 	if err := pprof.Lookup(s.profile).WriteTo(&zipped, 0); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	raw, err := pprofwire.Gunzip(zipped.Bytes(), maxProfileBytes)
 	if err != nil {
-		return nil, fmt.Errorf("decompress: %w", err)
+		return nil, 0, fmt.Errorf("decompress: %w", err)
 	}
-	return raw, nil
-}
-
-// capture returns the compressed profile of a window that ends now.
-func (s snapshot) capture(begun, end time.Time) ([]byte, error) {
-	raw, err := s.read()
-	if err != nil {
-		return nil, err
+	if raw, err = stamp(raw, begun, end); err != nil {
+		return nil, 0, fmt.Errorf("read: %w", err)
 	}
-	if s.delta == nil {
-		raw, err = stamp(raw, begun, end)
-	} else {
-		raw, err = s.delta.Next(raw, begun, end)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read: %w", err)
-	}
-	return pprofwire.Gzip(raw), nil
+	return pprofwire.Gzip(raw), 0, nil
 }
 
 // run ends a window at every multiple of its length, and tries to get the CPU profiler back every second while the
@@ -250,15 +242,21 @@ func (c *Capturer) snapshots(begun, end time.Time) {
 			continue
 		}
 		var profile []byte
+		var summed int
 		var err error
 		t := time.Now()
-		switch ok := s.stage.Run(func() { profile, err = s.capture(begun, end) }); {
+		switch ok := s.stage.Run(func() { profile, summed, err = s.capture(begun, end) }); {
 		case !ok:
 			c.skipped(s.typ, ReasonPanic)
 		case err != nil:
 			c.skipped(s.typ, ReasonError)
 			c.o.Logger.Warn("capture of a profile failed", "type", s.typ, "error", err)
 		default:
+			if summed > 0 {
+				c.mu.Lock()
+				c.stats.Summed[s.typ] += int64(summed)
+				c.mu.Unlock()
+			}
 			c.emit(s.typ, begun, end, profile, time.Since(t))
 		}
 	}
@@ -307,13 +305,7 @@ func (c *Capturer) CPUProfile(ctx context.Context, w io.Writer, d time.Duration)
 func (c *Capturer) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	s := Stats{Captured: make(map[record.Type]Count, len(c.stats.Captured)), Skipped: make(map[Skip]int64, len(c.stats.Skipped))}
-	for t, n := range c.stats.Captured {
-		s.Captured[t] = n
-	}
-	for k, n := range c.stats.Skipped {
-		s.Skipped[k] = n
-	}
+	s := Stats{Captured: maps.Clone(c.stats.Captured), Skipped: maps.Clone(c.stats.Skipped), Summed: maps.Clone(c.stats.Summed)}
 	s.CPUGap, s.CPURotation = c.cpu.gapSoFar(), c.cpu.rotationSoFar()
 	if n := c.cpu.refused.Load(); n > 0 {
 		s.Skipped[Skip{record.CPU, ReasonBusy}] = n

@@ -143,6 +143,8 @@ func TestStopCapturesTheLastWindowOfEveryType(t *testing.T) {
 
 func TestDeltaBeginsAtStart(t *testing.T) {
 	old := allocateForTest(64)
+	runtime.GC() // the profile is as of the last but one
+	runtime.GC()
 	c, s := start(t, time.Hour, record.Memory)
 	if err := c.Stop(context.Background()); err != nil {
 		t.Fatal(err)
@@ -151,6 +153,29 @@ func TestDeltaBeginsAtStart(t *testing.T) {
 		t.Errorf("the first window holds %d bytes that were allocated before it", got)
 	}
 	_ = old
+}
+
+func TestStacksAboveTheLimitAreCounted(t *testing.T) {
+	c, s := start(t, time.Hour, record.Memory, record.Goroutine)
+	kept := allocateForTest(64)
+	runtime.GC()
+	runtime.GC()
+	for _, snap := range c.snap {
+		if snap.typ == record.Memory {
+			snap.delta.MaxSamples = 0
+		}
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	p := parse(t, s.of(record.Memory)[0].Profile)
+	if n := c.Stats().Summed; len(p.Sample) != 1 || n[record.Memory] == 0 || len(n) != 1 {
+		t.Errorf("%d samples, %v stacks are summed", len(p.Sample), n)
+	}
+	if got := total(p, "alloc_space", "[other stacks]"); got < 16<<20 { // a quarter: not every object is sampled
+		t.Errorf("%d bytes in the sample, want about the 64 MiB that were allocated", got)
+	}
+	runtime.KeepAlive(kept)
 }
 
 func TestWindowsFollowEachOther(t *testing.T) {

@@ -21,7 +21,7 @@ func TestAPanicInOneTypeLeavesTheOthersAlone(t *testing.T) {
 			c, s := start(t, time.Hour, everyType...)
 			for i := range c.snap {
 				if c.snap[i].typ == planted {
-					c.snap[i].profile = "no such profile" // whose lookup is nil
+					c.snap[i].delta, c.snap[i].profile = nil, "no such profile" // whose lookup is nil
 				}
 			}
 			if err := c.Stop(context.Background()); err != nil {

@@ -1,12 +1,15 @@
-// Command stacks compares the deltas of its own profiles with the differences that google/pprof makes of what
-// runtime/pprof writes. Its stacks are those that an unwinder may get wrong.
+// Command stacks compares the deltas of its own profiles with the differences between what runtime/pprof writes.
+// Its stacks are those that an unwinder may get wrong.
 package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"runtime"
+	"runtime/debug"
 	"runtime/pprof"
 	"slices"
 	"strings"
@@ -16,11 +19,14 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/agent/internal/capture/delta"
-	"spanflame/internal/pprofwire"
 )
 
 // deep is how often recurse calls itself: more often than the runtime keeps frames, which are 128.
 const deep = 200
+
+// rate is that of the heap profile: nearly all large objects are sampled, and few of those that this program makes to
+// compare profiles.
+const rate = 4096
 
 var (
 	mu   sync.Mutex
@@ -39,7 +45,7 @@ func section() {
 func receive() { <-ch }
 
 //go:noinline
-func allocate() []byte { return make([]byte, 300) }
+func allocate() []byte { return make([]byte, 16*rate) }
 
 // inlined functions, three of them one in the other.
 func inner(f func())  { f() }
@@ -57,6 +63,24 @@ func recurse(n int, f func()) {
 	}
 	recurse(n-1, f)
 }
+
+// again is deeper, but not to the compiler, which does not inline recursive functions.
+var again func(int, func())
+
+func step(n int, f func()) { again(n-1, f) }
+
+// deeper recurses by a function that is inlined: two frames for each call, so that the runtime cuts off one of them.
+//
+//go:noinline
+func deeper(n int, f func()) {
+	if n == 0 {
+		f()
+		return
+	}
+	step(n, f)
+}
+
+func init() { again = deeper }
 
 //go:noinline
 func generic[T any](_ T, f func()) { f() }
@@ -76,20 +100,22 @@ var ways = map[string]func(func()){
 	"main.inlined":         inlined,
 	"main.middle":          inlined,
 	"main.recurse":         func(f func()) { recurse(deep, f) },
+	"main.deeper":          func(f func()) { deeper(deep, f) },
+	"main.step":            func(f func()) { inlined(func() { deeper(deep, f) }) }, // at the other frame
 	"main.generic[":        func(f func()) { generic("a", f); generic(1, f); generic([]int{}, f) },
 	"main.receiver.method": func(f func()) { method := receiver{f}.method; method() },
 	"main.closure.func":    closure,
 }
 
 // cumulative are the profiles, by name, with a function that adds to them.
-var cumulative = map[string]func(){
-	"mutex": section,
-	"block": receive,
-	"heap":  func() { b := allocate(); mu.Lock(); kept = append(kept, b); mu.Unlock() },
+var cumulative = map[delta.Name]func(){
+	delta.Mutex: section,
+	delta.Block: receive,
+	delta.Heap:  func() { b := allocate(); mu.Lock(); kept = append(kept, b); mu.Unlock() },
 }
 
-// work calls every function in every way, on several goroutines.
-func work() {
+// work calls every function in every way, on several goroutines, and in one way that it has not before.
+func work(windows int) {
 	var wg sync.WaitGroup
 	stop := make(chan struct{})
 	go func() {
@@ -108,6 +134,9 @@ func work() {
 				wg.Go(func() { way(f) })
 			}
 		}
+		for range 3 {
+			wg.Go(func() { recurse(10+windows, f) })
+		}
 	}
 	wg.Wait()
 	close(stop)
@@ -115,14 +144,13 @@ func work() {
 	runtime.GC()
 }
 
-func read(name string) ([]byte, *profile.Profile) {
+// read returns a profile as runtime/pprof writes it.
+func read(name delta.Name) *profile.Profile {
 	var b bytes.Buffer
-	check(pprof.Lookup(name).WriteTo(&b, 0))
-	raw, err := pprofwire.Gunzip(b.Bytes(), 64<<20)
+	check(pprof.Lookup(string(name)).WriteTo(&b, 0))
+	p, err := profile.Parse(&b)
 	check(err)
-	p, err := profile.ParseUncompressed(raw)
-	check(err)
-	return raw, p
+	return p
 }
 
 func check(err error) {
@@ -132,94 +160,150 @@ func check(err error) {
 	}
 }
 
+// still calls f while a profile does not change, and returns what runtime/pprof writes of it then.
+func still(name delta.Name, f func()) (map[string][]int64, bool) {
+	before := sums(read(name))
+	f()
+	after := sums(read(name))
+	return after, maps.EqualFunc(before, after, slices.Equal)
+}
+
 func main() {
 	runtime.SetMutexProfileFraction(1)
 	runtime.SetBlockProfileRate(1)
-	runtime.MemProfileRate = 64
-	work()
-	deltas := map[string]*delta.Delta{}
-	before := map[string]*profile.Profile{}
+	runtime.MemProfileRate = rate
+	debug.SetGCPercent(-1) // the heap profile changes at a garbage collection
+	work(0)
 	for name := range cumulative {
-		raw, p := read(name)
-		deltas[name], before[name] = &delta.Delta{}, p
-		check(deltas[name].Skip(raw))
-	}
-	failed := false
-	for round := range 3 {
-		work()
-		for name := range cumulative {
-			raw, after := read(name)
-			out, err := deltas[name].Next(raw, time.Unix(0, 1), time.Unix(0, 3))
-			check(err)
-			got, err := profile.ParseUncompressed(out)
-			check(err)
-			check(got.CheckValid())
-			if err := compare(got, before[name], after); err != nil {
-				fmt.Printf("%s, window %d: %v\n", name, round+1, err)
-				failed = true
-			}
-			if err := whole(got, name); err != nil {
-				fmt.Printf("%s, window %d: %v\n", name, round+1, err)
-				failed = true
-			}
-			before[name] = after
+		if err := windows(name); err != nil {
+			fmt.Printf("%s: %v\n", name, err)
+			os.Exit(1)
 		}
-	}
-	if failed {
-		os.Exit(1)
 	}
 	fmt.Println("ok")
 }
 
-// compare returns an error unless got is after less before, to the unit.
-func compare(got, before, after *profile.Profile) error {
-	negative := before.Copy()
-	negative.Scale(-1)
-	difference, err := profile.Merge([]*profile.Profile{after, negative})
-	if err != nil {
-		return err
+// windows compares deltas until there were three and each stack that is wanted was in one.
+func windows(name delta.Name) error {
+	d := delta.New(name)
+	var before map[string][]int64 // nil if it is not known what the delta begins with
+	missing := map[string]bool{}
+	for way := range ways {
+		missing[way] = true
 	}
-	want, end := sums(difference), sums(after)
-	for key, values := range end {
-		if want[key] == nil { // left out, since the difference is 0
-			want[key] = make([]int64, len(values))
+	for _, way := range alsoWanted {
+		missing[way] = true
+	}
+	longest := 0
+	const tries = 200
+	for compared, try := 0, 0; compared < 3 || len(missing) > 0 || longest < 128; try++ {
+		if try == tries {
+			return fmt.Errorf("after %d windows: %d compared, no stack with %v, at most %d frames", tries, compared, missing, longest)
 		}
-		for i, t := range after.SampleType {
-			if strings.HasPrefix(t.Type, "inuse_") {
-				want[key][i] = values[i]
-			}
-		}
-	}
-	have := sums(got)
-	if len(have) == 0 {
-		return fmt.Errorf("no samples")
-	}
-	for key, values := range want {
-		if slices.Max(values) == 0 {
-			if _, ok := have[key]; ok {
-				return fmt.Errorf("a sample of zeros:\n%s", key)
+		if before == nil {
+			if sum, ok := still(name, func() { check(d.Skip()) }); ok {
+				before = sum
 			}
 			continue
 		}
-		if !slices.Equal(values, have[key]) {
-			return fmt.Errorf("%v, want %v:\n%s", have[key], values, key)
+		work(try)
+		var out delta.Profile
+		after, ok := still(name, func() {
+			var err error
+			out, err = d.Next(time.Unix(0, 1), time.Unix(0, 3))
+			check(err)
+		})
+		if !ok {
+			before = nil
+			continue
 		}
-		delete(have, key)
+		got, err := profile.ParseUncompressed(out.Raw)
+		check(err)
+		check(got.CheckValid())
+		if got.TimeNanos != 1 || got.DurationNanos != 2 || out.Summed != 0 {
+			return fmt.Errorf("time %d, duration %d, %d stacks summed", got.TimeNanos, got.DurationNanos, out.Summed)
+		}
+		n, err := whole(got, name, missing)
+		if err := errors.Join(err, header(got, read(name)), compare(sums(got), before, after)); err != nil {
+			return err
+		}
+		longest = max(longest, n)
+		compared++
+		before = after
 	}
-	for key, values := range have {
+	return nil
+}
+
+// header returns an error unless what is not in samples is as runtime/pprof has it.
+func header(got, want *profile.Profile) error {
+	text := func(p *profile.Profile) string {
+		s := fmt.Sprintln(p.PeriodType, p.Period, p.DefaultSampleType, p.DropFrames, p.KeepFrames, p.DocURL, p.Comments, mapping(p.Mapping[0]))
+		for _, t := range p.SampleType {
+			s += fmt.Sprintln(t)
+		}
+		return s
+	}
+	if text(got) != text(want) {
+		return fmt.Errorf("got %s, want %s", text(got), text(want))
+	}
+	return nil
+}
+
+// compare returns an error unless got is after less before, to the unit.
+func compare(got, before, after map[string][]int64) error {
+	if len(got) == 0 {
+		return fmt.Errorf("no samples")
+	}
+	for key, values := range after {
+		want := slices.Clone(values)
+		for i, v := range before[key] {
+			if i < 2 { // others are levels
+				want[i] -= v
+			}
+		}
+		have, ok := got[key]
+		if slices.Max(want) == 0 {
+			if ok {
+				return fmt.Errorf("a sample of %v, want none:\n%s", have, key)
+			}
+			continue
+		}
+		if !slices.Equal(want, have) {
+			return fmt.Errorf("%v, want %v:\n%s", have, want, key)
+		}
+		delete(got, key)
+	}
+	for key, values := range got {
 		return fmt.Errorf("%v, want none:\n%s", values, key)
 	}
 	return nil
 }
 
-// sums adds up the samples by stack and labels.
+func mapping(m *profile.Mapping) string {
+	if m == nil {
+		return "no mapping"
+	}
+	return fmt.Sprintf("%x-%x %x %s %s %v", m.Start, m.Limit, m.Offset, m.File, m.BuildID, m.HasFunctions)
+}
+
+// sums adds up the samples by stack and labels, except for samples of zeros: allocations that are not yet in the profile.
+// A stack has its locations, with all that they have, but for frames without a name.
 func sums(p *profile.Profile) map[string][]int64 {
 	sums := map[string][]int64{}
 	for _, s := range p.Sample {
-		key := fmt.Sprint(s.Label, s.NumLabel)
+		if slices.Max(s.Value) == 0 {
+			continue
+		}
+		key := fmt.Sprint(s.Label, s.NumLabel, s.NumUnit)
 		for _, l := range s.Location {
-			for _, line := range l.Line {
-				key += fmt.Sprintf("\n%s %s:%d", line.Function.Name, line.Function.Filename, line.Line)
+			var lines string
+			for _, x := range l.Line {
+				if f := x.Function; f.Name != "" {
+					lines += fmt.Sprintf("\n  %s %s %s:%d, begins at %d", f.Name, f.SystemName, f.Filename, x.Line, f.StartLine)
+				}
+			}
+			if lines != "" {
+				key += fmt.Sprintf("\n%#x in %s%s", l.Address, mapping(l.Mapping), lines)
 			}
 		}
 		if sums[key] == nil {
@@ -233,27 +317,23 @@ func sums(p *profile.Profile) map[string][]int64 {
 }
 
 // leaf is the function that the stacks of a profile begin with or have near their beginning.
-var leaf = map[string]string{"mutex": "main.section", "block": "main.receive", "heap": "main.allocate"}
+var leaf = map[delta.Name]string{delta.Mutex: "main.section", delta.Block: "main.receive", delta.Heap: "main.allocate"}
 
-// whole returns an error unless the profile has each way with its callers, leaf first.
-func whole(p *profile.Profile, name string) error {
-	missing := map[string]bool{}
-	for way := range ways {
-		missing[way] = true
-	}
-	for _, way := range alsoWanted {
-		missing[way] = true
-	}
-	var longest int
+// whole returns an error unless the stacks are whole, leaf first. It removes from missing the functions that they have,
+// and returns the length of the longest.
+func whole(p *profile.Profile, name delta.Name, missing map[string]bool) (longest int, err error) {
 	for _, s := range p.Sample {
+		if slices.Max(s.Value) == 0 {
+			return 0, fmt.Errorf("a sample of zeros")
+		}
 		var names []string
 		for _, l := range s.Location {
 			if len(l.Line) == 0 {
-				return fmt.Errorf("a location without a line, address %#x", l.Address)
+				return 0, fmt.Errorf("a location without a line, address %#x", l.Address)
 			}
 			for _, line := range l.Line {
 				if line.Function == nil || line.Function.Name == "" {
-					return fmt.Errorf("a frame without a name, address %#x", l.Address)
+					return 0, fmt.Errorf("a frame without a name, address %#x", l.Address)
 				}
 				names = append(names, line.Function.Name)
 			}
@@ -271,15 +351,9 @@ func whole(p *profile.Profile, name string) error {
 		}
 		if i := slices.Index(names, "main.inner"); i > 0 {
 			if chain := names[i:min(len(names), i+4)]; !slices.Equal(chain, []string{"main.inner", "main.middle", "main.outer", "main.inlined"}) {
-				return fmt.Errorf("inlined functions are cut: %q", chain)
+				return 0, fmt.Errorf("inlined functions are cut: %q", chain)
 			}
 		}
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("no stack has %v", missing)
-	}
-	if longest < 128 {
-		return fmt.Errorf("the longest stack has %d frames, want 128", longest)
-	}
-	return nil
+	return longest, nil
 }
