@@ -377,7 +377,7 @@ func kinds(t *testing.T) []kind {
 			_ = f.Close()
 			reader.Wait()
 		}},
-		{"file sync", "syncer", "[syscall]", "", "in a system call in e2e.syncer", func(t *testing.T, _ context.Context, d time.Duration) { syncer(t, file, d) }},
+		{"file sync", "syncer", "[syscall]", "", " in e2e.syncer", func(t *testing.T, _ context.Context, d time.Duration) { syncer(t, file, d) }},
 		{"one cpu", "yielder", "[runnable: waiting for CPU]", "burn", "runnable and waiting for a CPU in e2e.yielder",
 			func(_ *testing.T, _ context.Context, d time.Duration) {
 				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))

@@ -23,7 +23,7 @@ const tried = 20
 type whyOptions struct {
 	viewOptions
 	service, name, format string
-	last                  time.Duration
+	last, since           time.Duration
 }
 
 func newWhyCommand() *cobra.Command {
@@ -35,6 +35,9 @@ func newWhyCommand() *cobra.Command {
 did or waited for, and below a wait, who caused it and what that one did meanwhile. Where the request waited for the
 answer of another service, the parts are those of the span that answered. The parts sum to the request's duration.
 
+With --since, rank instead who made other requests wait in that time: the route, in which function, how many requests
+waited and how long in sum.
+
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
 from servers with --tempo and --pyroscope.
 
@@ -42,11 +45,15 @@ Exits with 0 if the trace is explained, and 2 if the command line cannot be used
 wall-clock profile.`,
 		Example: `  spanflame why
   spanflame why --service storefront --last 1h --format json
+  spanflame why --since 6h
   spanflame why 9f0d3eb35ab64dea36f0400e3838309e --dir data/demo/saved`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := ""
 			if len(args) == 1 {
 				id = args[0]
+			}
+			if o.since < 0 || o.since > 0 && id != "" {
+				return unusable(fmt.Errorf("--since %v: want a duration above zero, such as 6h, and no TRACE_ID", o.since))
 			}
 			return unusable(o.run(cmd.Context(), id, cmd.OutOrStdout()))
 		},
@@ -58,14 +65,13 @@ wall-clock profile.`,
 	flags.StringVar(&o.service, "service", "", "service whose slowest trace to explain")
 	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
 	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the latest hour of servers)")
+	flags.DurationVar(&o.since, "since", 0, "rank who made other requests wait within this time, such as 6h")
 	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
 	return cmd
 }
 
 func (o whyOptions) run(ctx context.Context, id string, stdout io.Writer) (err error) {
-	write, err := byFormat(o.format, map[string]func(*why.Report, io.Writer) error{
-		"text": (*why.Report).WriteText, "json": (*why.Report).WriteJSON,
-	})
+	write, err := byFormat(o.format, map[string]func(written, io.Writer) error{"text": written.WriteText, "json": written.WriteJSON})
 	if err != nil {
 		return err
 	}
@@ -76,11 +82,46 @@ func (o whyOptions) run(ctx context.Context, id string, stdout io.Writer) (err e
 	if closer, ok := from.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
-	report, err := o.explain(ctx, from, id)
+	var report written
+	if o.since > 0 {
+		report, err = o.rank(ctx, from)
+	} else {
+		report, err = o.explain(ctx, from, id)
+	}
 	if err != nil {
 		return err
 	}
 	return write(report, stdout)
+}
+
+// written is a report.
+type written interface {
+	WriteText(io.Writer) error
+	WriteJSON(io.Writer) error
+}
+
+// rank ranks who made other requests wait.
+func (o whyOptions) rank(ctx context.Context, from source.Source) (*why.Ranking, error) {
+	to := time.Now()
+	services := []string{o.service}
+	if o.service == "" {
+		var err error
+		if services, err = from.Services(ctx, to.Add(-o.since), to); err != nil {
+			return nil, err
+		}
+	}
+	r := &why.Ranking{Blamed: []why.Blamed{}}
+	for _, service := range services {
+		p, err := from.Profile(ctx, source.Selection{Service: service, Type: record.Wall, From: to.Add(-o.since), To: to})
+		if errors.Is(err, profiles.ErrNone) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		r.Add(service, p)
+	}
+	return r, nil
 }
 
 // explain explains the trace, or the slowest one that has a profile.

@@ -83,8 +83,16 @@ func TestWhy(t *testing.T) {
 	if err := errors.Join(err, json.Unmarshal([]byte(stdout), &r)); err != nil || r.TraceID != id || r.Parts[0].Causes[0].Function != "main.audit" {
 		t.Errorf("%v: %s", err, stdout)
 	}
+	since := time.Since(time.Date(2026, 1, 2, 14, 0, 0, 0, time.UTC)).Truncate(time.Second).String()
+	for _, args := range [][]string{{"--since", since}, {"--since", since, "--service", "shop"}} {
+		stdout, _, err := execute(t, append([]string{"why", "--dir", dir}, args...)...)
+		if want := "1000 ms  shop, POST /audit made 1 request wait in main.cart: in a system call in main.audit\n"; err != nil || !strings.Contains(stdout, want) {
+			t.Errorf("%q: %v, want %q in\n%s", args, err, want, stdout)
+		}
+	}
 	for want, args := range map[string][]string{
-		"is not found": {strings.Repeat("0", 32), "--dir", dir}, "no trace is found": {"--service", "other", "--dir", dir},
+		"want a duration above zero": {id, "--since", "1h", "--dir", dir},
+		"is not found":               {strings.Repeat("0", 32), "--dir", dir}, "no trace is found": {"--service", "other", "--dir", dir},
 		"has a wall-clock profile": {"--dir", bare}, "--format": {"--format", "xml"}, "want at most one": {"a", "b"}, "directory not found": {"--dir", dir + "/none"},
 	} {
 		if _, _, err := execute(t, append([]string{"why"}, args...)...); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), want) {

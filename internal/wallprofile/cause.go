@@ -44,7 +44,7 @@ func CauseFrame(l Link, whose Whose, name string) string {
 	case SameRequest:
 		who = "the same request"
 	case OtherRequest:
-		who = strings.TrimPrefix(name+", another request", ", ")
+		who = strings.TrimPrefix(name+otherSuffix, ", ")
 	case NoSpan:
 		who += ", a request without a span"
 	case NoRequest:
@@ -53,6 +53,21 @@ func CauseFrame(l Link, whose Whose, name string) string {
 		who = "a timer"
 	}
 	return "[" + links[l] + ": " + who + "]"
+}
+
+const otherSuffix = ", another request"
+
+// OtherName returns the name of the other request that a frame of CauseFrame names, empty if that is not known; ok is false for
+// any other frame.
+func OtherName(frame string) (name string, ok bool) {
+	if !IsCause(frame) {
+		return "", false
+	}
+	_, who, _ := strings.Cut(strings.TrimSuffix(frame, "]"), ": ")
+	if who == strings.TrimPrefix(otherSuffix, ", ") {
+		return "", true
+	}
+	return strings.CutSuffix(who, otherSuffix)
 }
 
 // NotFollowed is why it is not known what was done during a part of a wait.

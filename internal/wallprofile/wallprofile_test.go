@@ -216,3 +216,16 @@ func TestCausePlace(t *testing.T) {
 		}
 	}
 }
+
+func TestOtherName(t *testing.T) {
+	for _, name := range []string{"POST /audit", "a: b, another request", ""} {
+		if got, ok := OtherName(CauseFrame(SentBy, OtherRequest, name)); got != name || !ok {
+			t.Errorf("%q: %q, %v", name, got, ok)
+		}
+	}
+	for _, frame := range []string{CauseFrame(HeldBy, SameRequest, ""), CauseFrame(HeldBy, NoRequest, "main.x"), Forgotten.Leaf(), "main.x, another request", ""} {
+		if name, ok := OtherName(frame); ok {
+			t.Errorf("%q is another request, %q", frame, name)
+		}
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/why"
 )
@@ -169,5 +170,30 @@ func TestTheMainSpan(t *testing.T) {
 		if got.ID != want || ok != (want != "") {
 			t.Errorf("of %s: %q, want %q", profiled, got.ID, want)
 		}
+	}
+}
+
+func TestRanking(t *testing.T) {
+	s := newShop()
+	p, err := s.read(s.spans[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, sample := range p.Sample {
+		sample.Label = map[string][]string{wallprofile.SpanID: {fmt.Sprint(i)}}
+	}
+	var r why.Ranking
+	r.Add("storefront", p)
+	r.Add("storefront", p)
+	if len(r.Blamed) != 2 || r.Blamed[0].Took != why.Millis(500*time.Millisecond) || r.Blamed[0].Requests != 1 || r.Blamed[0].Request != "POST /audit" ||
+		r.Blamed[0].Function != "main.audit" || r.Blamed[0].Waited != "main.settle" || r.Blamed[1].State != "running" {
+		t.Errorf("%+v", r.Blamed)
+	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text); err != nil {
+		t.Fatal(err)
+	}
+	if want := "500 ms  storefront, POST /audit made 1 request wait in main.settle: sleeping in main.audit\n"; !strings.Contains(text.String(), want) {
+		t.Errorf("%q is not in\n%s", want, &text)
 	}
 }
