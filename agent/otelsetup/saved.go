@@ -34,6 +34,7 @@ type TraceSaver struct {
 	named    sync.Once
 	files    *savedTraces
 	observed metric.Registration
+	taking   *guard.Stage // OnEnd runs on the service's goroutines
 
 	once sync.Once
 	err  error // of the shutdown
@@ -50,7 +51,7 @@ func NewTraceSaver(ctx context.Context, cfg agent.Config) (*TraceSaver, error) {
 		return nil, fmt.Errorf("otelsetup: Dir (SPANFLAME_DIR) %q: want a directory to save traces in", cfg.Dir)
 	}
 	g := guard.New(cfg.Logger)
-	s := &TraceSaver{service: cfg.ServiceName, log: cfg.Logger, files: openTraces(cfg, g)}
+	s := &TraceSaver{service: cfg.ServiceName, log: cfg.Logger, files: openTraces(cfg, g), taking: g.Stage("saving of a span")}
 	if s.SpanProcessor, err = telemetry.NewSaver(ctx, s.files.file, cfg.Dir, cfg.Logger, g); err != nil {
 		return nil, errors.Join(fmt.Errorf("otelsetup: %w", err), s.files.close(ctx))
 	}
@@ -62,6 +63,8 @@ func NewTraceSaver(ctx context.Context, cfg agent.Config) (*TraceSaver, error) {
 
 // OnEnd takes a span that ended, to be saved.
 func (s *TraceSaver) OnEnd(span sdktrace.ReadOnlySpan) {
+	defer s.taking.Recover()
+	s.SpanProcessor.OnEnd(span)
 	s.named.Do(func() {
 		name, _ := span.Resource().Set().Value(identity.ServiceName)
 		if name.AsString() != s.service {
@@ -69,7 +72,6 @@ func (s *TraceSaver) OnEnd(span sdktrace.ReadOnlySpan) {
 				"give the provider's resource the same name (logged once)", "service_name", s.service, "of_spans", name.AsString())
 		}
 	})
-	s.SpanProcessor.OnEnd(span)
 }
 
 // Problems returns what does not work as it should, for the field Problems of [agent.Config].

@@ -342,3 +342,29 @@ func TestTraceSaverOfAnotherName(t *testing.T) {
 		}
 	}
 }
+
+// panicking is a handler of the service's log that panics.
+type panicking struct{ slog.Handler }
+
+func (panicking) Enabled(context.Context, slog.Level) bool { return true }
+
+func (panicking) Handle(context.Context, slog.Record) error { panic("planted") }
+
+// TestAPanicOfTheTraceSaver does not reach the goroutine that ends a span, and the span is saved.
+func TestAPanicOfTheTraceSaver(t *testing.T) {
+	cfg := agent.Config{ServiceName: "svc", Dir: t.TempDir(), Logger: slog.New(panicking{slog.DiscardHandler})}
+	saver, err := NewTraceSaver(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := resource.NewSchemaless(attribute.String("service.name", "other")) // which is to be logged
+	provider := sdktrace.NewTracerProvider(sdktrace.WithResource(other), sdktrace.WithSpanProcessor(saver))
+	_, span := provider.Tracer("test").Start(t.Context(), "POST /checkout")
+	span.End()
+	if err := provider.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if spans := savedSpans(t, cfg.Dir, "svc"); len(spans) != 1 {
+		t.Errorf("saved spans %v, want one", spans)
+	}
+}
