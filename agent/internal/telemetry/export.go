@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -47,12 +48,17 @@ type Signal struct {
 	Protocol string // ProtocolGRPC or ProtocolHTTP
 }
 
-// Exporters are the names of the signal's exporters.
+// Exporters are the names of the signal's exporters. The console is the first: the SDK's providers shut down one after
+// the other, and an endpoint that does not answer takes all the time there is.
 func (s Signal) Exporters() []string {
 	if s.Exporter == ExporterNone {
 		return nil
 	}
-	return strings.Split(s.Exporter, ",")
+	names := strings.Split(s.Exporter, ",")
+	if i := slices.Index(names, ExporterConsole); i > 0 {
+		names[0], names[i] = names[i], names[0]
+	}
+	return names
 }
 
 // The exporters read what is not set here (certificates, timeouts, compression) from the environment variables

@@ -115,6 +115,43 @@ func TestLogLinesCarryTheSpan(t *testing.T) {
 	}
 }
 
+// TestAHangingExporterTakesNothingFromTheConsole has the time for the shutdown end when the first request reaches the server.
+func TestAHangingExporterTakesNothingFromTheConsole(t *testing.T) {
+	for signal, want := range map[string]string{"traces": `"Name":"the span"`, "metrics": `"Name":"go.goroutine.count"`, "logs": `"Value":"the line"`} {
+		t.Run(signal, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			over := make(chan struct{})
+			server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+				cancel()
+				<-over
+			}))
+			defer server.Close()
+			defer close(over)
+			out := &output{}
+			o := options(out)
+			both := Signal{Exporter: ExporterOTLP + "," + ExporterConsole, Endpoint: server.URL, Protocol: ProtocolHTTP}
+			switch signal {
+			case "traces":
+				o.Traces = both
+			case "metrics":
+				o.Metrics = both
+			case "logs":
+				o.Logs = both
+			}
+			tel := start(t, o)
+			inSpan, span := tel.Traces.Tracer("test").Start(t.Context(), "the span")
+			tel.Logger.InfoContext(inSpan, "the line")
+			span.End()
+			_ = tel.Shutdown(ctx) // what is not exported is an error
+			out.mu.Lock()
+			defer out.mu.Unlock()
+			if !strings.Contains(out.b.String(), want) {
+				t.Errorf("%s is missing in the output: %s", want, out.b.String())
+			}
+		})
+	}
+}
+
 // TestShutdownWithoutTimeLeavesNoGoroutine: the SDK's providers do nothing if there is no time left.
 func TestShutdownWithoutTimeLeavesNoGoroutine(t *testing.T) {
 	before := goleak.IgnoreCurrent()
