@@ -19,7 +19,10 @@ import (
 
 // planted panics at one of the places where this package's work for a span can: in the marks, in the labels, and in what
 // it asks the wrapped span.
-type planted struct{ at string }
+type planted struct {
+	at   string
+	open int // marks that have begun and not ended
+}
 
 func (p *planted) plant(at string) {
 	if p.at == at {
@@ -29,12 +32,14 @@ func (p *planted) plant(at string) {
 
 func (p *planted) Begin(Mark, trace.SpanContext, string, time.Time) Mark {
 	p.plant("Begin")
+	p.open++
 	return plantedMark{p}
 }
 
 type plantedMark struct{ p *planted }
 
 func (m plantedMark) End(string, time.Time) (time.Time, bool) {
+	m.p.open--
 	m.p.plant("End")
 	return time.Now(), true
 }
@@ -100,6 +105,9 @@ func TestAPanicDoesNotReachTheService(t *testing.T) {
 				request()
 				if goroutineLabels() != before {
 					t.Error("the goroutine has other labels than before the spans")
+				}
+				if p.open != 0 {
+					t.Errorf("%d marks have no end", p.open)
 				}
 				ended := recorder.Ended()
 				if len(ended) != 4 || ended[0].Parent().SpanID() != ended[1].SpanContext().SpanID() {

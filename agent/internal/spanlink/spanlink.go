@@ -116,6 +116,12 @@ func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.Spa
 	defer t.p.starting.Recover()
 	s := &span{Span: inner, p: t.p, name: name}
 	s.root = s
+	done := false
+	defer func() {
+		if !done && s.marked { // a mark without an end would be a slow span for a long time
+			s.mark.End(name, s.start)
+		}
+	}()
 	if parent := parentIn(above); parent != nil && parent.SpanContext().TraceID() == sc.TraceID() {
 		s.root, s.mark = parent.root, parent.mark
 	}
@@ -129,7 +135,9 @@ func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.Spa
 			s.mark, s.marked = mark, true
 		}
 	}
-	return trace.ContextWithSpan(context.WithValue(s.label(ctx, sc), spanKey{}, s), s), s
+	ctx = s.label(ctx, sc)
+	done = true
+	return trace.ContextWithSpan(context.WithValue(ctx, spanKey{}, s), s), s
 }
 
 // spanKey finds in a context the *span that was started last, if the context's span itself is not ours.
@@ -240,6 +248,12 @@ func (s *span) endMark(options []trace.SpanEndOption) (with []trace.SpanEndOptio
 		return with
 	}
 	defer s.p.ending.Recover()
+	ending := false
+	defer func() {
+		if !ending {
+			s.mark.End(s.name, time.Time{})
+		}
+	}()
 	name := s.name
 	if named, ok := s.Span.(interface{ Name() string }); ok {
 		name = named.Name()
@@ -249,6 +263,7 @@ func (s *span) endMark(options []trace.SpanEndOption) (with []trace.SpanEndOptio
 		config := trace.NewSpanEndConfig(options...)
 		chosen = config.Timestamp()
 	}
+	ending = true
 	at, profiled := s.mark.End(name, chosen)
 	// The span ends at its mark: on a busy machine what lies between two readings of the clock can be a
 	// garbage collection. A timestamp among the caller's options comes later and overrides this one. It is
