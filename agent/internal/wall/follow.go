@@ -69,6 +69,9 @@ type following struct {
 
 // follow divides the wait of a goroutine in a state at a stack from a to b.
 func (hs *historian) follow(state wallprofile.State, at *stack, end *ending, a, b trace.Time) *following {
+	if len(hs.causes) > maxPaths { // a span that runs for minutes waits for many requests
+		clear(hs.causes)
+	}
 	f := &following{hs: hs, holders: make(map[*party]int64)}
 	hs.credit = min(maxCredit, hs.credit+int(hs.c.events-hs.earned))
 	hs.earned = hs.c.events
@@ -245,7 +248,7 @@ func (hs *historian) nobody(at *stack) *party {
 	if p := hs.alone[at]; p != nil {
 		return p
 	}
-	p := &party{name: "unknown goroutine"}
+	p := party{name: "unknown goroutine"}
 	for i, f := range slices.Backward(at.frames) {
 		if i == len(at.frames)-1 {
 			p.name = f.function
@@ -256,8 +259,16 @@ func (hs *historian) nobody(at *stack) *party {
 			break
 		}
 	}
-	hs.alone[at] = p
-	return p
+	one := hs.functions[p]
+	if one == nil {
+		one = &p
+		hs.functions[p] = one
+	}
+	if len(hs.alone) >= maxStacks {
+		clear(hs.alone)
+	}
+	hs.alone[at] = one
+	return one
 }
 
 // frame returns the frame that says who a cause was, in the profile of a root.

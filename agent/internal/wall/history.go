@@ -77,18 +77,19 @@ type worldStop struct {
 }
 
 type historian struct {
-	c       *converter
-	on      bool // some root is followed
-	all     map[trace.GoID]*history
-	start   trace.Time // the trace has no gap since
-	ring    [maxSlices / chunkSize]*[chunkSize]slice
-	kept    uint64 // number of the newest slice; they are counted from 1 on
-	waiting int    // goroutines that are followed and wait for another one
-	stops   []worldStop
-	parties map[uint64]*party   // of the roots that run
-	begun   map[uint64]*history // where the spans began that run
-	alone   map[*stack]*party   // by the stack of a goroutine that works for no span
-	names   func(number uint64) string
+	c         *converter
+	on        bool // some root is followed
+	all       map[trace.GoID]*history
+	start     trace.Time // the trace has no gap since
+	ring      [maxSlices / chunkSize]*[chunkSize]slice
+	kept      uint64 // number of the newest slice; they are counted from 1 on
+	waiting   int    // goroutines that are followed and wait for another one
+	stops     []worldStop
+	parties   map[uint64]*party   // of the roots that run
+	begun     map[uint64]*history // where the spans began that run
+	alone     map[*stack]*party   // by the stack of a goroutine that works for no span
+	functions map[party]*party    // of these: one for each function
+	names     func(number uint64) string
 
 	causes  causes
 	credit  int    // steps that following waits may take
@@ -105,7 +106,7 @@ func newHistorian(c *converter, names func(uint64) string) *historian {
 // reset forgets everything, for what comes next does not continue it.
 func (hs *historian) reset(now trace.Time) {
 	hs.all, hs.begun = make(map[trace.GoID]*history), make(map[uint64]*history)
-	hs.parties, hs.alone = make(map[uint64]*party), make(map[*stack]*party)
+	hs.parties, hs.alone, hs.functions = make(map[uint64]*party), make(map[*stack]*party), make(map[party]*party)
 	hs.stops, hs.start = nil, now
 }
 

@@ -135,7 +135,7 @@ func (c *converter) drop(t *root) {
 	if len(c.tracked) == 0 || len(c.paths) > maxPaths {
 		clear(c.paths) // as with stacks, equal ones with two pointers only cost space
 	}
-	if len(c.tracked) == 0 || len(c.history.causes) > maxPaths {
+	if len(c.tracked) == 0 {
 		clear(c.history.causes)
 	}
 }

@@ -1,0 +1,55 @@
+package wall
+
+import (
+	"testing"
+
+	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
+)
+
+// TestCausesAreForgotten has a span run on, which waits for another request each time, and no span end meanwhile.
+func TestCausesAreForgotten(t *testing.T) {
+	hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+	hs.waiting = 1
+	at := &stack{frames: []frame{{function: "main.work"}}}
+	for i := range 3 * maxPaths {
+		from := trace.Time(2*i + 1)
+		h := &history{base: &party{number: uint64(i + 1)}}
+		hs.keep(h, &slice{from: from, to: from + 1, of: h, who: h.base, stack: at})
+		hs.c.events++
+		f := hs.follow(wallprofile.WaitMutex, at, &ending{waker: h.last, by: noStack}, from, from+1)
+		if len(f.parts) != 1 || f.parts[0].below.who != h.base {
+			t.Fatalf("the parts of wait %d are %+v", i, f.parts)
+		}
+		if n := len(hs.causes); n > maxPaths+maxSteps {
+			t.Fatalf("%d causes are kept after %d waits", n, i+1)
+		}
+	}
+}
+
+// TestAFunctionIsOneParty has a goroutine that works for no span be at several places while it holds a lock.
+func TestAFunctionIsOneParty(t *testing.T) {
+	hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+	hs.waiting = 1
+	entry := frame{function: "main.refresh"}
+	h := &history{}
+	const places = 4 * maxStacks
+	for i := range places {
+		at := &stack{frames: []frame{{function: "main.step", line: int64(i)}, entry}}
+		hs.keep(h, &slice{from: trace.Time(i), to: trace.Time(i + 1), of: h, stack: at})
+		hs.nobody(at)
+	}
+	if n := len(hs.alone); n > maxStacks {
+		t.Errorf("%d stacks are kept", n)
+	}
+	f := hs.follow(wallprofile.WaitMutex, noStack, &ending{waker: h.last, by: noStack}, places-100, places)
+	if len(f.holders) != 1 {
+		t.Errorf("%d holders, want one", len(f.holders))
+	}
+	for p, ns := range f.holders {
+		if p.name != "main.refresh" || ns != 100 {
+			t.Errorf("%s for %d ns, want main.refresh for 100", p.name, ns)
+		}
+	}
+}
