@@ -53,3 +53,24 @@ func TestAFunctionIsOneParty(t *testing.T) {
 		}
 	}
 }
+
+// TestOnlyWhatAWaitNeedsIsKept: the ring is for the waits, and neither marks nor the runtime's sweeper may fill it.
+func TestOnlyWhatAWaitNeedsIsKept(t *testing.T) {
+	hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+	for i, tt := range []struct {
+		waiting int
+		stack   *stack
+		kept    uint64
+	}{
+		{0, noStack, 0},
+		{1, noStack, 1},
+		{1, &stack{frames: []frame{{function: "runtime.goschedIfBusy"}, {function: "runtime.bgsweep"}}}, 1},
+	} {
+		hs.waiting = tt.waiting
+		h := &history{from: trace.Time(i), stack: tt.stack}
+		hs.cut(h, trace.Time(i+1), noStack)
+		if hs.kept != tt.kept || h.from != trace.Time(i+1) {
+			t.Errorf("%d waiting, %v: %d kept from %d on, want %d", tt.waiting, tt.stack.frames, hs.kept, h.from, tt.kept)
+		}
+	}
+}

@@ -325,9 +325,10 @@ func (hs *historian) cut(h *history, now trace.Time, at *stack) {
 	}
 }
 
-// keep puts a slice into the ring, in the place of the oldest one if that is full.
+// keep puts a slice into the ring, in the place of the oldest one if that is full. While nobody waits, nobody needs it,
+// and nobody waits for the runtime's sweeper, which yields at each step: a collection would fill the ring with that.
 func (hs *historian) keep(h *history, s *slice) {
-	if s.to <= s.from {
+	if s.to <= s.from || hs.waiting == 0 || s.stack.sweeps() {
 		return
 	}
 	hs.kept++
@@ -338,6 +339,11 @@ func (hs *historian) keep(h *history, s *slice) {
 	}
 	s.before, h.last = h.last, hs.kept
 	(*chunk)[at%chunkSize] = *s
+}
+
+// sweeps reports whether the stack is that of the goroutine which sweeps the heap after a garbage collection.
+func (s *stack) sweeps() bool {
+	return len(s.frames) > 0 && s.frames[len(s.frames)-1].function == "runtime.bgsweep"
 }
 
 // slice returns a slice by its number, nil if there is none, or it was overwritten.
