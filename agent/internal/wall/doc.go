@@ -65,7 +65,9 @@
 // cannot be followed has a leaf that says why ("[not followed: forgotten]"); these are counted.
 //
 // For this, the converter keeps what all goroutines did while some goroutine of a span waits: up to 131,072 slices of 80
-// bytes, the newest of the process. Conversion takes a fifth to a half more time than without. The trace has but numbers of
+// bytes, the newest of the process. It looks at no more than 16,384 of them for one wait, and on average at no more than one for
+// each event of the trace; what is beyond is "[not followed: too much]", as where hundreds wait for one with a long history.
+// Conversion takes a fifth to a half more time than without. The trace has but numbers of
 // spans: the name of a request that is over and was not slow is known if it is among the 16,384 newest spans.
 //
 // Work that is handed to a goroutine which was there before is covered if the span waits for the answer: the worker's time

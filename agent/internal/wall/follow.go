@@ -19,8 +19,8 @@ import (
 
 const (
 	maxFollowed = 8       // waits below one another
-	maxSteps    = 4096    // slices looked at for one wait
-	maxCredit   = 100_000 // slices looked at for all waits, when nothing was for a while; each event adds one
+	maxSteps    = 1 << 14 // slices looked at for one wait
+	maxCredit   = 1 << 19 // slices looked at for all waits, when nothing was for a while; each event adds one
 )
 
 // cause is a part of a stack below a wait: a goroutine, and where it was. The innermost one is the cause of a slice.

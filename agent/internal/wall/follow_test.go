@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -211,6 +212,22 @@ func TestFollowBeyondTheStartOfAGoroutine(t *testing.T) {
 	rec.led(s, wallprofile.WaitReceive, "[started by: the same request]", "relay", "workA")
 }
 
+// Before a goroutine that a timer started, there was the timer.
+func TestFollowToATimer(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "root")
+	ch := make(chan int)
+	go func() {
+		blockedIn(t, 1, "receiver")
+		time.AfterFunc(wait, func() { passer(ch) })
+	}()
+	receiver(ch)
+	s.end()
+	rec.finish()
+	rec.led(s, wallprofile.WaitReceive, "[started by: a timer]")
+	rec.led(s, wallprofile.WaitReceive, "[sent by: spanflame/agent/internal/wall.TestFollowToATimer.", ", no request]", "passer", "workB")
+}
+
 // The history of a goroutine ends at the begin of the wait: what the other one did before is none of it.
 func TestFollowNotBeyondTheWait(t *testing.T) {
 	rec := startRecorder(t, nil)
@@ -351,4 +368,70 @@ func auditor(mu *sync.Mutex, work func()) {
 	mu.Lock()
 	defer mu.Unlock()
 	work()
+}
+
+// Among a thousand requests, each that waits for a lock names the one that holds it, and none that has nothing to do with
+// it.
+func TestConvoyAmongAThousandRequests(t *testing.T) {
+	rec := startRecorder(t, nil)
+	const victims, unrelated = 50, 950
+	var mu sync.Mutex
+	var all, begun sync.WaitGroup
+	var waiting atomic.Bool
+	held := make(chan struct{})
+	spans := make([]*testSpan, victims+unrelated)
+	all.Go(func() {
+		_, s := rec.begin(context.Background(), "POST /audit")
+		auditor(&mu, func() {
+			close(held)
+			for !waiting.Load() {
+				time.Sleep(10 * time.Millisecond)
+			}
+			workA(wait)
+		})
+		s.end()
+	})
+	<-held
+	begun.Add(len(spans))
+	for i := range spans {
+		all.Go(func() {
+			name := "GET /victim"
+			if i >= victims {
+				name = "GET /unrelated"
+			}
+			_, spans[i] = rec.begin(context.Background(), name)
+			begun.Done()
+			if i < victims {
+				locker(&mu)
+			} else {
+				ch := make(chan int)
+				go passer(ch)
+				receiver(ch)
+			}
+			spans[i].end()
+		})
+	}
+	begun.Wait()
+	blockedIn(t, victims, "locker")
+	waiting.Store(true)
+	all.Wait()
+	rec.finish()
+	flames := rec.flames()
+	for i, s := range spans {
+		f := flames[s.id.String()]
+		if f == nil {
+			t.Fatalf("%s has no profile; %+v", s.name, rec.Stats())
+		}
+		if i < victims && f.causeOf("locker", "[held by: POST /audit, another request]", "workA") < int64(wait) {
+			t.Errorf("%s does not wait for the one that holds the lock\n%s", s.name, f.causes())
+		}
+		for stack := range f.whole {
+			if i < victims && strings.Contains(stack, "unrelated") || i >= victims && strings.Contains(stack, "victim") {
+				t.Errorf("%s has %s", s.name, stack)
+			}
+		}
+		if !s.has(f.own) {
+			t.Errorf("%s: own time is %v, the span took from %v to %v", s.name, time.Duration(f.own), s.inner, s.outer)
+		}
+	}
 }

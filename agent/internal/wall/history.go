@@ -35,8 +35,8 @@ type history struct {
 	switched bool // it waits for the coroutine to which it switched
 	exited   bool
 
-	born    trace.Time // zero if the trace does not show it
-	starter uint64     // number of the slice of the goroutine that started it; 0 if it was started by none, or nobody waited then
+	born    trace.Time // zero if it is not known who started it, or nobody waited then
+	starter uint64     // number of the slice of the goroutine that started it; 0 if it was a timer
 
 	base *party // the request in which it was started
 	open []mark // spans that began on it and have not ended, in order
@@ -219,13 +219,15 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 	h := hs.all[id]
 	switch {
 	case from == trace.GoNotExist:
-		h = &history{id: id, from: now, born: now, stack: at}
-		if starter := hs.of(e.Goroutine()); starter != nil {
-			if !at.shared() {
-				h.base = starter.who()
-			}
-			if hs.waiting > 0 {
-				h.starter, _ = hs.wake(e)
+		h = &history{id: id, from: now, stack: at}
+		if starter := hs.of(e.Goroutine()); starter != nil && !at.shared() {
+			h.base = starter.who()
+		}
+		if e.Goroutine() == trace.NoGoroutine {
+			h.born = now
+		} else if hs.waiting > 0 {
+			if h.starter, _ = hs.wake(e); h.starter != 0 {
+				h.born = now
 			}
 		}
 		if len(hs.all) < maxHistories {
