@@ -1,6 +1,7 @@
 package wall
 
 import (
+	"context"
 	"testing"
 
 	"golang.org/x/exp/trace"
@@ -73,4 +74,31 @@ func TestOnlyWhatAWaitNeedsIsKept(t *testing.T) {
 			t.Errorf("%d waiting, %v: %d kept from %d on, want %d", tt.waiting, tt.stack.frames, hs.kept, h.from, tt.kept)
 		}
 	}
+}
+
+// TestSpansThatNeverEndAreForgotten has children that nobody ends, on a goroutine that serves one request after the other,
+// and on one for each request.
+func TestSpansThatNeverEndAreForgotten(t *testing.T) {
+	rec := manual(t)
+	_, stream := rec.begin(context.Background(), "GET /events")
+	rec.capture()
+	request := func() {
+		ctx, root := rec.begin(context.Background(), "GET /leaky")
+		rec.begin(ctx, "never ended")
+		root.end()
+	}
+	for range 2 * maxOpen {
+		request()
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			request()
+		}()
+		<-over
+	}
+	rec.capture()
+	if n := len(rec.conv.history.begun); n > maxOpen {
+		t.Errorf("%d spans are kept as running", n)
+	}
+	stream.end()
 }

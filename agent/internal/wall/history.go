@@ -187,6 +187,9 @@ func (hs *historian) mark(e trace.Event, begin bool) {
 			h = hs.meet(on, wallprofile.Running, noStack)
 		}
 		hs.cut(h, now, hs.c.stacks.intern(e.Stack()))
+		if len(h.open) == maxOpen {
+			hs.prune(h)
+		}
 		if len(h.open) < maxOpen && len(hs.begun) < maxParties {
 			h.open = append(h.open, mark{number, hs.party(root)})
 			hs.begun[number] = h
@@ -210,6 +213,17 @@ func (hs *historian) mark(e trace.Event, begin bool) {
 			p.name = hs.names(number)
 		}
 	}
+}
+
+// prune forgets spans that began on a goroutine and outlived their requests: most of them never end.
+func (hs *historian) prune(h *history) {
+	h.open = slices.DeleteFunc(h.open, func(m mark) bool {
+		if m.of.ended == 0 {
+			return false
+		}
+		delete(hs.begun, m.number)
+		return true
+	})
 }
 
 // transition ends the slice of a goroutine, and begins the next one.
@@ -263,6 +277,7 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 	}
 	if to == trace.GoNotExist {
 		h.exited = true
+		hs.prune(h)
 		delete(hs.all, id)
 		return
 	}
