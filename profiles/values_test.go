@@ -41,3 +41,32 @@ func TestValues(t *testing.T) {
 		t.Error("functions of a stack are not distinguished from others")
 	}
 }
+
+// A profile without causes has the same totals, and ends where the goroutine itself waited.
+func TestOwn(t *testing.T) {
+	at := make(map[string]*profile.Location)
+	stack := func(functions ...string) (all []*profile.Location) {
+		for _, f := range functions {
+			if at[f] == nil {
+				at[f] = &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: f}}}}
+			}
+			all = append(all, at[f])
+		}
+		return all
+	}
+	waits := &profile.Sample{Value: []int64{5}, Label: map[string][]string{wallprofile.SpanID: {"a"}}, Location: stack(
+		wallprofile.WaitSleep.Leaf(), "main.audit", wallprofile.CauseFrame(wallprofile.HeldBy, wallprofile.OtherRequest, "POST /audit"),
+		wallprofile.WaitMutex.Leaf(), "main.cart")}
+	runs := &profile.Sample{Value: []int64{3}, Location: stack("main.cart")}
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}}, Sample: []*profile.Sample{waits, runs}, TimeNanos: 7}
+	own := Own(p)
+	if own.Sample[1] != runs || own.TimeNanos != 7 || Total(own, 0, nil) != 8 {
+		t.Errorf("what has no cause is changed: %v", own)
+	}
+	if s := own.Sample[0]; len(s.Location) != 2 || Calls(s, "main.audit") || !Calls(s, wallprofile.WaitMutex.Leaf()) || s.Label[wallprofile.SpanID][0] != "a" {
+		t.Errorf("the stack is %v", s)
+	}
+	if len(waits.Location) != 5 {
+		t.Error("the given profile is changed")
+	}
+}

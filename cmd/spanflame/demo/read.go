@@ -112,7 +112,7 @@ func (b *backend) spent(ctx context.Context, f fault, from, to time.Time) (time.
 	if value < 0 {
 		return 0, fmt.Errorf("a %s profile of the %s has no %s", f.profile, f.Fault.Service, f.sample)
 	}
-	return time.Duration(profiles.Total(p, value, func(s *profile.Sample) bool {
+	return time.Duration(profiles.Total(profiles.Own(p), value, func(s *profile.Sample) bool {
 		return profiles.Calls(s, f.Fault.Function) && (f.within == "" || profiles.Calls(s, f.within))
 	})), nil
 }
