@@ -109,33 +109,43 @@ func TestRequirements(t *testing.T) {
 	}
 }
 
-// TestServicesKeepTheirVersions: a service that uses these modules itself and adds the agent has the same versions as
-// before.
-func TestServicesKeepTheirVersions(t *testing.T) {
+// service makes a module that imports these packages, with these versions of modules of its own, and tidies it.
+func service(t *testing.T, own map[string]string, packages ...string) (dir string) {
+	t.Helper()
 	read(t, "go.mod") // so that the result in the test cache depends on it
 	root, err := filepath.Abs("../..")
 	if err != nil {
 		t.Fatal(err)
 	}
-	own := map[string]string{
-		"github.com/go-chi/chi/v5": "v5.0.0",
-		"github.com/jackc/pgx/v5":  "v5.7.0",
-		"github.com/spf13/cobra":   "v1.8.0",
-		"modernc.org/sqlite":       "v1.34.0",
-	}
-	dir := t.TempDir()
+	dir = t.TempDir()
 	file, code := "module service\n\ngo 1.26.0\n\nrequire spanflame v0.0.0\n\nreplace spanflame => "+root+"\n", "package main\n\nimport (\n"
 	for mod, version := range own {
 		file += fmt.Sprintf("\nrequire %s %s\n", mod, version)
-		code += fmt.Sprintf("\t_ %q\n", mod)
+		packages = append(packages, mod)
 	}
-	code += "\t_ \"spanflame/agent\"\n)\n\nfunc main() {}\n"
+	for _, p := range packages {
+		code += fmt.Sprintf("\t_ %q\n", p)
+	}
+	code += ")\n\nfunc main() {}\n"
 	for name, content := range map[string]string{"go.mod": file, "main.go": code} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
 	goCommand(t, dir, "mod", "tidy")
+	return dir
+}
+
+// TestServicesKeepTheirVersions: a service that uses these modules itself and adds the agent has the same versions as
+// before.
+func TestServicesKeepTheirVersions(t *testing.T) {
+	own := map[string]string{
+		"github.com/go-chi/chi/v5": "v5.0.0",
+		"github.com/jackc/pgx/v5":  "v5.7.0",
+		"github.com/spf13/cobra":   "v1.8.0",
+		"modernc.org/sqlite":       "v1.34.0",
+	}
+	dir := service(t, own, "spanflame/agent")
 	for mod, version := range own {
 		if got := strings.TrimSpace(goCommand(t, dir, "list", "-m", mod)); got != mod+" "+version {
 			t.Errorf("a service with %s %s has %q after it added the agent", mod, version, got)
@@ -145,4 +155,32 @@ func TestServicesKeepTheirVersions(t *testing.T) {
 	if got := strings.TrimSpace(goCommand(t, dir, "list", "-m", "modernc.org/libc")); got != "modernc.org/libc v1.55.3" {
 		t.Errorf("a service with SQLite has %q after it added the agent, want the driver's own v1.55.3", got)
 	}
+}
+
+// TestServicesGetNothingElse: a service that adds the agent requires what this module's go.mod does, and nothing later. The
+// tests of packages that the agent imports count: if they import what is replaced here, what the old version of that
+// imports is missing, and a service gets the latest.
+func TestServicesGetNothingElse(t *testing.T) {
+	ours := requires(t, "../..")
+	for mod, version := range requires(t, service(t, nil, "spanflame/agent", "spanflame/agent/otelsetup")) {
+		if mod != module && ours[mod] != version {
+			t.Errorf("a service that adds the agent requires %s %s, and this module %q", mod, version, ours[mod])
+		}
+	}
+}
+
+// requires returns what the go.mod of a directory requires.
+func requires(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	var mod struct {
+		Require []struct{ Path, Version string }
+	}
+	if err := json.Unmarshal([]byte(goCommand(t, dir, "mod", "edit", "-json")), &mod); err != nil {
+		t.Fatal(err)
+	}
+	versions := map[string]string{}
+	for _, r := range mod.Require {
+		versions[r.Path] = r.Version
+	}
+	return versions
 }

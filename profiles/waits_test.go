@@ -1,4 +1,4 @@
-package wallprofile
+package profiles_test
 
 import (
 	"context"
@@ -22,15 +22,17 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+
+	"spanflame/internal/wallprofile"
 )
 
 // found returns what the goroutines wait for that are blocked below waiter.
-func found(leaf State) map[string]bool {
+func found(leaf wallprofile.State) map[string]bool {
 	what := make(map[string]bool)
 	all := make([]byte, 1<<20)
 	for _, g := range strings.Split(string(all[:runtime.Stack(all, true)]), "\n\n") {
-		if head, stack, _ := strings.Cut(g, "\n"); !strings.Contains(head, "[runn") && strings.Contains(stack, "/wallprofile.waiter(") {
-			what[WaitedFor(leaf.Leaf(), functionsOf(stack))] = true
+		if head, stack, _ := strings.Cut(g, "\n"); !strings.Contains(head, "[runn") && strings.Contains(stack, "/profiles_test.waiter(") {
+			what[wallprofile.WaitedFor(leaf.Leaf(), functionsOf(stack))] = true
 		}
 	}
 	return what
@@ -47,7 +49,7 @@ func functionsOf(stack string) iter.Seq2[string, string] {
 			if i := strings.LastIndexByte(function, '('); i > 0 {
 				function = function[:i]
 			}
-			if !yield(strings.ReplaceAll(function, "spanflame/internal/wallprofile.", "main."), "") {
+			if !yield(strings.ReplaceAll(function, "spanflame/profiles_test.", "main."), "") {
 				return
 			}
 		}
@@ -89,7 +91,8 @@ func acquire(ctx context.Context, pool *pgxpool.Pool) {
 	}
 }
 
-// TestWaitedFor has the libraries wait, and reads their stacks.
+// TestWaitedFor has the libraries wait, and reads their stacks. It is not next to [wallprofile.WaitedFor] since the agent
+// imports that package: a service's go.mod follows the tests of what it imports.
 func TestWaitedFor(t *testing.T) {
 	// A server that accepts, and answers when the test is over.
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
@@ -164,39 +167,39 @@ func TestWaitedFor(t *testing.T) {
 
 	for _, tt := range []struct {
 		want string
-		leaf State
+		leaf wallprofile.State
 		do   func()
 	}{
-		{"the answer of an HTTP call", WaitSelect, get("/")},
-		{"the body of an HTTP answer", WaitSelect, get("/body")},
-		{"the body of the request", WaitNetwork, func() {
+		{"the answer of an HTTP call", wallprofile.WaitSelect, get("/")},
+		{"the body of an HTTP answer", wallprofile.WaitSelect, get("/body")},
+		{"the body of the request", wallprofile.WaitNetwork, func() {
 			req, _ := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/upload", body)
 			if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
 				_ = resp.Body.Close()
 			}
 		}},
-		{"a slow client to take the answer", WaitNetwork, func() { _, _ = io.WriteString(raw, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") }},
-		{"a TLS handshake", WaitNetwork, func() {
+		{"a slow client to take the answer", wallprofile.WaitNetwork, func() { _, _ = io.WriteString(raw, "GET /slow HTTP/1.1\r\nHost: x\r\n\r\n") }},
+		{"a TLS handshake", wallprofile.WaitNetwork, func() {
 			c, err := net.Dial("tcp", silent.Addr().String())
 			if err == nil {
 				_ = tls.Client(c, &tls.Config{InsecureSkipVerify: true}).HandshakeContext(ctx)
 				_ = c.Close()
 			}
 		}},
-		{"a host's address (DNS)", WaitNetwork, func() {
+		{"a host's address (DNS)", wallprofile.WaitNetwork, func() {
 			r := &net.Resolver{PreferGo: true, Dial: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return new(net.Dialer).DialContext(ctx, "tcp", silent.Addr().String())
 			}}
 			_, _ = r.LookupHost(ctx, "host.example.")
 		}},
-		{"the database's answer", WaitNetwork, func() { _, _ = db.Query("select") }},
-		{"a free connection of database/sql's pool", WaitSelect, func() { _, _ = db.QueryContext(ctx, "select") }},
-		{"a free connection of pgxpool", WaitSelect, func() { acquire(ctx, pool) }},
-		{"a free connection of pgxpool", WaitSelect, func() { acquire(ctx, pool) }},
-		{"the answer of a gRPC call", WaitSelect, func() { _ = client.Invoke(ctx, "/a.B/C", nil, nil) }},
-		{"a message of a gRPC stream", WaitSelect, func() { _, _ = client.NewStream(ctx, &grpc.StreamDesc{}, "/a.B/C") }},
-		{"a line of the log to be written", WaitNetwork, func() { log.New(full, "", 0).Print(strings.Repeat("x", 1<<20)) }},
-		{"a child process", Syscall, func() { _ = exec.CommandContext(ctx, "sleep", "60").Run() }},
+		{"the database's answer", wallprofile.WaitNetwork, func() { _, _ = db.Query("select") }},
+		{"a free connection of database/sql's pool", wallprofile.WaitSelect, func() { _, _ = db.QueryContext(ctx, "select") }},
+		{"a free connection of pgxpool", wallprofile.WaitSelect, func() { acquire(ctx, pool) }},
+		{"a free connection of pgxpool", wallprofile.WaitSelect, func() { acquire(ctx, pool) }},
+		{"the answer of a gRPC call", wallprofile.WaitSelect, func() { _ = client.Invoke(ctx, "/a.B/C", nil, nil) }},
+		{"a message of a gRPC stream", wallprofile.WaitSelect, func() { _, _ = client.NewStream(ctx, &grpc.StreamDesc{}, "/a.B/C") }},
+		{"a line of the log to be written", wallprofile.WaitNetwork, func() { log.New(full, "", 0).Print(strings.Repeat("x", 1<<20)) }},
+		{"a child process", wallprofile.Syscall, func() { _ = exec.CommandContext(ctx, "sleep", "60").Run() }},
 	} {
 		all.Go(func() { waiter(tt.do) })
 		for deadline := time.Now().Add(20 * time.Second); !found(tt.leaf)[tt.want]; time.Sleep(time.Millisecond) {
