@@ -39,6 +39,11 @@ func (o *Once) Do(ctx context.Context, grace time.Duration, what string, f func(
 	case <-o.ended:
 		return o.err
 	case <-late.C:
+	}
+	select {
+	case <-o.ended: // at the same time
+		return o.err
+	default:
 		return fmt.Errorf("%s: %w", what, context.Cause(ctx))
 	}
 }
