@@ -48,7 +48,10 @@ func TestHandlers(t *testing.T) {
 	mux.HandleFunc("/quick", func(http.ResponseWriter, *http.Request) {})
 	var mu sync.Mutex
 	var labelled []string // requests whose goroutine had labels already
+	var handling sync.WaitGroup
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		handling.Add(1)
+		defer handling.Done()
 		if goroutineLabels() != nil {
 			mu.Lock()
 			labelled = append(labelled, r.URL.Path)
@@ -83,7 +86,8 @@ func TestHandlers(t *testing.T) {
 			t.Errorf("%s: %q, %v", path, body, err)
 		}
 	}
-	server.Close() // waits for the handlers but the hijacked one, which ended before its connection
+	server.Close()  // waits for the handlers but the hijacked one
+	handling.Wait() // whose span can end after its client has read everything
 
 	if len(labelled) > 0 {
 		t.Errorf("goroutines had labels of an earlier request: %q", labelled)
