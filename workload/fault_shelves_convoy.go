@@ -14,7 +14,7 @@ func (s *Service) addShelvesConvoy() {
 		Does:     "the stock is locked while the warehouse answers: concurrent reservations queue for it",
 		Repair:   "the stock is locked only while it changes",
 		Function: "spanflame/workload.(*stock).reserveHoldingShelves",
-		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=1", PerSecond: 20},
+		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=1", PerSecond: 30},
 		Span:     "POST /api/reserve",
 	}})
 }

@@ -15,7 +15,7 @@ func (s *Service) addTillConvoy() {
 		Does:     "the till is locked while the inventory and the database answer: concurrent requests queue for it",
 		Repair:   "the till is locked only while it changes",
 		Function: "spanflame/workload.(*Service).settleHoldingTill",
-		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=1", PerSecond: 20},
+		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=1", PerSecond: 30},
 	}})
 }
 

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -179,15 +180,19 @@ func (w *response) Write(b []byte) (int, error) {
 	return w.ResponseWriter.Write(b)
 }
 
-// reply sends v as JSON. It ignores write errors: the client has gone.
+// reply sends v as JSON, unless it is JSON already. It ignores write errors: the client has gone.
 func (w *response) reply(status int, v any) {
-	body, err := json.Marshal(v)
+	body, encoded := v.(json.RawMessage)
+	var err error
+	if !encoded {
+		body, err = json.Marshal(v)
+	}
 	if err != nil { // only a programming error: every answer is a struct of plain fields
 		status, body, w.err = http.StatusInternalServerError, []byte(`{"error":"internal error"}`), err
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(body, '\n'))
+	_, _ = w.Write(append(slices.Clip(body), '\n')) // a copy, as others send the same RawMessage
 }
 
 // fail sends the answer for err, and marks the span as failed if the service caused the error.

@@ -88,11 +88,9 @@ type Switch struct {
 	knobs string // query
 }
 
-// Find finds a fault of one of the services, of which the first that has it counts. The name may be preceded by that
-// of the service, as in inventory/lock-convoy, and followed by settings, as in report-lock?report_ms=100.
-func Find(ctx context.Context, name string, services ...string) (*Switch, error) {
-	wanted, knobs, _ := strings.Cut(name, "?")
-	var names []string
+// List returns the faults of the services.
+func List(ctx context.Context, services ...string) ([]*Switch, error) {
+	var all []*Switch
 	for _, service := range services {
 		base := strings.TrimSuffix(service, "/") + "/faults"
 		var list []Fault
@@ -100,11 +98,28 @@ func Find(ctx context.Context, name string, services ...string) (*Switch, error)
 			return nil, err
 		}
 		for _, f := range list {
-			if wanted == f.Name || wanted == f.Service+"/"+f.Name {
-				return &Switch{Fault: f, url: base + "/" + url.PathEscape(f.Name), knobs: knobs}, nil
-			}
-			names = append(names, f.Service+"/"+f.Name)
+			all = append(all, &Switch{Fault: f, url: base + "/" + url.PathEscape(f.Name)})
 		}
+	}
+	return all, nil
+}
+
+// Find finds a fault of one of the services, of which the first that has it counts. The name may be preceded by that
+// of the service, as in inventory/lock-convoy, and followed by settings, as in report-lock?report_ms=100.
+func Find(ctx context.Context, name string, services ...string) (*Switch, error) {
+	wanted, knobs, _ := strings.Cut(name, "?")
+	all, err := List(ctx, services...)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, s := range all {
+		full := s.Fault.Service + "/" + s.Fault.Name
+		if wanted == s.Fault.Name || wanted == full {
+			s.knobs = knobs
+			return s, nil
+		}
+		names = append(names, full)
 	}
 	slices.Sort(names)
 	return nil, fmt.Errorf("fault %q: must be one of %s", wanted, strings.Join(names, ", "))
