@@ -8,6 +8,7 @@ type State uint8
 // The states. Each nanosecond of a span's own time is in exactly one of them.
 const (
 	Running State = iota
+	Unsampled
 	Runnable
 	Syscall
 	WaitMutex
@@ -55,6 +56,7 @@ var table = [NumStates]struct {
 	link         Link
 }{
 	Running:       {"running", "on the CPU", KindRunning, NoLink}, // without a leaf frame
+	Unsampled:     {"running: no CPU sample", "on the CPU without a sample", KindRunning, NoLink},
 	Runnable:      {"runnable: waiting for CPU", "runnable and waiting for a CPU", KindRunnable, NoLink},
 	Syscall:       {"syscall", "in a system call", KindSyscall, NoLink},
 	WaitMutex:     {"waiting: mutex", "waiting for a mutex", KindWaiting, HeldBy},

@@ -19,7 +19,8 @@
 // A span's own time is the time between its two marks on its own goroutine: the one it was started on.
 // Each nanosecond of it is in exactly one state. Running time has no leaf frame of its own: it ends in
 // the function that ran (from the CPU profiler's samples where there are any, else from the nearest
-// event that has a stack). Every other state is a leaf frame in brackets, such as "[waiting: mutex]",
+// event that has a stack). Where that sample or event is more than 20 ms away, the stack has the leaf frame "[running: no CPU
+// sample]", for the function is not certain. Every other state is a leaf frame in brackets, such as "[waiting: mutex]",
 // "[runnable: waiting for CPU]" or "[syscall]".
 //
 // Frames begin with the path of spans from the local root to the innermost span that the goroutine was

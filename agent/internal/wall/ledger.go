@@ -153,6 +153,11 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 			d -= ns
 		}
 	}
+	if s == wallprofile.Running {
+		far := min(d, g.unsampled(now))
+		c.charge(g, where, wallprofile.Unsampled, nil, far)
+		d -= far
+	}
 	if s == wallprofile.Running && g.resumed && where != g.stack && g.sample == nil {
 		c.charge(g, g.stack, s, nil, d/2)
 		d -= d / 2
@@ -165,6 +170,21 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 	g.since = now
 	g.resumed = false
 	g.stopped = [2]time.Duration{}
+}
+
+// nearSample is how far running time may be from the CPU sample or the event whose stack it has. A thread that runs has a
+// sample every 10 ms, unless the CPU profile is being exchanged for the next one or another profiler has it, or the
+// operating system lets another thread run.
+const nearSample = 20 * time.Millisecond
+
+// unsampled returns how much of a running slice that ends at now is further from its stack's sample or event than that.
+func (g *goroutine) unsampled(now trace.Time) time.Duration {
+	near := min(now, g.since+trace.Time(nearSample)) // without a sample, the event is at one end
+	from := g.since
+	if g.sample != nil {
+		from, near = max(from, g.sampleAt-trace.Time(nearSample)), min(now, g.sampleAt+trace.Time(nearSample))
+	}
+	return now.Sub(g.since) - max(0, near.Sub(from))
 }
 
 // waited charges a wait that another goroutine ends.

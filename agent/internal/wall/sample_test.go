@@ -2,6 +2,7 @@ package wall
 
 import (
 	"testing"
+	"time"
 
 	"golang.org/x/exp/trace"
 
@@ -37,5 +38,38 @@ func TestASampleWithoutAStackSaysNothing(t *testing.T) {
 	}
 	if sample(60, "main.other", "main.main", outermost); g.sample == work || g.sample.frames[0].function != "main.other" {
 		t.Errorf("the sample of main.other is not taken: %v", g.sample.frames)
+	}
+}
+
+// TestTimeFarFromSamplesIsMarked: while the CPU profile is exchanged for the next one there are no samples, and whatever
+// stack the nearest event has may be wrong.
+func TestTimeFarFromSamplesIsMarked(t *testing.T) {
+	const ms = trace.Time(time.Millisecond)
+	for _, test := range []struct {
+		name            string
+		samples         []trace.Time
+		marked, running time.Duration
+	}{
+		{"every 10 ms", []trace.Time{10 * ms, 20 * ms, 30 * ms, 40 * ms, 50 * ms, 60 * ms, 70 * ms, 80 * ms, 90 * ms}, 0, 100 * time.Millisecond},
+		{"a gap of 60 ms", []trace.Time{10 * ms, 20 * ms, 80 * ms, 90 * ms}, 20 * time.Millisecond, 80 * time.Millisecond},
+		{"none at the start", []trace.Time{70 * ms, 80 * ms, 90 * ms}, 50 * time.Millisecond, 50 * time.Millisecond},
+		{"none at the end", []trace.Time{10 * ms, 20 * ms}, 60 * time.Millisecond, 40 * time.Millisecond},
+		{"none", nil, 80 * time.Millisecond, 20 * time.Millisecond},
+	} {
+		var marked, running time.Duration
+		g := &goroutine{state: wallprofile.Running, known: true}
+		slice := func(now trace.Time) {
+			far := g.unsampled(now)
+			marked, running, g.since = marked+far, running+now.Sub(g.since)-far, now
+		}
+		for _, at := range test.samples {
+			if g.sample != nil {
+				slice(g.sampleAt + (at-g.sampleAt)/2)
+			}
+			g.sample, g.sampleAt = noStack, at
+		}
+		if slice(100 * ms); marked != test.marked || running != test.running {
+			t.Errorf("samples %s: %v marked, %v not, want %v and %v", test.name, marked, running, test.marked, test.running)
+		}
 	}
 }
