@@ -46,28 +46,37 @@ func CauseFrame(l Link, whose Whose, name string) string {
 	case OtherRequest:
 		who = strings.TrimPrefix(name+otherSuffix, ", ")
 	case NoSpan:
-		who += ", a request without a span"
+		who += noSpanSuffix
 	case NoRequest:
-		who += ", no request"
+		who += noRequestSuffix
 	case Timer:
 		who = "a timer"
 	}
 	return "[" + links[l] + ": " + who + "]"
 }
 
-const otherSuffix = ", another request"
+const (
+	otherSuffix     = ", another request"
+	noSpanSuffix    = ", a request without a span"
+	noRequestSuffix = ", no request"
+)
 
-// OtherName returns the name of the other request that a frame of CauseFrame names, empty if that is not known; ok is false for
-// any other frame.
-func OtherName(frame string) (name string, ok bool) {
+// Culprit returns who a frame of CauseFrame names, if it is not the request that waited or a timer: another request, whose name
+// is empty if it is not known, or the function of a goroutine that worked for no request with a span.
+func Culprit(frame string) (name string, whose Whose, ok bool) {
 	if !IsCause(frame) {
-		return "", false
+		return "", 0, false
 	}
 	_, who, _ := strings.Cut(strings.TrimSuffix(frame, "]"), ": ")
 	if who == strings.TrimPrefix(otherSuffix, ", ") {
-		return "", true
+		return "", OtherRequest, true
 	}
-	return strings.CutSuffix(who, otherSuffix)
+	for whose, suffix := range map[Whose]string{OtherRequest: otherSuffix, NoSpan: noSpanSuffix, NoRequest: noRequestSuffix} {
+		if name, ok := strings.CutSuffix(who, suffix); ok {
+			return name, whose, true
+		}
+	}
+	return "", 0, false
 }
 
 // NotFollowed is why it is not known what was done during a part of a wait.

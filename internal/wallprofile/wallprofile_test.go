@@ -217,15 +217,17 @@ func TestCausePlace(t *testing.T) {
 	}
 }
 
-func TestOtherName(t *testing.T) {
-	for _, name := range []string{"POST /audit", "a: b, another request", ""} {
-		if got, ok := OtherName(CauseFrame(SentBy, OtherRequest, name)); got != name || !ok {
-			t.Errorf("%q: %q, %v", name, got, ok)
+func TestCulprit(t *testing.T) {
+	for name, whose := range map[string]Whose{
+		"POST /audit": OtherRequest, "a: b, another request": OtherRequest, "": OtherRequest, "main.report": NoRequest, "main.serve": NoSpan,
+	} {
+		if got, gotWhose, ok := Culprit(CauseFrame(SentBy, whose, name)); got != name || gotWhose != whose || !ok {
+			t.Errorf("%q: %q, %d, %v", name, got, gotWhose, ok)
 		}
 	}
-	for _, frame := range []string{CauseFrame(HeldBy, SameRequest, ""), CauseFrame(HeldBy, NoRequest, "main.x"), Forgotten.Leaf(), "main.x, another request", ""} {
-		if name, ok := OtherName(frame); ok {
-			t.Errorf("%q is another request, %q", frame, name)
+	for _, frame := range []string{CauseFrame(HeldBy, SameRequest, ""), CauseFrame(WokenBy, Timer, ""), Forgotten.Leaf(), "main.x, another request", ""} {
+		if name, _, ok := Culprit(frame); ok {
+			t.Errorf("%q is a culprit, %q", frame, name)
 		}
 	}
 }

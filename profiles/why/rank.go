@@ -23,10 +23,11 @@ type Ranking struct {
 	found  map[blamed]*Blamed
 }
 
-// Blamed is a route that made other requests wait.
+// Blamed is a route, or a goroutine of none, that made other requests wait.
 type Blamed struct {
 	Service  string `json:"service"`
-	Request  string `json:"request"`            // the name of its local root span; empty if it is not known
+	Request  string `json:"request,omitempty"`  // the name of its local root span; empty if it is not known
+	Alone    string `json:"alone,omitempty"`    // the function of a goroutine that worked for no request with a span, instead
 	Function string `json:"function,omitempty"` // in which it spent the time, or which it called
 	State    string `json:"state"`
 	Waited   string `json:"waited_in"` // the function in which the others waited
@@ -38,8 +39,8 @@ type Blamed struct {
 }
 
 type blamed struct {
-	service, request, waited string
-	cause                    wallprofile.Place
+	service, request, alone, waited string
+	cause                           wallprofile.Place
 }
 
 // Add adds the wall-clock profile of a service's requests.
@@ -49,14 +50,18 @@ func (r *Ranking) Add(service string, p *profile.Profile) {
 	}
 	for _, s := range p.Sample {
 		at, own := profiles.WhereOf(s)
-		request, other := wallprofile.OtherName(at.Who)
-		if !own || !other || len(s.Value) == 0 {
+		who, whose, ok := wallprofile.Culprit(at.Who)
+		if !own || !ok || len(s.Value) == 0 {
 			continue
 		}
-		k := blamed{service, request, at.At.Function, at.Cause}
+		request, alone := who, ""
+		if whose != wallprofile.OtherRequest {
+			request, alone = "", who
+		}
+		k := blamed{service, request, alone, at.At.Function, at.Cause}
 		b := r.found[k]
 		if b == nil {
-			b = &Blamed{Service: service, Request: request, Function: at.Cause.Function, State: stateOf(at.Cause.Leaf), Waited: at.At.Function,
+			b = &Blamed{Service: service, Request: request, Alone: alone, Function: at.Cause.Function, State: stateOf(at.Cause.Leaf), Waited: at.At.Function,
 				cause: at.Cause, spans: make(map[string]bool)}
 			r.found[k] = b
 		}
@@ -71,7 +76,7 @@ func (r *Ranking) Add(service string, p *profile.Profile) {
 		r.Blamed = append(r.Blamed, *b)
 	}
 	slices.SortFunc(r.Blamed, func(a, b Blamed) int {
-		return cmp.Or(cmp.Compare(b.Took, a.Took), strings.Compare(a.Request, b.Request), strings.Compare(a.Function, b.Function),
+		return cmp.Or(cmp.Compare(b.Took, a.Took), strings.Compare(a.Request, b.Request), strings.Compare(a.Alone, b.Alone), strings.Compare(a.Function, b.Function),
 			strings.Compare(a.Waited, b.Waited), strings.Compare(a.State, b.State), strings.Compare(a.Service, b.Service))
 	})
 }
@@ -87,7 +92,7 @@ func (r *Ranking) WriteJSON(w io.Writer) error {
 func (r *Ranking) WriteText(w io.Writer) error {
 	var b strings.Builder
 	if len(r.Blamed) == 0 {
-		b.WriteString("No slow request waited for another one.\n")
+		b.WriteString("No slow request waited for another one, or for a goroutine of none.\n")
 	}
 	for i, of := range r.Blamed {
 		if i == shownBlamed {
@@ -99,7 +104,7 @@ func (r *Ranking) WriteText(w io.Writer) error {
 			made = format.Count(of.Requests, "request")
 		}
 		fmt.Fprintf(&b, "%9s  %s, %s made %s wait in %s: %s\n", millis(of.Took), format.Clean(of.Service, 100),
-			format.Clean(cmp.Or(of.Request, "a request without a name"), 100), made,
+			format.Clean(cmp.Or(of.Request, wallprofile.Short(of.Alone), "a request without a name"), 100), made,
 			format.Clean(wallprofile.Short(of.Waited), 200), describe(of.cause, of.State))
 	}
 	_, err := io.WriteString(w, b.String())

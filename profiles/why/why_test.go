@@ -173,6 +173,29 @@ func TestTheMainSpan(t *testing.T) {
 	}
 }
 
+// Most that makes requests wait is no request: a report, a ticker, a worker.
+func TestRankingOfGoroutinesWithoutARequest(t *testing.T) {
+	frame := func(name string) *profile.Location {
+		return &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: name}}}}
+	}
+	p := &profile.Profile{Sample: []*profile.Sample{{
+		Location: []*profile.Location{
+			frame("main.fetch"), frame("main.reportLoop"), frame(wallprofile.CauseFrame(wallprofile.HeldBy, wallprofile.NoRequest, "main.reportLoop")),
+			frame(wallprofile.WaitMutex.Leaf()), frame("main.get"), frame(wallprofile.SpanPrefix + "GET /stock"),
+		},
+		Value: []int64{int64(time.Second)},
+	}}}
+	var r why.Ranking
+	r.Add("shop", p)
+	if len(r.Blamed) != 1 || r.Blamed[0].Alone != "main.reportLoop" || r.Blamed[0].Request != "" || r.Blamed[0].Waited != "main.get" {
+		t.Fatalf("%+v", r.Blamed)
+	}
+	var text strings.Builder
+	if err := r.WriteText(&text); err != nil || !strings.Contains(text.String(), "1000 ms  shop, main.reportLoop made others wait in main.get: ") {
+		t.Errorf("%v\n%s", err, &text)
+	}
+}
+
 func TestRanking(t *testing.T) {
 	s := newShop()
 	p, err := s.read(s.spans[0])

@@ -88,7 +88,7 @@ func (l *labelling) of(c *cause) *cause {
 	}
 	labelled := l.done[c]
 	if labelled == nil {
-		labelled = l.causes.of(cause{above: l.of(c.above), label: c.frame(l.t), stack: c.stack, state: c.state, not: c.not})
+		labelled = l.causes.of(cause{above: l.of(c.above), label: c.frame(l.t), link: c.link, stack: c.stack, state: c.state, not: c.not})
 		l.done[c] = labelled
 	}
 	return labelled

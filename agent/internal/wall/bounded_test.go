@@ -48,9 +48,9 @@ func TestAFunctionIsOneParty(t *testing.T) {
 	if len(f.holders) != 1 {
 		t.Errorf("%d holders, want one", len(f.holders))
 	}
-	for p, ns := range f.holders {
-		if p.name != "main.refresh" || ns != 100 {
-			t.Errorf("%s for %d ns, want main.refresh for 100", p.name, ns)
+	for h, ns := range f.holders {
+		if h.who.name != "main.refresh" || ns != 100 {
+			t.Errorf("%s for %d ns, want main.refresh for 100", h.who.name, ns)
 		}
 	}
 }

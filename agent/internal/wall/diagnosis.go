@@ -92,31 +92,30 @@ func diagnose(a account) Diagnosis {
 // lock.
 func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 	root := a.span.root
-	held, holders, seen := make(map[string]int64), make(map[*party]int64), make(map[*stack]bool)
+	held, parties, holders, seen := make(map[string]int64), make(map[*party]int64), make(waits), make(map[*stack]bool)
 	for _, s := range a.samples {
 		if s.other || seen[s.stack] || s.place() != top {
 			continue
 		}
 		seen[s.stack] = true
-		if w := root.conv.waits[s.stack]; w != nil {
-			for who, ns := range w.released {
-				held[who] += ns
+		for h, ns := range root.conv.waits[s.stack] {
+			if h.by != "" {
+				held[h.by] += ns
 			}
-			for who, ns := range w.holders {
-				holders[who] += ns
-			}
+			parties[h.who] += ns
+			holders[h] += ns
 		}
 	}
 	enough := certain * float64(d.Top.Time)
-	for who, ns := range held {
+	for by, ns := range held {
 		if float64(ns) >= enough {
-			d.Top.Holder = who
+			d.Top.Holder = by
 		}
 	}
 
 	var one *party
 	requests, theirs, total := 0, int64(0), int64(0) // other requests
-	for p, ns := range holders {
+	for p, ns := range parties {
 		total += ns
 		if p.number != 0 && p.number != root.number {
 			requests++
@@ -133,19 +132,17 @@ func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 	case one != nil && one.number == 0 && wallprofile.OnBehalf(one.name, ""):
 		// It serves a connection, or the like: what the wait was for says more.
 	case one != nil:
-		cause.Who = wallprofile.Caused(link, one.named(root, d.Top.Holder), 1, false)
+		cause.Who = wallprofile.Caused(link, one.named(root, holders.releaser(one), top.function), 1, false)
 	case mostly && requests > 1:
 		cause.Who = wallprofile.Caused(link, "", requests, true)
-	case len(holders) > 1:
-		cause.Who = wallprofile.Caused(link, "", len(holders), false)
-	case d.Top.Holder != "":
-		cause.Who = wallprofile.Caused(link, wallprofile.Short(d.Top.Holder), 1, false)
+	case len(parties) > 1:
+		cause.Who = wallprofile.Caused(link, "", len(parties), false)
 	}
 
 	spent, all := make(map[wallprofile.Place]time.Duration), time.Duration(0)
 	for _, s := range a.samples {
-		if s.other || s.below == nil || s.place() != top {
-			continue
+		if s.other || s.below == nil || s.place() != top || s.below.outermost().link == wallprofile.StartedBy {
+			continue // or nobody was waited for yet
 		}
 		var at wallprofile.Place
 		for c := s.below; c != nil && at == (wallprofile.Place{}); c = c.above {
@@ -170,19 +167,36 @@ func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 	return cause
 }
 
-// named is what a diagnosis of a root calls a party, whose function released a lock if it did.
-func (p *party) named(t *root, holder string) string {
+// releaser returns the function by which a party released the lock after most of the time that it made others wait.
+func (w waits) releaser(p *party) (by string) {
+	most := int64(0)
+	for h, ns := range w {
+		if h.who == p && (ns > most || ns == most && h.by < by) {
+			by, most = h.by, ns
+		}
+	}
+	return by
+}
+
+// named is what a diagnosis of a root calls a party, which released the lock in the function by, if it did. The root waited in
+// the function at.
+func (p *party) named(t *root, by, at string) string {
+	own := p.number == 0 || p.number == t.number
+	name := p.called()
 	switch {
-	case p.number == t.number && holder != "", p.number == 0 && holder != "":
-		return wallprofile.Short(holder)
+	case own && by != "":
+		return wallprofile.Short(by)
 	case p.number == t.number:
 		return "the same request"
 	case p.number == 0:
 		return wallprofile.Short(p.name)
-	case p.called() == "":
-		return "another request"
+	case name == "":
+		name = "another request"
 	}
-	return p.called()
+	if by != "" && by != at {
+		name += " in " + wallprofile.Short(by)
+	}
+	return name
 }
 
 // log writes the diagnosis as one line.

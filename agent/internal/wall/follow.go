@@ -64,7 +64,13 @@ type following struct {
 	hs      *historian
 	parts   []part
 	steps   int
-	holders map[*party]int64 // whose work stands directly below the wait
+	holders map[culprit]int64 // whose work stands directly below the wait
+}
+
+// culprit is who made a wait longer, and the function by which that one released a lock, empty if it did not.
+type culprit struct {
+	who *party
+	by  string
 }
 
 // follow divides the wait of a goroutine in a state at a stack from a to b.
@@ -72,7 +78,7 @@ func (hs *historian) follow(state wallprofile.State, at *stack, end *ending, a, 
 	if len(hs.causes) > maxPaths { // a span that runs for minutes waits for many requests
 		clear(hs.causes)
 	}
-	f := &following{hs: hs, holders: make(map[*party]int64)}
+	f := &following{hs: hs, holders: make(map[culprit]int64)}
 	hs.credit = min(maxCredit, hs.credit+int(hs.c.events-hs.earned))
 	hs.earned = hs.c.events
 	f.steps = min(maxSteps, hs.credit)
@@ -176,7 +182,7 @@ func (f *following) part(s slice, a, b trace.Time, in below) {
 		f.divide(s.waker, a, b, below{above: f.hs.causes.of(k), link: link, wait: s, depth: in.depth + 1})
 	}
 	if in.depth == 0 && in.link != wallprofile.StartedBy {
-		f.holders[s.who] += int64(b.Sub(a))
+		f.holders[culprit{s.who, releaser(in.wait.by)}] += int64(b.Sub(a))
 	}
 }
 
@@ -269,6 +275,14 @@ func (hs *historian) nobody(at *stack) *party {
 	}
 	hs.alone[at] = one
 	return one
+}
+
+// outermost returns the cause directly below the wait.
+func (c *cause) outermost() *cause {
+	for c.above != nil {
+		c = c.above
+	}
+	return c
 }
 
 // frame returns the frame that says who a cause was, in the profile of a root.

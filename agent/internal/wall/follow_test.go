@@ -311,6 +311,70 @@ func TestWaitsHaveNames(t *testing.T) {
 	}
 }
 
+// Requests that queue for a lock wake one another when it is released, but who made all of them wait is the one that held it
+// first.
+func TestAVictimIsNotTheHolder(t *testing.T) {
+	rec := startRecorder(t, nil)
+	const victims = 4
+	var mu sync.Mutex
+	var all sync.WaitGroup
+	held := make(chan struct{})
+	begin := time.Now()
+	all.Go(func() {
+		reporter(&mu, func() {
+			close(held)
+			blockedIn(t, victims, "locker")
+			workA(max(wait, 50*time.Since(begin))) // nearly all of each wait
+		})
+	})
+	<-held
+	for range victims {
+		all.Go(func() {
+			_, s := rec.begin(context.Background(), "GET /victim")
+			locker(&mu)
+			s.end()
+		})
+	}
+	all.Wait()
+	rec.finish()
+	if len(rec.diagnoses) != victims {
+		t.Fatalf("%d diagnoses, want %d", len(rec.diagnoses), victims)
+	}
+	for _, d := range rec.diagnoses {
+		if !strings.Contains(d.Text, "waiting for a mutex in wall.locker, held by wall.reporter: ") || wallprofile.Short(d.Top.Holder) != "wall.reporter" {
+			t.Errorf("%s (holder %s)", d.Text, d.Top.Holder)
+		}
+	}
+}
+
+//go:noinline
+func reporter(mu *sync.Mutex, work func()) {
+	mu.Lock()
+	defer mu.Unlock()
+	work()
+}
+
+// A goroutine that began during the wait was not waited for before: who started it is not to blame.
+func TestWhoStartedTheWakerIsNotToBlame(t *testing.T) {
+	rec := startRecorder(t, nil)
+	_, s := rec.begin(context.Background(), "root")
+	ch := make(chan int)
+	var all sync.WaitGroup
+	all.Go(func() {
+		blockedIn(t, 1, "receiver")
+		workA(5 * wait)
+		all.Go(func() { workB(wait); ch <- 1 })
+	})
+	receiver(ch)
+	s.end()
+	all.Wait()
+	rec.finish()
+	if d := rec.diagnoses[0]; strings.Contains(d.Text, "workA") || wallprofile.Short(d.Top.Cause.Function) == "wall.workA" {
+		t.Errorf("%s", d.Text)
+	}
+	rec.led(s, wallprofile.WaitReceive, "[started by: the same request]", "workA")
+}
+
 // A convoy is not a stack: each holder of the lock stands below the wait, with its work while it held the lock, and with
 // the name of its request, be that slow or not.
 func TestConvoy(t *testing.T) {

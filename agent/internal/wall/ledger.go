@@ -70,12 +70,12 @@ type spanLedger struct {
 type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}
-	entries  int               // in the ledgers of all its spans
-	party    *party            // the root as a request, for which others may wait
-	waits    map[*stack]*waits // what is known of the waits at a stack
-	children []*span           // ended, at least childMin long, not yet emitted
-	queued   bool              // in finished
-	missed   bool              // asked for a capture that did not see its end
+	entries  int              // in the ledgers of all its spans
+	party    *party           // the root as a request, for which others may wait
+	waits    map[*stack]waits // what is known of the waits at a stack
+	children []*span          // ended, at least childMin long, not yet emitted
+	queued   bool             // in finished
+	missed   bool             // asked for a capture that did not see its end
 	emitted  bool
 	counted  bool // why it is not emitted is counted
 	over     bool // nothing more will come of it
@@ -198,39 +198,31 @@ func (c *converter) waited(g *goroutine, where *stack, s wallprofile.State, now 
 		c.charge(g, where, s, p.below, time.Duration(p.ns))
 	}
 	for _, l := range work {
-		l.root.conv.waited(where).add(f, int64(now.Sub(g.since)), g.ending)
+		l.root.conv.waited(where).add(f.holders)
 	}
 }
 
-// waits is what is known of the waits of a root at a stack.
-type waits struct {
-	holders  map[*party]int64 // the time in them, by for whom the other goroutine worked
-	released map[string]int64 // … and by the function that released the lock
-}
+// waits are those of a root at a stack: the time in them, by who made them longer.
+type waits map[culprit]int64
 
 const maxHolders = 1000 // of the waits at one stack
 
-func (t *rootLedger) waited(at *stack) *waits {
+func (t *rootLedger) waited(at *stack) waits {
 	if t.waits == nil {
-		t.waits = make(map[*stack]*waits)
+		t.waits = make(map[*stack]waits)
 	}
 	w := t.waits[at]
 	if w == nil {
-		w = &waits{make(map[*party]int64), make(map[string]int64)}
+		w = make(waits)
 		t.waits[at] = w
 	}
 	return w
 }
 
-func (w *waits) add(f *following, ns int64, end *ending) {
-	for p, ns := range f.holders {
-		if _, ok := w.holders[p]; ok || len(w.holders) < maxHolders {
-			w.holders[p] += ns
-		}
-	}
-	if end != nil {
-		if by := releaser(end.by); by != "" {
-			w.released[by] += ns
+func (w waits) add(holders map[culprit]int64) {
+	for h, ns := range holders {
+		if _, ok := w[h]; ok || len(w) < maxHolders {
+			w[h] += ns
 		}
 	}
 }
