@@ -34,7 +34,7 @@ func Example() {
 func ExampleAgent_TracerProvider() {
 	traces := sdktrace.NewTracerProvider() // with the service's processors and exporters
 	metrics := sdkmetric.NewMeterProvider()
-	mux := http.NewServeMux() // of the service's internal server
+	internal := http.NewServeMux() // of the service's internal server
 
 	a, err := agent.Start(context.Background(), agent.Config{
 		ServiceName:   "checkout",
@@ -46,5 +46,5 @@ func ExampleAgent_TracerProvider() {
 		log.Fatal(err)
 	}
 	otel.SetTracerProvider(a.TracerProvider(traces))
-	mux.Handle("/debug/", a.Handler())
+	internal.Handle("/profiler/", http.StripPrefix("/profiler", a.Handler()))
 }

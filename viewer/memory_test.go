@@ -93,7 +93,7 @@ func TestMemorySaysWhatMayBeChance(t *testing.T) {
 			fixture.Sample("main.main;main.hold", held, ""))
 	}
 	memory := page(t, pages(t, open(t, d.Dir), Options{}), "/memory?service=storefront")
-	shows(t, memory, "No stack grows like a leak.", "Inconclusive: needs more profiles")
+	shows(t, memory, "No leak is certain yet.", "Inconclusive: needs more profiles")
 	if _, after, _ := strings.Cut(memory, "Inconclusive"); !strings.Contains(after, "main.hold") || strings.Contains(rowOf(after, "main.hold"), "num more") {
 		t.Errorf("the inconclusive stack is not in its section:\n%s", memory)
 	}

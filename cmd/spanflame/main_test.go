@@ -119,7 +119,7 @@ func TestLoadWithAFault(t *testing.T) {
 	}
 	for want, fault := range map[string]string{
 		`fault "earthquake": must be one of inventory/`: "earthquake",
-		`parameter report_ms="0" is out of range`:                    "report-lock?report_ms=0",
+		`parameter report_ms="0" is out of range`:       "report-lock?report_ms=0",
 	} {
 		if _, _, err := execute(t, "load", "--target", storefront, "--inventory", inventory, "--fault", fault); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want an error with %q", fault, err, want)
