@@ -55,7 +55,7 @@ func script(ctx context.Context, text string, env ...string) *exec.Cmd {
 var claims = map[string][]string{
 	"-cum -show=workload slow-pricing/before": {row("[89]", "priceBasket"), row("[345]", "compileTariff"), row("[345]", "bestOffer")},
 	"-focus=compileTariff":                    {`regexp\.[cC]ompile`},
-	"-list=":                                  {`(?m) \d\S*s +\d+:\s+if t, err = compileTariff\(tariffText\)`},
+	"-lines":                                  {`(?m) [345]\d\.\d+%  spanflame/workload\.\(\*Service\)\.handlingFee spanflame/workload/checkout\.go:\d+`},
 	"-tagfocus=":                              {`tagfocus=span_id=[0-9a-f]{16}`, `workload\.priceBasket`},
 	"-tags ":                                  {`span_id: Total`, `: [0-9a-f]{16}`},
 	"-show=workload -diff_base":               {`(?m) -\d\S*s +\d\S*%  spanflame/workload\.compileTariff`},
