@@ -11,7 +11,7 @@ import (
 	"spanflame/workload/faults"
 )
 
-// The records that a request appends to the journal, and the size in bytes above which the journal begins anew.
+// The records that a request appends to the journal, and the size in bytes above which the journal is emptied.
 const (
 	journalRecords = 20
 	maxJournal     = 1 << 20
@@ -33,7 +33,7 @@ func (s *Service) addFsyncEach() {
 		Function: "spanflame/workload.appendSyncingEach",
 		Victim:   faults.Request{Method: "POST", Path: "/api/journal", PerSecond: 5},
 		Knobs:    []faults.Knob{{Name: "records", Unit: "syncs", Default: journalRecords, Min: 2, Max: 500}},
-		Cap:      "the journal begins anew at 1 MiB",
+		Cap:      "the journal is emptied at 1 MiB",
 	}})}
 	s.atEnd(func() { os.Remove(j.path) }) // it may not exist
 	s.handle("POST /api/journal", j.handler)

@@ -28,7 +28,7 @@ func (s *Service) addMuchGarbage() {
 	i := &importer{fault: s.addFault(&fault{is: faults.Fault{
 		Name:     "much-garbage",
 		Kind:     faults.Machine,
-		Does:     "an import allocates each row anew, from many workers: requests that allocate have to help the garbage collector",
+		Does:     "an import allocates memory for each row, in many workers: requests that allocate have to help the garbage collector",
 		Repair:   "the import uses the memory of one row again and again",
 		Function: "spanflame/workload.importRows",
 		Victim:   faults.Request{Method: "GET", Path: "/api/thumbnails", PerSecond: 10},

@@ -13,7 +13,7 @@ import (
 // maxCached is the number of locations of stacks that are kept from window to window: 16 MiB.
 const maxCached = 1 << 22
 
-var errOrder = errors.New("the runtime has its stacks in another order than before; the next window begins anew")
+var errOrder = errors.New("the runtime has its stacks in another order than before; counting starts over with the next window")
 
 // Delta has two readings of the runtime's records: 112 bytes for each stack, of which the runtime itself has some 400.
 type Delta struct {

@@ -187,14 +187,14 @@ func TestAnotherOrderIsNoticed(t *testing.T) {
 		if _, err := d.Next(begun, end); !errors.Is(err, errOrder) {
 			t.Errorf("%s: error %v", name, err)
 		}
-		anew := New(Mutex)
-		anew.source = &waits{records: r.read}
-		if err := anew.Skip(); err != nil {
+		fresh := New(Mutex)
+		fresh.source = &waits{records: r.read}
+		if err := fresh.Skip(); err != nil {
 			t.Fatal(err)
 		}
 		r.put(s[1], 14, 0)
 		r.put(stacks(5)[4], 7, 0)
-		if got, want := next(t, d), next(t, anew); !slices.Equal(counts(got), []int64{4, 7}) || !maps.EqualFunc(got, want, slices.Equal) {
+		if got, want := next(t, d), next(t, fresh); !slices.Equal(counts(got), []int64{4, 7}) || !maps.EqualFunc(got, want, slices.Equal) {
 			t.Errorf("%s: then got %v, want %v", name, got, want)
 		}
 	}
