@@ -5,11 +5,11 @@ package workload
 import (
 	"fmt"
 	"math"
-	"os"
 	"strings"
 	"testing"
 	"time"
 
+	"spanflame/internal/docsection"
 	"spanflame/workload/faults"
 	"spanflame/workload/load"
 )
@@ -26,7 +26,6 @@ const tries = 3
 // TestMedians measures what each fault that is no leak adds to its victim's median, and how much less that is with half
 // of its first knob. With -update, it writes the medians into docs/faults.md. Both need the machine for themselves.
 func TestMedians(t *testing.T) {
-	const page, begin, end = "../docs/faults.md", "<!-- medians, written by go test -tags long ./workload -run Medians -update -->\n", "<!-- end of medians -->\n"
 	var table strings.Builder
 	fmt.Fprint(&table, "\n| Fault | repaired | with the fault | ratio | half of the knob saves | predicted |\n|---|--:|--:|--:|--:|--:|\n")
 	s := newServices(t, Config{})
@@ -55,20 +54,8 @@ func TestMedians(t *testing.T) {
 			})
 		}
 	}
-	if !*update || rows < all { // -run may have left some out
-		return
-	}
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(text), begin)
-	_, tail, ended := strings.Cut(rest, end)
-	if !found || !ended {
-		t.Fatalf("%s has no lines %q and %q", page, begin, end)
-	}
-	if err := os.WriteFile(page, []byte(head+begin+table.String()+end+tail), 0o644); err != nil {
-		t.Fatal(err)
+	if *update && rows == all { // -run may have left some out
+		docsection.Write(t, "../docs/faults.md", "medians, written by go test -tags long ./workload -run Medians -update", table.String())
 	}
 }
 

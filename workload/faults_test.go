@@ -13,7 +13,6 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
-	"os"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -23,6 +22,7 @@ import (
 	"testing"
 	"time"
 
+	"spanflame/internal/docsection"
 	"spanflame/workload/faults"
 )
 
@@ -177,29 +177,12 @@ var update = flag.Bool("update", false, "write the faults into docs/faults.md")
 
 // The documentation lists the faults as the services describe them.
 func TestDocumentationOfFaults(t *testing.T) {
-	const page, begin, end = "../docs/faults.md", "<!-- faults, written by go test ./workload -update -->\n", "<!-- end -->\n"
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(text), begin)
-	_, tail, ended := strings.Cut(rest, end)
-	if !found || !ended {
-		t.Fatalf("%s has no lines %q and %q", page, begin, end)
-	}
 	var list strings.Builder
 	s := newServices(t, Config{})
 	for _, f := range slices.Concat(s.storefront.faults, s.inventory.faults) {
 		document(&list, f.describe())
 	}
-	want := head + begin + list.String() + end + tail
-	if *update {
-		if err := os.WriteFile(page, []byte(want), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	} else if string(text) != want {
-		t.Errorf("%s is not up to date: run go test ./workload -run Documentation -update", page)
-	}
+	docsection.Check(t, "../docs/faults.md", "faults, written by go test ./workload -update", list.String(), *update)
 }
 
 // document writes the section of one fault.

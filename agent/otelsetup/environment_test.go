@@ -16,8 +16,8 @@ import (
 	"go.opentelemetry.io/otel/propagation"
 	"go.opentelemetry.io/otel/trace"
 
-	"spanflame/agent/internal/setting/settingtest"
 	"spanflame/agent/internal/telemetry"
+	"spanflame/internal/docsection"
 )
 
 // variables are the requirements of the specification on its variables, and ours on the others: a wrong value
@@ -251,7 +251,7 @@ func TestDocumentedVariablesOfTheSDK(t *testing.T) {
 	for _, v := range sdkVariables {
 		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", v.name, strings.ToUpper(v.what[:1])+v.what[1:], v.allowed)
 	}
-	settingtest.Section(t, "../../docs/configuration.md", "variables of the SDK, written by go test ./agent/otelsetup -update", b.String(), *update)
+	docsection.Check(t, "../../docs/configuration.md", "variables of the SDK, written by go test ./agent/otelsetup -update", b.String(), *update)
 }
 
 func TestSDKDisabled(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+
+	"spanflame/internal/docsection"
 )
 
 var update = flag.Bool("update", false, "build the programs of testdata/sizes and write their sizes into docs/sizes.md")
@@ -26,21 +28,10 @@ var programs = []struct{ dir, what string }{
 // tolerance is the number of packages by which the documented number may differ, so that an import does not change the page.
 const tolerance = 8
 
-const begin, end = "<!-- written by go test ./internal/archtest -run TestSizes -update -->\n", "<!-- end -->\n"
-
 // TestSizes: the numbers in docs/sizes.md are those of the code, and profiles alone link at most a fifth more packages
 // than the usual pair. The sizes of the programs are written with the numbers, and not compared.
 func TestSizes(t *testing.T) {
-	const file = "../../docs/sizes.md"
-	doc, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(doc), begin)
-	documented, after, ended := strings.Cut(rest, end)
-	if !ok || !ended {
-		t.Fatalf("%s has no section between %q and %q", file, begin, end)
-	}
+	const file, section = "../../docs/sizes.md", "written by go test ./internal/archtest -run TestSizes -update"
 	packages := map[string]int{}
 	for _, p := range programs {
 		out, err := exec.Command("go", "list", "-deps", "./testdata/sizes/"+p.dir).Output()
@@ -53,12 +44,10 @@ func TestSizes(t *testing.T) {
 		t.Errorf("profiles alone link %d packages, want at most %d, a fifth more than the usual pair's %d", n, most, packages["peer"])
 	}
 	if *update {
-		table := sizes(t, packages)
-		if err := os.WriteFile(file, []byte(before+begin+table+end+after), 0o644); err != nil {
-			t.Fatal(err)
-		}
+		docsection.Write(t, file, section, sizes(t, packages))
 		return
 	}
+	documented := docsection.Read(t, file, section)
 	for _, p := range programs {
 		_, row, _ := strings.Cut(documented, "| "+p.what+" | ")
 		number, _, _ := strings.Cut(row, " |")

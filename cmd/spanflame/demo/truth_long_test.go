@@ -8,13 +8,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"spanflame/internal/docsection"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
@@ -78,11 +78,6 @@ const (
 // TestTruth makes each mistake under load, in services of its own, and compares the diagnosis of a victim, the one with
 // the median duration, with what is to blame. Leaks have no victims that wait.
 func TestTruth(t *testing.T) {
-	const (
-		page  = "../../../docs/faults.md"
-		begin = "<!-- diagnoses, written by make test-truth UPDATE=-update -->\n"
-		end   = "<!-- end of diagnoses -->\n"
-	)
 	var table strings.Builder
 	fmt.Fprint(&table, "\n| Fault | To blame | Diagnosis of a victim | It names |\n|---|---|---|---|\n")
 	names, rows := victimised(t), 0
@@ -110,20 +105,8 @@ func TestTruth(t *testing.T) {
 			rows++
 		})
 	}
-	if !*update || rows < len(names) { // -run may have left some out
-		return
-	}
-	text, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	head, rest, found := strings.Cut(string(text), begin)
-	_, tail, ended := strings.Cut(rest, end)
-	if !found || !ended {
-		t.Fatalf("%s has no lines %q and %q", page, begin, end)
-	}
-	if err := os.WriteFile(page, []byte(head+begin+table.String()+end+tail), 0o644); err != nil {
-		t.Fatal(err)
+	if *update && rows == len(names) { // -run may have left some out
+		docsection.Write(t, "../../../docs/faults.md", "diagnoses, written by make test-truth UPDATE=-update", table.String())
 	}
 }
 

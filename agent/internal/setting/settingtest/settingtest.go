@@ -7,13 +7,13 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"spanflame/agent/internal/setting"
+	"spanflame/internal/docsection"
 )
 
 // Package is a package with settings.
@@ -50,46 +50,9 @@ func (p Package) Documentation(t *testing.T, update bool) {
 			fmt.Fprintf(&most, "| `%s` | %s | %s |\n", r.Variable, meaning, r.Default)
 		}
 	}
-	p.section(t, p.Root+"/docs/configuration.md", all.String(), update)
-	p.section(t, p.Root+"/README.md", most.String(), update)
-}
-
-// section compares the part of a file between the marks of the settings with what it should be, or writes it there.
-func (p Package) section(t *testing.T, file, want string, update bool) {
-	t.Helper()
-	Section(t, file, "settings of "+p.Path+", written by go test ./"+p.Path+" -update", want, update)
-}
-
-// Section compares the part of a file between the mark of that name and the next end mark with what it should be, or
-// writes it there.
-func Section(t *testing.T, file, name, want string, update bool) {
-	t.Helper()
-	begin, end := "<!-- "+name+" -->\n", "<!-- end -->\n"
-	b, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	before, rest, ok := strings.Cut(string(b), begin)
-	got, after, ended := strings.Cut(rest, end)
-	if !ok || !ended {
-		t.Fatalf("%s has no section between %q and %q", file, begin, end)
-	}
-	if got == want {
-		return
-	}
-	if !update {
-		documented := strings.Split(got, "\n")
-		for line := range strings.Lines(want) {
-			if line = strings.TrimSuffix(line, "\n"); !slices.Contains(documented, line) {
-				t.Errorf("%s lacks in %q:\n%s", file, name, line)
-			}
-		}
-		t.Errorf("%s: %q is not what the code has; write it with -update", file, name)
-		return
-	}
-	if err := os.WriteFile(file, []byte(before+begin+want+end+after), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	section := "settings of " + p.Path + ", written by go test ./" + p.Path + " -update"
+	docsection.Check(t, p.Root+"/docs/configuration.md", section, all.String(), update)
+	docsection.Check(t, p.Root+"/README.md", section, most.String(), update)
 }
 
 // FieldComments checks that the comment of each field ends with its variable, its default and what is allowed.
