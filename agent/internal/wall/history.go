@@ -247,16 +247,16 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 		if len(hs.all) < maxHistories {
 			hs.all[id] = h
 		}
-		h.enter(to, st)
+		h.state = stateIn(to, st.Reason, h.stack)
 		return
 	case h == nil && (len(hs.all) >= maxHistories || from == trace.GoUndetermined && len(hs.all) >= maxHistories/4):
 		return
 	case from == trace.GoUndetermined && h == nil:
-		hs.meet(id, wallprofile.Running, at).enter(to, st)
+		hs.meet(id, stateIn(to, st.Reason, at), at)
 		return
 	case h == nil:
 		h = hs.meet(id, wallprofile.Running, noStack)
-		h.enter(from, trace.StateTransition{})
+		h.state = stateIn(from, "", h.stack)
 	}
 	if from == to || from == trace.GoUndetermined {
 		if h.stack == noStack {
@@ -281,21 +281,8 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 		delete(hs.all, id)
 		return
 	}
-	h.enter(to, st)
+	h.state = stateIn(to, st.Reason, h.stack)
 	h.switched = to == trace.GoWaiting && hs.c.switches(id, st.Reason)
-}
-
-func (h *history) enter(to trace.GoState, st trace.StateTransition) {
-	switch to {
-	case trace.GoRunnable:
-		h.state = wallprofile.Runnable
-	case trace.GoWaiting:
-		h.state = blocked(st.Reason, h.stack)
-	case trace.GoSyscall:
-		h.state = wallprofile.Syscall
-	default:
-		h.state = wallprofile.Running
-	}
 }
 
 // woken ends the wait of a goroutine.

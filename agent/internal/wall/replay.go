@@ -452,16 +452,7 @@ func (c *converter) enter(g *goroutine, to trace.GoState, st trace.StateTransiti
 	if at != noStack {
 		g.stack = at
 	}
-	switch to {
-	case trace.GoRunnable:
-		g.state = wallprofile.Runnable
-	case trace.GoWaiting:
-		g.state = blocked(st.Reason, g.stack)
-	case trace.GoSyscall:
-		g.state = wallprofile.Syscall
-	default:
-		g.state = wallprofile.Running
-	}
+	g.state = stateIn(to, st.Reason, g.stack)
 	c.waits(g, g.state.Link() != wallprofile.NoLink)
 }
 

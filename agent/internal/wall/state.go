@@ -3,6 +3,8 @@ package wall
 import (
 	"strings"
 
+	"golang.org/x/exp/trace"
+
 	"spanflame/internal/wallprofile"
 )
 
@@ -102,4 +104,18 @@ func releaser(at *stack) string {
 
 func inSync(function string) bool {
 	return strings.HasPrefix(function, "sync.") || strings.HasPrefix(function, "internal/sync.") || strings.HasPrefix(function, "runtime.")
+}
+
+// stateIn returns the state of a goroutine that was put into one of the trace's states for a reason, at a stack.
+func stateIn(to trace.GoState, reason string, at *stack) wallprofile.State {
+	switch to {
+	case trace.GoRunnable:
+		return wallprofile.Runnable
+	case trace.GoWaiting:
+		return blocked(reason, at)
+	case trace.GoSyscall:
+		return wallprofile.Syscall
+	default:
+		return wallprofile.Running
+	}
 }
