@@ -10,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"spanflame/internal/pprofwire"
+	"github.com/google/pprof/profile"
 )
 
 // unknownFunction is the function of a stack none of whose frames has a name.
@@ -262,52 +262,14 @@ func (s *symbols) readMappings() error {
 	if err := pprof.Lookup("threadcreate").WriteTo(&zipped, 0); err != nil {
 		return fmt.Errorf("mappings of the process: %w", err)
 	}
-	raw, err := pprofwire.Gunzip(zipped.Bytes(), maxProfileBytes)
+	p, err := profile.Parse(&zipped)
 	if err != nil {
 		return fmt.Errorf("mappings of the process: %w", err)
 	}
-	type text struct {
-		number uint64
-		to     *string
-	}
-	var strs []string
-	var texts []text
-	var read []*mapping
-	p := pprofwire.NewMessage(raw)
-	for p.Next() {
-		switch p.Field {
-		case pprofwire.ProfileString:
-			strs = append(strs, string(p.Bytes()))
-		case pprofwire.ProfileMapping:
-			x := &mapping{}
-			m := pprofwire.NewMessage(p.Bytes())
-			for m.Next() {
-				switch m.Field {
-				case pprofwire.MappingStart:
-					x.start = m.Varint()
-				case pprofwire.MappingLimit:
-					x.limit = m.Varint()
-				case pprofwire.MappingOffset:
-					x.offset = m.Varint()
-				case pprofwire.MappingFile:
-					texts = append(texts, text{m.Varint(), &x.file})
-				case pprofwire.MappingBuildID:
-					texts = append(texts, text{m.Varint(), &x.buildID})
-				}
-			}
-			p.Fail(m.Err())
-			read = append(read, x)
+	for _, m := range p.Mapping {
+		if read := (mapping{m.Start, m.Limit, m.Offset, m.File, m.BuildID}); !slices.Contains(s.mappings, read) {
+			s.mappings = append(s.mappings, read)
 		}
 	}
-	for _, t := range texts {
-		if t.number < uint64(len(strs)) {
-			*t.to = strs[t.number]
-		}
-	}
-	for _, m := range read {
-		if !slices.Contains(s.mappings, *m) {
-			s.mappings = append(s.mappings, *m)
-		}
-	}
-	return p.Err()
+	return nil
 }
