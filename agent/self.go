@@ -68,7 +68,7 @@ func ownShare(gz []byte, sampleType string) (sum int64, ok bool) {
 	for m.Next() {
 		switch m.Field {
 		case pprofwire.ProfileSampleType:
-			types = append(types, number(&m, pprofwire.ValueTypeType))
+			types = append(types, m.Inner(pprofwire.ValueTypeType))
 		case pprofwire.ProfileString:
 			texts = append(texts, m.Bytes())
 		case pprofwire.ProfileFunction:
@@ -140,7 +140,7 @@ func ownLocations(functions, locations [][]byte, text func(uint64) string) map[u
 			case pprofwire.LocationID:
 				id = l.Varint()
 			case pprofwire.LocationLine:
-				has = has || called[number(&l, pprofwire.LineFunction)]
+				has = has || called[l.Inner(pprofwire.LineFunction)]
 			}
 		}
 		if has {
@@ -148,16 +148,4 @@ func ownLocations(functions, locations [][]byte, text func(uint64) string) map[u
 		}
 	}
 	return mine
-}
-
-// number returns a number in the message that m is at, 0 if it has none.
-func number(m *pprofwire.Message, field pprofwire.Number) (v uint64) {
-	sub := pprofwire.NewMessage(m.Bytes())
-	for sub.Next() {
-		if sub.Field == field {
-			v = sub.Varint()
-		}
-	}
-	m.Fail(sub.Err())
-	return v
 }

@@ -99,6 +99,18 @@ func (m *Message) Bytes() []byte {
 	return m.body
 }
 
+// Inner returns the last number that the field's content, a message, has in one of its own fields; 0 if it has none.
+func (m *Message) Inner(field Number) (n uint64) {
+	inner := NewMessage(m.Bytes())
+	for inner.Next() {
+		if inner.Field == field {
+			n = inner.Varint()
+		}
+	}
+	m.Fail(inner.Err())
+	return n
+}
+
 // Varints appends the field's numbers, packed or single.
 func (m *Message) Varints(to []uint64) []uint64 {
 	if m.typ == protowire.VarintType {

@@ -185,3 +185,20 @@ func TestTheSizeThatAFileClaimsIsBounded(t *testing.T) {
 		t.Errorf("%d bytes are expected where the limit is 10", n)
 	}
 }
+
+func TestInner(t *testing.T) {
+	var inner, outer Encoder
+	inner.Number(LocationID, 7)
+	inner.Number(LocationAddress, 8)
+	inner.Number(LocationID, 9)
+	outer.Bytes(ProfileLocation, inner)
+	m := NewMessage(outer)
+	if !m.Next() || m.Inner(LocationID) != 9 || m.Inner(LocationAddress) != 8 || m.Inner(LocationLine) != 0 || m.Err() != nil {
+		t.Errorf("%d, %d, %d, error %v", m.Inner(LocationID), m.Inner(LocationAddress), m.Inner(LocationLine), m.Err())
+	}
+	outer = nil
+	outer.Bytes(ProfileLocation, inner[:1]) // a field without its value
+	if m = NewMessage(outer); !m.Next() || m.Inner(LocationID) != 0 || m.Err() == nil {
+		t.Errorf("a damaged message has the error %v", m.Err())
+	}
+}

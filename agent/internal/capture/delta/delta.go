@@ -27,9 +27,6 @@ const MaxSamples = 1 << 18
 
 const otherStacks = "[other stacks]"
 
-// maxProfileBytes is the size of the largest profile of runtime/pprof that is read, uncompressed.
-const maxProfileBytes = 512 << 20
-
 // Profile is the difference between two readings of a cumulative profile.
 type Profile struct {
 	Raw    []byte // in the wire form, uncompressed

@@ -15,6 +15,9 @@ import (
 	"spanflame/internal/pprofwire"
 )
 
+// maxProfileBytes is the size of the largest profile that is read, uncompressed.
+const maxProfileBytes = 512 << 20
+
 // Delta subtracts from each profile of runtime/pprof the one before. The difference is the later one with other values:
 // it has the locations and functions of all stacks, and frames without names too.
 type Delta struct {
@@ -61,31 +64,31 @@ func (d *Delta) read() error {
 func (d *Delta) parse() error {
 	d.now, d.keys, d.levels = make(map[key][]int64, len(d.before)), d.keys[:0], d.levels[:0]
 	d.nextFunction, d.nextLocation = 1, 1
-	var types, strs, samples [][]byte
+	var types []uint64 // numbers of strings
+	var strs, samples [][]byte
 	addresses := map[uint64]uint64{} // by location
 	p := pprofwire.NewMessage(d.raw)
 	for p.Next() {
 		switch p.Field {
 		case pprofwire.ProfileSampleType:
-			types = append(types, p.Bytes())
+			types = append(types, p.Inner(pprofwire.ValueTypeType))
 		case pprofwire.ProfileString:
 			strs = append(strs, p.Bytes())
 		case pprofwire.ProfileSample:
 			samples = append(samples, p.Bytes())
 		case pprofwire.ProfileLocation:
-			id := number(p.Bytes(), pprofwire.LocationID)
-			addresses[id] = number(p.Bytes(), pprofwire.LocationAddress)
+			id := p.Inner(pprofwire.LocationID)
+			addresses[id] = p.Inner(pprofwire.LocationAddress)
 			d.nextLocation = max(d.nextLocation, id+1)
 		case pprofwire.ProfileFunction:
-			d.nextFunction = max(d.nextFunction, number(p.Bytes(), pprofwire.FunctionID)+1)
+			d.nextFunction = max(d.nextFunction, p.Inner(pprofwire.FunctionID)+1)
 		}
 	}
 	if p.Err() != nil {
 		return p.Err()
 	}
 	d.nextString = uint64(len(strs))
-	for _, t := range types {
-		name := number(t, pprofwire.ValueTypeType)
+	for _, name := range types {
 		d.levels = append(d.levels, name < uint64(len(strs)) && isLevel(string(strs[name])))
 	}
 	var stack []byte
@@ -98,7 +101,7 @@ func (d *Delta) parse() error {
 			case pprofwire.SampleValue:
 				numbers = m.Varints(numbers)
 			case pprofwire.SampleLabel:
-				stack = binary.LittleEndian.AppendUint64(stack, number(m.Bytes(), pprofwire.LabelNumber))
+				stack = binary.LittleEndian.AppendUint64(stack, m.Inner(pprofwire.LabelNumber))
 			case pprofwire.SampleLocation:
 				for _, id := range m.Varints(nil) {
 					stack = binary.LittleEndian.AppendUint64(stack, addresses[id])
@@ -121,17 +124,6 @@ func (d *Delta) parse() error {
 		}
 	}
 	return nil
-}
-
-// number returns the last number that a message has in a field, 0 for none.
-func number(message []byte, field pprofwire.Number) (n uint64) {
-	m := pprofwire.NewMessage(message)
-	for m.Next() {
-		if m.Field == field && m.IsVarint() {
-			n = m.Varint()
-		}
-	}
-	return n
 }
 
 func (d *Delta) difference(begun, end time.Time) (Profile, error) {
