@@ -3,6 +3,7 @@ package wall
 import (
 	"context"
 	"iter"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"runtime"
@@ -251,7 +252,7 @@ func TestTimersAreNotFollowed(t *testing.T) {
 	<-time.After(wait)
 	s.end()
 	rec.finish()
-	if f := rec.exact(s); len(f.whole) != len(f.stacks) {
+	if f := rec.exact(s); !maps.Equal(f.whole, f.stacks) {
 		t.Errorf("%s", f.causes())
 	}
 }

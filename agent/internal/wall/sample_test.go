@@ -17,17 +17,7 @@ func TestASampleWithoutAStackSaysNothing(t *testing.T) {
 	c.goroutines[g.id] = g
 	sample := func(at trace.Time, functions ...string) {
 		t.Helper()
-		var frames []trace.StackFrame
-		for i, f := range functions {
-			frames = append(frames, trace.StackFrame{PC: uint64(1000*int(at) + i + 1), Func: f, File: "x.go", Line: 1})
-		}
-		e, err := trace.MakeEvent(trace.EventConfig[trace.StackSample]{
-			Kind: trace.EventStackSample, Time: at, Goroutine: g.id, Stack: trace.MakeStack(frames),
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-		c.event(e)
+		c.event(stackSample(t, at, g.id, functions...))
 	}
 	sample(10, "main.work", "main.main", outermost)
 	work := g.sample
@@ -39,6 +29,22 @@ func TestASampleWithoutAStackSaysNothing(t *testing.T) {
 	if sample(60, "main.other", "main.main", outermost); g.sample == work || g.sample.frames[0].function != "main.other" {
 		t.Errorf("the sample of main.other is not taken: %v", g.sample.frames)
 	}
+}
+
+// stackSample is the event of a CPU sample.
+func stackSample(t *testing.T, at trace.Time, on trace.GoID, functions ...string) trace.Event {
+	t.Helper()
+	var frames []trace.StackFrame
+	for i, f := range functions {
+		frames = append(frames, trace.StackFrame{PC: uint64(1000*int(at) + i + 1), Func: f, File: "x.go", Line: 1})
+	}
+	e, err := trace.MakeEvent(trace.EventConfig[trace.StackSample]{
+		Kind: trace.EventStackSample, Time: at, Goroutine: on, Stack: trace.MakeStack(frames),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return e
 }
 
 // TestTimeFarFromSamplesIsMarked: while the CPU profile is exchanged for the next one there are no samples, and whatever
@@ -56,19 +62,26 @@ func TestTimeFarFromSamplesIsMarked(t *testing.T) {
 		{"none at the end", []trace.Time{10 * ms, 20 * ms}, 60 * time.Millisecond, 40 * time.Millisecond},
 		{"none", nil, 80 * time.Millisecond, 20 * time.Millisecond},
 	} {
-		var marked, running time.Duration
-		g := &goroutine{state: wallprofile.Running, known: true}
-		slice := func(now trace.Time) {
-			far := g.unsampled(now)
-			marked, running, g.since = marked+far, running+now.Sub(g.since)-far, now
-		}
+		c := newConverter(0, nil, func() bool { return false })
+		g := &goroutine{id: 7, state: wallprofile.Running, known: true, stack: noStack}
+		r := &root{}
+		r.span = span{root: r, conv: &spanLedger{now: make(ledger)}}
+		g.lanes = []*lane{{root: r, g: g, open: []*span{&r.span}}}
+		c.goroutines[g.id] = g
 		for _, at := range test.samples {
-			if g.sample != nil {
-				slice(g.sampleAt + (at-g.sampleAt)/2)
-			}
-			g.sample, g.sampleAt = noStack, at
+			c.event(stackSample(t, at, g.id, "main.work", outermost))
 		}
-		if slice(100 * ms); marked != test.marked || running != test.running {
+		c.cut(g, 100*ms, nil)
+		var marked, running time.Duration
+		for k, ns := range r.span.conv.now {
+			switch k.state {
+			case wallprofile.Unsampled:
+				marked += time.Duration(ns)
+			case wallprofile.Running:
+				running += time.Duration(ns)
+			}
+		}
+		if marked != test.marked || running != test.running {
 			t.Errorf("samples %s: %v marked, %v not, want %v and %v", test.name, marked, running, test.marked, test.running)
 		}
 	}
