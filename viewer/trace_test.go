@@ -72,6 +72,21 @@ func TestCausesOfWaits(t *testing.T) {
 	}
 }
 
+// Two spans are compared by what they did themselves: who made them wait, and what that one did, differs each time.
+func TestCausesAreNotCompared(t *testing.T) {
+	d := fixture.New(t)
+	for i, name := range []string{"root", "later"} {
+		waited := fmt.Sprintf("span: GET /;main.lock;sync.(*Mutex).Lock;[waiting: mutex];[held by: POST /audit%d, another request];main.audit%d", i, i)
+		d.Wall("shop", time.Duration(i)*time.Minute, time.Second, fixture.Sample(waited, int64(500e6+i*100e6), name))
+		d.Spans(fixture.Span{ID: name, Service: "shop", Name: "GET /", Start: time.Duration(i) * time.Minute, Took: 600 * time.Millisecond, Profiled: true})
+	}
+	compared := page(t, pages(t, open(t, d.Dir), Options{}), "/compare?a="+spanAddress("root")+"&b="+spanAddress("later")+"&type=wall")
+	shows(t, compared, "main.lock", "[waiting: mutex]")
+	if strings.Contains(compared, "main.audit") || strings.Contains(compared, "held by") {
+		t.Errorf("the comparison has the causes of waits:\n%s", compared)
+	}
+}
+
 func TestZoom(t *testing.T) {
 	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
 	all := page(t, h, rootPath())
