@@ -175,6 +175,7 @@ func TestWrongEnvironment(t *testing.T) {
 		{"SPANFLAME_SLOW_SPAN", "-5s", `SPANFLAME_SLOW_SPAN="-5s": want a duration`},
 		{"SPANFLAME_WALL_CPU_SHARE", "2", `SPANFLAME_WALL_CPU_SHARE="2": want a share`},
 		{"SPANFLAME_DIR_MAX_BYTES", "1 GiB", `SPANFLAME_DIR_MAX_BYTES="1 GiB": want a whole number of bytes above zero`},
+		{"PYROSCOPE_UPLOAD_INTERVAL", "abc", `want a duration above zero with its unit, like "15s" or "168h", or a number of seconds`},
 		{"SPANFLAME_DIR_MAX_AGE", "7d", `SPANFLAME_DIR_MAX_AGE="7d": want a duration above zero with its unit`},
 		{"SPANFLAME_SPOOL_MAX_BYTES", "-5", `SPANFLAME_SPOOL_MAX_BYTES="-5"`},
 		{"PYROSCOPE_BASIC_AUTH_PASSWORD_FILE", "/does/not/exist", "PYROSCOPE_BASIC_AUTH_PASSWORD_FILE: open /does/not/exist"},

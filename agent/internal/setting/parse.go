@@ -27,7 +27,11 @@ func Seconds(text string) (time.Duration, error) {
 	if n, err := strconv.ParseUint(text, 10, 31); err == nil && n > 0 {
 		return time.Duration(n) * time.Second, nil
 	}
-	return Duration(text)
+	d, err := Duration(text)
+	if err != nil {
+		return 0, fmt.Errorf("%w, or a number of seconds", err)
+	}
+	return d, nil
 }
 
 // Bool is true or false.
