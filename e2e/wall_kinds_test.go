@@ -309,9 +309,9 @@ func kinds(t *testing.T) []kind {
 		{"iter.Pull sleeping", "sleeper", "[waiting: sleep]", "", "sleeping in e2e.sleeper", func(_ *testing.T, _ context.Context, d time.Duration) {
 			puller(func() { sleeper(d) })
 		}},
-		{"errgroup", "grouper", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in errgroup.(*Group).Wait",
+		{"errgroup", "grouper", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in e2e.grouper",
 			func(t *testing.T, _ context.Context, d time.Duration) { grouper(t, func() { sleeper(d) }) }},
-		{"singleflight", "flyer", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in singleflight.(*Group).Do",
+		{"singleflight", "flyer", "[waiting: WaitGroup]", "sleeper", "waiting for a WaitGroup in e2e.flyer",
 			func(_ *testing.T, _ context.Context, d time.Duration) { flyer(func() { sleeper(d) }) }},
 		{"time.AfterFunc", "receiver", "[waiting: channel receive]", "", "waiting to receive from a channel in e2e.receiver",
 			func(_ *testing.T, _ context.Context, d time.Duration) {
@@ -330,8 +330,8 @@ func kinds(t *testing.T) []kind {
 		{"http", "caller", "[waiting: select]", "", "waiting for the answer of an HTTP call in e2e.caller", func(t *testing.T, ctx context.Context, d time.Duration) {
 			caller(t, ctx, server.URL+"/?after="+d.String())
 		}},
-		{"sql that computes", "counter", "", "", "on the CPU in ", func(t *testing.T, ctx context.Context, d time.Duration) { counter(t, ctx, db, d) }},
-		{"sql that waits for a lock", "updater", "[syscall]", "", "in a system call in ", func(t *testing.T, ctx context.Context, d time.Duration) {
+		{"sql that computes", "counter", "", "", "on the CPU in e2e.counter", func(t *testing.T, ctx context.Context, d time.Duration) { counter(t, ctx, db, d) }},
+		{"sql that waits for a lock", "updater", "[syscall]", "", "in a system call in e2e.updater", func(t *testing.T, ctx context.Context, d time.Duration) {
 			locked, err := db.Conn(context.Background())
 			if err != nil {
 				t.Error(err)

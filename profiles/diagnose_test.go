@@ -45,6 +45,13 @@ func TestDiagnose(t *testing.T) {
 		"below instrumented SQL": {"612 ms POST /checkout: 600 ms (98 %) in a system call in workload.save", []stack{{[]string{
 			"[syscall]", "syscall.Syscall", "github.com/XSAM/otelsql.(*otConn).QueryContext", "database/sql.(*DB).queryDC", "shop/workload.save",
 		}, "", 600 * ms}}},
+		"in a dependency": {"612 ms POST /checkout: 600 ms (98 %) waiting for a WaitGroup in main.load", []stack{{[]string{
+			"[waiting: WaitGroup]", "sync.(*WaitGroup).Wait", "golang.org/x/sync/errgroup.(*Group).Wait", "main.load", "main.serve",
+		}, "", 600 * ms}}},
+		"below a dependency": {"612 ms POST /checkout: 600 ms (98 %) waiting for a mutex in main.lock, held by: GET /, another request: 600 ms of it in main.audit",
+			[]stack{{[]string{
+				"[syscall]", "golang.org/x/sys/unix.Flock", "main.audit", "[held by: GET /, another request]", "[waiting: mutex]", "main.lock",
+			}, "", 600 * ms}}},
 		"in an instrumentation alone": {"612 ms POST /checkout: 600 ms (98 %) waiting for the network in poll.runtime_pollWait", []stack{{[]string{
 			"[waiting: network]", "internal/poll.runtime_pollWait", "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip",
 		}, "", 600 * ms}}},

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +26,7 @@ type stack struct {
 	value  int64
 }
 
-// newProfile makes a CPU or wall-clock profile.
+// newProfile makes a CPU or wall-clock profile. Functions of golang.org have the files of a dependency.
 func newProfile(t record.Type, start time.Time, length time.Duration, stacks ...stack) *profile.Profile {
 	kind := &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}
 	if t == record.Wall {
@@ -46,6 +47,9 @@ func newProfile(t record.Type, start time.Time, length time.Duration, stacks ...
 			if l == nil {
 				id := uint64(len(locations) + 1)
 				fn := &profile.Function{ID: id, Name: name, SystemName: name, Filename: "shop.go"}
+				if strings.HasPrefix(name, "golang.org/") {
+					fn.Filename = "golang.org/x/sync@v0.24.0/a.go"
+				}
 				l = &profile.Location{ID: id, Line: []profile.Line{{Function: fn, Line: int64(id)}}}
 				locations[name] = l
 				p.Function, p.Location = append(p.Function, fn), append(p.Location, l)

@@ -38,18 +38,21 @@ func found(leaf wallprofile.State) map[string]bool {
 	return what
 }
 
-// functionsOf yields the functions of a goroutine's stack as a traceback prints it.
+// functionsOf yields the functions of a goroutine's stack as a traceback prints it, each before a line with its file.
 func functionsOf(stack string) iter.Seq2[string, string] {
 	return func(yield func(string, string) bool) {
+		function := ""
 		for line := range strings.Lines(stack) {
-			if line[0] == '\t' || strings.HasPrefix(line, "created by ") {
+			file, ofFile := strings.CutPrefix(line, "\t")
+			if !ofFile {
+				function = strings.ReplaceAll(strings.TrimSpace(line), "spanflame/profiles_test.", "main.")
+				if i := strings.LastIndexByte(function, '('); i > 0 {
+					function = function[:i]
+				}
 				continue
 			}
-			function := strings.TrimSpace(line)
-			if i := strings.LastIndexByte(function, '('); i > 0 {
-				function = function[:i]
-			}
-			if !yield(strings.ReplaceAll(function, "spanflame/profiles_test.", "main."), "") {
+			file, _, _ = strings.Cut(file, ".go:")
+			if !strings.HasPrefix(function, "created by ") && !yield(function, file+".go") {
 				return
 			}
 		}

@@ -63,15 +63,16 @@ func ownValues(side Side) map[place]float64 {
 			continue
 		}
 		var at place
+		behalf := false
 		for _, l := range s.Location[causes(s):] {
 			for _, line := range l.Line {
 				switch name := functionName(line); {
 				case wallprofile.IsBracketed(name):
 					at.state = name
 				case at.function == "":
-					at.function = name
-				case at.in == "" && wallprofile.OnBehalf(at.function, "") && !wallprofile.OnBehalf(name, ""):
-					at.in = name
+					at.function, behalf = name, onBehalf(line)
+				case behalf && !onBehalf(line):
+					at.in, behalf = name, false
 				}
 			}
 		}

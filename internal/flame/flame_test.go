@@ -9,7 +9,8 @@ import (
 	"github.com/google/pprof/profile"
 )
 
-// stack is the functions of a sample, outermost first and joined by semicolons, and its value.
+// stack is the functions of a sample, outermost first and joined by semicolons, and its value. Those of golang.org have
+// the files of a dependency.
 type stack struct {
 	functions string
 	value     int64
@@ -22,7 +23,11 @@ func sideOf(unit string, stacks ...stack) Side {
 		sample := &profile.Sample{Value: []int64{s.value}}
 		for _, name := range slices.Backward(strings.Split(s.functions, ";")) {
 			if locations[name] == nil {
-				locations[name] = &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: name}}}}
+				function := &profile.Function{Name: name}
+				if strings.HasPrefix(name, "golang.org/") {
+					function.Filename = "golang.org/x/sync@v0.24.0/a.go"
+				}
+				locations[name] = &profile.Location{Line: []profile.Line{{Function: function}}}
 			}
 			sample.Location = append(sample.Location, locations[name])
 		}
@@ -172,5 +177,16 @@ func TestCausesOfWaits(t *testing.T) {
 		if c.Name != "sync.(*Mutex).Lock" || c.In != "main.lock" || c.State != "[waiting: mutex]" {
 			t.Errorf("changed: %+v", c)
 		}
+	}
+}
+
+// What a dependency did has the caller's name, too.
+func TestDependencies(t *testing.T) {
+	side := sideOf("nanoseconds", stack{"main.main;main.load;golang.org/x/sync/singleflight.(*Group).Do;golang.org/x/sync/singleflight.(*Group).doCall", 6e8})
+	if top := New(side, false, "", 0).Top; len(top) != 1 || top[0].Name != "golang.org/x/sync/singleflight.(*Group).doCall" || top[0].In != "main.load" {
+		t.Errorf("the table is %+v", top)
+	}
+	if c := Changes(sideOf("nanoseconds"), side); len(c) != 1 || c[0].In != "main.load" {
+		t.Errorf("changed: %+v", c)
 	}
 }

@@ -224,26 +224,18 @@ func top(root *tree, unit string, stated bool) []Function {
 	walk = func(t *tree, at place, owner string) {
 		switch {
 		case wallprofile.IsCause(t.name):
-			at.in = ""
-			if wallprofile.OnBehalf(at.function, "") {
-				at.in = owner
-			}
 			sums[at] += t.total
 			return
 		case wallprofile.IsBracketed(t.name):
 			at.state = t.name
 		default:
-			at.function = t.name
-			if !wallprofile.OnBehalf(t.name, "") {
-				owner = t.name
+			at.function, at.in = t.name, owner
+			if !t.behalf {
+				at.in, owner = "", t.name
 			}
 		}
 		if t.self > 0 {
-			if wallprofile.OnBehalf(at.function, "") {
-				at.in = owner
-			}
 			sums[at] += t.self
-			at.in = ""
 		}
 		for _, c := range t.children {
 			walk(c, at, owner)

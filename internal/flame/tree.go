@@ -48,6 +48,7 @@ func (s Side) scale() float64 { return cmp.Or(s.Scale, 1) }
 // tree is a function as called by its parent, with the values of all its stacks.
 type tree struct {
 	name     string
+	behalf   bool // it works on behalf of its caller
 	total    int64
 	self     int64
 	byKind   [kinds]int64 // of the goroutine that waits; below its state, of those that it waits for
@@ -83,7 +84,7 @@ func newTree(side Side) *tree {
 					if at.children == nil {
 						at.children = make(map[string]*tree)
 					}
-					child = &tree{name: name}
+					child = &tree{name: name, behalf: onBehalf(line)}
 					at.children[name] = child
 					nodes++
 				}
@@ -127,6 +128,14 @@ func functionName(l profile.Line) string {
 		return "(no name)"
 	}
 	return l.Function.Name
+}
+
+func onBehalf(l profile.Line) bool {
+	file := ""
+	if l.Function != nil {
+		file = l.Function.Filename
+	}
+	return wallprofile.OnBehalf(functionName(l), file)
 }
 
 // kind returns the kind of state in which most of the time went.

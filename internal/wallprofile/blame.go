@@ -1,7 +1,9 @@
 package wallprofile
 
 import (
+	"cmp"
 	"iter"
+	"strconv"
 	"strings"
 )
 
@@ -35,39 +37,66 @@ func Library(function, file string) bool {
 	return standard[first]
 }
 
+// Dependency reports whether a function is of a module that the service depends on. Its file says so, such as
+// "/go/pkg/mod/golang.org/x/sync@v0.22.0/errgroup/errgroup.go", of which -trimpath leaves what follows "mod/": only
+// the path of a dependency has a version. Or it is below a directory vendor.
+func Dependency(function, file string) bool {
+	if i := strings.LastIndex(file, "@v"); i > 0 {
+		major, _, ok := strings.Cut(file[i+len("@v"):], ".")
+		_, err := strconv.ParseUint(major, 10, 64)
+		return ok && err == nil
+	}
+	first, _, deep := strings.Cut(function, "/")
+	return deep && strings.Contains(file, "/vendor/"+first+"/")
+}
+
 // Instrumentation reports whether a function such as
 // "go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp.(*Transport).RoundTrip" is of OpenTelemetry or
 // instruments another package for it: by convention the name of such a package is otel and the other's name. The
-// agent's own wrappers, which run on the goroutines of the service, are instrumentation too.
-func Instrumentation(function string) bool {
+// agent, which the goroutines of the service call, is instrumentation too, but for its tests, which call it.
+func Instrumentation(function, file string) bool {
 	name, _, _ := strings.Cut(function, "[") // type parameters have paths of their own
-	if rest, ok := strings.CutPrefix(name, wrappers); ok {
-		return strings.HasPrefix(rest, "telemetry.") || strings.HasPrefix(rest, "spanlink.")
+	if rest, ok := strings.CutPrefix(name, agent); ok && strings.IndexAny(rest, "./") == 0 {
+		return !strings.HasSuffix(file, "_test.go")
 	}
 	return strings.HasPrefix(name, "go.opentelemetry.io/") || strings.HasPrefix(Short(name), "otel")
 }
 
-// wrappers is the path of the agent's packages, of which two wrap what the service calls.
-const wrappers = "spanflame/agent/internal/"
+// agent is the path of the agent's package.
+const agent = "spanflame/agent"
+
+// Anyones reports whether a function may be any service's: of the standard library, or instrumentation.
+func Anyones(function, file string) bool {
+	return Library(function, file) || Instrumentation(function, file)
+}
 
 // OnBehalf reports whether a function works, and waits, on behalf of its caller and is therefore not to blame for the
-// time it takes: the standard library and instrumentation.
+// time it takes: all that is not the service's own.
 func OnBehalf(function, file string) bool {
-	return Library(function, file) || Instrumentation(function)
+	return Anyones(function, file) || Dependency(function, file)
 }
 
 // Blamed returns the function that is to blame for the time of a stack, whose functions are given from the innermost
 // outwards with their files, which may be empty. It is the innermost that does not work on behalf of its caller; where
-// all do, it is the innermost. It is empty for an empty stack.
+// all do, it is the innermost of a dependency, or else the innermost. It is empty for an empty stack.
 func Blamed(stack iter.Seq2[string, string]) string {
-	innermost := ""
+	function, _ := blamed(stack)
+	return function
+}
+
+// blamed is Blamed, and reports whether the function is the service's own or of a dependency.
+func blamed(stack iter.Seq2[string, string]) (function string, known bool) {
+	innermost, dependency := "", ""
 	for function, file := range stack {
 		if !OnBehalf(function, file) {
-			return function
+			return function, true
 		}
 		if innermost == "" {
 			innermost = function
 		}
+		if dependency == "" && !Anyones(function, file) {
+			dependency = function
+		}
 	}
-	return innermost
+	return cmp.Or(dependency, innermost), dependency != ""
 }

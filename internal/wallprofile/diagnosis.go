@@ -74,21 +74,23 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 // CausePlace returns where whoever was waited for spent time: the functions of its stack are given from the innermost
 // outwards with their files. While it waited or was in a system call, that is what the caller, if it is on the stack,
 // called: the caller is the function that waits, and that of the holder of a lock is often the same one. It is empty for
-// a goroutine that runs nothing but libraries, such as one that serves a connection: that is a part of the wait for it.
+// a goroutine that runs nothing but the standard library, such as one that serves a connection: that is a part of the
+// wait for it.
 func CausePlace(leaf string, stack iter.Seq2[string, string], callers ...string) Place {
-	at := Place{Function: Blamed(stack), Leaf: leaf, For: WaitedFor(leaf, stack)}
-	if at.Function == "" || OnBehalf(at.Function, "") {
+	function, known := blamed(stack)
+	if !known {
 		return Place{}
 	}
+	at := Place{Function: function, Leaf: leaf, For: WaitedFor(leaf, stack)}
 	if kind := KindOf(leaf); at.For != "" || leaf == WaitSleep.Leaf() || kind != KindSyscall && kind != KindWaiting {
 		return at
 	}
 	inner := ""
-	for function := range stack {
+	for function, file := range stack {
 		if inner != "" && slices.Contains(callers, function) {
 			at.Function = inner
 		}
-		if !Instrumentation(function) {
+		if !Instrumentation(function, file) {
 			inner = function
 		}
 	}

@@ -7,7 +7,7 @@ import (
 
 // waits has what the functions of libraries wait for, the most specific ones first: whichever row comes first and is on
 // the stack below the service's own code says it. A row with files is also for system calls, and one that is through for
-// whatever these functions call, as a driver may be of any module.
+// whatever these functions call, as a driver may be the service's own.
 var waits = []struct {
 	what      string
 	files     bool
@@ -50,10 +50,6 @@ func IsAnswer(what string) bool {
 	return what == httpAnswer || what == httpBody || what == grpcAnswer || what == grpcMessage
 }
 
-// callees are modules whose functions work on behalf of their callers as those of the standard library do, as far as what
-// they wait for is concerned.
-var callees = []string{"github.com/jackc/", "google.golang.org/grpc", "golang.org/x/"}
-
 // WaitedFor returns what a goroutine waits for, such as "a free connection of database/sql's pool", from its state and its
 // stack, whose functions are given from the innermost outwards with their files. It is empty if the state says it best.
 func WaitedFor(leaf string, stack iter.Seq2[string, string]) string {
@@ -63,7 +59,7 @@ func WaitedFor(leaf string, stack iter.Seq2[string, string]) string {
 	}
 	found, own := len(waits), false
 	for function, file := range stack {
-		own = own || !OnBehalf(function, file) && !hasPrefix(function, callees)
+		own = own || !OnBehalf(function, file)
 		for i, w := range waits[:found] {
 			if (w.files || kind == KindWaiting) && (w.through || !own) && hasPrefix(function, w.functions) {
 				found = i

@@ -124,26 +124,61 @@ func TestInstrumentation(t *testing.T) {
 		"github.com/XSAM/otelsql.(*otConn).QueryContext":                                       true,
 		"spanflame/agent/internal/telemetry.(*oneAtATime).Write":                               true,
 		"spanflame/agent/internal/spanlink.(*span).End":                                        true,
-		"spanflame/agent/internal/wall.lock":                                                   false,
+		"spanflame/agent/internal/wall.(*Recorder).Begin":                                      true,
+		"spanflame/agent.Start":                                                                true,
+		"spanflame/agents.Start":                                                               false,
 		"main.serve":                                                                           false,
 		"example.com/list.Map[go.opentelemetry.io/otel/attribute.KeyValue]":                    false,
 	} {
-		if got := Instrumentation(function); got != want {
+		if got := Instrumentation(function, "a.go"); got != want {
 			t.Errorf("%s: %v, want %v", function, got, want)
+		}
+	}
+	if Instrumentation("spanflame/agent/internal/wall.locker", "spanflame/agent/internal/wall/follow_test.go") {
+		t.Error("the agent's tests are taken for the agent")
+	}
+}
+
+func TestDependency(t *testing.T) {
+	for _, tt := range []struct {
+		function, file string
+		want           bool
+	}{
+		{"golang.org/x/sync/errgroup.(*Group).Wait", "/root/go/pkg/mod/golang.org/x/sync@v0.24.0/errgroup/errgroup.go", true},
+		{"golang.org/x/sync/errgroup.(*Group).Wait", "golang.org/x/sync@v0.24.0/errgroup/errgroup.go", true},
+		{"github.com/BurntSushi/toml.Decode", "/root/go/pkg/mod/github.com/!burnt!sushi/toml@v1.2.1-0.20221011160550-abcdefabcdef/decode.go", true},
+		{"tool.Run", "tool@v1.2.3/tool.go", true},
+		{"golang.org/x/sync/errgroup.(*Group).Wait", "/src/shop/vendor/golang.org/x/sync/errgroup/errgroup.go", true},
+		{"github.com/jackc/pgx/v5.(*Conn).Query", "", false},
+		{"shop/cart.Total", "/home/me@version.org/shop/cart/cart.go", false},
+		{"shop/cart.Total", "/src/shop@v2/cart/cart.go", false},
+		{"shop/cart.Total", "@v1.2.3/cart.go", false},
+		{"main.main", "/src/vendor/shop/main.go", false},
+		{"example.com/shop/cart.Total", "/src/vendor/shop/cart/cart.go", false},
+	} {
+		if got := Dependency(tt.function, tt.file); got != tt.want {
+			t.Errorf("%s in %q: %v, want %v", tt.function, tt.file, got, tt.want)
+		}
+	}
+}
+
+// frames yields the functions of a stack with their files, which are those of this module, or of a dependency for a
+// function that is marked with one.
+func frames(functions ...string) iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, f := range functions {
+			file := "spanflame/a.go"
+			if dependency, ok := strings.CutPrefix(f, "@ "); ok {
+				f, file = dependency, "example.com/a@v1.2.3/a.go"
+			}
+			if !yield(f, file) {
+				return
+			}
 		}
 	}
 }
 
 func TestBlamed(t *testing.T) {
-	stack := func(functions ...string) iter.Seq2[string, string] {
-		return func(yield func(string, string) bool) {
-			for _, f := range functions {
-				if !yield(f, "") {
-					return
-				}
-			}
-		}
-	}
 	for _, tt := range []struct {
 		stack []string
 		want  string
@@ -151,10 +186,13 @@ func TestBlamed(t *testing.T) {
 		{[]string{"runtime.gopark", "sync.(*Mutex).Lock", "shop/cart.Total", "main.main"}, "shop/cart.Total"},
 		{[]string{"runtime.gopark", "github.com/XSAM/otelsql.(*otConn).QueryContext", "database/sql.(*DB).Query", "main.load"}, "main.load"},
 		{[]string{"runtime.gopark", "net/http.(*persistConn).readLoop"}, "runtime.gopark"},
+		{[]string{"runtime.gopark", "sync.(*WaitGroup).Wait", "@ golang.org/x/sync/errgroup.(*Group).Wait", "shop/cart.Total", "main.main"}, "shop/cart.Total"},
+		{[]string{"runtime.gopark", "@ example.com/pool.(*Pool).get", "@ example.com/pool.(*Pool).loop"}, "example.com/pool.(*Pool).get"},
+		{[]string{"runtime.gopark", "@ go.opentelemetry.io/otel/sdk/trace.(*provider).loop"}, "runtime.gopark"},
 		{[]string{"list.Map[go.opentelemetry.io/otel/attribute.KeyValue]", "main.load"}, "list.Map[go.opentelemetry.io/otel/attribute.KeyValue]"},
 		{nil, ""},
 	} {
-		if got := Blamed(stack(tt.stack...)); got != tt.want {
+		if got := Blamed(frames(tt.stack...)); got != tt.want {
 			t.Errorf("%q: %q, want %q", tt.stack, got, tt.want)
 		}
 	}
@@ -196,21 +234,15 @@ func TestCausePlace(t *testing.T) {
 		stack []string
 		want  string
 	}{
-		{"[syscall]", []string{"syscall.fsync", "example.com/sqlite.sync", "otelsql.Commit", "database/sql.(*Tx).Commit", "main.settle", "main.serve"},
+		{"[syscall]", []string{"syscall.fsync", "@ example.com/sqlite.sync", "otelsql.Commit", "database/sql.(*Tx).Commit", "main.settle", "main.serve"},
 			"database/sql.(*Tx).Commit"},
-		{"[syscall]", []string{"syscall.fsync", "example.com/sqlite.sync", "main.other"}, "example.com/sqlite.sync"},
+		{"[syscall]", []string{"syscall.fsync", "@ example.com/sqlite.sync", "main.other"}, "main.other"},
 		{"[waiting: sleep]", []string{"time.Sleep", "main.settle"}, "main.settle"},
 		{"", []string{"strings.Index", "main.price", "main.settle"}, "main.price"},
 		{"[waiting: network]", []string{"main.settle"}, "main.settle"},
 		{"[waiting: network]", []string{"internal/poll.(*FD).Read", "net/http.(*persistConn).readLoop"}, ""},
 	} {
-		at := CausePlace(tt.leaf, func(yield func(string, string) bool) {
-			for _, f := range tt.stack {
-				if !yield(f, "") {
-					return
-				}
-			}
-		}, "main.settle")
+		at := CausePlace(tt.leaf, frames(tt.stack...), "main.settle")
 		if at.Function != tt.want || at.Leaf != tt.leaf && tt.want != "" {
 			t.Errorf("%q: %+v, want %s", tt.stack, at, tt.want)
 		}

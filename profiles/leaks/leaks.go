@@ -116,7 +116,7 @@ type Process struct {
 type Suspect struct {
 	Process int      `json:"process"` // index
 	Kind    Kind     `json:"kind"`
-	Site    string   `json:"site"`  // the innermost function that is not in the standard library
+	Site    string   `json:"site"`  // the function to blame, see [wallprofile.Blamed]
 	Stack   []string `json:"stack"` // outermost function first
 	// BytesPerMinute is the growth rate since the growth began, with its confidence interval. A goroutine counts as
 	// 2 KiB, the size of its first stack.
@@ -257,12 +257,12 @@ func (r *reader) sort(report *Report, g *growth) {
 	grown := int64(g.grown * bytes)
 	path := r.table.Path(g.node)
 	if g.reason != "" {
-		d := Dismissed{Process: g.process, Kind: g.kind, Site: site(path), Stack: path, Grown: grown, Reason: g.reason}
+		d := Dismissed{Process: g.process, Kind: g.kind, Site: r.site(g.node), Stack: path, Grown: grown, Reason: g.reason}
 		report.Dismissed = append(report.Dismissed, d)
 		return
 	}
 	s := Suspect{
-		Process: g.process, Kind: g.kind, Site: site(path), Stack: path,
+		Process: g.process, Kind: g.kind, Site: r.site(g.node), Stack: path,
 		BytesPerMinute: g.slope * bytes, Low: g.low * bytes, High: g.high * bytes,
 		Began: g.began, Grown: grown, InUse: int64(g.last * bytes), P: g.p, Q: g.q,
 	}

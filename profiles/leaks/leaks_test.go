@@ -358,8 +358,11 @@ func TestTheStandardLibraryIsKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s := siteOf(t, []string{"main.main", "go.opentelemetry.io/otel/sdk/trace.(*tracer).Start"}); !strings.HasPrefix(s, "go.opentelemetry.io/") {
+	if s := siteOf(t, []string{"main.main", "go.example.org/store.(*cache).fill"}); !strings.HasPrefix(s, "go.example.org/") {
 		t.Errorf("a module whose address begins like a package is taken for one of the standard library: the site is %s", s)
+	}
+	if s := siteOf(t, []string{"main.main", "shop.Do", "golang.org/x/sync/errgroup.(*Group).Go"}); s != "shop.Do" {
+		t.Errorf("the site of a stack that ends in a dependency is %s", s)
 	}
 	for pkg := range strings.FieldsSeq(string(out)) {
 		if s := siteOf(t, []string{"main.main", "shop.Do", pkg + ".F"}); s != "shop.Do" {
@@ -376,10 +379,11 @@ func siteOf(t *testing.T, stack []string) string {
 			for i := range w.Profile.Sample {
 				w.Profile.Sample[i].Location = nil
 				for j := len(stack) - 1; j >= 0; j-- {
-					w.Profile.Sample[i].Location = append(
-						w.Profile.Sample[i].Location,
-						&profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: stack[j]}}}},
-					)
+					f := &profile.Function{Name: stack[j]}
+					if strings.HasPrefix(f.Name, "golang.org/") {
+						f.Filename = "golang.org/x/sync@v0.24.0/a.go"
+					}
+					w.Profile.Sample[i].Location = append(w.Profile.Sample[i].Location, &profile.Location{Line: []profile.Line{{Function: f}}})
 				}
 			}
 			if !yield(w, err) {

@@ -1,20 +1,19 @@
 package leaks
 
 import (
-	"slices"
+	"cmp"
 
 	"spanflame/internal/wallprofile"
+	"spanflame/profiles/internal/stacks"
 )
 
-// site returns the innermost function of a stack that is not in the standard library, or else the innermost function.
-func site(stack []string) string {
-	for _, name := range slices.Backward(stack) {
-		if !wallprofile.Library(name, "") {
-			return name
+// site returns the function that is to blame for what a stack holds.
+func (r *reader) site(node int32) string {
+	return cmp.Or(wallprofile.Blamed(func(yield func(function, file string) bool) {
+		for at := node; at != stacks.Root; at = r.table.Nodes[at].Parent {
+			if f := r.table.Nodes[at].Function; !yield(r.table.Names[f], r.table.Files[f]) {
+				return
+			}
 		}
-	}
-	if len(stack) == 0 {
-		return "no stack"
-	}
-	return stack[len(stack)-1]
+	}), "no stack")
 }

@@ -129,7 +129,7 @@ func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
 	switch link := top.state.Link(); {
 	case link == wallprofile.NoLink:
 		return cause
-	case one != nil && one.number == 0 && wallprofile.OnBehalf(one.name, ""):
+	case one != nil && one.anyones:
 		// It serves a connection, or the like: what the wait was for says more.
 	case one != nil:
 		cause.Who = wallprofile.Caused(link, one.named(root, holders.releaser(one), top.function), 1, false)

@@ -254,15 +254,18 @@ func (hs *historian) nobody(at *stack) *party {
 	if p := hs.alone[at]; p != nil {
 		return p
 	}
-	p := party{name: "unknown goroutine"}
-	for i, f := range slices.Backward(at.frames) {
-		if i == len(at.frames)-1 {
-			p.name = f.function
-		}
+	p := party{name: "unknown goroutine", anyones: true}
+	if n := len(at.frames); n > 0 {
+		p.name = at.frames[n-1].function
+	}
+	for _, f := range slices.Backward(at.frames) {
 		p.served = p.served || slices.ContainsFunc(served, func(prefix string) bool { return strings.HasPrefix(f.function, prefix) })
 		if !wallprofile.OnBehalf(f.function, f.file) {
-			p.name = f.function
+			p.name, p.anyones = f.function, false
 			break
+		}
+		if p.anyones && !wallprofile.Anyones(f.function, f.file) { // of a dependency, unless there is better
+			p.name, p.anyones = f.function, false
 		}
 	}
 	one := hs.functions[p]

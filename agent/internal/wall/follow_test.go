@@ -500,3 +500,27 @@ func TestConvoyAmongAThousandRequests(t *testing.T) {
 		}
 	}
 }
+
+// A goroutine that works for no request is known by the function of the service in which it began, or else by that of a
+// dependency.
+func TestNobody(t *testing.T) {
+	const own, module = "shop/a.go", "golang.org/x/sync@v0.24.0/a.go"
+	group := frame{function: "golang.org/x/sync/errgroup.(*Group).Go.func1", file: module}
+	serve := frame{function: "net/http.(*conn).serve", file: "net/http/server.go"}
+	for _, tt := range []struct {
+		frames []frame // from the innermost outwards
+		want   party
+	}{
+		{[]frame{{function: "main.read", file: own}, {function: "main.loop", file: own}, group}, party{name: "main.loop"}},
+		{[]frame{{function: "runtime.gopark", file: "runtime/proc.go"}, group}, party{name: group.function}},
+		{[]frame{{function: "runtime.gopark", file: "runtime/proc.go"}, serve}, party{name: serve.function, served: true, anyones: true}},
+		{[]frame{{function: "github.com/go-chi/chi/v5.(*Mux).ServeHTTP", file: "github.com/go-chi/chi/v5@v5.2.1/mux.go"}, serve},
+			party{name: "github.com/go-chi/chi/v5.(*Mux).ServeHTTP", served: true}},
+		{nil, party{name: "unknown goroutine", anyones: true}},
+	} {
+		hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+		if got := hs.nobody(&stack{tt.frames}); *got != tt.want {
+			t.Errorf("%v: %+v, want %+v", tt.frames, *got, tt.want)
+		}
+	}
+}

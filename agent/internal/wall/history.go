@@ -68,6 +68,8 @@ type party struct {
 	name   string // of a root that ended and is not followed; of the function that works for none
 	served bool   // it works for a request without a span
 	ended  trace.Time
+
+	anyones bool // it runs nothing but what any service may run
 }
 
 // worldStop is a stop of the world that is over.
