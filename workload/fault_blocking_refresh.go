@@ -9,7 +9,7 @@ import (
 )
 
 // refreshMS is how many milliseconds the warehouse takes for new rates.
-const refreshMS = 220
+const refreshMS = 420
 
 // rates are the rates of currencies. They are refreshed by POST /api/rates.
 type rates struct {
@@ -24,7 +24,7 @@ type rates struct {
 
 // addBlockingRefresh adds the fault that readers wait for fresh rates.
 func (s *Service) addBlockingRefresh() {
-	const perSecond = 4
+	const perSecond = 2
 	x := &rates{stock: s.stock, fault: s.addFault(&fault{
 		is: faults.Fault{
 			Name:     "blocking-refresh",

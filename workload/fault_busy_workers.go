@@ -11,7 +11,7 @@ import (
 )
 
 // letterMS is how many milliseconds the warehouse takes for a letter of a mailing.
-const letterMS = 220
+const letterMS = 420
 
 // printerCount is how many workers print, and how many letters a mailing has.
 const printerCount = 2
@@ -36,7 +36,7 @@ type printable interface {
 
 // addBusyWorkers adds the fault that all workers wait for the warehouse.
 func (s *Service) addBusyWorkers() {
-	const perSecond = 4
+	const perSecond = 2
 	p := &printers{stock: s.stock, jobs: make(chan job), fault: s.addFault(&fault{
 		is: faults.Fault{
 			Name:     "busy-workers",

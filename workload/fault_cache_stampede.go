@@ -14,7 +14,7 @@ import (
 // The time for which recommendations are fresh, and how many milliseconds it takes to load them.
 const (
 	freshTime = 50 * time.Millisecond
-	loadMS    = 200
+	loadMS    = 320
 )
 
 // recommender keeps recommendations in a cache. They are loaded once for all who ask at the same time.

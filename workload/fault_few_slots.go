@@ -10,7 +10,7 @@ import (
 )
 
 // manifestMS is how many milliseconds the warehouse takes for a manifest.
-const manifestMS = 220
+const manifestMS = 420
 
 // labelSlots is how many labels can be drawn at the same time.
 const labelSlots = 4
@@ -24,7 +24,7 @@ type labels struct {
 
 // addFewSlots adds the fault that one request keeps all slots of a semaphore.
 func (s *Service) addFewSlots() {
-	const perSecond = 4
+	const perSecond = 2
 	l := &labels{stock: s.stock, slots: semaphore.NewWeighted(labelSlots), fault: s.addFault(&fault{
 		is: faults.Fault{
 			Name:     "few-slots",

@@ -23,10 +23,13 @@ type reminders struct {
 	leaked  int         // KiB
 }
 
-// reminder is a timer that starts itself again.
+// reminder is a timer that starts itself again until it is stopped.
 type reminder struct {
 	basket []byte
-	timer  *time.Timer
+
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
 }
 
 // addForgottenTimers adds the fault that timers are not stopped.
@@ -67,15 +70,27 @@ func (x *reminders) handler(r *http.Request) (any, error) {
 //go:noinline
 func newReminder(kb int) *reminder {
 	m := &reminder{basket: make([]byte, kb<<10)}
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.timer = time.AfterFunc(reminderTime, m.remind)
 	return m
 }
 
 // remind looks into the basket.
 func (m *reminder) remind() {
-	if len(m.basket) > 0 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.basket) > 0 && !m.stopped {
 		m.timer.Reset(reminderTime)
 	}
+}
+
+// stop ends the reminder, also if it is about to remind.
+func (m *reminder) stop() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.stopped = true
+	m.timer.Stop()
 }
 
 // end ends a request.
@@ -87,14 +102,14 @@ func (x *reminders) end(m *reminder, kb int) {
 		x.running = append(x.running, m) // so that a repair finds it
 		return                           // the fault
 	}
-	m.timer.Stop()
+	m.stop()
 }
 
 func (x *reminders) free() {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	for _, m := range x.running {
-		m.timer.Stop()
+		m.stop()
 	}
 	x.running, x.leaked = nil, 0
 }

@@ -71,7 +71,8 @@ func (x *priceHooks) register(hook func() int) (number int) {
 func (x *priceHooks) remove(number, kb int) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if x.fault.on() && x.leaked+kb <= maxLeakedKB {
+	_, registered := x.hooks[number] // not if a repair has freed it
+	if x.fault.on() && registered && x.leaked+kb <= maxLeakedKB {
 		x.leaked += kb
 		return // the fault
 	}

@@ -7,9 +7,10 @@ import (
 	"spanflame/workload/faults"
 )
 
-// The customers who are notified, and how many workers do it.
+// The customers who are notified, by default and at most, and how many workers do it.
 const (
 	customers       = 20_000
+	maxCustomers    = 50_000
 	notifierWorkers = 4
 )
 
@@ -31,7 +32,7 @@ func (s *Service) addManyGoroutines() {
 		Repair:   "a few workers notify all customers",
 		Function: "spanflame/workload.(*notifier).notifyFromOwnGoroutine",
 		Victim:   faults.Request{Method: "POST", Path: "/api/notify", PerSecond: 2},
-		Knobs:    []faults.Knob{{Name: "customers", Unit: "goroutines", Default: customers, Min: 1, Max: 50_000}},
+		Knobs:    []faults.Knob{{Name: "customers", Unit: "goroutines", Default: customers, Min: 1, Max: maxCustomers}},
 		Cap:      "one run at a time, with 50000 goroutines at most",
 	}})}
 	s.handle("POST /api/notify", n.handler)
@@ -52,11 +53,14 @@ func (n *notifier) handler(r *http.Request) (any, error) {
 	var working sync.WaitGroup
 	defer working.Wait()
 	if knobs, on := n.fault.settings(); on {
-		begin := make(chan struct{})
-		for customer := range knobs[0] {
-			working.Go(func() { n.notifyFromOwnGoroutine(customer, begin) })
+		for first := 0; first < knobs[0]; first += maxGoroutines {
+			begin := make(chan struct{})
+			for customer := first; customer < min(first+maxGoroutines, knobs[0]); customer++ {
+				working.Go(func() { n.notifyFromOwnGoroutine(customer, begin) })
+			}
+			close(begin)
+			working.Wait()
 		}
-		close(begin)
 		return notified{knobs[0]}, nil
 	}
 	for worker := range notifierWorkers {

@@ -11,7 +11,7 @@ import (
 )
 
 // lookupMS is how many milliseconds it takes to look an address up.
-const lookupMS = 40
+const lookupMS = 160
 
 // availability asks the inventory whether products are available, through connections of its own. Before it opens one,
 // it looks the inventory's address up, in a directory that the warehouse keeps.

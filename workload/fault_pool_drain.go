@@ -12,7 +12,7 @@ import (
 )
 
 // exportMS is how many milliseconds the warehouse takes for the export.
-const exportMS = 220
+const exportMS = 420
 
 // export sends orders to the warehouse. It is done in as many parts as the database has connections.
 type export struct {
@@ -23,7 +23,7 @@ type export struct {
 
 // addPoolDrain adds the fault that the export keeps all connections to the database.
 func (s *Service) addPoolDrain() {
-	const perSecond = 4
+	const perSecond = 2
 	e := &export{orders: s.orders, stock: s.stock, fault: s.addFault(&fault{
 		is: faults.Fault{
 			Name:     "pool-drain",

@@ -21,11 +21,11 @@ type priceBook struct {
 }
 
 // reportMS is how many milliseconds the warehouse takes for a report.
-const reportMS = 220
+const reportMS = 420
 
 // addReportLock adds the fault that the report locks the prices against their readers.
 func (s *Service) addReportLock() {
-	const perSecond = 4
+	const perSecond = 2
 	b := &priceBook{stock: s.stock, prices: map[string]int64{}, fault: s.addFault(&fault{
 		is: faults.Fault{
 			Name:     "report-lock",

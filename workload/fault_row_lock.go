@@ -11,7 +11,7 @@ import (
 )
 
 // recountMS is how many milliseconds the warehouse takes for a recount.
-const recountMS = 220
+const recountMS = 420
 
 const (
 	createLikes = `CREATE TABLE IF NOT EXISTS likes (sku TEXT PRIMARY KEY, likes BIGINT NOT NULL)`
@@ -29,7 +29,7 @@ type likes struct {
 
 // addRowLock adds the fault that a transaction locks a row while the warehouse answers.
 func (s *Service) addRowLock() {
-	const perSecond = 4
+	const perSecond = 2
 	l := &likes{db: s.orders.shared, stock: s.stock, fault: s.addFault(&fault{
 		is: faults.Fault{
 			Name: "row-lock",

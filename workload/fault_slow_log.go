@@ -15,7 +15,7 @@ import (
 const (
 	auditLines = 3
 	auditQueue = 1000
-	shipMS     = 40
+	shipMS     = 90
 )
 
 // auditLog is a log of the whole process, which a shipper sends away line by line.
@@ -37,8 +37,8 @@ func (s *Service) addSlowLog() {
 			Does:     "the log is written without a buffer, to a pipe whose reader ships one line after the other",
 			Repair:   "the log has a buffer; lines that find it full are counted and dropped",
 			Function: "spanflame/workload.(*auditLog).ship",
-			Victim:   faults.Request{Method: "GET", Path: "/api/account", PerSecond: 4},
-			Knobs:    []faults.Knob{{Name: "line_ms", Unit: "ms", Default: shipMS, Min: 1, Max: 80}},
+			Victim:   faults.Request{Method: "GET", Path: "/api/account", PerSecond: 3},
+			Knobs:    []faults.Knob{{Name: "line_ms", Unit: "ms", Default: shipMS, Min: 1, Max: 100}},
 		},
 		// The shipper takes the first line at once, and each further one when it has shipped the one before.
 		delay: func(knobs []int) float64 { return float64((auditLines - 1) * knobs[0]) },

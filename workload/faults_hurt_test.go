@@ -328,7 +328,7 @@ func TestManyGoroutinesNotifyEverybody(t *testing.T) {
 		f := s.storefrontFault(t, "many-goroutines")
 		want := customers
 		if on {
-			want = 1000 // the race detector ends a program with many goroutines
+			want = 10_000 // more than the race detector allows
 			f.switchOn(want)
 		}
 		if got := s.send(t, f.is.Victim); got.fields["customers"] != float64(want) {
@@ -399,6 +399,34 @@ func TestLeaks(t *testing.T) {
 				time.Sleep(time.Millisecond)
 			}
 		})
+	}
+}
+
+// A reminder that is stopped while it is about to remind does not start again.
+func TestStoppedReminderStaysStopped(t *testing.T) {
+	m := newReminder(basketKB)
+	m.stop()
+	m.remind()
+	if m.timer.Stop() {
+		t.Error("the timer runs")
+	}
+}
+
+// What a repair has freed does not count towards the limit of the next leak.
+func TestFreedClosureIsNotCounted(t *testing.T) {
+	s := newServices(t, Config{})
+	x := &priceHooks{fault: s.storefrontFault(t, "kept-closures"), hooks: map[int]func() int{}}
+	x.fault.switchOn()
+	for _, freed := range []bool{false, true} {
+		x.free()
+		number := x.register(func() int { return 0 })
+		if freed {
+			x.free()
+		}
+		x.remove(number, wishKB)
+		if got := x.leaked == 0; got != freed || len(x.hooks)*wishKB != x.leaked {
+			t.Errorf("freed: %v; %d KiB count for %d functions", freed, x.leaked, len(x.hooks))
+		}
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -23,6 +24,8 @@ import (
 	"time"
 
 	"spanflame/internal/docsection"
+	"spanflame/internal/wallprofile"
+	"spanflame/viewer"
 	"spanflame/workload/faults"
 )
 
@@ -135,6 +138,34 @@ func TestWrongSettingsOfFaults(t *testing.T) {
 	}
 }
 
+// The inventory refuses parameters that its routes do not have, or that are out of range.
+func TestWrongParametersOfTheInventory(t *testing.T) {
+	s := newServices(t, Config{})
+	values := []string{"", "0", "-1", strings.Repeat("9", 30), "much", "1.5"}
+	for _, route := range []struct{ method, path, param string }{
+		{"GET", "/api/warehouse", "ms"}, {"GET", "/api/ratings", "version"}, {"GET", "/api/balance", ""}, {"POST", "/api/pack", ""},
+	} {
+		if got := s.do(t, route.method, s.inventoryURL+route.path, nil); got.status != 200 {
+			t.Errorf("%s %s without a parameter: %d %s, want 200", route.method, route.path, got.status, got.body)
+		}
+		queries := map[string]string{"much=1": "much"}
+		for _, value := range values {
+			if route.param != "" {
+				queries[route.param+"="+value] = route.param
+			}
+		}
+		for query, param := range queries {
+			got := s.do(t, route.method, s.inventoryURL+route.path+"?"+query, nil)
+			if got.status != 400 || got.fields["parameter"] != param {
+				t.Errorf("%s %s?%s: %d %s, want 400 that names %s", route.method, route.path, query, got.status, got.body, param)
+			}
+		}
+	}
+	if got := s.do(t, "GET", s.inventoryURL+"/healthz", nil); got.status != 200 {
+		t.Errorf("the inventory is not alive: %d", got.status)
+	}
+}
+
 func TestUnknownFault(t *testing.T) {
 	s := newServices(t, Config{})
 	for _, method := range []string{"PUT", "DELETE"} {
@@ -203,6 +234,33 @@ func document(w io.Writer, f faults.Fault) {
 	if f.Cap != "" {
 		fmt.Fprintf(w, "- limit: %s\n", f.Cap)
 	}
+	fmt.Fprintf(w, "\n```\ngo run ./cmd/spanflame load --fault %s/%s\n%s\n```\n\n", f.Service, f.Name, pprofCommand(f))
+	page, query := viewer.NamePath(f.Service, f.Span), fmt.Sprintf("Tempo → `{resource.service.name=%q && name=%q}`", f.Service, f.Span)
+	if f.Kind == faults.Leak {
+		page, query = "/memory?service="+f.Service, fmt.Sprintf("Pyroscope → memory or goroutines of `{service_name=%q}`", f.Service)
+	}
+	fmt.Fprintf(w, "In the viewer: <http://127.0.0.1:7070%s>. In Grafana: Explore → %s.\n", page, query)
+}
+
+// pprofCommand returns the command that shows a fault in a terminal.
+func pprofCommand(f faults.Fault) string {
+	span, focus := f.Span, regexp.QuoteMeta(wallprofile.Short(f.Function))
+	switch f.Kind {
+	case faults.Leak:
+		for _, leak := range leaks {
+			if leak.name == f.Name && leak.goroutines > 0 {
+				return "go tool pprof -top http://127.0.0.1:16060/debug/pprof/goroutine"
+			}
+		}
+		return fmt.Sprintf("go tool pprof -top -focus='%s' 'http://127.0.0.1:16060/debug/pprof/heap?gc=1'", focus)
+	case faults.Machine: // the victims only wait
+		return fmt.Sprintf("go tool pprof -top -focus='%s' %s-cpu.pb.gz", focus, f.Service)
+	case faults.Outside:
+		if f.Offender != nil { // no profile shows whom the victims wait for
+			span = f.Offender.Method + " " + f.Offender.Route()
+		}
+	}
+	return fmt.Sprintf("go tool pprof -top -show_from='^span: %s$' -focus='%s' %s-wall.pb.gz", span, focus, f.Service)
 }
 
 // functionsOf reads the symbols of the test's own program.

@@ -134,7 +134,7 @@ var tested = []rule{
 	{"examples/service", []string{"internal/record", "internal/wallprofile", "profiles"}, "saved profiles are read back"},
 	{"cmd/spanflame/demo", []string{"internal/docsection", "workload/processes/processestest"}, "the program is built for its tests"},
 	{"internal/archtest", []string{"internal/docsection"}, "its tests write docs/sizes.md"},
-	{"workload", []string{"internal/docsection"}, "its tests write docs/faults.md"},
+	{"workload", []string{"internal/docsection", "internal/wallprofile", "viewer"}, "its tests write docs/faults.md, with links to the pages"},
 	{"viewer/source", []string{"viewer/internal/fixture"}, "its tests read the directories that those of the pages read"},
 	{"profiles/input", []string{"profiles/internal/bomb"}, "decompression bombs are tested over the network too"},
 	{"e2e", []string{"agent", "agent/otelsetup", "internal/child", "internal/query", "internal/record", "internal/traces",

@@ -182,7 +182,7 @@ func TestChosenFaults(t *testing.T) {
 		t.Fatalf("Run: %v\n%s", err, &s)
 	}
 	for _, want := range []string{
-		`with faults \(report-lock in the storefront, session-map in the storefront, slow-packing in the inventory\); 69 requests/s`,
+		`with faults \(report-lock in the storefront, session-map in the storefront, slow-packing in the inventory\); 65 requests/s`,
 		`The leak\n  workload\.newSession holds \d+ MiB more`,
 		`GET /api/prices, median +\d+ ms +\d+ ms`,
 		`in slow requests, in workload\.\(\*priceBook\)\.reportHoldingLock +\d+\.\d+ s/s +none`,
