@@ -60,7 +60,7 @@ func Own(p *profile.Profile) *profile.Profile {
 	}
 	for i, s := range p.Sample {
 		own.Sample[i] = s
-		if n := wallprofile.Causes(len(s.Location), func(i int) string { return outermost(s.Location[i]) }); n > 0 {
+		if n := wallprofile.Causes(len(s.Location), func(i int) string { return Outermost(s.Location[i]) }); n > 0 {
 			cut := *s
 			cut.Location = s.Location[n:]
 			own.Sample[i] = &cut
@@ -69,8 +69,8 @@ func Own(p *profile.Profile) *profile.Profile {
 	return own
 }
 
-// outermost returns the outermost function of a location, empty if it has none.
-func outermost(l *profile.Location) string {
+// Outermost returns the outermost function of a location, empty if it has none.
+func Outermost(l *profile.Location) string {
 	if n := len(l.Line); n > 0 && l.Line[n-1].Function != nil {
 		return l.Line[n-1].Function.Name
 	}

@@ -31,9 +31,10 @@ func newWhyCommand() *cobra.Command {
 	cmd := withExitCodes(&cobra.Command{
 		Use:   "why [TRACE_ID]",
 		Short: "Say why a trace took so long, in a dozen lines",
-		Long: `Explain a trace, by default the slowest one: the parts of its time, each with the service, the function and what it
-did or waited for, and below a wait, who caused it and what that one did meanwhile. Where the request waited for the
-answer of another service, the parts are those of the span that answered. The parts sum to the request's duration.
+		Long: `Explain a trace, by default the slowest one: the parts of the time that decided how long it took, each with the
+service, the function and what it did or waited for, and below a wait, who caused it and what that one did meanwhile.
+Where the request waited for the answer of another service, the parts are those of the span that answered. The parts
+sum to the request's duration, largest first.
 
 With --since, rank instead who made other requests wait in that time: the route, in which function, how many requests
 waited and how long in sum.

@@ -42,7 +42,7 @@ func CauseFrame(l Link, whose Whose, name string) string {
 	who := name
 	switch whose {
 	case SameRequest:
-		who = "the same request"
+		who = sameRequest
 	case OtherRequest:
 		who = strings.TrimPrefix(name+otherSuffix, ", ")
 	case NoSpan:
@@ -56,6 +56,7 @@ func CauseFrame(l Link, whose Whose, name string) string {
 }
 
 const (
+	sameRequest     = "the same request"
 	otherSuffix     = ", another request"
 	noSpanSuffix    = ", a request without a span"
 	noRequestSuffix = ", no request"

@@ -122,6 +122,9 @@ func KindOf(leaf string) Kind {
 	if s, ok := byLeaf[leaf]; ok {
 		return table[s].kind
 	}
+	if strings.HasPrefix(leaf, networkPrefix) {
+		return KindWaiting
+	}
 	group, _, _ := strings.Cut(leaf, ":")
 	for s := range NumStates {
 		if known, _, _ := strings.Cut(s.Leaf(), ":"); table[s].kind == KindWaiting && known == group {

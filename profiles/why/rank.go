@@ -51,7 +51,7 @@ func (r *Ranking) Add(service string, p *profile.Profile) {
 	for _, s := range p.Sample {
 		at, own := profiles.WhereOf(s)
 		who, whose, ok := wallprofile.Culprit(at.Who)
-		if !own || !ok || len(s.Value) == 0 {
+		if !own || !ok || len(s.Value) == 0 || wallprofile.IsAnswer(at.At.For) { // which the goroutine of a connection read
 			continue
 		}
 		request, alone := who, ""

@@ -23,6 +23,10 @@ type stack struct {
 	ms        int64
 }
 
+// answer is the end of a stack that waits for the answer of another service.
+const answer = "net/http.(*persistConn).roundTrip;[waiting: select];[for: the answer of an HTTP call];" +
+	"[woken by: net/http.(*persistConn).readLoop, no request];net/http.(*persistConn).readLoop;[waiting: network]"
+
 // shop is a trace of three services: the storefront calls the inventory, and that the warehouse.
 type shop struct {
 	spans  []traces.Span
@@ -33,9 +37,8 @@ func newShop() *shop {
 	at := time.Unix(1_700_000_000, 0)
 	span := func(id, parent, service, kind, name string, ms int) traces.Span {
 		return traces.Span{TraceID: strings.Repeat("a", 32), ID: id, ParentID: parent, Service: service, Kind: kind, Name: name,
-			Start: at, End: at.Add(time.Duration(ms) * time.Millisecond)}
+			Start: at, End: at.Add(time.Duration(ms) * time.Millisecond), Attributes: map[string]string{wallprofile.ProfileIDAttribute: id}}
 	}
-	const answer = "net/http.(*persistConn).roundTrip;[waiting: select];[for: the answer of an HTTP call]"
 	return &shop{
 		spans: []traces.Span{
 			span("1", "", "storefront", "server", "POST /checkout", 1000),
@@ -92,10 +95,10 @@ func TestExplain(t *testing.T) {
 	want := []string{
 		"300 inventory POST /reserve: main.reserve syscall",
 		"260 storefront POST /checkout: main.settle waiting: mutex",
-		"250 warehouse GET /stock: no profile",
+		"250 warehouse GET /stock: no profile: too fast to be recorded, or not kept",
 		"100 storefront POST /checkout: main.price running",
-		"50 warehouse GET /stock: the network, or the queue before GET /stock",
-		"40 inventory POST /reserve: the network, or the queue before POST /reserve",
+		"50 warehouse GET /stock: network, or the queue before GET /stock",
+		"40 inventory POST /reserve: network, or the queue before POST /reserve",
 	}
 	for i := range got {
 		got[i] = strings.ReplaceAll(got[i], ":  ", ": ")
@@ -107,7 +110,7 @@ func TestExplain(t *testing.T) {
 		c[0].Took != why.Millis(250*time.Millisecond) {
 		t.Errorf("the causes are %+v", c)
 	}
-	if len(r.Missing) != 1 || r.Missing[0] != "GET /stock of warehouse, 250ms, has no wall-clock profile." {
+	if len(r.Missing) != 1 || r.Missing[0] != "GET /stock of warehouse (250 ms): no wall-clock profile: too fast to be recorded, or not kept." {
 		t.Errorf("missing: %q", r.Missing)
 	}
 
@@ -118,7 +121,7 @@ func TestExplain(t *testing.T) {
 	for _, line := range []string{
 		"300 ms    30 %  inventory, POST /reserve: in a system call in main.reserve\n",
 		"250 ms  held by: POST /audit, another request: sleeping in main.audit\n",
-		"Without the first part it would have taken 700 ms.\n",
+		"Without the first part it would have taken 700 ms, without the second 740 ms, without the third 750 ms.\n",
 	} {
 		if !strings.Contains(text.String(), line) {
 			t.Errorf("%q is not in\n%s", line, &text)
@@ -144,7 +147,7 @@ func TestExplain(t *testing.T) {
 func TestAnswersFitTheWait(t *testing.T) {
 	s := newShop()
 	longer := s.spans[2]
-	longer.ID = "6"
+	longer.ID, longer.Attributes = "6", map[string]string{wallprofile.ProfileIDAttribute: "6"}
 	s.spans = append(s.spans, longer) // a retry
 	s.stacks["6"] = []stack{{"span: POST /reserve;main.again", 600}}
 	r, err := why.Explain(s.spans, s.spans[0], s.read)

@@ -151,7 +151,7 @@ func sortContents(all []Content) {
 }
 
 // Marked reports whether the agent marked a span as one that has a profile of its own.
-func Marked(s traces.Span) bool { return s.Attributes[wallprofile.ProfileIDAttribute] == s.ID }
+func Marked(s traces.Span) bool { return wallprofile.Marked(s.Attributes, s.ID) }
 
 // levels are the types whose profiles are of a moment.
 var levels = []record.Type{record.Memory, record.Goroutine, record.GoroutineLeak, "goroutineleak", "threadcreate"}
