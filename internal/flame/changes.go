@@ -70,8 +70,8 @@ func ownValues(side Side) map[place]float64 {
 				case wallprofile.IsBracketed(name):
 					at.state = name
 				case at.function == "":
-					at.function, behalf = name, onBehalf(line)
-				case behalf && !onBehalf(line):
+					at.function, behalf = name, onBehalf(name)
+				case behalf && !onBehalf(name):
 					at.in, behalf = name, false
 				}
 			}

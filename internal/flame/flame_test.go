@@ -2,6 +2,7 @@ package flame
 
 import (
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -180,13 +181,16 @@ func TestCausesOfWaits(t *testing.T) {
 	}
 }
 
-// What a dependency did has the caller's name, too.
-func TestDependencies(t *testing.T) {
-	side := sideOf("nanoseconds", stack{"main.main;main.load;golang.org/x/sync/singleflight.(*Group).Do;golang.org/x/sync/singleflight.(*Group).doCall", 6e8})
-	if top := New(side, false, "", 0).Top; len(top) != 1 || top[0].Name != "golang.org/x/sync/singleflight.(*Group).doCall" || top[0].In != "main.load" {
-		t.Errorf("the table is %+v", top)
+// A profile from a server has no files.
+func TestFilesDoNotMatter(t *testing.T) {
+	side := sideOf("nanoseconds", stack{"main.main;main.load;net/http.Get;golang.org/x/sync/singleflight.(*Group).doCall;sync.(*Mutex).Lock", 6e8})
+	with := New(side, false, "", 0)
+	for _, s := range side.Profile.Sample {
+		for _, l := range s.Location {
+			l.Line[0].Function.Filename = ""
+		}
 	}
-	if c := Changes(sideOf("nanoseconds"), side); len(c) != 1 || c[0].In != "main.load" {
-		t.Errorf("changed: %+v", c)
+	if without := New(side, false, "", 0); !reflect.DeepEqual(with, without) {
+		t.Errorf("with files %+v\nwithout %+v", with, without)
 	}
 }

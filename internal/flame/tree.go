@@ -84,7 +84,7 @@ func newTree(side Side) *tree {
 					if at.children == nil {
 						at.children = make(map[string]*tree)
 					}
-					child = &tree{name: name, behalf: onBehalf(line)}
+					child = &tree{name: name, behalf: onBehalf(name)}
 					at.children[name] = child
 					nodes++
 				}
@@ -130,13 +130,9 @@ func functionName(l profile.Line) string {
 	return l.Function.Name
 }
 
-func onBehalf(l profile.Line) bool {
-	file := ""
-	if l.Function != nil {
-		file = l.Function.Filename
-	}
-	return wallprofile.OnBehalf(functionName(l), file)
-}
+// onBehalf reports whether a function works on behalf of its caller, by its name alone: a span's profile from a server has
+// no files, and is shown as the one from a directory is.
+func onBehalf(name string) bool { return wallprofile.OnBehalf(name, "") }
 
 // kind returns the kind of state in which most of the time went.
 func (t *tree) kind() wallprofile.Kind {
