@@ -194,3 +194,11 @@ func TestFilesDoNotMatter(t *testing.T) {
 		t.Errorf("with files %+v\nwithout %+v", with, without)
 	}
 }
+
+// Pyroscope leaves the type parameters of shapes out.
+func TestShapesAreLeftOut(t *testing.T) {
+	whole := New(sideOf("nanoseconds", stack{"main.f[go.shape.int]", 1}, stack{"main.f[go.shape.map[string]int].func1", 2}), false, "", 0)
+	if len(whole.Frames) != 3 || len(whole.Top) != 2 || whole.Top[0].Name != "main.f.func1" || whole.Top[1].Name != "main.f" {
+		t.Errorf("the graph is %+v", whole)
+	}
+}

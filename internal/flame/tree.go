@@ -127,7 +127,7 @@ func functionName(l profile.Line) string {
 	if l.Function == nil || l.Function.Name == "" {
 		return "(no name)"
 	}
-	return l.Function.Name
+	return wallprofile.ReplaceShapes(l.Function.Name, "") // as a profile from a server has it
 }
 
 // onBehalf reports whether a function works on behalf of its caller, by its name alone: a span's profile from a server has

@@ -11,6 +11,8 @@ import (
 	"unicode"
 
 	"github.com/google/pprof/profile"
+
+	"spanflame/internal/wallprofile"
 )
 
 // Root is the parent of every outermost function.
@@ -128,30 +130,7 @@ func (t *Table) location(l *profile.Location) []int32 {
 
 // Identity returns the name by which functions of two builds are matched: it leaves out the type arguments that the
 // compiler writes for code shared by several types, because they depend on the set of types in a program.
-func Identity(name string) string {
-	for from := 0; ; {
-		i := strings.Index(name[from:], "[go.shape.")
-		if i < 0 {
-			return name
-		}
-		i += from
-		depth, end := 0, len(name)
-		for j := i; j < len(name); j++ {
-			switch name[j] {
-			case '[':
-				depth++
-			case ']':
-				depth--
-			}
-			if depth == 0 {
-				end = j + 1
-				break
-			}
-		}
-		name = name[:i] + "[...]" + name[end:]
-		from = i + len("[...]")
-	}
-}
+func Identity(name string) string { return wallprofile.ReplaceShapes(name, "[...]") }
 
 // address returns a name for a location without symbols: its offset in its file, which does not depend on the address at
 // which the process loaded the file.
