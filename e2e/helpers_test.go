@@ -6,11 +6,14 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"spanflame/internal/query"
+	"spanflame/workload/processes"
 )
 
 // patience limits every wait. It is long because machines are slow at times; a passing test does not need it.
@@ -58,6 +61,43 @@ func eventually(t *testing.T, what string, ask func() error) {
 		}
 	}
 	t.Fatalf("%s: not reached after %s: %v", what, patience, err)
+}
+
+// delivered runs a workload until, at its end, Pyroscope has what the workload saved. On a busy machine it can refuse profiles,
+// or take one twice because its answer came too late: what a service then leaves for its next start is not to be seen.
+func delivered(t *testing.T, run func(n int) *processes.Workload) {
+	t.Helper()
+	for n := range 4 {
+		problem := undelivered(t, run(n))
+		if problem == "" {
+			return
+		}
+		t.Logf("not all profiles were delivered at once: %s", problem)
+	}
+	t.Fatal("in none of 4 runs were all profiles delivered at once")
+}
+
+// undelivered returns which profiles were not delivered at the first attempt, or an empty text.
+func undelivered(t *testing.T, s *processes.Workload) string {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(s.Storefront.LogFile), "spool-*", "*", "*.pb.gz*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(left) > 0 {
+		return fmt.Sprintf("%d are still in the spool", len(left))
+	}
+	for _, service := range []*processes.Service{s.Storefront, s.Inventory} {
+		log, err := os.ReadFile(service.LogFile)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, line, failed := strings.Cut(string(log), "profile delivery failing"); failed {
+			line, _, _ = strings.Cut(line, "\n")
+			return service.Name + ": profile delivery failing" + line
+		}
+	}
+	return ""
 }
 
 // find returns the first span of that name, or of "service: name" if several services have such a span.

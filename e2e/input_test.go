@@ -16,27 +16,32 @@ import (
 	"spanflame/internal/record"
 	"spanflame/profiles"
 	"spanflame/profiles/input"
+	"spanflame/workload/processes"
 )
 
 // TestInputReadsWhatWasPushed runs agents that both push and save every window. It checks that the windows read
 // from the server equal the saved ones, for single windows and over several windows.
 func TestInputReadsWhatWasPushed(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	begun := time.Now().Truncate(time.Second)
-	s, err := startWorkload(t.Context(), "input", "SPANFLAME_DIR="+dir, "PYROSCOPE_LABELS=run=input")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for loaded := time.Now(); time.Since(loaded) < 6*window; {
-		for _, path := range []string{"/api/checkout?items=3", "/load/cpu?ms=100", "/load/alloc?mb=32", "/load/leak?mb=4"} {
-			get(t, s.Storefront.URL+path)
+	var dir, run string
+	var begun time.Time
+	delivered(t, func(n int) *processes.Workload {
+		dir, run, begun = t.TempDir(), fmt.Sprint("input-", n), time.Now().Truncate(time.Second)
+		s, err := startWorkload(t.Context(), run, "SPANFLAME_DIR="+dir, "PYROSCOPE_LABELS=run="+run)
+		if err != nil {
+			t.Fatal(err)
 		}
-		time.Sleep(window / 10)
-	}
-	if err := s.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+		for loaded := time.Now(); time.Since(loaded) < 6*window; {
+			for _, path := range []string{"/api/checkout?items=3", "/load/cpu?ms=100", "/load/alloc?mb=32", "/load/leak?mb=4"} {
+				get(t, s.Storefront.URL+path)
+			}
+			time.Sleep(window / 10)
+		}
+		if err := s.Stop(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		return s
+	})
 	for _, tt := range []struct {
 		typ, query string
 		level      bool
@@ -75,7 +80,7 @@ func TestInputReadsWhatWasPushed(t *testing.T) {
 				}
 			}
 			address := strings.Replace(w.stack.Pyroscope().URL, "http:", "pyroscope:", 1) + "/?" + url.Values{
-				"query": {tt.query + `{service_name="storefront",run="input"}`}, "step": {step.String()},
+				"query": {tt.query + `{service_name="storefront",run="` + run + `"}`}, "step": {step.String()},
 				"from": {begun.Format(time.RFC3339)}, "until": {begun.Add(time.Minute).Format(time.RFC3339)},
 			}.Encode()
 			eventually(t, fmt.Sprintf("%s by %v", sample, step), func() error {
