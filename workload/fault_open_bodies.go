@@ -10,7 +10,7 @@ import (
 )
 
 // maxOpenBodies is how many answers the fault leaves open at most, each with a connection and two goroutines.
-const maxOpenBodies = 200
+const maxOpenBodies = 400
 
 // news asks the inventory whether there is anything new.
 type news struct {
@@ -32,7 +32,7 @@ func (s *Service) addOpenBodies() {
 		Repair:   "the body is read and closed",
 		Function: "spanflame/workload.(*news).ask",
 		Victim:   faults.Request{Method: "GET", Path: "/api/news", PerSecond: 10},
-		Cap:      "200 connections; after that, bodies are closed",
+		Cap:      "400 connections; after that, bodies are closed",
 	}})
 	s.atEnd(n.transport.CloseIdleConnections)
 	s.handle("GET /api/news", n.handler)

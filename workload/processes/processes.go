@@ -116,7 +116,7 @@ func (s *Service) waitListening(ctx context.Context) error {
 				s.URL = fmt.Sprintf("http://%v", l["address"])
 			}
 		}
-		if s.URL != "" && s.Admin != "" {
+		if s.URL != "" { // the agent starts before the service
 			return nil
 		}
 		select {
