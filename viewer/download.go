@@ -30,6 +30,11 @@ func (s *server) sendFile(w http.ResponseWriter, r *http.Request, sel source.Sel
 	if err != nil {
 		return err
 	}
+	return send(w, b, name)
+}
+
+// send sends an encoded profile as a file.
+func send(w http.ResponseWriter, b []byte, name string) error {
 	w.Header().Set("Content-Type", "application/vnd.google.protobuf+gzip")
 	w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="%s.pb.gz"`, name))
 	_, _ = w.Write(b) // a client that is gone need not have it

@@ -25,6 +25,7 @@ import (
 	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
+	"spanflame/profiles/why"
 )
 
 // Limits of the page of a trace.
@@ -51,6 +52,7 @@ type tracePage struct {
 	More                             int // spans that are not shown
 	Errors                           int
 	Diagnosis                        string
+	Critical                         *criticalPath // nil if no span has a profile
 	Rows                             []row
 	Span                             *spanView // the selected one; nil if there is none
 }
@@ -83,7 +85,8 @@ type spanView struct {
 	Type                        string
 	Types                       []link
 	Flame, Others               flame.Graph
-	Switch                      link   // to the graph with the causes of waits, or without them; empty if there are none
+	Whole                       bool   // it is of the whole trace
+	Switches                    []link // to the same with the causes of waits, or without them, and to the whole trace or a span
 	Why                         string // why it is empty
 	Pprof, Top, Graph           string
 	Download, Compare           string
@@ -96,7 +99,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	q, err := parameters(r, "span", "type", "own", "frame")
+	q, err := parameters(r, "span", "type", "own", "whole", "frame")
 	if err != nil {
 		return err
 	}
@@ -113,7 +116,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	start, end := bounds(spans)
 	page.Started, page.Duration = start.UTC(), format.Duration(end.Sub(start))
 
-	selected, ok := mainSpan(spans)
+	selected, ok := why.Main(spans, source.Marked)
 	if ok {
 		// The page is shown without it if there is none.
 		d, err := s.diagnoseSpan(r.Context(), selected)
@@ -138,8 +141,19 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	}
 	have := s.have(r.Context(), spans)
 	page.Rows, page.Errors, page.Services = rows(spans, byID, start, end, selected.ID, have, s.options.SlowSpan)
-	if page.Span, err = s.span(r, selected, byID, q.Get("type"), q.Has("own"), zoom); err != nil {
+	whole, err := s.whole(r.Context(), id, spans)
+	if err != nil && !errors.Is(err, profiles.ErrNone) {
 		return err
+	}
+	if whole != nil {
+		page.Critical = newCriticalPath(whole.Report())
+	}
+	if whole != nil && q.Has("whole") {
+		page.Span = s.wholeView(r, id, whole, selected, zoom)
+	} else if page.Span, err = s.span(r, selected, byID, q.Get("type"), q.Has("own"), zoom); err != nil {
+		return err
+	} else if whole != nil {
+		page.Span.Switches = append(page.Span.Switches, link{"Show the whole trace, across services", wholePath(id)})
 	}
 	return s.render(w, http.StatusOK, "trace.html", page)
 }
@@ -384,10 +398,10 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 	at := url.Values{"span": {sp.ID}, "type": {typ}}
 	shown := profiles.Own(p)
 	if causes := !slices.EqualFunc(p.Sample, shown.Sample, func(a, b *profile.Sample) bool { return a == b }); causes && own {
-		v.Switch = link{"Show who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "#flame"}
+		v.Switches = []link{{"Show who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "#flame"}}
 		at.Set("own", "1")
 	} else if causes {
-		v.Switch = link{"Hide who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "&own=1#flame"}
+		v.Switches = []link{{"Hide who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "&own=1#flame"}}
 		shown = p
 	}
 	v.Flame, v.Others = newFlame(shown, profiles.DefaultSampleIndex(p), TracePath(sp.TraceID)+"?"+at.Encode()+"&frame=", zoom), newOthers(p)

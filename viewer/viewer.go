@@ -27,6 +27,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"spanflame/internal/format"
+	"spanflame/profiles/why"
 )
 
 //go:embed assets
@@ -93,6 +94,7 @@ type server struct {
 	diagnoses *cache[diagnosis]
 	memories  *cache[[]source.MemoryPoint]
 	compared  *cache[*comparisonResult]
+	wholes    *cache[*why.Trace]
 }
 
 // New returns the pages that show a source.
@@ -106,6 +108,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 		diagnoses: newCache[diagnosis](keptDiagnoses, time.Hour),
 		memories:  newCache[[]source.MemoryPoint](keptProfiles, keptFor),
 		compared:  newCache[*comparisonResult](keptMounts, keptFor),
+		wholes:    newCache[*why.Trace](keptMounts, keptFor),
 	}
 	if s.options.Log == nil {
 		s.options.Log = slog.Default()
@@ -128,6 +131,8 @@ func New(from source.Source, o Options) (http.Handler, error) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /{$}", s.page(s.slowTraces))
 	mux.HandleFunc("GET /trace/{trace}", s.page(s.trace))
+	mux.HandleFunc("GET /trace/{trace}/whole.pb.gz", s.page(s.wholeFile))
+	mux.HandleFunc("GET /trace/{trace}/whole/{page...}", s.page(s.wholePprof))
 	mux.HandleFunc("GET /trace/{trace}/span/{span}/{file}", s.page(s.download))
 	mux.HandleFunc("GET /trace/{trace}/span/{span}/{type}/{page...}", s.page(s.spanPprof))
 	mux.HandleFunc("GET /names", s.page(s.names))

@@ -78,7 +78,7 @@ var rules = []rule{
 	{"profiles/input", []string{"internal/query", "internal/record", "profiles"},
 		"it reads profiles from servers, so that the packages for saved profiles need no network"},
 	{"viewer", []string{"internal/flame", "internal/format", "internal/query", "internal/record", "internal/traces", "internal/wallprofile", "profiles",
-		"profiles/compare", "profiles/leaks"},
+		"profiles/compare", "profiles/leaks", "profiles/why"},
 		"it shows what a source reads, never an agent"},
 	{"viewer/source", []string{"internal/format", "internal/query", "internal/record", "internal/traces", "internal/wallprofile",
 		"profiles"},

@@ -202,3 +202,23 @@ func TestShapesAreLeftOut(t *testing.T) {
 		t.Errorf("the graph is %+v", whole)
 	}
 }
+
+// In a profile of a whole trace, the time of another service is that of its functions, also below a wait.
+func TestWholeTrace(t *testing.T) {
+	const all = "span: GET / of a;main.all;sync.(*WaitGroup).Wait;[waiting: WaitGroup];[done by: the same request];"
+	g := New(sideOf("nanoseconds",
+		stack{all + "main.ask;span: GET /b of b;main.work", 6e8},
+		stack{all + "main.ask;[network, or the queue before GET /b]", 1e8},
+		stack{all + "main.ask;span: GET /c of c;main.lock;[waiting: mutex];[held by: GET /, another request];main.hold", 3e8}), true, "", 0)
+	var got []string
+	for _, f := range g.Top {
+		got = append(got, f.Name+" "+f.State+" "+f.Value)
+	}
+	want := []string{"main.work running 600 ms", "main.lock waiting: mutex 300 ms", "sync.(*WaitGroup).Wait waiting: WaitGroup 100 ms"}
+	if !slices.Equal(got, want) {
+		t.Errorf("the table is %q, want %q", got, want)
+	}
+	if len(g.Shares) != 2 || g.Shares[0].Value != "600 ms" || g.Shares[1].Value != "400 ms" {
+		t.Errorf("the shares are %+v", g.Shares)
+	}
+}

@@ -217,14 +217,29 @@ func (p place) compare(q place) int {
 	return cmp.Or(cmp.Compare(p.function, q.function), cmp.Compare(p.in, q.in), cmp.Compare(p.state, q.state))
 }
 
-// top returns the functions in which most of the time of the goroutines themselves ended, whoever they waited for there.
+// top returns the functions in which most of the time of the goroutines themselves ended, whoever they waited for there. What
+// another service did meanwhile, in a profile of a whole trace, ended there.
 func top(root *tree, unit string, stated bool) []Function {
 	sums := make(map[place]int64)
 	var walk func(t *tree, at place, owner string)
+	var elsewhere func(t *tree) int64
+	elsewhere = func(t *tree) (total int64) {
+		for _, c := range t.children {
+			if strings.HasPrefix(c.name, wallprofile.SpanPrefix) {
+				total += c.total
+				walk(c, place{}, "")
+			} else {
+				total += elsewhere(c)
+			}
+		}
+		return total
+	}
 	walk = func(t *tree, at place, owner string) {
 		switch {
 		case wallprofile.IsCause(t.name):
-			sums[at] += t.total
+			if here := t.total - elsewhere(t); here > 0 {
+				sums[at] += here
+			}
 			return
 		case wallprofile.IsBracketed(t.name):
 			at.state = t.name

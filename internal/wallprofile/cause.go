@@ -107,14 +107,19 @@ const notFollowedPrefix = "[not followed: "
 func (n NotFollowed) Leaf() string { return notFollowedPrefix + notFollowed[n] + "]" }
 
 // Causes returns how many of a stack's n frames, which are numbered from the innermost outwards, are below the state of the
-// goroutine that waited: they say who caused the wait, and are 0 for most stacks.
+// goroutine that waited: they say who caused the wait, and are 0 for most stacks. In a profile of a whole trace that
+// is the goroutine of the innermost service.
 func Causes(n int, frame func(i int) string) int {
+	causes := 0
 	for i := n - 1; i >= 0; i-- {
-		if IsCause(frame(i)) {
-			return i + 1
+		switch name := frame(i); {
+		case strings.HasPrefix(name, SpanPrefix):
+			causes = 0
+		case causes == 0 && IsCause(name):
+			causes = i + 1
 		}
 	}
-	return 0
+	return causes
 }
 
 // CauseName returns the part of a cause's frame that is without the brackets, such as "held by: POST /audit, another request".

@@ -226,6 +226,10 @@ func TestCauses(t *testing.T) {
 	if n := Causes(len(stack), func(i int) string { return stack[i] }); n != 5 {
 		t.Errorf("%d causes, want all but the last two frames", n)
 	}
+	stack = append([]string{"main.y", ServiceFrame("GET /y", "inventory")}, stack...)
+	if n := Causes(len(stack), func(i int) string { return stack[i] }); n != 0 {
+		t.Errorf("%d causes in another service, want none", n)
+	}
 }
 
 func TestCausePlace(t *testing.T) {

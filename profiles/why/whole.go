@@ -9,6 +9,9 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
+// Size returns how many samples the trace has at most.
+func (t *Trace) Size() int { return len(t.pieces) }
+
 // Profile returns the wall-clock profile of the whole trace. It sums to the duration of the span that the trace began with.
 // Each sample has the ID of its request as a label. The profile shares nothing with those that were read.
 func (t *Trace) Profile() *profile.Profile {

@@ -213,13 +213,15 @@ func (c *Cause) Words() string {
 }
 
 func describe(at wallprofile.Place, state string) string {
-	switch {
-	case at == (wallprofile.Place{}):
-		return state
-	case at.Function == "":
-		return at.Phrase()
+	words := state
+	if at != (wallprofile.Place{}) {
+		words = at.Phrase()
 	}
-	return at.Phrase() + " in " + format.Clean(wallprofile.Short(at.Function), 200)
+	words = format.Clean(words, 300)
+	if at.Function != "" {
+		words += " in " + format.Clean(wallprofile.Short(at.Function), 200)
+	}
+	return words
 }
 
 func millis(m Millis) string {
