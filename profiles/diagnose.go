@@ -1,9 +1,7 @@
 package profiles
 
 import (
-	"cmp"
 	"iter"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -17,43 +15,35 @@ import (
 // "612 ms POST /api/checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", from the
 // wall-clock profile of that span alone. It is empty for a profile that has none of the span's own time.
 func Diagnose(p *profile.Profile, spanName string, duration time.Duration) string {
-	times := make(map[wallprofile.Place]int64)
+	spent := make(wallprofile.Spent)
 	for _, s := range p.Sample {
 		if at, own := WhereOf(s); own && len(s.Value) > 0 {
-			times[at.At] += s.Value[0]
+			spent.Add(at.At, at.Caller, time.Duration(s.Value[0]))
 		}
 	}
-	if len(times) == 0 {
+	if len(spent) == 0 {
 		return ""
 	}
-	top := largest(times)
-	causes, whose := make(map[wallprofile.Place]int64), make(map[string]int64)
-	followed := int64(0)
+	top, took, caller := spent.Most()
+	causes, whose := make(wallprofile.Spent), make(map[string]time.Duration)
+	followed := time.Duration(0)
 	for _, s := range p.Sample {
 		if at, own := WhereOf(s); own && at.At == top && at.Who != "" && len(s.Value) > 0 {
-			causes[at.Cause] += s.Value[0]
-			whose[at.Who] += s.Value[0]
-			followed += s.Value[0]
+			causes.Add(at.Cause, at.CauseCaller, time.Duration(s.Value[0]))
+			whose[at.Who] += time.Duration(s.Value[0])
+			followed += time.Duration(s.Value[0])
 		}
 	}
 	var cause wallprofile.Cause
-	if 2*followed >= times[top] && followed > 0 {
-		cause.Most = largest(causes)
-		cause.Took = time.Duration(causes[cause.Most])
+	if 2*followed >= took && followed > 0 {
+		cause.Most, cause.Took, cause.Caller = causes.Most()
 		for who, ns := range whose {
-			if 10*ns >= 9*times[top] && cause.Most.Function != "" {
+			if wallprofile.Nearly(ns, took) && cause.Most.Function != "" {
 				cause.Who = wallprofile.CauseName(who)
 			}
 		}
 	}
-	return wallprofile.Diagnosis(spanName, duration, top, time.Duration(times[top]), cause)
-}
-
-// largest returns the place with the most time.
-func largest(times map[wallprofile.Place]int64) wallprofile.Place {
-	return slices.MinFunc(slices.Collect(maps.Keys(times)), func(a, b wallprofile.Place) int {
-		return cmp.Or(cmp.Compare(times[b], times[a]), strings.Compare(a.Function, b.Function), strings.Compare(a.Leaf, b.Leaf))
-	})
+	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause)
 }
 
 // Where is where a sample's time was spent.
@@ -62,6 +52,8 @@ type Where struct {
 	At    wallprofile.Place
 	Cause wallprofile.Place // where whoever was waited for spent it; empty for none
 	Who   string            // the frame that says who it was
+
+	Caller, CauseCaller string // of the functions, as [wallprofile.Caller] returns them
 }
 
 // WhereOf returns where a sample of a wall-clock profile was, and whether its time is the span's own rather than that of
@@ -85,6 +77,7 @@ func WhereOf(s *profile.Sample) (w Where, own bool) {
 	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Name })
 	waiter, leaf := split(frames[causes:])
 	w.At = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf, For: wallprofile.WaitedFor(leaf, waiter)}
+	w.Caller = wallprofile.Caller(w.At.Function, waiter)
 	for rest := frames[:causes]; len(rest) > 0; { // from the innermost goroutine outwards
 		i := slices.IndexFunc(rest, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) && !wallprofile.IsWaitedFor(f.Name) })
 		if i < 0 {
@@ -94,6 +87,7 @@ func WhereOf(s *profile.Sample) (w Where, own bool) {
 			if w.Cause = wallprofile.CausePlace(leaf, stack, w.At.Function); i == 0 {
 				w.Cause.Leaf = rest[0].Name // why it is not followed
 			}
+			w.CauseCaller = wallprofile.Caller(w.Cause.Function, stack)
 		}
 		w.Who = rest[i].Name
 		rest = rest[i+1:]

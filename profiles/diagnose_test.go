@@ -30,11 +30,11 @@ func TestDiagnose(t *testing.T) {
 			[]stack{{[]string{"math.Sin", "main.compute", "span: POST /checkout"}, "", 600 * ms}}},
 		"in several stacks": {"612 ms POST /checkout: 600 ms (98 %) on the CPU in main.compute",
 			[]stack{{[]string{"main.compute", "main.a"}, "", 300 * ms}, wait, {[]string{"main.compute", "main.b"}, "", 300 * ms}}},
-		"below a child span": {"612 ms POST /checkout: 600 ms (98 %) sleeping in main.pause",
+		"below a child span": {"612 ms POST /checkout: 600 ms (98 %) sleeping in main.pause, called by main.handle",
 			[]stack{{[]string{"[waiting: sleep]", "time.Sleep", "main.pause", "span: pricing", "main.handle", "span: POST /checkout"}, "", 600 * ms}}},
 		"in the library alone": {"612 ms POST /checkout: 600 ms (98 %) waiting for the network in poll.runtime_pollWait",
 			[]stack{{[]string{"[waiting: network]", "internal/poll.runtime_pollWait", "net/http.(*conn).serve", "span: POST /checkout"}, "", 600 * ms}}},
-		"a module called go.…": {"612 ms POST /checkout: 600 ms (98 %) in a system call in store.(*conn).Query",
+		"a module called go.…": {"612 ms POST /checkout: 600 ms (98 %) in a system call in store.(*conn).Query, called by main.save",
 			[]stack{{[]string{"[syscall]", "syscall.Syscall", "go.example.org/store.(*conn).Query", "main.save"}, "", 600 * ms}}},
 		"below an instrumentation": {"612 ms POST /checkout: 600 ms (98 %) waiting in a select in workload.(*inventory).Reserve", []stack{{[]string{
 			"[waiting: select]", "runtime.selectgo", "net/http.(*Transport).roundTrip",
@@ -45,7 +45,7 @@ func TestDiagnose(t *testing.T) {
 		"below instrumented SQL": {"612 ms POST /checkout: 600 ms (98 %) in a system call in workload.save", []stack{{[]string{
 			"[syscall]", "syscall.Syscall", "github.com/XSAM/otelsql.(*otConn).QueryContext", "database/sql.(*DB).queryDC", "shop/workload.save",
 		}, "", 600 * ms}}},
-		"in a dependency": {"612 ms POST /checkout: 600 ms (98 %) waiting for a WaitGroup in main.load", []stack{{[]string{
+		"in a dependency": {"612 ms POST /checkout: 600 ms (98 %) waiting for a WaitGroup in main.load, called by main.serve", []stack{{[]string{
 			"[waiting: WaitGroup]", "sync.(*WaitGroup).Wait", "golang.org/x/sync/errgroup.(*Group).Wait", "main.load", "main.serve",
 		}, "", 600 * ms}}},
 		"below a dependency": {"612 ms POST /checkout: 600 ms (98 %) waiting for a mutex in main.lock, held by: GET /, another request: 600 ms of it in main.audit",

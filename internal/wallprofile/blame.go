@@ -76,6 +76,17 @@ func OnBehalf(function, file string) bool {
 	return Anyones(function, file) || Dependency(function, file)
 }
 
+// Own returns the innermost function of a stack that is the service's own, empty if there is none. The functions are
+// given from the innermost outwards with their files.
+func Own(stack iter.Seq2[string, string]) string {
+	for function, file := range stack {
+		if !OnBehalf(function, file) {
+			return function
+		}
+	}
+	return ""
+}
+
 // Blamed returns the function that is to blame for the time of a stack, whose functions are given from the innermost
 // outwards with their files, which may be empty. It is the innermost that does not work on behalf of its caller; where
 // all do, it is the innermost of a dependency, or else the innermost. It is empty for an empty stack.

@@ -27,25 +27,44 @@ type Cause struct {
 	Who  string        // "held by main.report", as Caused returns it; empty if it is not known or differs
 	Most Place         // where most of the wait was spent by whoever was waited for; empty if the wait is not followed
 	Took time.Duration // there
+
+	Caller string // of the function there, as Caller returns it
 }
 
 // Caused returns who made a wait longer: one, whose name is given, or several in turn, which may all be other requests.
-func Caused(l Link, name string, several int, requests bool) string {
+// All of them ended it in the function by, which is empty if that is not known or goes without saying.
+func Caused(l Link, name string, several int, requests bool, by string) string {
+	who := links[l] + " " + name
 	switch {
 	case several > 1 && requests:
-		name = fmt.Sprintf("%d other requests", several)
+		who = fmt.Sprintf("%s in turn by %d other requests", strings.TrimSuffix(links[l], " by"), several)
 	case several > 1:
-		name = fmt.Sprintf("%d others", several)
-	default:
-		return links[l] + " " + name
+		who = fmt.Sprintf("%s in turn by %d others", strings.TrimSuffix(links[l], " by"), several)
 	}
-	return strings.TrimSuffix(links[l], "by") + "in turn by " + name
+	if by != "" {
+		who += " in " + Short(by)
+	}
+	return who
 }
 
 // Diagnosis returns one line on what took most of a span's time, such as "612 ms POST /api/checkout: 571 ms (93 %)
 // waiting for a mutex in workload.(*Stock).Reserve". The cause of a wait, if it is known, comes last, such as ", held in
-// turn by 47 other requests: 490 ms of it in sql.(*Tx).Commit".
-func Diagnosis(span string, duration time.Duration, most Place, took time.Duration, cause Cause) string {
+// turn by 47 other requests: 490 ms of it in sql.(*Tx).Commit". The last function that it names may be a helper: if it is
+// known who called it, and not named yet, that follows. The caller is that of the function in which the span was.
+func Diagnosis(span string, duration time.Duration, most Place, took time.Duration, caller string, cause Cause) string {
+	s := diagnosis(span, duration, most, took, cause)
+	if cause != (Cause{}) {
+		caller = cause.Caller
+	}
+	caller = Short(caller)
+	named := func(word string) bool { return enclosing(strings.TrimRight(word, ",:")) == caller }
+	if caller == "" || slices.ContainsFunc(strings.Fields(s), named) {
+		return s
+	}
+	return s + ", called by " + caller
+}
+
+func diagnosis(span string, duration time.Duration, most Place, took time.Duration, cause Cause) string {
 	percent := 0.0
 	if duration > 0 {
 		percent = 100 * float64(took) / float64(duration)

@@ -50,6 +50,10 @@ func IsAnswer(what string) bool {
 	return what == httpAnswer || what == httpBody || what == grpcAnswer || what == grpcMessage
 }
 
+// callees are modules whose functions work on behalf of their callers also where their files are not known, as in a span's
+// profile from a server, as far as what they wait for is concerned.
+var callees = []string{"github.com/jackc/", "google.golang.org/grpc", "golang.org/x/"}
+
 // WaitedFor returns what a goroutine waits for, such as "a free connection of database/sql's pool", from its state and its
 // stack, whose functions are given from the innermost outwards with their files. It is empty if the state says it best.
 func WaitedFor(leaf string, stack iter.Seq2[string, string]) string {
@@ -59,7 +63,7 @@ func WaitedFor(leaf string, stack iter.Seq2[string, string]) string {
 	}
 	found, own := len(waits), false
 	for function, file := range stack {
-		own = own || !OnBehalf(function, file)
+		own = own || !OnBehalf(function, file) && !hasPrefix(function, callees)
 		for i, w := range waits[:found] {
 			if (w.files || kind == KindWaiting) && (w.through || !own) && hasPrefix(function, w.functions) {
 				found = i

@@ -17,27 +17,32 @@ func TestDiagnosis(t *testing.T) {
 		{Place{Function: "example.com/shop.(*Stock).Reserve", Leaf: "[waiting: mutex]"}, 571 * time.Millisecond, Cause{},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve"},
 		{Place{Function: "example.com/shop.(*Stock).Reserve", Leaf: "[waiting: mutex]"}, 571 * time.Millisecond,
-			Cause{Caused(HeldBy, "", 47, true), Place{Function: "database/sql.(*Tx).Commit", Leaf: "[syscall]"}, 490 * time.Millisecond},
+			Cause{
+				Who:  Caused(HeldBy, "", 47, true, ""),
+				Most: Place{Function: "database/sql.(*Tx).Commit", Leaf: "[syscall]"}, Took: 490 * time.Millisecond,
+			},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve, held in turn by 47 other requests: 490 ms of it in sql.(*Tx).Commit"},
 		{Place{Function: "main.call", Leaf: "[waiting: channel receive]"}, 571 * time.Millisecond,
-			Cause{Caused(SentBy, "", 2, false), Place{Function: "main.work", Leaf: "[waiting: sleep]"}, 490 * time.Millisecond},
-			"612 ms POST /checkout: 571 ms (93 %) waiting to receive from a channel in main.call, sent in turn by 2 others: 490 ms of it sleeping in main.work"},
+			Cause{Caused(SentBy, "", 2, false, "main.send"), Place{Function: "main.work", Leaf: "[waiting: sleep]"}, 490 * time.Millisecond, ""},
+			"612 ms POST /checkout: 571 ms (93 %) waiting to receive from a channel in main.call, sent in turn by 2 others in main.send: " +
+				"490 ms of it sleeping in main.work"},
 		{Place{Function: "main.call", Leaf: "[waiting: select]", For: "a rate limiter"}, 571 * time.Millisecond, Cause{},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a rate limiter in main.call"},
 		{Place{Function: "main.call", Leaf: "[waiting: mutex]"}, 571 * time.Millisecond, Cause{Most: Place{Leaf: Forgotten.Leaf()}, Took: 490 * time.Millisecond},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in main.call: 490 ms of it not followed (forgotten)"},
-		{Place{Function: "example.com/shop.(*Stock).Reserve", Leaf: "[waiting: mutex]"}, 571 * time.Millisecond, Cause{Who: Caused(HeldBy, "shop.audit", 1, false)},
+		{Place{Function: "example.com/shop.(*Stock).Reserve", Leaf: "[waiting: mutex]"}, 571 * time.Millisecond,
+			Cause{Who: Caused(HeldBy, "shop.audit", 1, false, "")},
 			"612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in shop.(*Stock).Reserve, held by shop.audit"},
 		{Place{Function: "main.price", Leaf: ""}, 306 * time.Millisecond, Cause{}, "612 ms POST /checkout: 306 ms (50 %) on the CPU in main.price"},
 		{Place{Function: "", Leaf: "[not recorded]"}, 612 * time.Millisecond, Cause{}, "612 ms POST /checkout: 612 ms (100 %) not recorded"},
 		{Place{Function: "main.price", Leaf: "[waiting: a thing of tomorrow]"}, 0, Cause{},
 			"612 ms POST /checkout: 0 ms (0 %) waiting: a thing of tomorrow in main.price"},
 	} {
-		if got := Diagnosis("POST /checkout", 612*time.Millisecond, tt.most, tt.took, tt.cause); got != tt.want {
+		if got := Diagnosis("POST /checkout", 612*time.Millisecond, tt.most, tt.took, "", tt.cause); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.most, got, tt.want)
 		}
 	}
-	if got := Diagnosis("empty", 0, Place{}, 0, Cause{}); got != "0 ms empty: 0 ms (0 %) on the CPU" {
+	if got := Diagnosis("empty", 0, Place{}, 0, "", Cause{}); got != "0 ms empty: 0 ms (0 %) on the CPU" {
 		t.Errorf("of no time: %q", got)
 	}
 }

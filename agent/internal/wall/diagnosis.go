@@ -34,20 +34,10 @@ type Top struct {
 	Cause    wallprofile.Place // where most of a wait was spent by whoever was waited for; empty if that is not known
 }
 
-// certain is the share of a wait for a lock in which one function must have been the one to release it
-// to be named as its holder.
-const certain = 0.9
-
-// place is a function to blame, and a state.
-type place struct {
-	function string
-	state    wallprofile.State
-	what     string // it waited for
-}
-
 // place returns where a sample was.
-func (s sample) place() place {
-	return place{s.stack.blamed(), s.state, wallprofile.WaitedFor(s.state.Leaf(), s.stack.functions())}
+func (s sample) place() wallprofile.Place {
+	leaf, functions := s.state.Leaf(), s.stack.functions()
+	return wallprofile.Place{Function: wallprofile.Blamed(functions), Leaf: leaf, For: wallprofile.WaitedFor(leaf, functions)}
 }
 
 // diagnose sums up the account of a root.
@@ -61,13 +51,14 @@ func diagnose(a account) Diagnosis {
 		Covered:  a.covered,
 	}
 	states := make(map[wallprofile.State]time.Duration)
-	places := make(map[place]time.Duration)
-	for _, s := range a.samples {
+	spent, places := make(wallprofile.Spent), make([]wallprofile.Place, len(a.samples))
+	for i, s := range a.samples {
 		if s.other {
 			continue
 		}
+		places[i] = s.place()
 		states[s.state] += time.Duration(s.ns)
-		places[s.place()] += time.Duration(s.ns)
+		spent.Add(places[i], wallprofile.Caller(places[i].Function, s.stack.functions()), time.Duration(s.ns))
 	}
 	for s, took := range states {
 		d.States = append(d.States, Share{s.String(), took})
@@ -75,96 +66,108 @@ func diagnose(a account) Diagnosis {
 	slices.SortFunc(d.States, func(x, y Share) int {
 		return cmp.Or(cmp.Compare(y.Time, x.Time), cmp.Compare(x.State, y.State))
 	})
-	var top place
-	for p, took := range places {
-		if took > d.Top.Time || took == d.Top.Time && p.function < top.function {
-			top = p
-			d.Top = Top{Function: p.function, State: p.state.String(), Time: took}
+	top, took, caller := spent.Most()
+	var there []sample
+	for i, s := range a.samples {
+		if !s.other && places[i] == top {
+			there = append(there, s)
+			d.Top.State = s.state.String()
 		}
 	}
-	cause := d.blame(a, top)
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, wallprofile.Place{Function: top.function, Leaf: top.state.Leaf(), For: top.what}, d.Top.Time, cause)
+	d.Top.Function, d.Top.Time = top.Function, took
+	cause := d.blame(t, there)
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, top, took, caller, cause)
 	d.Top.Cause = cause.Most
 	return d
 }
 
-// blame returns who made the waits at a place longer, and what most of them was spent with. It also notes the holder of the
-// lock.
-func (d *Diagnosis) blame(a account, top place) (cause wallprofile.Cause) {
-	root := a.span.root
-	held, parties, holders, seen := make(map[string]int64), make(map[*party]int64), make(waits), make(map[*stack]bool)
-	for _, s := range a.samples {
-		if s.other || seen[s.stack] || s.place() != top {
+// blame returns who made the waits of a root at its top longer, and what most of them was spent with. It also notes the
+// holder of the lock.
+func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
+	if len(there) == 0 || there[0].state.Link() == wallprofile.NoLink {
+		return cause
+	}
+	link := there[0].state.Link()
+	released, parties, holders, seen := make(map[string]time.Duration), make(map[*party]time.Duration), make(waits), make(map[*stack]bool)
+	for _, s := range there {
+		if seen[s.stack] {
 			continue
 		}
 		seen[s.stack] = true
-		for h, ns := range root.conv.waits[s.stack] {
-			if h.by != "" {
-				held[h.by] += ns
-			}
-			parties[h.who] += ns
+		for h, ns := range t.conv.waits[s.stack] {
+			released[h.by] += time.Duration(ns)
+			parties[h.who] += time.Duration(ns)
 			holders[h] += ns
 		}
 	}
-	enough := certain * float64(d.Top.Time)
-	for by, ns := range held {
-		if float64(ns) >= enough {
-			d.Top.Holder = by
+	by := ""
+	for function, took := range released {
+		if wallprofile.Nearly(took, d.Top.Time) {
+			by = function
 		}
+	}
+	if link == wallprofile.HeldBy {
+		d.Top.Holder = by
 	}
 
 	var one *party
-	requests, theirs, total := 0, int64(0), int64(0) // other requests
-	for p, ns := range parties {
-		total += ns
-		if p.number != 0 && p.number != root.number {
+	requests, theirs, total := 0, time.Duration(0), time.Duration(0) // other requests
+	for p, took := range parties {
+		total += took
+		if p.number != 0 && p.number != t.number {
 			requests++
-			theirs += ns
+			theirs += took
 		}
-		if float64(ns) >= enough {
+		if wallprofile.Nearly(took, d.Top.Time) {
 			one = p
 		}
 	}
-	mostly := float64(theirs) >= certain*float64(total)
-	switch link := top.state.Link(); {
-	case link == wallprofile.NoLink:
-		return cause
+	mostly := wallprofile.Nearly(theirs, total)
+	elsewhere := by
+	if by == d.Top.Function {
+		elsewhere = ""
+	}
+	switch {
 	case one != nil && one.anyones:
 		// It serves a connection, or the like: what the wait was for says more.
 	case one != nil:
-		cause.Who = wallprofile.Caused(link, one.named(root, holders.releaser(one), top.function), 1, false)
+		cause.Who = one.caused(link, t, holders.releaser(one), d.Top.Function)
 	case mostly && requests > 1:
-		cause.Who = wallprofile.Caused(link, "", requests, true)
+		cause.Who = wallprofile.Caused(link, "", requests, true, elsewhere)
 	case len(parties) > 1:
-		cause.Who = wallprofile.Caused(link, "", len(parties), false)
+		cause.Who = wallprofile.Caused(link, "", len(parties), false, elsewhere)
 	}
 
-	spent, all := make(map[wallprofile.Place]time.Duration), time.Duration(0)
-	for _, s := range a.samples {
-		if s.other || s.below == nil || s.place() != top || s.below.outermost().link == wallprofile.StartedBy {
+	spent, all := make(wallprofile.Spent), time.Duration(0)
+	for _, s := range there {
+		if s.below == nil || s.below.outermost().link == wallprofile.StartedBy {
 			continue // or nobody was waited for yet
 		}
-		var at wallprofile.Place
-		for c := s.below; c != nil && at == (wallprofile.Place{}); c = c.above {
-			switch {
-			case c.not != wallprofile.Followed:
-				at.Leaf = c.not.Leaf()
-			case c.stack != nil:
-				at = wallprofile.CausePlace(c.state.Leaf(), c.stack.functions(), top.function, d.Top.Holder)
-			}
-		}
-		spent[at] += time.Duration(s.ns)
+		at, caller := s.below.place(d.Top.Function, by)
+		spent.Add(at, caller, time.Duration(s.ns))
 		all += time.Duration(s.ns)
 	}
-	if all < d.Top.Time/2 {
-		return cause
-	}
-	for at, took := range spent {
-		if took > cause.Took || took == cause.Took && at.Function < cause.Most.Function {
-			cause.Most, cause.Took = at, took
-		}
+	if 2*all >= d.Top.Time {
+		cause.Most, cause.Took, cause.Caller = spent.Most()
 	}
 	return cause
+}
+
+// place returns where whoever was waited for spent time, of those that waited for one another the one that the others
+// waited for, and who called the function there. The callers are as those of [wallprofile.CausePlace].
+func (c *cause) place(callers ...string) (at wallprofile.Place, caller string) {
+	for ; c != nil; c = c.above {
+		if c.not != wallprofile.Followed {
+			return wallprofile.Place{Leaf: c.not.Leaf()}, ""
+		}
+		if c.stack == nil {
+			continue
+		}
+		if at = wallprofile.CausePlace(c.state.Leaf(), c.stack.functions(), callers...); at != (wallprofile.Place{}) {
+			return at, wallprofile.Caller(at.Function, c.stack.functions())
+		}
+	}
+	return at, ""
 }
 
 // releaser returns the function by which a party released the lock after most of the time that it made others wait.
@@ -178,25 +181,25 @@ func (w waits) releaser(p *party) (by string) {
 	return by
 }
 
-// named is what a diagnosis of a root calls a party, which released the lock in the function by, if it did. The root waited in
-// the function at.
-func (p *party) named(t *root, by, at string) string {
+// caused says that a party made a root wait in the function at, and ended that wait in the function by, which is empty if that
+// is not known.
+func (p *party) caused(link wallprofile.Link, t *root, by, at string) string {
 	own := p.number == 0 || p.number == t.number
 	name := p.called()
 	switch {
 	case own && by != "":
-		return wallprofile.Short(by)
+		name, by = wallprofile.Short(by), ""
 	case p.number == t.number:
-		return "the same request"
+		name = "the same request"
 	case p.number == 0:
-		return wallprofile.Short(p.name)
+		name = wallprofile.Short(p.name)
 	case name == "":
 		name = "another request"
 	}
-	if by != "" && by != at {
-		name += " in " + wallprofile.Short(by)
+	if by == at {
+		by = ""
 	}
-	return name
+	return wallprofile.Caused(link, name, 1, false, by)
 }
 
 // log writes the diagnosis as one line.

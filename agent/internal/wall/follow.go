@@ -65,9 +65,12 @@ type following struct {
 	parts   []part
 	steps   int
 	holders map[culprit]int64 // whose work stands directly below the wait
+
+	by  *stack // the latest at which somebody ended it
+	own string // of that, the service's own function
 }
 
-// culprit is who made a wait longer, and the function by which that one released a lock, empty if it did not.
+// culprit is who made a wait longer, and the function by which that one ended it, empty if that is not known.
 type culprit struct {
 	who *party
 	by  string
@@ -182,8 +185,20 @@ func (f *following) part(s slice, a, b trace.Time, in below) {
 		f.divide(s.waker, a, b, below{above: f.hs.causes.of(k), link: link, wait: s, depth: in.depth + 1})
 	}
 	if in.depth == 0 && in.link != wallprofile.StartedBy {
-		f.holders[culprit{s.who, releaser(in.wait.by)}] += int64(b.Sub(a))
+		f.holders[culprit{s.who, f.endedBy(in)}] += int64(b.Sub(a))
 	}
+}
+
+// endedBy returns the function by which somebody ended a wait: for a lock, the one that released it, or else the service's
+// own, which for example gave a connection back or sent an answer. It is empty if there is none.
+func (f *following) endedBy(in below) string {
+	if in.link == wallprofile.HeldBy {
+		return releaser(in.wait.by)
+	}
+	if in.wait.by != f.by {
+		f.by, f.own = in.wait.by, wallprofile.Own(in.wait.by.functions())
+	}
+	return f.own
 }
 
 // spend adds a part that is the end of a stack, without the stops of the world in it.

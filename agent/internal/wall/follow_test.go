@@ -422,8 +422,8 @@ func TestConvoy(t *testing.T) {
 		}
 	}
 	d := rec.diagnoses[slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })]
-	if want := "waiting for a mutex in wall.locker, held in turn by 7 other requests: "; !strings.Contains(d.Text, want) ||
-		!strings.HasSuffix(d.Text, " ms of it sleeping in wall.workA") {
+	if want := "waiting for a mutex in wall.locker, held in turn by 7 other requests in wall.auditor: "; !strings.Contains(d.Text, want) ||
+		!strings.HasSuffix(d.Text, " ms of it sleeping in wall.workA, called by wall.TestConvoy") {
 		t.Errorf("the diagnosis is %q, want %q", d.Text, want)
 	}
 }
@@ -521,6 +521,35 @@ func TestNobody(t *testing.T) {
 		hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
 		if got := hs.nobody(&stack{tt.frames}); *got != tt.want {
 			t.Errorf("%v: %+v, want %+v", tt.frames, *got, tt.want)
+		}
+	}
+}
+
+// Who ended a wait is named by the function of the service that did, and for a lock by the one that released it.
+func TestWhoEndedTheWait(t *testing.T) {
+	sent, export := frame{function: "main.send", file: "shop/a.go"}, frame{function: "main.export", file: "shop/a.go"}
+	group := frame{function: "golang.org/x/sync/errgroup.(*Group).done", file: "golang.org/x/sync@v0.24.0/a.go"}
+	unlock, release := frame{function: "sync.(*Mutex).Unlock"}, frame{function: "database/sql.(*DB).putConn"}
+	at := &root{span: span{number: 1}}
+	for _, tt := range []struct {
+		link   wallprofile.Link
+		who    party
+		frames []frame
+		want   string
+	}{
+		{wallprofile.SentBy, party{number: 2, name: "POST /a"}, []frame{{function: "runtime.chansend1"}, sent, export}, "sent by POST /a in main.send"},
+		{wallprofile.WokenBy, party{number: 2, name: "POST /a"}, []frame{release, export}, "woken by POST /a in main.export"},
+		{wallprofile.WokenBy, party{number: 2}, []frame{release, export}, "woken by another request in main.export"},
+		{wallprofile.WokenBy, party{number: 2, name: "POST /a"}, []frame{release, {function: "main.wait", file: "shop/a.go"}}, "woken by POST /a"},
+		{wallprofile.DoneBy, party{number: 1}, []frame{group}, "done by the same request"},
+		{wallprofile.DoneBy, party{number: 1}, []frame{group, export}, "done by main.export"},
+		{wallprofile.ReceivedBy, party{name: "main.loop"}, []frame{sent}, "received by main.send"},
+		{wallprofile.HeldBy, party{number: 2, name: "POST /a"}, []frame{unlock, group, export}, "held by POST /a in errgroup.(*Group).done"},
+		{wallprofile.HeldBy, party{number: 2, name: "POST /a"}, []frame{sent}, "held by POST /a"},
+	} {
+		by := new(following).endedBy(below{link: tt.link, wait: slice{by: &stack{tt.frames}}})
+		if got := tt.who.caused(tt.link, at, by, "main.wait"); got != tt.want {
+			t.Errorf("%+v: %q, want %q", tt.frames, got, tt.want)
 		}
 	}
 }

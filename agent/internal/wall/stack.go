@@ -7,8 +7,6 @@ import (
 	"strings"
 
 	"golang.org/x/exp/trace"
-
-	"spanflame/internal/wallprofile"
 )
 
 // frame is one function on a stack.
@@ -31,9 +29,6 @@ func (s *stack) functions() iter.Seq2[string, string] {
 		}
 	}
 }
-
-// blamed is the function to blame for the time of the stack.
-func (s *stack) blamed() string { return wallprofile.Blamed(s.functions()) }
 
 // noStack stands where the trace gives none.
 var noStack = &stack{}

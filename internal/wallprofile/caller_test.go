@@ -1,0 +1,105 @@
+package wallprofile
+
+import (
+	"testing"
+	"time"
+)
+
+func TestCaller(t *testing.T) {
+	for name, tt := range map[string]struct {
+		function string
+		stack    []string // from the innermost outwards
+		want     string
+	}{
+		"the next function": {"main.putFirst", []string{"math.Sin", "main.putFirst", "main.packAll", "main.serve"}, "main.packAll"},
+		"a closure of it":   {"main.a.func1", []string{"main.a.func1", "main.a", "main.b"}, "main.b"},
+		"a closure":         {"main.ask", []string{"main.ask", "main.load.func2.1", "@ golang.org/x/sync/errgroup.(*Group).Go.func1"}, "main.load"},
+		"a loop":            {"main.ask", []string{"main.ask", "main.load-range1", "slices.Values[...].func1", "main.load"}, "main.load"},
+		"recursion":         {"main.walk", []string{"main.walk", "main.walk", "main.count"}, "main.count"},
+		"a method of its type": {"shop/stock.(*Client).ask", []string{
+			"shop/stock.(*Client).ask", "shop/stock.(*Client).warehouse", "shop.(*Buyer).offer",
+		}, "shop.(*Buyer).offer"},
+		"only methods of its type": {"main.(*Stock).get", []string{
+			"main.(*Stock).get", "main.(*Stock).reserve", "main.(*Stock).handle", "net/http.HandlerFunc.ServeHTTP", "main.logged",
+		}, "main.(*Stock).reserve"},
+		"methods of a generic type": {"main.(*Pool[...]).get", []string{"main.(*Pool[...]).get", "main.(*Pool[...]).With.func1", "main.load"}, "main.load"},
+		"a library":                 {"main.serve", []string{"main.serve", "net/http.HandlerFunc.ServeHTTP", "main.logged"}, ""},
+		"a dependency":              {"main.serve", []string{"main.serve", "@ github.com/gin-gonic/gin.(*Context).Next", "main.logged"}, ""},
+		"generated code": {"main.(*Stock).Get", []string{
+			"main.(*Stock).Get", "shop/api._Stock_Get_Handler", "@ google.golang.org/grpc.(*Server).handleStream",
+		}, ""},
+		"the outermost":    {"main.main", []string{"main.main"}, ""},
+		"not on the stack": {"main.a", []string{"main.b", "main.c"}, ""},
+	} {
+		if got := Caller(tt.function, frames(tt.stack...)); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
+func TestEnclosing(t *testing.T) {
+	for function, want := range map[string]string{
+		"main.serve":                        "main.serve",
+		"main.serve.func1":                  "main.serve",
+		"main.serve.func1.2":                "main.serve",
+		"main.serve.gowrap3":                "main.serve",
+		"main.(*Stock).get.deferwrap1":      "main.(*Stock).get",
+		"main.Map[...].func1":               "main.Map[...]",
+		"main.serve-range2":                 "main.serve",
+		"main.serve.func1-range2":           "main.serve",
+		"example.com/v2.func1":              "example.com/v2.func1",
+		"main.func1":                        "main.func1",
+		"main.glob..func1":                  "main.glob..func1",
+		"main.(*Stock).func1":               "main.(*Stock)",
+		"main.page-range":                   "main.page-range",
+		"main.init.0":                       "main.init",
+		"example.com/shop.v3.Serve.funcall": "example.com/shop.v3.Serve.funcall",
+	} {
+		if got := enclosing(function); got != want {
+			t.Errorf("%s: %q, want %q", function, got, want)
+		}
+	}
+}
+
+// The function that a diagnosis names last has its caller, if that one called it nearly all of the time.
+func TestTheCallerIsNamed(t *testing.T) {
+	most := Place{Function: "main.settle", Leaf: WaitMutex.Leaf()}
+	cause := Cause{Who: Caused(HeldBy, "GET /a", 1, false, "main.audit"), Most: Place{Function: "main.ask.func1"}, Took: 90 * time.Millisecond}
+	for _, tt := range []struct {
+		caller, causeCaller, want string
+		cause                     Cause
+	}{
+		{caller: "example.com/shop.sell", want: ", called by shop.sell"},
+		{caller: "main.settle"},
+		{caller: "main.sell", cause: cause, want: ", held by GET /a in main.audit: 90 ms of it on the CPU in main.ask.func1"},
+		{causeCaller: "main.load", cause: cause, want: ", held by GET /a in main.audit: 90 ms of it on the CPU in main.ask.func1, called by main.load"},
+		{causeCaller: "main.audit", cause: cause, want: ", held by GET /a in main.audit: 90 ms of it on the CPU in main.ask.func1"},
+		{causeCaller: "main.ask", cause: cause, want: ", held by GET /a in main.audit: 90 ms of it on the CPU in main.ask.func1"},
+		{caller: "main.sell", cause: Cause{Who: Caused(HeldBy, "main.audit", 1, false, "")}, want: ", held by main.audit"},
+	} {
+		tt.cause.Caller = tt.causeCaller
+		want := "100 ms POST /a: 95 ms (95 %) waiting for a mutex in main.settle" + tt.want
+		if got := Diagnosis("POST /a", 100*time.Millisecond, most, 95*time.Millisecond, tt.caller, tt.cause); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestSpent(t *testing.T) {
+	a, b := Place{Function: "main.a"}, Place{Function: "main.b"}
+	s := make(Spent)
+	if at, took, caller := s.Most(); at != (Place{}) || took != 0 || caller != "" {
+		t.Errorf("nothing is spent, but %v, %v, %q", at, took, caller)
+	}
+	s.Add(b, "main.x", 90)
+	s.Add(b, "main.y", 10)
+	s.Add(a, "", 10)
+	if at, took, caller := s.Most(); at != b || took != 100 || caller != "main.x" {
+		t.Errorf("%v, %v, %q", at, took, caller)
+	}
+	s.Add(a, "main.x", 80)
+	s.Add(a, "main.y", 10)
+	if at, took, caller := s.Most(); at != a || took != 100 || caller != "" {
+		t.Errorf("of two with as much: %v, %v, %q", at, took, caller)
+	}
+}
