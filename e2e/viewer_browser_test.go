@@ -341,6 +341,34 @@ func TestBrowserDarkAndNarrow(t *testing.T) {
 	}
 }
 
+// TestBrowserShowsEachProblem: forty traces of one problem do not push the others off the page, and each opens onto its traces by
+// the keyboard.
+func TestBrowserShowsEachProblem(t *testing.T) {
+	dir := t.TempDir()
+	for n := range 49 {
+		saveHostile(t, dir, byte(n+1), fmt.Sprintf("problem %c", 'A'+max(0, n-39)))
+	}
+	from, err := source.OpenDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer from.Close()
+	home := servePages(t, from)
+	b := newBrowser(t, home)
+	b.open(home)
+	if n := eval[int](b, `document.querySelectorAll("ol.problems > li").length`); n != 10 {
+		t.Errorf("%d rows, want one for each of 10 problems", n)
+	}
+	if y := eval[float64](b, `document.querySelectorAll("ol.problems > li")[9].getBoundingClientRect().bottom`); y > 1500 {
+		t.Errorf("the last of 10 problems ends at %.0f pixels of the page", y)
+	}
+	b.says("problem A", "problem J", "40 × · median 1 s")
+	b.tab("ol.problems .also a")
+	b.enter("40 traces, 40 s in all")
+	b.tab("ol.traces a")
+	b.enter("Flame graph of problem A")
+}
+
 func TestBrowserShowsHostileNamesAsText(t *testing.T) {
 	dir := t.TempDir()
 	names := []string{
@@ -372,7 +400,7 @@ func TestBrowserShowsHostileNamesAsText(t *testing.T) {
 	b.says(names[0], names[1]) // as text
 }
 
-// saveHostile saves a trace whose service, span, attribute, and functions have the name, and returns its pages.
+// saveHostile saves a trace whose service, span, attribute, functions and diagnosis have the name, and returns its pages.
 func saveHostile(t *testing.T, dir string, n byte, name string) []string {
 	t.Helper()
 	start := time.Now().Add(-time.Minute)
@@ -399,12 +427,13 @@ func saveHostile(t *testing.T, dir string, n byte, name string) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(traceDir, "20260102T150405.000000000Z-00000000.jsonl"), line.Bytes(), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(traceDir, fmt.Sprintf("20260102T150405.000000000Z-%08d.jsonl", n)), line.Bytes(), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	p := &profile.Profile{
 		SampleType: []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}}, PeriodType: &profile.ValueType{Type: "wall", Unit: "nanoseconds"}, Period: 1,
 		TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second),
+		Comments: []string{fmt.Sprintf("span_id=%s 1000 ms %s: 1000 ms (100 %%) waiting: %s in %s", id, name, name, name)},
 	}
 	sample := &profile.Sample{Value: []int64{int64(time.Second)}, Label: map[string][]string{"span_id": {id}}}
 	for i, function := range []string{"[waiting: " + name + "]", name, "span: " + name} {

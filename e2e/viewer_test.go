@@ -204,8 +204,11 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 	for _, pages := range []string{v.directory, v.servers} {
 		for path, want := range map[string][]string{
 			// Other tests, too, lock briefly.
-			"/?service=storefront&name=load/lock&min=800ms": {
+			"/?service=storefront&name=load/lock&min=800ms&show=traces": {
 				viewer.TracePath(v.lock.TraceID), "waiting for a mutex in workload.(*contendedLock).wait",
+			},
+			"/?service=storefront&name=load/lock&min=800ms": {
+				"GET /load/lock", "waiting for a mutex in workload.(*contendedLock).wait",
 			},
 			"/names?" + url.Values{"from": {v.from.UTC().Format(time.RFC3339)}}.Encode():                     {"GET /load/lock"},
 			"/name?last=1h&" + url.Values{"service": {"storefront"}, "name": {"GET /api/checkout"}}.Encode(): {"workload.priceBasket", "against the median"},

@@ -32,6 +32,9 @@ func (c *cache[V]) get(key string) (V, bool) {
 	return v.value, ok
 }
 
-func (c *cache[V]) put(key string, value V) {
-	c.values.Add(key, kept[V]{value, time.Now().Add(c.keep)})
+func (c *cache[V]) put(key string, value V) { c.putFor(key, value, c.keep) }
+
+// putFor keeps a value for a time of its own.
+func (c *cache[V]) putFor(key string, value V, keep time.Duration) {
+	c.values.Add(key, kept[V]{value, time.Now().Add(keep)})
 }

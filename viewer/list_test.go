@@ -30,7 +30,7 @@ func TestDiagnosisIsTheAgents(t *testing.T) {
 	d.Wall("svc", 0, time.Second,
 		fixture.Sample("main.a;sync.(*Mutex).Lock;[waiting: mutex]", 600e6, "a"), fixture.Sample("main.b;time.Sleep;[waiting: sleep]", 700e6, "inside b"))
 	h := pages(t, open(t, d.Dir), Options{})
-	shows(t, page(t, h, "/"), "1 span<", "2 spans<",
+	shows(t, page(t, h, "/?show=traces"), "1 span<", "2 spans<",
 		"<bdi>450 ms (75 %) waiting for a mutex in main.a, held by main.audit</bdi>", "<bdi>700 ms GET /back: 700 ms (100 %) sleeping in main.b</bdi>")
 	shows(
 		t, page(t, h, TracePath(fixture.TraceID("a"))),
@@ -47,6 +47,7 @@ func TestEmptyDirectorySaysWhatToDo(t *testing.T) {
 	h := pages(t, open(t, fixture.New(t).Dir), Options{})
 	shows(t, page(t, h, "/"), "There are no traces yet", "spanflame demo")
 	shows(t, page(t, h, "/?name=x"), "No trace matches")
+	shows(t, page(t, h, "/?show=traces"), "There are no traces yet")
 	shows(t, page(t, h, "/names"), "No span with a profile")
 	shows(t, page(t, h, "/memory"), "There are no profiles yet")
 	if _, err := source.OpenDirectory(filepath.Join(t.TempDir(), "none")); err == nil {

@@ -71,6 +71,7 @@ func FuzzAddress(f *testing.F) {
 	h := pages(f, open(f, d.Dir), Options{Base: open(f, d.Dir)})
 	for _, seed := range []string{
 		"/?service=storefront&name=pricing&min=10ms&last=15m", "/?from=2026-01-02T15:04&to=2026-01-02T15:04:05Z",
+		"/?show=traces&without=a,b", "/?problem=0123456789abcdef", "/waits?service=storefront&last=1h",
 		rootPath() + "?span=" + fixture.SpanID("root") + "&type=cpu&frame=3",
 		wallPath() + "/flamegraph?f=main&si=wall", wallPath() + "/top?n=1", wallPath() + "/peek?f=(",
 		wallPath() + ".pb.gz", "/names?last=1h", "/name?service=storefront&name=pricing&part=slow&frame=9",

@@ -19,7 +19,7 @@ import (
 
 func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
-	list := page(t, h, "/")
+	list := page(t, h, "/?show=traces")
 	shows(t, list, `href="`+rootPath()+`"`, "600 ms", "POST /checkout", "4 spans", "1 with errors",
 		`<bdi>450 ms (75 %) waiting for a mutex in main.(*Cart).Price</bdi>`) // the duration and the name are above it
 

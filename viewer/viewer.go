@@ -135,6 +135,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 	mux.HandleFunc("GET /trace/{trace}/whole/{page...}", s.page(s.wholePprof))
 	mux.HandleFunc("GET /trace/{trace}/span/{span}/{file}", s.page(s.download))
 	mux.HandleFunc("GET /trace/{trace}/span/{span}/{type}/{page...}", s.page(s.spanPprof))
+	mux.HandleFunc("GET /waits", s.page(s.waits))
 	mux.HandleFunc("GET /names", s.page(s.names))
 	mux.HandleFunc("GET /name", s.page(s.name))
 	mux.HandleFunc("GET /profiles", s.page(s.profilesPage))

@@ -115,7 +115,7 @@ func TestHostileNames(t *testing.T) {
 		h := pages(t, open(t, d.Dir), Options{GrafanaURL: "http://grafana.example"})
 		of := url.Values{"service": {service}, "name": {name}}.Encode()
 		paths := []string{
-			"/", "/?" + url.Values{"name": {name[:min(len(name), 2_000)]}}.Encode(), rootPath(), "/names",
+			"/", "/?show=traces", "/waits", "/?" + url.Values{"name": {name[:min(len(name), 2_000)]}}.Encode(), rootPath(), "/names",
 			"/compare?" + url.Values{"service": {service}, "what": {"times"}}.Encode(),
 			"/memory?" + url.Values{"service": {service}}.Encode(),
 		}

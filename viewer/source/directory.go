@@ -24,9 +24,10 @@ import (
 // Directory is a directory that an agent saves to, with profiles in DIR/profiles and traces in DIR/traces, or one with
 // profiles of any tool. It may be written to while it is read.
 type Directory struct {
-	profiles lister
-	root     *os.Root
-	index    *traceIndex
+	profiles  lister
+	root      *os.Root
+	index     *traceIndex
+	diagnoses *diagnosisIndex
 
 	mu      sync.Mutex
 	damaged map[string]error // profiles that could not be used, by path; at most maxDamaged
@@ -164,7 +165,9 @@ func newDirectory(dir string, files lister) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Directory{profiles: files, root: root, index: newTraceIndex(root, "traces"), damaged: make(map[string]error)}, nil
+	return &Directory{
+		profiles: files, root: root, index: newTraceIndex(root, "traces"), diagnoses: newDiagnosisIndex(), damaged: make(map[string]error),
+	}, nil
 }
 
 // Foreign reports whether the directory has profiles of other tools, and therefore no traces.
@@ -182,6 +185,12 @@ func (d *Directory) Search(ctx context.Context, f Filter) (Found, error) {
 		return Found{}, err
 	}
 	found := d.index.search(f)
+	if f.Diagnose && len(found.Traces) > 0 {
+		if err := d.diagnoses.refresh(ctx, d); err != nil {
+			return Found{}, err
+		}
+		d.diagnoses.diagnose(&found)
+	}
 	if note := d.LeftOut(); note != "" {
 		found.Notes = append(found.Notes, note)
 	}

@@ -161,6 +161,7 @@ func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
 			fmt.Sprintf("These are the slowest of %d matching traces, and there are more. Choose a shorter time range or a longer duration.", searched),
 		)
 	}
+	summaries = slices.DeleteFunc(summaries, func(t query.TraceSummary) bool { return f.leavesOut(t.RootName) })
 	for _, t := range summaries[:min(len(summaries), f.Limit)] {
 		found.Traces = append(found.Traces, Summary{TraceID: t.TraceID, Service: t.RootService, Name: t.RootName, Start: t.Start, Duration: t.Duration})
 	}

@@ -76,7 +76,20 @@ type Filter struct {
 	Requests bool          // for Captured: only the spans by which requests entered their service
 	Version  string        // for Captured: of the service, if the source knows the versions of spans
 	From, To time.Time     // between which it starts
+	Without  string        // for Search: parts of names, with commas between them; traces whose root has one are left out
+	Diagnose bool          // for Search: with the diagnoses that agents saved, if the source has them without their profiles
 	Limit    int
+}
+
+// leavesOut reports whether Without has a part of the name of a root.
+func (f Filter) leavesOut(root string) bool {
+	root = strings.ToLower(root)
+	for part := range strings.SplitSeq(strings.ToLower(f.Without), ",") {
+		if part = strings.TrimSpace(part); part != "" && strings.Contains(root, part) {
+			return true
+		}
+	}
+	return false
 }
 
 // Summary is a trace in a list.
@@ -86,6 +99,11 @@ type Summary struct {
 	Start         time.Time
 	Duration      time.Duration
 	Spans, Errors int // Spans is 0 if the number is not known
+
+	Main      traces.Span // the one to diagnose, without its attributes; zero if it is not known or there is none
+	Diagnosis string      // of it, in one line; empty if it is not known
+	Cause     string      // what the diagnoses of one cause have in common; empty without a diagnosis
+	Lasts     bool        // it is of a request that is meant to last, such as a stream
 }
 
 // Found is the result of a search.

@@ -348,6 +348,31 @@ func (t *indexedTrace) root() indexedSpan {
 	return slices.MinFunc(t.entries, func(a, b indexedSpan) int { return cmp.Compare(a.start, b.start) })
 }
 
+// main returns the span to diagnose: the longest with a profile by which a request entered a service, or else the longest
+// with a profile.
+func (t *indexedTrace) main() traces.Span {
+	var best indexedSpan
+	entered := false
+	for _, e := range t.entries {
+		if !e.marked {
+			continue
+		}
+		enters := !slices.ContainsFunc(t.entries, func(up indexedSpan) bool { return up.id == e.parent && up.service == e.service })
+		if best.id == "" || enters && !entered || enters == entered && e.took() > best.took() {
+			best, entered = e, enters
+		}
+	}
+	if best.id == "" {
+		return traces.Span{}
+	}
+	return best.span(t.id)
+}
+
+// span returns what is known of a span.
+func (e indexedSpan) span(traceID string) traces.Span {
+	return traces.Span{TraceID: traceID, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end)}
+}
+
 // search returns the matching traces, slowest first.
 func (x *traceIndex) search(f Filter) Found {
 	x.mu.RLock()
@@ -366,6 +391,9 @@ func (x *traceIndex) search(f Filter) Found {
 			}
 		}
 		root := t.root()
+		if f.leavesOut(root.name) {
+			continue
+		}
 		found.Traces = append(found.Traces, Summary{
 			TraceID: t.id, Service: root.service, Name: root.name, Start: time.Unix(0, t.start),
 			Duration: time.Duration(t.end - t.start), Spans: t.spans, Errors: t.errors,
@@ -375,6 +403,9 @@ func (x *traceIndex) search(f Filter) Found {
 		return cmp.Or(cmp.Compare(b.Duration, a.Duration), cmp.Compare(a.TraceID, b.TraceID))
 	})
 	found.Traces = found.Traces[:min(len(found.Traces), f.Limit)]
+	for i, t := range found.Traces {
+		found.Traces[i].Main = x.traces[t.TraceID].main()
+	}
 	if x.unread > 0 {
 		found.Notes = append(found.Notes, fmt.Sprintf("Older traces are still being read (%s left): load the page again.", format.Bytes(x.unread)))
 	}
@@ -400,9 +431,7 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 	for _, t := range x.traces {
 		for _, e := range t.entries {
 			if e.marked && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) && t.recorded(e, f) {
-				found = append(found, traces.Span{
-					TraceID: t.id, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end),
-				})
+				found = append(found, e.span(t.id))
 			}
 		}
 	}
