@@ -61,6 +61,9 @@ func unusual() map[string]*profile.Profile {
 // SPANFLAME_TEST_PROFILES.
 func TestEveryLink(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "shop")
+	if err := os.Mkdir(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
 	for name, p := range unusual() {
 		path := filepath.Join(dir, name)
 		if name != "objects.pb" {
