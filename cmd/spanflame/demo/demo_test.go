@@ -177,7 +177,7 @@ func TestChosenFaults(t *testing.T) {
 	var s screen
 	o := options(t, &s)
 	o.Exit = true
-	o.Faults = []string{"report-lock?report_ms=400", "session-map?session_kb=1024", "inventory/slow-packing"}
+	o.Faults = []string{"report-lock?report_ms=400", "session-map?session_kb=1024", "inventory/slow-packing?articles=10"}
 	if err := Run(t.Context(), o); err != nil {
 		t.Fatalf("Run: %v\n%s", err, &s)
 	}
