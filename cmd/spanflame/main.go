@@ -59,7 +59,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(), newWhyCommand(),
+		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(), newWhyCommand(), newMCPCommand(),
 		newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
 	)
 	return root

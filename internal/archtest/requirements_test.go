@@ -24,6 +24,7 @@ var requirements = []struct{ module, version, why string }{
 	{"github.com/go-chi/chi/v5", "v5.0.0", "replaced: before v5.3.0 its middleware has known defects, none of which this module uses"},
 	{"github.com/hashicorp/golang-lru/v2", "v2.0.7", "modernc.org/sqlite requires it"},
 	{"github.com/jackc/pgx/v5", "v5.7.0", "replaced: before v5.9.2 it has known defects of memory safety and of quoting"},
+	{"github.com/modelcontextprotocol/go-sdk", "v1.4.1", "older ones have known defects in reading messages"},
 	{"github.com/spf13/cobra", "v1.8.0", "older ones are not tried"},
 	{"github.com/spf13/pflag", "v1.0.5", "cobra requires it"},
 	{"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "v0.71.0", "the OTLP exporters require it by way of grpc-gateway"},

@@ -1,0 +1,64 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"spanflame/cmd/spanflame/mcp"
+	"spanflame/profiles/why"
+)
+
+// defaultSlowSpan is the agent's default of SPANFLAME_SLOW_SPAN.
+const defaultSlowSpan = 100 * time.Millisecond
+
+func newMCPCommand() *cobra.Command {
+	var o viewOptions
+	cmd := withExitCodes(&cobra.Command{
+		Use:   "mcp",
+		Short: "Answer a language model's questions about slow requests, on standard input and output",
+		Long: `Serve the Model Context Protocol on standard input and output, for an assistant that starts the command: tools for slow
+traces by problem, why a trace took so long, the top functions of a span, comparisons and leaks. The tools only read, and each
+answer is short, says how sure it is, and what is missing.
+
+Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
+from servers with --tempo and --pyroscope. --dir may also be any other directory of profiles.
+
+Exits with 0 when the input ends, and 2 if the command line cannot be used, the directory is not found, or a message cannot be
+read.`,
+		Example: `  spanflame mcp
+  spanflame mcp --dir data/demo/saved
+  spanflame mcp --tempo http://127.0.0.1:3200 --pyroscope http://127.0.0.1:4040`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return unusable(serveMCP(cmd.Context(), cmd.InOrStdin(), cmd.OutOrStdout(), o))
+		},
+	}, cobra.NoArgs)
+	flags := cmd.Flags()
+	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
+	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
+	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	flags.DurationVar(&o.slowSpan, "slow-span", defaultSlowSpan, "the services' SPANFLAME_SLOW_SPAN")
+	return cmd
+}
+
+// serveMCP answers until the input ends or ctx does.
+func serveMCP(ctx context.Context, in io.Reader, out io.Writer, o viewOptions) (err error) {
+	if o.slowSpan <= 0 {
+		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
+	}
+	from, err := openSource(ctx, o)
+	if err != nil {
+		return err
+	}
+	if closer, ok := from.(io.Closer); ok {
+		defer func() { err = errors.Join(err, closer.Close()) }()
+	}
+	explain := func(ctx context.Context, traceID, service, name string, last time.Duration) (*why.Report, error) {
+		return whyOptions{service: service, name: name, last: last}.explain(ctx, from, traceID)
+	}
+	return mcp.Run(ctx, mcp.Options{Source: from, Version: versionText(), SlowSpan: o.slowSpan, Explain: explain}, in, out)
+}
