@@ -20,6 +20,7 @@ import (
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
+	"spanflame/profiles/why"
 )
 
 // Limits of the page of slow traces.
@@ -283,7 +284,7 @@ func (s *server) diagnose(ctx context.Context, traceID string) (d diagnosis) {
 	if err != nil {
 		return diagnosis{why: notRead}
 	}
-	span, ok := mainSpan(spans)
+	span, ok := why.Main(spans, source.Marked)
 	if !ok {
 		d = diagnosis{why: "no span of it has a flame graph"}
 		s.diagnoses.putFor(traceID, d, keptFor)
@@ -317,22 +318,4 @@ func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis,
 		span: traces.Span{TraceID: span.TraceID, ID: span.ID, Service: span.Service, Name: span.Name, Start: span.Start, End: span.End},
 		text: format.Clean(text, 400), lasts: profiles.Lasts(p),
 	}, nil
-}
-
-// mainSpan returns the span whose flame graph a trace's page shows first: the longest with a profile that enters a service,
-// or else the longest with a profile.
-func mainSpan(spans []traces.Span) (traces.Span, bool) {
-	byID := index(spans)
-	var best traces.Span
-	found, isEntry := false, false
-	for _, s := range spans {
-		if !source.Marked(s) {
-			continue
-		}
-		e := entry(s, byID)
-		if !found || e && !isEntry || e == isEntry && s.Duration() > best.Duration() {
-			best, found, isEntry = s, true, e
-		}
-	}
-	return best, found
 }
