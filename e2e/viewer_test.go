@@ -201,13 +201,14 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 			return sameFlame(t, v.directory, servePages(t, v.remote), tt.span, tt.typ)
 		})
 	}
+	since := "&" + url.Values{"from": {v.from.UTC().Format(time.RFC3339)}}.Encode()
 	for _, pages := range []string{v.directory, v.servers} {
 		for path, want := range map[string][]string{
-			// Other tests, too, lock briefly.
-			"/?service=storefront&name=load/lock&min=800ms&show=traces": {
+			// Other tests, too, have requests wait for the lock: more than a page lists.
+			"/?service=storefront&name=load/lock&min=800ms&show=traces" + since: {
 				viewer.TracePath(v.lock.TraceID), "waiting for a mutex in workload.(*contendedLock).wait",
 			},
-			"/?service=storefront&name=load/lock&min=800ms": {
+			"/?service=storefront&name=load/lock&min=800ms" + since: {
 				"GET /load/lock", "waiting for a mutex in workload.(*contendedLock).wait",
 			},
 			"/names?" + url.Values{"from": {v.from.UTC().Format(time.RFC3339)}}.Encode():                     {"GET /load/lock"},
