@@ -70,17 +70,35 @@ func (p *pipeline) span(t *testing.T, traceID, name string) (span query.Span) {
 // traceToProfile sends a request that waits, and opens the profile of its span.
 func (p *pipeline) traceToProfile(t *testing.T) { p.profiled(t) }
 
-// profiled sends a request that waits, and returns its span once that opens a profile with the waiting function. If
-// the budget of wall-clock profiles left out the request, it sends another one.
+// profiled sends requests that wait, and returns the span of one once that opens a profile with the waiting function. The
+// budget of wall-clock profiles leaves out most requests under load.
 func (p *pipeline) profiled(t *testing.T) (root query.Span) {
 	t.Helper()
 	var sent time.Time
-	eventually(t, "a span that opens on its profile", func() error {
-		if time.Since(sent) > 15*time.Second { // A profile arrives before its trace, which takes most of that time.
+	var ids []string
+	eventually(t, "a span that opens on its profile", func() (err error) {
+		if time.Since(sent) > 10*time.Second {
+			for range 5 {
+				ids = append(ids, get(t, p.storefront+"/load/sleep?ms=400"))
+			}
 			sent = time.Now()
-			_, root = p.slow(t)
 		}
-		return p.opensOnProfile(t, root)
+		for _, id := range ids {
+			spans, e := p.tempo.Trace(t.Context(), id)
+			span, ok := find(spans, "GET /load/sleep")
+			switch {
+			case e != nil:
+				err = e
+			case !ok:
+				err = fmt.Errorf("trace %s is not in Tempo", id)
+			default:
+				if err = p.opensOnProfile(t, span); err == nil {
+					root = span
+					return nil
+				}
+			}
+		}
+		return err
 	})
 	return root
 }
