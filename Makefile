@@ -90,7 +90,7 @@ test-long: servers ## Run the end-to-end tests that take minutes: spans of every
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: test-truth
-test-truth: ## Make each fault of the workload, and compare what is said of it with what is to blame; UPDATE=-update writes docs/faults.md
+test-truth: ## Make each fault of the workload, and compare its diagnosis with what is to blame; UPDATE=-update writes docs/faults.md
 	go test -tags long -count=1 -timeout 90m -v -run 'TestTruth|TestFaultsInTurn' ./cmd/spanflame/demo $(UPDATE)
 
 .PHONY: pictures

@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"cmp"
 	"iter"
 	"slices"
 	"strings"
@@ -10,6 +11,12 @@ import (
 
 	"spanflame/internal/wallprofile"
 )
+
+// DiagnosisOf returns the diagnosis that the agent saved with the wall-clock profile of a span, or that of [Diagnose] if
+// there is none.
+func DiagnosisOf(p *profile.Profile, spanID, spanName string, duration time.Duration) string {
+	return cmp.Or(SavedDiagnosis(p, spanID), Diagnose(p, spanName, duration))
+}
 
 // Diagnose returns one line on what took most of a span's own time, such as
 // "612 ms POST /api/checkout: 571 ms (93 %) waiting for a mutex in workload.(*Stock).Reserve", from the

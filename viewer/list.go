@@ -1,7 +1,6 @@
 package viewer
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -310,7 +309,7 @@ func (s *server) diagnoseSpan(ctx context.Context, span traces.Span) (diagnosis,
 	if err != nil {
 		return diagnosis{}, err
 	}
-	text := cmp.Or(profiles.SavedDiagnosis(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
+	text := profiles.DiagnosisOf(p, span.ID, span.Name, span.Duration())
 	if text == "" {
 		return diagnosis{}, profiles.ErrNone
 	}

@@ -75,7 +75,7 @@ func Stitch(spans []traces.Span, of traces.Span, read Reader) (*Trace, error) {
 	}
 	return &Trace{
 		of: began, spans: len(spans), pieces: pieces, missing: s.sentences(), main: of.ID,
-		diagnosis: cmp.Or(profiles.SavedDiagnosis(p, of.ID), profiles.Diagnose(p, of.Name, of.Duration())),
+		diagnosis: profiles.DiagnosisOf(p, of.ID, of.Name, of.Duration()),
 	}, nil
 }
 

@@ -1,7 +1,6 @@
 package demo
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -66,7 +65,7 @@ func (b *backend) slowest(ctx context.Context, part string, from, to time.Time) 
 		case err != nil:
 			return slowTrace{}, err
 		}
-		t.diagnosis = cmp.Or(profiles.SavedDiagnosis(p, t.root.ID), profiles.Diagnose(p, t.root.Name, t.root.Duration()))
+		t.diagnosis = profiles.DiagnosisOf(p, t.root.ID, t.root.Name, t.root.Duration())
 		return t, nil
 	}
 	return slowTrace{}, fmt.Errorf("a slow trace with its profile: %w", profiles.ErrNone)

@@ -23,15 +23,15 @@ func leakRow(t *testing.T, f faults.Fault) string {
 	stopPair(t, w) // saves the last profiles
 
 	leaking := faulty.ended.Add(-truthWindow)
-	report, err := leaks.Find(t.Context(), read(t, saved, f, faulty.begun, leaking, record.Memory, record.Goroutine), leaks.Options{})
+	grown, err := leaks.Find(t.Context(), read(t, saved, f, faulty.begun, leaking, record.Memory, record.Goroutine), leaks.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	said, held, left, found := "nothing", "", "", nothing
-	if len(report.Suspects) > 0 {
-		first := report.Suspects[0]
+	report, held, left, found := "nothing", "", "", nothing
+	if len(grown.Suspects) > 0 {
+		first := grown.Suspects[0]
 		rate := amount(first.Kind, first.BytesPerMinute, first.PerMinute)
-		said = fmt.Sprintf("%s of %s, %s a minute", first.Kind, wallprofile.Short(first.Site), rate)
+		report = fmt.Sprintf("%s of %s, %s a minute", first.Kind, wallprofile.Short(first.Site), rate)
 		if first.Site == f.Function {
 			found = function
 		}
@@ -41,8 +41,8 @@ func leakRow(t *testing.T, f faults.Fault) string {
 		}
 		held, left = amount(first.Kind, before, before), amount(first.Kind, after, after)
 	}
-	return fmt.Sprintf("| %s/%s | `%s` | %s | %s | %s | %s |\n", f.Service, f.Name, wallprofile.Short(f.Function), said,
-		judge(t, f, found, said), held, left)
+	return fmt.Sprintf("| %s/%s | `%s` | %s | %s | %s | %s |\n", f.Service, f.Name, wallprofile.Short(f.Function), report,
+		judge(t, f, found, report), held, left)
 }
 
 // holds returns what the stacks with the function of a suspect hold in the last profile of a time range: bytes, or goroutines.

@@ -28,7 +28,7 @@ import (
 	"spanflame/workload/processes"
 )
 
-var update = flag.Bool("update", false, "write what the diagnoses say into docs/faults.md")
+var update = flag.Bool("update", false, "write the tables of docs/faults.md")
 
 // How long the load with each fault lasts, that with its repair, and that with a leak; and the window of profiles, of
 // which compare needs some on each side, and leaks a dozen.
@@ -160,10 +160,10 @@ func waitRow(t *testing.T, f faults.Fault, pair string) string {
 }
 
 // judge compares what was found with what is expected, and returns it with the reason why it is not the function.
-func judge(t *testing.T, f faults.Fault, found verdict, said string) string {
+func judge(t *testing.T, f faults.Fault, found verdict, report string) string {
 	want := expected[f.Service+"/"+f.Name]
 	if first := cmp.Or(want.verdict, function); found != first && found != want.or {
-		t.Errorf("what is said names %s, and not %s as expected: %s", found, first, said)
+		t.Errorf("the report names %s, want %s: %s", found, first, report)
 	}
 	if found == want.verdict {
 		return string(found) + ": " + want.why
@@ -299,7 +299,7 @@ func victim(t *testing.T, saved string, f faults.Fault, faulty phase) diagnosed 
 			if err != nil {
 				t.Fatal(err)
 			}
-			if d := cmp.Or(profiles.SavedDiagnosis(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration())); d != "" {
+			if d := profiles.DiagnosisOf(p, span.ID, span.Name, span.Duration()); d != "" {
 				victims = append(victims, diagnosed{span, d})
 			}
 		}

@@ -260,7 +260,7 @@ func (s server) diagnose(ctx context.Context, all []source.Summary) {
 		if err != nil {
 			continue
 		}
-		text := cmp.Or(profiles.SavedDiagnosis(p, span.ID), profiles.Diagnose(p, span.Name, span.Duration()))
+		text := profiles.DiagnosisOf(p, span.ID, span.Name, span.Duration())
 		all[at[id]].SetDiagnosis(span, text, profiles.Lasts(p))
 	}
 }
