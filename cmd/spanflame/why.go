@@ -65,7 +65,7 @@ wall-clock profile.`,
 	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
 	flags.StringVar(&o.service, "service", "", "service whose slowest trace to explain")
 	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
-	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the latest hour of servers)")
+	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the last 7 days of servers)")
 	flags.DurationVar(&o.since, "since", 0, "rank who made other requests wait within this time, such as 6h")
 	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
 	return cmd
