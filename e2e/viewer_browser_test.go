@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"bytes"
-	"compress/gzip"
 	"context"
 	"fmt"
 	"net/url"
@@ -16,8 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"spanflame/viewer/source"
-
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/log"
@@ -26,14 +23,12 @@ import (
 	"github.com/chromedp/cdproto/runtime"
 	"github.com/chromedp/chromedp"
 	"github.com/chromedp/chromedp/kb"
-	"github.com/google/pprof/profile"
 	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
-	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
-	"spanflame/internal/record"
-	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
+	"spanflame/viewer/source"
 )
 
 // picturesVariable names a directory: screenshots are kept there. Those of the README are made with
@@ -348,13 +343,7 @@ func TestBrowserShowsEachProblem(t *testing.T) {
 	for n := range 49 {
 		saveHostile(t, dir, byte(n+1), fmt.Sprintf("problem %c", 'A'+max(0, n-39)))
 	}
-	from, err := source.OpenDirectory(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	home := servePages(t, from)
-	b := newBrowser(t, home)
+	b, home := browseDirectory(t, dir)
 	b.open(home)
 	if n := eval[int](b, `document.querySelectorAll("ol.problems > li").length`); n != 10 {
 		t.Errorf("%d rows, want one for each of 10 problems", n)
@@ -379,13 +368,7 @@ func TestBrowserShowsHostileNamesAsText(t *testing.T) {
 	for i, name := range names {
 		paths = append(paths, saveHostile(t, dir, byte(i+1), name)...)
 	}
-	source, err := source.OpenDirectory(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer source.Close()
-	home := servePages(t, source)
-	b := newBrowser(t, home)
+	b, home := browseDirectory(t, dir)
 	for _, path := range append(paths, "/", "/names", "/profiles", "/compare", "/memory") {
 		b.open(home + path)
 		if strings.Contains(path, "/wall/") {
@@ -400,67 +383,33 @@ func TestBrowserShowsHostileNamesAsText(t *testing.T) {
 	b.says(names[0], names[1]) // as text
 }
 
+// browseDirectory serves the pages over a directory, and returns a browser and their address.
+func browseDirectory(t *testing.T, dir string) (b *browser, home string) {
+	t.Helper()
+	from, err := source.OpenDirectory(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { from.Close() })
+	home = servePages(t, from)
+	return newBrowser(t, home), home
+}
+
 // saveHostile saves a trace whose service, span, attribute, functions and diagnosis have the name, and returns its pages.
 func saveHostile(t *testing.T, dir string, n byte, name string) []string {
 	t.Helper()
 	start := time.Now().Add(-time.Minute)
 	traceID, spanID := bytes.Repeat([]byte{n}, 16), bytes.Repeat([]byte{n}, 8)
 	id, trace := fmt.Sprintf("%x", spanID), fmt.Sprintf("%x", traceID)
-	text := func(v string) *commonpb.AnyValue {
-		return &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: v}}
-	}
-	traceDir := filepath.Join(dir, "traces", record.DirName(name))
-	if err := os.MkdirAll(traceDir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	var line bytes.Buffer
-	err := traces.Marshal(&line, []*tracepb.ResourceSpans{{
-		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{Key: "service.name", Value: text(name)}}},
-		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{
-			TraceId: traceID, SpanId: spanID, Name: name, StartTimeUnixNano: uint64(start.UnixNano()),
-			EndTimeUnixNano: uint64(start.Add(time.Second).UnixNano()),
-			Attributes:      []*commonpb.KeyValue{{Key: "pyroscope.profile.id", Value: text(id)}, {Key: name, Value: text(name)}},
-			Status:          &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: name},
-			Events:          []*tracepb.Span_Event{{Name: name, TimeUnixNano: uint64(start.UnixNano())}},
-		}}}},
-	}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(traceDir, fmt.Sprintf("20260102T150405.000000000Z-%08d.jsonl", n)), line.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	p := &profile.Profile{
-		SampleType: []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}}, PeriodType: &profile.ValueType{Type: "wall", Unit: "nanoseconds"}, Period: 1,
-		TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second),
-		Comments: []string{fmt.Sprintf("span_id=%s 1000 ms %s: 1000 ms (100 %%) waiting: %s in %s", id, name, name, name)},
-	}
-	sample := &profile.Sample{Value: []int64{int64(time.Second)}, Label: map[string][]string{"span_id": {id}}}
-	for i, function := range []string{"[waiting: " + name + "]", name, "span: " + name} {
-		f := &profile.Function{ID: uint64(i + 1), Name: function, SystemName: function, Filename: name}
-		l := &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f, Line: 1}}}
-		p.Function, p.Location, sample.Location = append(p.Function, f), append(p.Location, l), append(sample.Location, l)
-	}
-	p.Sample = []*profile.Sample{sample}
-	var zipped, file bytes.Buffer
-	zw := gzip.NewWriter(&zipped)
-	if err := p.WriteUncompressed(zw); err != nil {
-		t.Fatal(err)
-	}
-	if err := zw.Close(); err != nil {
-		t.Fatal(err)
-	}
-	m := record.Meta{Service: name, Type: record.Wall, Start: start, End: start.Add(time.Second), Labels: map[string]string{"span_scope": "root"}}
-	if err := record.Encode(&file, record.Record{Meta: m, Profile: zipped.Bytes()}); err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath()))
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, file.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
+	saveSpans(t, dir, name, &tracepb.Span{
+		TraceId: traceID, SpanId: spanID, Name: name, StartTimeUnixNano: uint64(start.UnixNano()),
+		EndTimeUnixNano: uint64(start.Add(time.Second).UnixNano()),
+		Attributes:      []*commonpb.KeyValue{{Key: wallprofile.ProfileIDAttribute, Value: text(id)}, {Key: name, Value: text(name)}},
+		Status:          &tracepb.Status{Code: tracepb.Status_STATUS_CODE_ERROR, Message: name},
+		Events:          []*tracepb.Span_Event{{Name: name, TimeUnixNano: uint64(start.UnixNano())}},
+	})
+	saveWall(t, dir, name, start, n, map[string]time.Duration{"span: " + name + ";" + name + ";[waiting: " + name + "]": time.Second},
+		fmt.Sprintf("span_id=%s 1000 ms %s: 1000 ms (100 %%) waiting: %s in %s", id, name, name, name))
 	wall := viewer.TracePath(trace) + "/span/" + id + "/wall/"
 	return []string{
 		viewer.SpanPath(trace, id), wall + "flamegraph", wall + "top", wall + "peek?f=.",

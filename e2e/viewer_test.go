@@ -25,13 +25,13 @@ import (
 	"testing"
 	"time"
 
-	"spanflame/viewer/source"
-
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/query"
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
+	"spanflame/viewer/source"
 	"spanflame/workload/processes"
 )
 
@@ -167,10 +167,8 @@ func content(t *testing.T, url string) string {
 	return string(b)
 }
 
-// shapes are type parameters in names of functions, which Pyroscope and the pages leave out.
-var shapes = regexp.MustCompile(`\[go\.shape\.(?:[^\[\]]|\[(?:[^\[\]]|\[[^\[\]]*\])*\])*\]`)
-
-// stacks is a span's profile as the viewer hands it out: values by the names of the functions.
+// stacks is a span's profile as the viewer hands it out: values by the names of the functions, without the shapes, which
+// Pyroscope leaves out.
 func stacks(t *testing.T, pages string, s query.Span, typ string) map[string]int64 {
 	t.Helper()
 	p, err := profile.Parse(strings.NewReader(content(t, fmt.Sprintf("%s%s/span/%s/%s.pb.gz", pages, viewer.TracePath(s.TraceID), s.ID, typ))))
@@ -183,7 +181,7 @@ func stacks(t *testing.T, pages string, s query.Span, typ string) map[string]int
 		var names []string
 		for _, l := range slices.Backward(sample.Location) {
 			for _, line := range slices.Backward(l.Line) {
-				names = append(names, shapes.ReplaceAllString(line.Function.Name, ""))
+				names = append(names, wallprofile.ReplaceShapes(line.Function.Name, ""))
 			}
 		}
 		of[strings.Join(names, ";")] += sample.Value[value]
@@ -197,9 +195,9 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 		span query.Span
 		typ  string
 	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
-		eventually(t, tt.typ+" of "+tt.span.Name, func() error { // Pyroscope may move what it has just received
-			return sameFlame(t, v.directory, servePages(t, v.remote), tt.span, tt.typ)
-		})
+		if err := sameFlame(t, v.directory, v.servers, tt.span, tt.typ); err != nil {
+			t.Errorf("%s of %s: %v", tt.typ, tt.span.Name, err)
+		}
 	}
 	since := "&" + url.Values{"from": {v.from.UTC().Format(time.RFC3339)}}.Encode()
 	for _, pages := range []string{v.directory, v.servers} {
@@ -418,7 +416,7 @@ func TestGoToolPprofShowsTheSame(t *testing.T) {
 			t.Errorf("%s of %s: pprof has nothing", tt.typ, tt.span.Name)
 		}
 		for _, f := range downloaded {
-			if !strings.Contains(page, shapes.ReplaceAllString(f, "")) {
+			if !strings.Contains(page, wallprofile.ReplaceShapes(f, "")) {
 				t.Errorf("%s of %s: %s is not on the page", tt.typ, tt.span.Name, f)
 			}
 		}

@@ -25,7 +25,6 @@ import (
 	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
-	"spanflame/viewer/source"
 )
 
 // TestBrowserFollowsATraceAcrossServices is the way from the slow traces to what decided how long one took, in two services, by
@@ -33,13 +32,7 @@ import (
 func TestBrowserFollowsATraceAcrossServices(t *testing.T) {
 	dir := t.TempDir()
 	saveAcrossServices(t, dir)
-	from, err := source.OpenDirectory(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer from.Close()
-	home := servePages(t, from)
-	b := newBrowser(t, home)
+	b, home := browseDirectory(t, dir)
 	b.open(home)
 	b.toContent()
 	b.tab(`main a[href^="/trace/"]`)
@@ -116,7 +109,7 @@ func text(v string) *commonpb.AnyValue {
 	return &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: v}}
 }
 
-// saveSpans saves spans of a service as its agent does.
+// saveSpans saves spans of a service, in a file of their own, as its agent does.
 func saveSpans(t *testing.T, dir, service string, spans ...*tracepb.Span) {
 	t.Helper()
 	var line bytes.Buffer
@@ -125,23 +118,27 @@ func saveSpans(t *testing.T, dir, service string, spans ...*tracepb.Span) {
 		ScopeSpans: []*tracepb.ScopeSpans{{Spans: spans}},
 	}})
 	dir = filepath.Join(dir, "traces", record.DirName(service))
-	if err := errors.Join(err, os.MkdirAll(dir, 0o755), os.WriteFile(filepath.Join(dir, "1.jsonl"), line.Bytes(), 0o644)); err != nil {
+	file := filepath.Join(dir, fmt.Sprintf("%x.jsonl", spans[0].SpanId))
+	if err := errors.Join(err, os.MkdirAll(dir, 0o755), os.WriteFile(file, line.Bytes(), 0o644)); err != nil {
 		t.Fatal(err)
 	}
 }
 
 // saveWall saves the wall-clock profile of a span as the agent of its service does.
-func saveWall(t *testing.T, dir, service string, start time.Time, id byte, stacks map[string]time.Duration) {
+func saveWall(t *testing.T, dir, service string, start time.Time, id byte, stacks map[string]time.Duration, comments ...string) {
 	t.Helper()
 	wall := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
-	p := &profile.Profile{SampleType: []*profile.ValueType{wall}, PeriodType: wall, Period: 1, TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second)}
+	p := &profile.Profile{
+		SampleType: []*profile.ValueType{wall}, PeriodType: wall, Period: 1,
+		TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second), Comments: comments,
+	}
 	for stack, took := range stacks {
 		sample := &profile.Sample{
 			Value: []int64{int64(took)}, Label: map[string][]string{wallprofile.SpanID: {fmt.Sprintf("%x", bytes.Repeat([]byte{id}, 8))}},
 		}
 		for _, name := range slices.Backward(strings.Split(stack, ";")) {
-			f := &profile.Function{ID: uint64(len(p.Function) + 1), Name: name}
-			l := &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f}}}
+			f := &profile.Function{ID: uint64(len(p.Function) + 1), Name: name, SystemName: name, Filename: name}
+			l := &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f, Line: 1}}}
 			p.Function, p.Location, sample.Location = append(p.Function, f), append(p.Location, l), append(sample.Location, l)
 		}
 		p.Sample = append(p.Sample, sample)
