@@ -32,7 +32,7 @@ func TestDeltasOfRealProfiles(t *testing.T) {
 			}
 			for _, unwinder := range []string{"0", "1"} {
 				run := exec.CommandContext(t.Context(), program)
-				run.Env = append(os.Environ(), "GODEBUG=tracefpunwindoff="+unwinder)
+				run.Env = append(os.Environ(), "GODEBUG=memprofilerate=512,tracefpunwindoff="+unwinder) // initialization is sampled, too
 				if out, err := run.CombinedOutput(); err != nil {
 					t.Errorf("tag %q CGO_ENABLED=%s GODEBUG=tracefpunwindoff=%s: %v\n%s", tag, cgo, unwinder, err, out)
 				}

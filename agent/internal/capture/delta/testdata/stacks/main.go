@@ -299,7 +299,7 @@ func sums(p *profile.Profile) map[string][]int64 {
 			var lines string
 			for _, x := range l.Line {
 				if f := x.Function; f.Name != "" {
-					lines += fmt.Sprintf("\n  %s %s %s:%d, begins at %d", f.Name, f.SystemName, f.Filename, x.Line, f.StartLine)
+					lines += fmt.Sprintf("\n  %s %s %s:%d, begins at %d", f.Name, f.SystemName, file(f), x.Line, f.StartLine)
 				}
 			}
 			if lines != "" {
@@ -314,6 +314,15 @@ func sums(p *profile.Profile) map[string][]int64 {
 		}
 	}
 	return sums
+}
+
+// file returns the file of a function, none for a package's initialization of variables: it is one function with lines in
+// several files, and runtime/pprof has that of the first line which it comes across.
+func file(f *profile.Function) string {
+	if strings.HasSuffix(f.Name, ".init") {
+		return ""
+	}
+	return f.Filename
 }
 
 // leaf is the function that the stacks of a profile begin with or have near their beginning.
