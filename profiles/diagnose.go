@@ -24,8 +24,8 @@ func DiagnosisOf(p *profile.Profile, spanID, spanName string, duration time.Dura
 func Diagnose(p *profile.Profile, spanName string, duration time.Duration) string {
 	spent := make(wallprofile.Spent)
 	for _, s := range p.Sample {
-		if at, own := WhereOf(s); own && len(s.Value) > 0 {
-			spent.Add(at.At, at.Caller, time.Duration(s.Value[0]))
+		if at, stacks, own := locate(s); own && len(s.Value) > 0 {
+			spent.Add(at.At, stacks.waiter, time.Duration(s.Value[0]))
 		}
 	}
 	if len(spent) == 0 {
@@ -35,8 +35,8 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	causes, whose := make(wallprofile.Spent), make(map[string]time.Duration)
 	followed := time.Duration(0)
 	for _, s := range p.Sample {
-		if at, own := WhereOf(s); own && at.At == top && at.Who != "" && len(s.Value) > 0 {
-			causes.Add(at.Cause, at.CauseCaller, time.Duration(s.Value[0]))
+		if at, stacks, own := locate(s); own && at.At == top && at.Who != "" && len(s.Value) > 0 {
+			causes.Add(at.Cause, stacks.cause, time.Duration(s.Value[0]))
 			whose[at.Who] += time.Duration(s.Value[0])
 			followed += time.Duration(s.Value[0])
 		}
@@ -44,10 +44,8 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	var cause wallprofile.Cause
 	if 2*followed >= took && followed > 0 {
 		cause.Most, cause.Took, cause.Caller = causes.Most()
-		for who, ns := range whose {
-			if wallprofile.Nearly(ns, took) && cause.Most.Function != "" {
-				cause.Who = wallprofile.CauseName(who)
-			}
+		if who, ok := wallprofile.NearlyAll(whose, took); ok && cause.Most.Function != "" {
+			cause.Who = wallprofile.CauseName(who)
 		}
 	}
 	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause)
@@ -59,20 +57,27 @@ type Where struct {
 	At    wallprofile.Place
 	Cause wallprofile.Place // where whoever was waited for spent it; empty for none
 	Who   string            // the frame that says who it was
-
-	Caller, CauseCaller string // of the functions, as [wallprofile.Caller] returns them
 }
+
+// stacks are those of a sample's places, from the innermost function outwards with their files.
+type stacks struct{ waiter, cause iter.Seq2[string, string] }
 
 // WhereOf returns where a sample of a wall-clock profile was, and whether its time is the span's own rather than that of
 // other goroutines.
 func WhereOf(s *profile.Sample) (w Where, own bool) {
+	w, _, own = locate(s)
+	return w, own
+}
+
+// locate is WhereOf with the stacks.
+func locate(s *profile.Sample) (w Where, of stacks, own bool) {
 	var frames []*profile.Function
 	for _, l := range s.Location {
 		for _, line := range l.Line {
 			switch f := line.Function; {
 			case f == nil:
 			case f.Name == wallprofile.Others:
-				return Where{}, false
+				return Where{}, stacks{}, false
 			default:
 				if name, ok := strings.CutPrefix(f.Name, wallprofile.SpanPrefix); ok && w.Span == "" {
 					w.Span = name
@@ -83,8 +88,8 @@ func WhereOf(s *profile.Sample) (w Where, own bool) {
 	}
 	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Name })
 	waiter, leaf := split(frames[causes:])
+	of.waiter = waiter
 	w.At = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf, For: wallprofile.WaitedFor(leaf, waiter)}
-	w.Caller = wallprofile.Caller(w.At.Function, waiter)
 	for rest := frames[:causes]; len(rest) > 0; { // from the innermost goroutine outwards
 		i := slices.IndexFunc(rest, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) && !wallprofile.IsWaitedFor(f.Name) })
 		if i < 0 {
@@ -94,12 +99,12 @@ func WhereOf(s *profile.Sample) (w Where, own bool) {
 			if w.Cause = wallprofile.CausePlace(leaf, stack, w.At.Function); i == 0 {
 				w.Cause.Leaf = rest[0].Name // why it is not followed
 			}
-			w.CauseCaller = wallprofile.Caller(w.Cause.Function, stack)
+			of.cause = stack
 		}
 		w.Who = rest[i].Name
 		rest = rest[i+1:]
 	}
-	return w, true
+	return w, of, true
 }
 
 // split takes the state off a stack of functions, which is given from the innermost outwards.

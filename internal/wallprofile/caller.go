@@ -3,7 +3,6 @@ package wallprofile
 import (
 	"iter"
 	"strings"
-	"time"
 )
 
 // Caller returns the function of the service that called another one on a stack, whose functions are given from the
@@ -65,9 +64,3 @@ func receiver(function string) string {
 	}
 	return name[:i]
 }
-
-// nearly is the share of a time that has to be someone's for a diagnosis to name that one alone.
-const nearly = 0.9
-
-// Nearly reports whether a part is nearly all of a time.
-func Nearly(part, of time.Duration) bool { return float64(part) >= nearly*float64(of) }

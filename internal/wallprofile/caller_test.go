@@ -91,14 +91,14 @@ func TestSpent(t *testing.T) {
 	if at, took, caller := s.Most(); at != (Place{}) || took != 0 || caller != "" {
 		t.Errorf("nothing is spent, but %v, %v, %q", at, took, caller)
 	}
-	s.Add(b, "main.x", 90)
-	s.Add(b, "main.y", 10)
-	s.Add(a, "", 10)
+	s.Add(b, frames("main.b", "main.x"), 90)
+	s.Add(b, frames("main.b", "main.y"), 10)
+	s.Add(a, frames("main.a"), 10)
 	if at, took, caller := s.Most(); at != b || took != 100 || caller != "main.x" {
 		t.Errorf("%v, %v, %q", at, took, caller)
 	}
-	s.Add(a, "main.x", 80)
-	s.Add(a, "main.y", 10)
+	s.Add(a, frames("main.a", "main.x"), 80)
+	s.Add(a, frames("main.a", "main.y"), 10)
 	if at, took, caller := s.Most(); at != a || took != 100 || caller != "" {
 		t.Errorf("of two with as much: %v, %v, %q", at, took, caller)
 	}

@@ -2,6 +2,7 @@ package wallprofile
 
 import (
 	"cmp"
+	"iter"
 	"time"
 )
 
@@ -9,40 +10,62 @@ import (
 type Spent map[Place]*spending
 
 type spending struct {
-	took    time.Duration
-	callers map[string]time.Duration // of the place's function
+	took   time.Duration
+	stacks []spentOn
 }
 
-// Add adds time at a place, whose function the caller called, as Caller returns it.
-func (s Spent) Add(at Place, caller string, took time.Duration) {
+type spentOn struct {
+	stack iter.Seq2[string, string]
+	took  time.Duration
+}
+
+// Add adds time at a place of a stack, whose functions are given from the innermost outwards with their files.
+func (s Spent) Add(at Place, stack iter.Seq2[string, string], took time.Duration) {
 	there := s[at]
 	if there == nil {
-		there = &spending{callers: make(map[string]time.Duration)}
+		there = &spending{}
 		s[at] = there
 	}
 	there.took += took
-	there.callers[caller] += took
+	there.stacks = append(there.stacks, spentOn{stack, took})
 }
 
-// Most returns the place with most of the time, and who called the function there, empty if several did.
+// Most returns the place with most of the time, and who called the function there, as Caller returns it; empty if several did.
 func (s Spent) Most() (at Place, took time.Duration, caller string) {
 	var most *spending
 	for p, there := range s {
-		if most == nil || there.took > most.took || there.took == most.took && p.compare(at) < 0 {
+		if most == nil || there.took > most.took || there.took == most.took && p.Compare(at) < 0 {
 			at, most = p, there
 		}
 	}
 	if most == nil {
 		return at, 0, ""
 	}
-	for name, ns := range most.callers {
-		if Nearly(ns, most.took) {
-			caller = name
-		}
+	callers := make(map[string]time.Duration)
+	for _, on := range most.stacks {
+		callers[Caller(at.Function, on.stack)] += on.took
 	}
+	caller, _ = NearlyAll(callers, most.took)
 	return at, most.took, caller
 }
 
-func (p Place) compare(q Place) int {
+// Compare orders places by function, state and what was waited for.
+func (p Place) Compare(q Place) int {
 	return cmp.Or(cmp.Compare(p.Function, q.Function), cmp.Compare(p.Leaf, q.Leaf), cmp.Compare(p.For, q.For))
+}
+
+// nearly is the share of a time that has to be someone's for a diagnosis to name that one alone.
+const nearly = 0.9
+
+// Nearly reports whether a part is nearly all of a time.
+func Nearly(part, of time.Duration) bool { return float64(part) >= nearly*float64(of) }
+
+// NearlyAll returns whose part is nearly all of a time, if there is one.
+func NearlyAll[K comparable](parts map[K]time.Duration, of time.Duration) (whose K, ok bool) {
+	for k, part := range parts {
+		if Nearly(part, of) {
+			return k, true
+		}
+	}
+	return whose, false
 }

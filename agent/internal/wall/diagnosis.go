@@ -58,7 +58,7 @@ func diagnose(a account) Diagnosis {
 		}
 		places[i] = s.place()
 		states[s.state] += time.Duration(s.ns)
-		spent.Add(places[i], wallprofile.Caller(places[i].Function, s.stack.functions()), time.Duration(s.ns))
+		spent.Add(places[i], s.stack.functions(), time.Duration(s.ns))
 	}
 	for s, took := range states {
 		d.States = append(d.States, Share{s.String(), took})
@@ -100,26 +100,18 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 			holders[h] += ns
 		}
 	}
-	by := ""
-	for function, took := range released {
-		if wallprofile.Nearly(took, d.Top.Time) {
-			by = function
-		}
-	}
+	by, _ := wallprofile.NearlyAll(released, d.Top.Time)
 	if link == wallprofile.HeldBy {
 		d.Top.Holder = by
 	}
 
-	var one *party
+	one, _ := wallprofile.NearlyAll(parties, d.Top.Time)
 	requests, theirs, total := 0, time.Duration(0), time.Duration(0) // other requests
 	for p, took := range parties {
 		total += took
 		if p.number != 0 && p.number != t.number {
 			requests++
 			theirs += took
-		}
-		if wallprofile.Nearly(took, d.Top.Time) {
-			one = p
 		}
 	}
 	mostly := wallprofile.Nearly(theirs, total)
@@ -143,8 +135,8 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 		if s.below == nil || s.below.outermost().link == wallprofile.StartedBy {
 			continue // or nobody was waited for yet
 		}
-		at, caller := s.below.place(d.Top.Function, by)
-		spent.Add(at, caller, time.Duration(s.ns))
+		at, stack := s.below.place(d.Top.Function, by)
+		spent.Add(at, stack.functions(), time.Duration(s.ns))
 		all += time.Duration(s.ns)
 	}
 	if 2*all >= d.Top.Time {
@@ -154,20 +146,20 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 }
 
 // place returns where whoever was waited for spent time, of those that waited for one another the one that the others
-// waited for, and who called the function there. The callers are as those of [wallprofile.CausePlace].
-func (c *cause) place(callers ...string) (at wallprofile.Place, caller string) {
+// waited for, and the stack there. The callers are as those of [wallprofile.CausePlace].
+func (c *cause) place(callers ...string) (at wallprofile.Place, there *stack) {
 	for ; c != nil; c = c.above {
 		if c.not != wallprofile.Followed {
-			return wallprofile.Place{Leaf: c.not.Leaf()}, ""
+			return wallprofile.Place{Leaf: c.not.Leaf()}, noStack
 		}
 		if c.stack == nil {
 			continue
 		}
 		if at = wallprofile.CausePlace(c.state.Leaf(), c.stack.functions(), callers...); at != (wallprofile.Place{}) {
-			return at, wallprofile.Caller(at.Function, c.stack.functions())
+			return at, c.stack
 		}
 	}
-	return at, ""
+	return at, noStack
 }
 
 // releaser returns the function by which a party released the lock after most of the time that it made others wait.

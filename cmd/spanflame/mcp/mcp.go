@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -352,7 +353,10 @@ func (s server) topFunctions(ctx context.Context, a Span) (string, error) {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s of %s took %s; its profile has %s of its own time.\n", format.Clean(span.Name, 100), format.Clean(span.Service, 100),
 		format.Duration(span.Duration()), format.Share(own, int64(span.Duration())))
-	for i, at := range byTime(took) {
+	byTime := slices.SortedFunc(maps.Keys(took), func(p, q wallprofile.Place) int {
+		return cmp.Or(cmp.Compare(took[q], took[p]), p.Compare(q))
+	})
+	for i, at := range byTime {
 		if i == shownRows {
 			fmt.Fprintf(&b, "and %s\n", format.Count(len(took)-i, "smaller one"))
 			break
@@ -369,19 +373,6 @@ func (s server) topFunctions(ctx context.Context, a Span) (string, error) {
 	b.WriteString("Each function is the innermost of a stack that belongs to the service itself. Running time is exact; where it is far from " +
 		"a CPU sample it says so.\n")
 	return b.String(), nil
-}
-
-// byTime returns places, that with the most time first.
-func byTime(took map[wallprofile.Place]int64) []wallprofile.Place {
-	all := make([]wallprofile.Place, 0, len(took))
-	for at := range took {
-		all = append(all, at)
-	}
-	slices.SortFunc(all, func(a, b wallprofile.Place) int {
-		return cmp.Or(cmp.Compare(took[b], took[a]), strings.Compare(a.Function, b.Function), strings.Compare(a.Leaf, b.Leaf),
-			strings.Compare(a.For, b.For))
-	})
-	return all
 }
 
 // Sides selects two sets of profiles of a service.
