@@ -89,7 +89,8 @@ func Own(stack iter.Seq2[string, string]) string {
 
 // Blamed returns the function that is to blame for the time of a stack, whose functions are given from the innermost
 // outwards with their files, which may be empty. It is the innermost that does not work on behalf of its caller; where
-// all do, it is the innermost of a dependency, or else the innermost. It is empty for an empty stack.
+// all do, it is the innermost of a dependency, or else the innermost that is not the runtime's, if there is one. It is
+// empty for an empty stack.
 func Blamed(stack iter.Seq2[string, string]) string {
 	function, _ := blamed(stack)
 	return function
@@ -97,17 +98,23 @@ func Blamed(stack iter.Seq2[string, string]) string {
 
 // blamed is Blamed, and reports whether the function is the service's own or of a dependency.
 func blamed(stack iter.Seq2[string, string]) (function string, known bool) {
-	innermost, dependency := "", ""
+	innermost, library, dependency := "", "", ""
 	for function, file := range stack {
 		if !OnBehalf(function, file) {
 			return function, true
 		}
-		if innermost == "" {
-			innermost = function
+		innermost = cmp.Or(innermost, function)
+		if library == "" && !ofRuntime(function) {
+			library = function
 		}
 		if dependency == "" && !Anyones(function, file) {
 			dependency = function
 		}
 	}
-	return cmp.Or(dependency, innermost), dependency != ""
+	return cmp.Or(dependency, library, innermost), dependency != ""
+}
+
+// ofRuntime reports whether a function is the runtime's.
+func ofRuntime(function string) bool {
+	return strings.HasPrefix(function, "runtime.") || strings.HasPrefix(function, "internal/runtime/") || strings.HasPrefix(function, "runtime/")
 }

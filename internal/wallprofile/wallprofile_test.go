@@ -190,10 +190,11 @@ func TestBlamed(t *testing.T) {
 	}{
 		{[]string{"runtime.gopark", "sync.(*Mutex).Lock", "shop/cart.Total", "main.main"}, "shop/cart.Total"},
 		{[]string{"runtime.gopark", "github.com/XSAM/otelsql.(*otConn).QueryContext", "database/sql.(*DB).Query", "main.load"}, "main.load"},
-		{[]string{"runtime.gopark", "net/http.(*persistConn).readLoop"}, "runtime.gopark"},
+		{[]string{"runtime.gopark", "net/http.(*persistConn).readLoop"}, "net/http.(*persistConn).readLoop"},
+		{[]string{"runtime.gopark", "internal/runtime/maps.wait", "runtime.main"}, "runtime.gopark"},
 		{[]string{"runtime.gopark", "sync.(*WaitGroup).Wait", "@ golang.org/x/sync/errgroup.(*Group).Wait", "shop/cart.Total", "main.main"}, "shop/cart.Total"},
 		{[]string{"runtime.gopark", "@ example.com/pool.(*Pool).get", "@ example.com/pool.(*Pool).loop"}, "example.com/pool.(*Pool).get"},
-		{[]string{"runtime.gopark", "@ go.opentelemetry.io/otel/sdk/trace.(*provider).loop"}, "runtime.gopark"},
+		{[]string{"runtime.gopark", "@ go.opentelemetry.io/otel/sdk/trace.(*provider).loop"}, "go.opentelemetry.io/otel/sdk/trace.(*provider).loop"},
 		{[]string{"list.Map[go.opentelemetry.io/otel/attribute.KeyValue]", "main.load"}, "list.Map[go.opentelemetry.io/otel/attribute.KeyValue]"},
 		{nil, ""},
 	} {
