@@ -30,6 +30,7 @@ package spanlink
 
 import (
 	"context"
+	"encoding/hex"
 	"runtime/pprof"
 	"sync/atomic"
 	"time"
@@ -119,34 +120,53 @@ func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.Spa
 	done := false
 	defer func() {
 		if !done && s.marked { // a mark without an end would be a slow span for a long time
-			s.mark.End(name, s.start)
+			s.mark.End(s.name, s.start)
 		}
 	}()
-	if parent := parentIn(above); parent != nil && parent.SpanContext().TraceID() == sc.TraceID() {
+	if parent := parentIn(above, inner); parent != nil && parent.SpanContext().TraceID() == sc.TraceID() {
 		s.root, s.mark = parent.root, parent.mark
 	}
 	if t.p.marks != nil {
 		// First of all: the mark should be as near to the SDK's own time as possible.
-		s.start = time.Now()
 		if timed, ok := inner.(interface{ StartTime() time.Time }); ok {
 			s.start = timed.StartTime()
+		} else {
+			s.start = time.Now()
 		}
 		if mark := t.p.marks.Begin(s.mark, sc, name, s.start); mark != nil {
 			s.mark, s.marked = mark, true
 		}
 	}
-	ctx = s.label(ctx, sc)
+	s.below = below{ctx, s}
+	ctx = s.label(trace.ContextWithSpan(&s.below, s), sc)
 	done = true
-	return trace.ContextWithSpan(context.WithValue(ctx, spanKey{}, s), s), s
+	return ctx, s
 }
 
-// spanKey finds in a context the *span that was started last, if the context's span itself is not ours.
+// below is the context of a span, in which it is found by a key where the context's span is not ours. It is a part of the
+// span, so that it takes no memory of its own.
+type below struct {
+	context.Context
+	s *span
+}
+
 type spanKey struct{}
 
-// parentIn returns the nearest span of this package in a context. It is the context's span, which is all that is left
-// in a context that was detached from its parent. Only where somebody wrapped that span, or started one with another
-// provider below it, it is found by a key.
-func parentIn(ctx context.Context) *span {
+func (b *below) Value(key any) any {
+	if key == (spanKey{}) {
+		return b.s
+	}
+	return b.Context.Value(key)
+}
+
+// parentIn returns the nearest span of this package in the context that a span was started in. It is the context's span,
+// which is all that is left in a context that was detached from its parent. Only where somebody wrapped that span, or
+// started one with another provider below it, it is found by a key. A span without a parent has none here: to look for it
+// would go through the whole context.
+func parentIn(ctx context.Context, started trace.Span) *span {
+	if known, ok := started.(interface{ Parent() trace.SpanContext }); ok && !known.Parent().IsValid() {
+		return nil
+	}
 	if s, ok := trace.SpanFromContext(ctx).(Span); ok {
 		return s.linked()
 	}
@@ -156,26 +176,37 @@ func parentIn(ctx context.Context) *span {
 
 // label gives the goroutine the labels of the span's local root. A set of labels belongs to one span, so that
 // the end can recognise them; if the goroutine already has those of the context, the span has no set and
-// changes nothing.
+// changes nothing. The span is in the context.
 func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context {
 	before := goroutineLabels()
-	if s.root == s {
-		s.id = sc.SpanID().String()
-	}
-	if labelOf(ctx, wallprofile.SpanID) != s.root.id { // a root, or a context that was detached from it
-		ctx, _ = s.p.labels.Start(trace.ContextWithSpan(ctx, s.root.Span), s.root.name)
-		if id := sc.TraceID().String(); labelOf(ctx, wallprofile.TraceID) != id { // the labels were of another trace's span
-			ctx = pprof.WithLabels(ctx, pprof.Labels(wallprofile.TraceID, id))
-		}
-	} else {
+	switch {
+	case s.root == s:
+		ctx = s.set(ctx, sc)
+		s.id = labelOf(ctx, wallprofile.SpanID)
+	case labelOf(ctx, wallprofile.SpanID) != s.root.id: // a context that was detached from the root's
+		ctx = trace.ContextWithSpan(s.set(trace.ContextWithSpan(ctx, s.root), sc), s)
+	default:
 		pprof.SetGoroutineLabels(ctx)
 		if goroutineLabels() == before {
 			return ctx
 		}
 		ctx = pprof.WithLabels(ctx, pprof.Labels()) // a copy
+		pprof.SetGoroutineLabels(ctx)
 	}
-	pprof.SetGoroutineLabels(ctx)
 	s.labels = s.p.recent.add(goroutineLabels(), before)
+	return ctx
+}
+
+// set labels the goroutine for the root, which is the context's span.
+func (s *span) set(ctx context.Context, sc trace.SpanContext) context.Context {
+	ctx, _ = s.p.labels.Start(ctx, s.root.name)
+	id := sc.TraceID()
+	var text [2 * len(id)]byte
+	hex.Encode(text[:], id[:])
+	if labelOf(ctx, wallprofile.TraceID) != string(text[:]) { // the labels were of another trace's span
+		ctx = pprof.WithLabels(ctx, pprof.Labels(wallprofile.TraceID, string(text[:])))
+		pprof.SetGoroutineLabels(ctx)
+	}
 	return ctx
 }
 
@@ -210,6 +241,7 @@ type span struct {
 	marked bool      // the mark is this span's
 	labels *labelled // nil if it changed none
 	ended  atomic.Bool
+	below  below
 }
 
 func (s *span) linked() *span       { return s }
@@ -220,22 +252,22 @@ func (s *span) TracerProvider() trace.TracerProvider { return s.p }
 // End ends the span once; further calls do nothing. It may be deferred: a panic that unwinds through it
 // is recorded as the SDK records it, and continues.
 func (s *span) End(options ...trace.SpanEndOption) {
-	if v := recover(); v != nil {
+	v := recover()
+	if v != nil {
 		defer panic(v)
-		s.end(options, func(options []trace.SpanEndOption) { s.endPanicking(v, options) })
-		return
 	}
-	s.end(options, func(options []trace.SpanEndOption) { s.Span.End(options...) })
-}
-
-func (s *span) end(options []trace.SpanEndOption, inner func([]trace.SpanEndOption)) {
 	if !s.ended.CompareAndSwap(false, true) {
 		return
 	}
 	if s.labels != nil {
 		s.labels.ended.Store(true)
 	}
-	inner(s.endMark(options))
+	options = s.endMark(options)
+	if v == nil {
+		s.Span.End(options...)
+	} else {
+		s.endPanicking(v, options)
+	}
 	if s.labels != nil && goroutineLabels() == s.labels.own {
 		setGoroutineLabels(s.p.recent.settle(s.labels.before))
 	}
