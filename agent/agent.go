@@ -165,7 +165,8 @@ func (a *Agent) startProfiles() error {
 	var err error
 	a.capture, err = capture.Start(capture.Options{
 		Service: cfg.ServiceName, Labels: labels, Types: types, Window: cfg.Window, Emit: toAll(emit),
-		Guard: a.guard, Logger: cfg.Logger,
+		Instance: cfg.ServiceName + "@" + cfg.ResourceAttributes[identity.ServiceInstance],
+		Guard:    a.guard, Logger: cfg.Logger,
 	})
 	if err != nil {
 		return err

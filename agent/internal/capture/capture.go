@@ -2,8 +2,9 @@
 // equal length and emits each as a record. The agent is its only user. It uses no disk and no network: what happens to
 // a record is up to the receiver.
 //
-// A window ends at a multiple of its length on the wall clock, so that all instances of a service have the same windows.
-// Stop captures the last window, cut short, for every type.
+// A window ends at a multiple of its length on the wall clock, plus an offset that each instance of a service has for
+// itself and keeps: all types of one instance have the same windows, and the windows of many instances, after which they
+// all push, end at different moments. Stop captures the last window, cut short, for every type.
 //
 // No garbage collection is forced: live memory is as of the service's last one. Only the goroutine leak profile, which
 // is off by default, needs a collection of its own in every window.
@@ -13,9 +14,11 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"hash/fnv"
 	"io"
 	"log/slog"
 	"maps"
+	"math/bits"
 	"runtime"
 	"runtime/pprof"
 	"slices"
@@ -38,6 +41,9 @@ type Options struct {
 	Labels  map[string]string // series labels, shared by all records: not changed after Start
 	Types   []record.Type     // what to capture; each at most once
 	Window  time.Duration     // length of a window, at least one second
+
+	// Instance names the process among all that push to one server. The offset of its windows is made of it.
+	Instance string
 
 	// Emit receives every captured record. It is called by one goroutine at a time, and no other profile is captured
 	// while it runs.
@@ -200,7 +206,7 @@ func (s snapshot) capture(begun, end time.Time) (profile []byte, summed int, err
 	return pprofwire.Gzip(raw), 0, nil
 }
 
-// run ends a window at every multiple of its length, and tries to get the CPU profiler back every second while the
+// run ends a window at every boundary, and tries to get the CPU profiler back every second while the
 // service itself holds it.
 func (c *Capturer) run(begun time.Time) {
 	retry := time.NewTicker(time.Second)
@@ -231,7 +237,18 @@ func (c *Capturer) run(begun time.Time) {
 // boundary returns when the window that began at t ends. A timer may fire a little before the wall clock reaches the
 // boundary: the rest of that window belongs to the next.
 func (c *Capturer) boundary(t time.Time) time.Time {
-	return t.Add(c.o.Window / 50).Truncate(c.o.Window).Add(c.o.Window)
+	window, late := c.o.Window, offset(c.o.Instance, c.o.Window)
+	return t.Add(window/50 - late).Truncate(window).Add(window + late)
+}
+
+// offset returns how long after the multiples of its length an instance's windows end.
+func offset(instance string, window time.Duration) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(instance)) // never fails
+	// Instances that differ in their last digit alone differ in the lowest bits: these are spread over the window.
+	const golden = 0x9e3779b97f4a7c15
+	part, _ := bits.Mul64(h.Sum64()*golden, uint64(window))
+	return time.Duration(part).Truncate(time.Millisecond)
 }
 
 // snapshots captures every type that is read at the end of a window.

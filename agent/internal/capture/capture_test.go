@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"runtime"
@@ -195,8 +196,8 @@ func TestWindowsFollowEachOther(t *testing.T) {
 	}
 }
 
+// TestBoundary: windows end at the instance's offset after the multiples of their length, for ever.
 func TestBoundary(t *testing.T) {
-	c := &Capturer{o: Options{Window: 15 * time.Second}}
 	at := func(s string) time.Time {
 		v, err := time.Parse("15:04:05.000", s)
 		if err != nil {
@@ -204,14 +205,38 @@ func TestBoundary(t *testing.T) {
 		}
 		return v
 	}
-	for _, tt := range []struct{ begun, end string }{
-		{"10:00:00.000", "10:00:15.000"},
-		{"10:00:07.300", "10:00:15.000"},
-		{"10:00:15.001", "10:00:30.000"},
-		{"10:00:14.990", "10:00:30.000"}, // fired early: not a window of 10 ms
-	} {
-		if got := c.boundary(at(tt.begun)); !got.Equal(at(tt.end)) {
-			t.Errorf("window begun at %s ends at %s, want %s", tt.begun, got.Format("15:04:05.000"), tt.end)
+	for _, instance := range []string{"", "host", "host-1"} {
+		c := &Capturer{o: Options{Window: 15 * time.Second, Instance: instance}}
+		late := offset(instance, c.o.Window)
+		for _, tt := range []struct{ begun, end string }{
+			{"10:00:00.000", "10:00:15.000"},
+			{"10:00:07.300", "10:00:15.000"},
+			{"10:00:15.001", "10:00:30.000"},
+			{"10:00:14.990", "10:00:30.000"}, // fired early: not a window of 10 ms
+		} {
+			if got := c.boundary(at(tt.begun).Add(late)); !got.Equal(at(tt.end).Add(late)) {
+				t.Errorf("%q: window begun %v after %s ends at %v, want as long after %s", instance, late, tt.begun, got, tt.end)
+			}
+		}
+	}
+}
+
+// TestWindowsOfAFleetAreSpread: in each tenth of a window, about a tenth of the instances end theirs, whatever their names.
+func TestWindowsOfAFleetAreSpread(t *testing.T) {
+	const window = 15 * time.Second
+	for _, names := range []string{"pod-%d", "10.0.3.%d", "shop-7d9f8b6c5-%05x", "%d-host"} {
+		var ends [10]int
+		for i := range 1000 {
+			late := offset(fmt.Sprintf(names, i), window)
+			if late < 0 || late >= window {
+				t.Fatalf("an offset of %v", late)
+			}
+			ends[late*10/window]++
+		}
+		for tenth, n := range ends {
+			if n < 50 || n > 150 {
+				t.Errorf("%s: %d of 1000 windows end in tenth %d: %v", names, n, tenth, ends)
+			}
 		}
 	}
 }

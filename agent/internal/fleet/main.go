@@ -52,7 +52,7 @@ func main() {
 	flag.IntVar(&o.services, "services", 50, "number of services they belong to")
 	flag.DurationVar(&o.window, "window", 15*time.Second, "length of a window")
 	flag.DurationVar(&o.length, "for", 2*time.Minute, "duration of the run")
-	flag.DurationVar(&o.spread, "spread", 0, "duration over which the ends of the agents' windows are spread; with 0 all end at once")
+	flag.DurationVar(&o.spread, "spread", 15*time.Second, "duration over which the ends of the agents' windows are spread, as agents do; with 0 all end at once")
 	flag.IntVar(&o.slow, "slow", 5, "wall-clock profiles per agent and window, spread over it; the others are sent at its end")
 	flag.IntVar(&o.retries, "retries", 20, "how often a record that the server did not accept is sent again")
 	flag.Parse()
