@@ -34,6 +34,8 @@ const (
 	settled = 3 * time.Second
 
 	suffix = ".pb.gz"
+
+	savedDir = "profiles" // below a directory that agents save to
 )
 
 // Dir is a directory of saved profiles. It is safe for concurrent use. It remembers the metadata of files, so that
@@ -77,7 +79,7 @@ func Open(dir string) (*Dir, error) {
 	if !info.IsDir() {
 		return nil, fmt.Errorf("directory of saved profiles: %s is a file: give the directory that it lies in, or read the file itself", dir)
 	}
-	return &Dir{root: filepath.Join(dir, "profiles"), most: maxIndexed, hours: make(map[string]*folder)}, nil
+	return &Dir{root: filepath.Join(dir, savedDir), most: maxIndexed, hours: make(map[string]*folder)}, nil
 }
 
 // Services returns the sorted names of the services that have profiles.

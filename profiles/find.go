@@ -1,18 +1,23 @@
 package profiles
 
 import (
+	"bufio"
 	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -20,8 +25,53 @@ import (
 var extensions = []string{suffix, ".pb", ".pprof", ".pprof.gz", ".prof", ".pgo"}
 
 // HasProfileName reports whether the name of a file is one that profiles usually have: it ends in .pb.gz, .pb, .pprof,
-// .pprof.gz, .prof or .pgo.
+// .pprof.gz, .prof or .pgo. Such a file counts as a profile of a directory, and it is damaged if it is none.
 func HasProfileName(name string) bool { return TrimExtension(name) != name }
+
+// sniffed is the number of bytes that show whether a file of another name is a profile.
+const sniffed = 512
+
+// LooksLikeProfile reports whether a file begins as a profile in pprof's format does, compressed or not: with its first
+// sample type, as every known tool writes it. It reads a few bytes and returns false if it cannot.
+func LooksLikeProfile(path string) bool {
+	f, err := openRegular(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close() // it was only read
+	head := bufio.NewReaderSize(f, sniffed)
+	from := io.Reader(head)
+	if start, _ := head.Peek(2); pprofwire.IsGzip(start) {
+		if from, err = gzip.NewReader(head); err != nil {
+			return false
+		}
+	}
+	b := make([]byte, sniffed)
+	n, _ := io.ReadFull(from, b) // most files are longer, and a short one is not a profile
+	m := pprofwire.NewMessage(b[:n])
+	if !m.Next() || m.Field != pprofwire.ProfileSampleType || !m.IsBytes() {
+		return false
+	}
+	sampleType := pprofwire.NewMessage(m.Bytes())
+	fields := 0
+	for ; sampleType.Next(); fields++ {
+		if sampleType.Field > pprofwire.ValueTypeUnit || !sampleType.IsVarint() {
+			return false
+		}
+	}
+	return fields > 0 && sampleType.Err() == nil
+}
+
+// OfAgent reports whether a directory, given by its path below one that agents save to, has the profiles of a day, which
+// Dir lists.
+func OfAgent(below string) bool {
+	parts := strings.Split(filepath.ToSlash(below), "/")
+	if len(parts) != 3 || parts[0] != savedDir {
+		return false
+	}
+	_, err := time.Parse(time.DateOnly, parts[2])
+	return err == nil
+}
 
 // TrimExtension returns the name of a file without the end that profiles usually have.
 func TrimExtension(name string) string {
@@ -37,8 +87,9 @@ func TrimExtension(name string) string {
 func FileNames() string { return "*" + strings.Join(extensions, ", *") }
 
 // Find returns the profiles that a query chooses among files and directories, by their start, and the files among them
-// that cannot be used. A directory is one that agents save to, or any other whose files and those in directories below it
-// have the names of profiles (see HasProfileName). A file given directly may have any name. It is not an error if nothing matches.
+// that cannot be used. Of a directory it finds what agents saved to it, and the other files there and in directories below
+// it that have the name of a profile (see HasProfileName) or look like one. A file given directly may have any name. It is
+// not an error if nothing matches.
 func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, error) {
 	var entries []Entry
 	var damaged []Damaged
@@ -61,25 +112,28 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 			add(path)
 			continue
 		}
-		if saved, err := os.Stat(filepath.Join(path, "profiles")); err == nil && saved.IsDir() {
-			d, err := Open(path)
-			if err != nil {
-				return nil, nil, err
-			}
-			e, dam, err := d.List(ctx, q)
-			if err != nil {
-				return nil, nil, err
-			}
-			entries, damaged = append(entries, e...), append(damaged, dam...)
-			continue
+		d, err := Open(path)
+		if err != nil {
+			return nil, nil, err
 		}
-		err = filepath.WalkDir(path, func(path string, file fs.DirEntry, err error) error {
+		e, dam, err := d.List(ctx, q)
+		if err != nil {
+			return nil, nil, err
+		}
+		entries, damaged = append(entries, e...), append(damaged, dam...)
+		err = filepath.WalkDir(path, func(at string, file fs.DirEntry, err error) error {
 			if err = cmp.Or(err, ctx.Err()); err != nil {
 				return err
 			}
+			if file.IsDir() {
+				if below, err := filepath.Rel(path, at); err == nil && OfAgent(below) {
+					return fs.SkipDir
+				}
+				return nil
+			}
 			name, nameErr := record.ParseFileName(file.Name())
-			if file.Type().IsRegular() && HasProfileName(file.Name()) && (nameErr != nil || q.mayMatch(name.Type, name.Start)) {
-				add(path)
+			if file.Type().IsRegular() && (nameErr != nil || q.mayMatch(name.Type, name.Start)) && (HasProfileName(file.Name()) || LooksLikeProfile(at)) {
+				add(at)
 			}
 			return nil
 		})

@@ -12,6 +12,8 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/pprofwire"
+	"spanflame/internal/record"
 	"spanflame/profiles"
 )
 
@@ -45,7 +47,18 @@ func TestFindForeign(t *testing.T) {
 	for i, name := range names {
 		writeForeign(t, at(name), foreignCPU(), i%2 == 0)
 	}
-	writeForeign(t, at("other.bin"), foreignCPU(), false)
+	for i, name := range []string{"cpu.out", "heap"} { // found by what is in them
+		writeForeign(t, at(name), foreignCPU(), i == 0)
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	for name, b := range map[string][]byte{
+		"readme": []byte("\n\nnotes"), "empty": nil, "log.gz": pprofwire.Gzip([]byte("a log")), "cut.gz": {0x1f, 0x8b},
+	} {
+		if err := os.WriteFile(at(name), b, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
 	if err := os.WriteFile(at("notes.prof"), []byte("not a profile"), 0o644); err != nil {
 		t.Fatal(err)
 	}
@@ -63,11 +76,37 @@ func TestFindForeign(t *testing.T) {
 	if len(damaged) != 1 || damaged[0].Path != at("notes.prof") || strings.Count(damaged[0].Error(), at("notes.prof")) != 1 {
 		t.Errorf("damaged: %v, want notes.prof, named once", damaged)
 	}
-	if found, _, err := profiles.Find(t.Context(), profiles.Query{}, at("other.bin")); err != nil || len(found) != 1 {
-		t.Errorf("a file that is given: %v, %v", found, err)
+	if _, damaged, err := profiles.Find(t.Context(), profiles.Query{}, at("readme")); err != nil || len(damaged) != 1 {
+		t.Errorf("a file that is given and is not a profile: %v, %v", damaged, err)
 	}
 	if _, err := profiles.ReadFile(at("notes.prof")); !errors.As(err, new(profiles.Damaged)) {
 		t.Errorf("not a profile: %v", err)
+	}
+}
+
+// TestFindNextToAnAgent: directories with the names of an agent's hide no files, neither those next to them nor those in
+// them.
+func TestFindNextToAnAgent(t *testing.T) {
+	dir := t.TempDir()
+	saved := save(t, dir, meta(record.CPU), small(meta(record.CPU)))
+	want := []string{saved}
+	for _, name := range []string{"a.pb.gz", "profiles/b.pb.gz", "profiles/shop/c.prof", "traces/d.pprof", "base/e.pb.gz"} {
+		path := filepath.Join(dir, filepath.FromSlash(name))
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		writeForeign(t, path, foreignCPU(), true)
+		want = append(want, path)
+	}
+	found, damaged, err := profiles.Find(t.Context(), profiles.Query{}, dir)
+	var got []string
+	for _, e := range found {
+		got = append(got, e.Path)
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if !slices.Equal(got, want) || len(damaged) > 0 || err != nil {
+		t.Errorf("found %q, %v, %v, want %q", got, damaged, err, want)
 	}
 }
 

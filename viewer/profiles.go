@@ -73,8 +73,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if page.Service == "" {
-		page.Why = "There are no profiles yet. Start a service with the agent, or open a directory with files whose names end in " +
-			".pb.gz, .pb, .pprof, .prof or .pgo."
+		page.Why = "There are no profiles yet. Start a service with the agent, or open a directory with files in pprof's format."
 		return s.render(w, http.StatusOK, "profiles.html", page)
 	}
 	contents, err := s.contents(r.Context(), page.Service, page.Period)

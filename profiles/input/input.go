@@ -176,7 +176,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 	case len(entries) == 0 && unusable > 0:
 		return fmt.Errorf("%s: %w: all files that there are (%d) cannot be used; %s", argument, profiles.ErrNone, unusable, wantFile)
 	case len(entries) == 0:
-		return fmt.Errorf("%s: %w: no file there is named %s", argument, profiles.ErrNone, profiles.FileNames())
+		return fmt.Errorf("%s: %w: no file there is named %s or begins as a profile does", argument, profiles.ErrNone, profiles.FileNames())
 	}
 	var asked, types []string
 	if q.Service != "" {

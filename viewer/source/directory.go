@@ -107,7 +107,7 @@ func openBoth(ctx context.Context, path, service string) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	foreign, err := (&foreignFiles{path: path, service: service, shallow: true}).open(ctx)
+	foreign, err := openForeign(ctx, path, service)
 	if err != nil {
 		return nil, errors.Join(err, d.Close())
 	}

@@ -22,17 +22,25 @@ const (
 	foreignEvery = 5 * time.Second // how old the list may be
 )
 
-// foreignFiles are the profiles of other tools: one file, or the files of a directory and its subdirectories whose names
-// are those of profiles. A file that does not name its service and version is named after its place: the service after the
-// directory or the file, the version after the subdirectory. A file is read once, and again after it has changed.
+// foreignFiles are the profiles of other tools: one file, or the files of a directory and its subdirectories that have the
+// names of profiles or look like them, without those that an agent saved there. A file that does not name its service and
+// version is named after its place: the service after the directory or the file, the version after the subdirectory. A file
+// is read once, and again after it has changed.
 type foreignFiles struct {
 	path    string
-	shallow bool   // only the files of the directory itself
 	service string // of files that do not name theirs
 
 	turn   chan struct{} // holds one token, which guards looking at files and what follows
 	looked time.Time
 	files  map[string]foreignFile // by path
+	others map[string]otherFile   // by path: those that are not profiles by their names
+}
+
+// otherFile is a file that does not have the name of a profile, as it was last looked at.
+type otherFile struct {
+	size     int64
+	modified time.Time
+	profile  bool // it begins as a profile does
 }
 
 // foreignFile is a file as it was last read.
@@ -47,11 +55,7 @@ type foreignFile struct {
 // openForeign reads the files at a path, which is not a link; service is the service of those that do not name theirs. It
 // returns nil for a directory without profiles, and an error for a single file that cannot be used.
 func openForeign(ctx context.Context, path, service string) (*foreignFiles, error) {
-	return (&foreignFiles{path: path, service: service}).open(ctx)
-}
-
-func (l *foreignFiles) open(ctx context.Context) (*foreignFiles, error) {
-	l.turn, l.files = make(chan struct{}, 1), make(map[string]foreignFile)
+	l := &foreignFiles{path: path, service: service, turn: make(chan struct{}, 1)}
 	if err := l.look(ctx); err != nil {
 		return nil, err
 	}
@@ -67,7 +71,7 @@ func (l *foreignFiles) open(ctx context.Context) (*foreignFiles, error) {
 
 // look reads the files that are new or have changed.
 func (l *foreignFiles) look(ctx context.Context) error {
-	files := make(map[string]foreignFile)
+	files, others := make(map[string]foreignFile), make(map[string]otherFile)
 	err := filepath.WalkDir(l.path, func(path string, d fs.DirEntry, err error) error {
 		switch {
 		case errors.Is(err, fs.ErrNotExist) && path != l.path:
@@ -79,16 +83,20 @@ func (l *foreignFiles) look(ctx context.Context) error {
 			return fs.SkipDir
 		case err != nil:
 			return err
-		case l.shallow && d.IsDir() && path != l.path:
+		case d.IsDir() && l.ofAgent(path):
 			return fs.SkipDir
-		case !d.Type().IsRegular() || !profiles.HasProfileName(d.Name()) && path != l.path:
+		case !d.Type().IsRegular():
 			return nil
-		case len(files) >= maxForeign:
-			return fmt.Errorf("%s has more than %d profiles: name a directory below it", l.path, maxForeign)
 		}
 		info, err := d.Info()
 		if err != nil {
 			return nil // it was removed, too
+		}
+		if !profiles.HasProfileName(d.Name()) && path != l.path && !l.looks(path, info, others) {
+			return nil
+		}
+		if len(files) >= maxForeign {
+			return fmt.Errorf("%s has more than %d profiles: name a directory below it", l.path, maxForeign)
 		}
 		f, ok := l.files[path]
 		if !ok || f.size != info.Size() || !f.modified.Equal(info.ModTime()) || f.err != nil && !ofBytes(f.err) {
@@ -102,12 +110,35 @@ func (l *foreignFiles) look(ctx context.Context) error {
 		return ctx.Err()
 	})
 	if err != nil {
+		if l.files == nil {
+			l.files = files
+		}
 		maps.Copy(l.files, files) // these are not read again
 		return fmt.Errorf("list profiles: %w", err)
 	}
 	separateKinds(files)
-	l.files, l.looked = files, time.Now()
+	l.files, l.others, l.looked = files, others, time.Now()
 	return nil
+}
+
+// ofAgent reports whether a directory has profiles that an agent saved.
+func (l *foreignFiles) ofAgent(path string) bool {
+	below, err := filepath.Rel(l.path, path)
+	return err == nil && profiles.OfAgent(below)
+}
+
+// looks reports whether a file without the name of a profile begins as one, and notes it in others. A file is opened once,
+// and again after it has changed. Of many such files in a directory, the first maxForeign are opened.
+func (l *foreignFiles) looks(path string, info fs.FileInfo, others map[string]otherFile) bool {
+	if len(others) >= maxForeign {
+		return false
+	}
+	f, ok := l.others[path]
+	if !ok || f.size != info.Size() || !f.modified.Equal(info.ModTime()) {
+		f = otherFile{info.Size(), info.ModTime(), profiles.LooksLikeProfile(path)}
+	}
+	others[path] = f
+	return f.profile
 }
 
 // separateKinds makes types of their own of the profiles whose kind is not that of most files of their type, as profiles

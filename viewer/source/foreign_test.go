@@ -157,7 +157,7 @@ func TestForeignSeries(t *testing.T) {
 	}
 }
 
-// TestFilesBeside: profiles next to those of an agent are shown as well, under the name of the directory, and so are the
+// TestFilesBeside: profiles next to those of an agent, and in directories there, are shown as well, under the name of the directory, and so are the
 // agent's traces.
 func TestFilesBeside(t *testing.T) {
 	saved := fixture.Shop(t)
@@ -170,8 +170,8 @@ func TestFilesBeside(t *testing.T) {
 		t.Errorf("services %q, %v, foreign %v: want %s and storefront of an agent's directory", services, err, d.Foreign(), service)
 	}
 	windows, err := d.Windows(t.Context(), Selection{Service: service, Type: record.CPU})
-	if err != nil || len(windows) != 1 {
-		t.Errorf("windows of %s: %v, %v, want that of cpu.prof", service, windows, err)
+	if err != nil || len(windows) != 2 {
+		t.Errorf("windows of %s: %v, %v, want both of cpu.prof", service, windows, err)
 	}
 	if found, err := d.Search(t.Context(), Filter{Limit: 10}); err != nil || len(found.Traces) != 1 {
 		t.Errorf("traces %v, %v, want 1", found.Traces, err)
