@@ -11,8 +11,10 @@ import (
 	"gonum.org/v1/gonum/stat/distuv"
 
 	"spanflame/internal/record"
+	"spanflame/internal/traces"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
+	"spanflame/viewer/source"
 	"spanflame/workload/load"
 	"spanflame/workload/processes"
 )
@@ -22,6 +24,8 @@ const (
 	comparedFor = 2 * time.Minute
 	// comparedWindows is the number of windows on each side of a comparison.
 	comparedWindows = 8
+	// comparedRequests is the time of the requests on each side of a comparison of slow ones.
+	comparedRequests = 10 * time.Second
 	// comparedFrom is the number of windows that a service gets to warm up.
 	comparedFrom = 10
 	// falseAlarm is the probability that the test fails for a method that keeps its promise.
@@ -42,12 +46,8 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 		{record.Mutex, []string{"mutex_delay"}},
 		{record.Block, []string{"block_delay"}},
 		{record.Goroutine, []string{"goroutine"}},
-		{record.Wall, []string{"wall"}},
 	} {
 		query := profiles.Query{Service: "storefront", Types: []record.Type{tt.profile}}
-		if tt.profile == record.Wall {
-			query.Labels = map[string]string{"span_scope": "root"} // one window each: children have their own
-		}
 		entries, damaged, err := profiles.Find(t.Context(), query, saved)
 		if err != nil || len(damaged) > 0 {
 			t.Fatalf("%s: %v, %d damaged", tt.profile, err, len(damaged))
@@ -62,14 +62,14 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 					break
 				}
 				pairs++
-				if differ(t, metric, block[:comparedWindows], block[comparedWindows:]) {
+				if differ(t, block[:comparedWindows], block[comparedWindows:], compare.Options{Metrics: []string{metric}}) {
 					following++
 				}
 				var turns [2][]profiles.Entry
 				for i, e := range block {
 					turns[i%2] = append(turns[i%2], e)
 				}
-				if differ(t, metric, turns[0], turns[1]) {
+				if differ(t, turns[0], turns[1], compare.Options{Metrics: []string{metric}}) {
 					inTurns++
 				}
 			}
@@ -80,6 +80,51 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 					metric, following, inTurns, pairs, allowed)
 			}
 		}
+	}
+}
+
+// Slow requests are divided by all requests, which the saved traces count.
+func TestEqualRequestsAreSeldomFlagged(t *testing.T) {
+	saved := recordWorkload(t, durationFromEnv(t, "SPANFLAME_COMPARE", comparedFor))
+	entries, damaged, err := profiles.Find(t.Context(), profiles.Query{
+		Service: "storefront", Types: []record.Type{record.Wall}, Labels: map[string]string{"span_scope": "root"},
+	}, saved)
+	if err != nil || len(damaged) > 0 || len(entries) == 0 {
+		t.Fatalf("%d wall-clock profiles, %v, %d damaged", len(entries), err, len(damaged))
+	}
+	d, err := source.OpenDirectory(saved)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	at := func(from time.Time) (some []profiles.Entry, requests []traces.Span) {
+		to := from.Add(comparedRequests)
+		for _, e := range entries {
+			if !e.Start.Before(from) && e.Start.Before(to) {
+				some = append(some, e)
+			}
+		}
+		requests, err := d.Requests(t.Context(), source.Filter{Service: "storefront", From: from, To: to})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return some, requests
+	}
+	pairs, flagged := 0, 0
+	first, last := entries[0].Start.Add(comparedRequests/4), entries[len(entries)-1].Start
+	for from := first; from.Add(2 * comparedRequests).Before(last); from = from.Add(2 * comparedRequests) {
+		o := compare.Options{Metrics: []string{"wall"}}
+		var before, after []profiles.Entry
+		before, o.RequestsBefore = at(from)
+		after, o.RequestsAfter = at(from.Add(comparedRequests))
+		if pairs++; differ(t, before, after, o) {
+			flagged++
+		}
+	}
+	allowed := mostOf(pairs, 0.05)
+	t.Logf("wall: of %d pairs of equal sides, %d are flagged; %d may be", pairs, flagged, allowed)
+	if flagged > allowed || pairs == 0 {
+		t.Errorf("%d of %d pairs of equal sides are flagged, at most %d may be", flagged, pairs, allowed)
 	}
 }
 
@@ -130,10 +175,10 @@ func recordWorkload(t *testing.T, length time.Duration) (saved string) {
 }
 
 // differ reports whether a comparison finds any change.
-func differ(t *testing.T, metric string, before, after []profiles.Entry) bool {
+func differ(t *testing.T, before, after []profiles.Entry, o compare.Options) bool {
 	t.Helper()
 	ctx := t.Context()
-	r, err := compare.Compare(ctx, profiles.Read(ctx, before), profiles.Read(ctx, after), compare.Options{Metrics: []string{metric}})
+	r, err := compare.Compare(ctx, profiles.Read(ctx, before), profiles.Read(ctx, after), o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -52,21 +52,25 @@ func OwnTime(s *profile.Sample) bool { return !Calls(s, wallprofile.Others) }
 // Own returns a wall-clock profile without the causes of its waits: its stacks end in the goroutine that waited, and in
 // that one's state. It shares everything else with p, which may be of any type and is not changed.
 func Own(p *profile.Profile) *profile.Profile {
-	own := &profile.Profile{
-		SampleType: p.SampleType, DefaultSampleType: p.DefaultSampleType, Sample: make([]*profile.Sample, len(p.Sample)),
+	samples := slices.Clone(p.Sample)
+	for i, s := range samples {
+		if n := wallprofile.Causes(len(s.Location), func(i int) string { return Outermost(s.Location[i]) }); n > 0 {
+			cut := *s
+			cut.Location = s.Location[n:]
+			samples[i] = &cut
+		}
+	}
+	return WithSamples(p, samples)
+}
+
+// WithSamples returns a profile that has other samples than p, and shares everything else with it.
+func WithSamples(p *profile.Profile, samples []*profile.Sample) *profile.Profile {
+	return &profile.Profile{
+		SampleType: p.SampleType, DefaultSampleType: p.DefaultSampleType, Sample: samples,
 		Mapping: p.Mapping, Location: p.Location, Function: p.Function, Comments: p.Comments, DocURL: p.DocURL,
 		DropFrames: p.DropFrames, KeepFrames: p.KeepFrames, TimeNanos: p.TimeNanos, DurationNanos: p.DurationNanos,
 		PeriodType: p.PeriodType, Period: p.Period,
 	}
-	for i, s := range p.Sample {
-		own.Sample[i] = s
-		if n := wallprofile.Causes(len(s.Location), func(i int) string { return Outermost(s.Location[i]) }); n > 0 {
-			cut := *s
-			cut.Location = s.Location[n:]
-			own.Sample[i] = &cut
-		}
-	}
-	return own
 }
 
 // Outermost returns the outermost function of a location, empty if it has none.

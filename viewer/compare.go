@@ -124,11 +124,11 @@ func (c comparison) wanted() string {
 	return "Say at least one of the times."
 }
 
-// comparisonPair reads both sides, scaled so that they can be compared: a span as it is; of times, versions and directories
-// the mean of a window or of a slow request, as their numbers may differ.
-func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *profile.Profile, err error) {
+// comparisonPair reads both sides, scaled so that they can be compared: a span as it is; times, versions and directories as
+// the verdict on them has them, or, without its numbers, as the mean of a window or of a slow request.
+func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *profile.Profile, v *verdict, err error) {
 	if !c.complete() {
-		return nil, nil, badRequest("%s", c.wanted())
+		return nil, nil, nil, badRequest("%s", c.wanted())
 	}
 	if c.What == "spans" {
 		p, err = s.comparedSpan(ctx, c.spanB, c.Type.Type)
@@ -137,11 +137,11 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 			base, err2 = s.comparedSpan(ctx, c.spanA, c.Type.Type)
 			err = missing(c.Type, err2, err)
 		}
-		return p, base, err
+		return p, base, nil, err
 	}
 	before, a, b, err := s.sides(ctx, c)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	p, err = mean(ctx, s.source, b)
 	if err == nil || errors.Is(err, profiles.ErrNone) {
@@ -149,7 +149,31 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 		base, err2 = mean(ctx, before, a)
 		err = missing(c.Type, err2, err)
 	}
-	return p, base, err
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	v = &verdict{}
+	value := profiles.DefaultSampleIndex(p)
+	if value < 0 {
+		return p, base, v, nil
+	}
+	judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
+	if err != nil {
+		v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is shown without it
+		return p, base, v, nil
+	}
+	scaleTo(base, judged.totals[0])
+	scaleTo(p, judged.totals[1])
+	return p, base, &judged, nil
+}
+
+// scaleTo scales a profile, so that it has the total that a verdict has.
+func scaleTo(p *profile.Profile, total float64) {
+	if value := profiles.DefaultSampleIndex(p); value >= 0 {
+		if all := sum(p, value); all > 0 && total > 0 {
+			p.Scale(total / float64(all))
+		}
+	}
 }
 
 // missingProfile is an error that says which side of a comparison has no profile.
@@ -363,7 +387,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 		return found, nil
 	}
 	return once(ctx, s, key, func(ctx context.Context) (*comparisonResult, error) {
-		p, base, err := s.comparisonPair(ctx, c)
+		p, base, v, err := s.comparisonPair(ctx, c)
 		if err != nil {
 			return nil, err
 		}
@@ -388,15 +412,9 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 				found.Spans = append(found.Spans, link{sp.Service + " " + sp.Name, SpanPath(sp.TraceID, sp.ID)})
 			}
 		} else {
-			before, a, b, err := s.sides(ctx, c)
-			if err != nil {
-				return nil, err
+			if found.Verdict = v; len(v.Rows) > 0 {
+				found.Before, found.After = v.Rows[0].Before, v.Rows[0].After
 			}
-			v, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
-			if err != nil {
-				v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is shown without it
-			}
-			found.Verdict = &v
 		}
 		if light(p) && light(base) {
 			s.compared.put(key, found)

@@ -58,7 +58,7 @@ func TestMemoryIsOfOneInstance(t *testing.T) {
 
 	// Of all windows it is the mean of one, not their sum.
 	shows(t, page(t, h, "/compare?what=times&type=memory&service=storefront&ato=2026-01-02T15:04:20Z&bfrom=2026-01-02T15:04:20Z"),
-		"before <b>7.5 MiB</b>", "after <b>9 MiB</b>")
+		"before <b>7.50 MiB</b>", "after <b>9 MiB</b>")
 }
 
 func TestMemoryNamesTheLeak(t *testing.T) {

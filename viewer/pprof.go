@@ -48,7 +48,10 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		b = pprofui.Bar{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title()}
-		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.comparisonPair(ctx, c) }
+		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) {
+			p, base, _, err := s.comparisonPair(ctx, c)
+			return p, base, err
+		}
 	case "profiles":
 		if err := allow(q, profilesParameters...); err != nil {
 			return err

@@ -9,6 +9,7 @@ import (
 
 	"spanflame/internal/format"
 	"spanflame/internal/record"
+	"spanflame/internal/traces"
 	"spanflame/profiles/compare"
 	"spanflame/profiles/leaks"
 )
@@ -32,6 +33,7 @@ type verdict struct {
 	Tested        bool   // there are enough windows to tell a change from chance
 	Rows          []verdictRow
 	Notes         []string
+	totals        [2]float64
 }
 
 // verdictRow is a function including its callees, on both sides. The first row is the total.
@@ -50,10 +52,15 @@ func metricOf(t record.Type, sampleType string) string {
 
 // testChanges compares the windows of two selections of a type by a metric of package compare.
 func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection, metric string) (verdict, error) {
-	report, err := compare.Compare(
-		ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows),
-		compare.Options{Metrics: []string{metric}},
-	)
+	o := compare.Options{Metrics: []string{metric}}
+	var err error
+	if o.RequestsBefore, err = requestsOf(ctx, before, a); err != nil {
+		return verdict{}, err
+	}
+	if o.RequestsAfter, err = requestsOf(ctx, after, b); err != nil {
+		return verdict{}, err
+	}
+	report, err := compare.Compare(ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows), o)
 	if err != nil {
 		return verdict{}, err
 	}
@@ -62,6 +69,7 @@ func testChanges(ctx context.Context, before, after source.Source, a, b source.S
 	}
 	m := report.Metrics[0]
 	v := verdict{Per: m.Per, Before: m.WindowsBefore, After: m.WindowsAfter, Tested: m.Tested, Notes: notes(report.Notes)}
+	v.totals = [2]float64{float64(m.Total.Cum.Before), float64(m.Total.Cum.After)}
 	m.Total.Name = "all"
 	for _, c := range append([]compare.Change{m.Total}, m.Top(testedRows)...) {
 		values := c.Cum
@@ -78,6 +86,14 @@ func testChanges(ctx context.Context, before, after source.Source, a, b source.S
 		v.Rows = append(v.Rows, row)
 	}
 	return v, nil
+}
+
+// requestsOf returns all requests of the time of a selection of wall-clock profiles.
+func requestsOf(ctx context.Context, from source.Source, sel source.Selection) ([]traces.Span, error) {
+	if sel.Type != record.Wall {
+		return nil, nil
+	}
+	return from.Requests(ctx, source.Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To})
 }
 
 // notes makes notes, which may name functions, fit to be shown.

@@ -173,7 +173,7 @@ func TestForeignDirectories(t *testing.T) {
 	base, after := filepath.Join(dir, "before"), filepath.Join(dir, "after")
 	h := pages(t, open(t, after), Options{Base: open(t, base)})
 	link := regexpOf(t, page(t, h, "/profiles"), `href="(/compare\?[^"]*what=directories[^"]*)"`)
-	shows(t, page(t, h, link), "CPU · before <b>1 s</b> · after <b>100 ms</b>", "6 windows before, 6 after", "main.slow")
+	shows(t, page(t, h, link), "CPU · before <b>66.7 ms/s</b> · after <b>6.69 ms/s</b>", "6 windows before, 6 after", "main.slow")
 }
 
 // TestDifferenceIsShownAsOne: a profile that is itself a difference has both signs on its page.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"iter"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,10 +17,13 @@ import (
 	"github.com/spf13/pflag"
 
 	"spanflame/internal/format"
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
 	"spanflame/profiles/input"
+	"spanflame/viewer/source"
 )
 
 // Exit codes of the commands compare and leaks, for scripts.
@@ -79,13 +83,30 @@ func timeRange(flags *pflag.FlagSet, from, to *string) {
 
 // open returns the windows of an argument. The pairs in more override the flags.
 func (f inputFlags) open(ctx context.Context, argument string, more pairs, stderr io.Writer) (iter.Seq2[profiles.Window, error], error) {
+	o, err := f.selected(more, stderr)
+	if err != nil {
+		return nil, err
+	}
+	return input.Open(ctx, target(argument), o)
+}
+
+// target follows a link; the argument may also be an address or a pattern.
+func target(argument string) string {
+	if path, err := filepath.EvalSymlinks(argument); err == nil {
+		return path
+	}
+	return argument
+}
+
+// selected returns the options of package input that the flags say. The pairs in more override them.
+func (f inputFlags) selected(more pairs, stderr io.Writer) (input.Options, error) {
 	o := f.options
 	o.Query = profiles.Query{Service: f.service, Labels: map[string]string{}}
 	o.Damaged = func(d profiles.Damaged) { fmt.Fprintf(stderr, "left out: %v\n", d) }
 	for _, name := range f.types {
 		t, err := profiles.ParseType(name)
 		if err != nil {
-			return nil, fmt.Errorf("--type: %w", err)
+			return o, fmt.Errorf("--type: %w", err)
 		}
 		o.Query.Types = append(o.Query.Types, t)
 	}
@@ -96,7 +117,7 @@ func (f inputFlags) open(ctx context.Context, argument string, more pairs, stder
 			name, value, ok := strings.Cut(pair, "=")
 			switch {
 			case !ok || name == "":
-				return nil, fmt.Errorf("%s %q: want name=value", given.flag, pair)
+				return o, fmt.Errorf("%s %q: want name=value", given.flag, pair)
 			case name == "from":
 				from = moment{given.flag + " from", value}
 			case name == "to":
@@ -118,13 +139,10 @@ func (f inputFlags) open(ctx context.Context, argument string, more pairs, stder
 		}
 		var err error
 		if *t.at, err = profiles.ParseTime(t.text, now); err != nil {
-			return nil, fmt.Errorf("%s: %w", t.flag, err)
+			return o, fmt.Errorf("%s: %w", t.flag, err)
 		}
 	}
-	if target, err := filepath.EvalSymlinks(argument); err == nil { // it fails for an address or a pattern
-		argument = target
-	}
-	return input.Open(ctx, argument, o)
+	return o, nil
 }
 
 // showEvery is the interval at which progress is reported.
@@ -187,7 +205,8 @@ cannot be decided, or both sides are the same windows although there are rules.`
 	flags.IntVar(&o.rows, "top", 20, "number of functions to show for each metric")
 	flags.StringSliceVar(&o.compare.Metrics, "metric", nil, "metrics to compare, such as cpu or alloc_space (default all but counts)")
 	flags.StringVar(&o.normalization, "normalize", "",
-		"divide values by duration, work or none (default work if it is given, else duration, but wall-clock profiles by spans)")
+		"divide values by duration, work or none (default work if it is given, else duration, but wall-clock profiles by all requests)")
+	flags.StringVar(&o.compare.Span, "span", "", "compare only the requests of this name, by their CPU and wall-clock profiles; needs saved traces")
 	flags.Float64Var(&o.compare.WorkBefore, "work-before", 0, "work done in all of BEFORE, such as the number of requests")
 	flags.Float64Var(&o.compare.WorkAfter, "work-after", 0, "work done in all of AFTER")
 	workFlags(flags, &o.work, &o.prometheus)
@@ -207,6 +226,32 @@ func (o compareOptions) asksForSpans() bool {
 	return slices.ContainsFunc(slices.Concat(o.labels, o.before, o.after), func(pair string) bool {
 		return strings.HasPrefix(pair, wallprofile.SpanScope+"=")
 	})
+}
+
+// requestsOf returns the requests of the time of saved wall-clock profiles, from the traces in an agent's directory. There
+// are none without such profiles or traces, and for labels that traces do not have.
+func (o compareOptions) requestsOf(ctx context.Context, dir string, labels map[string]string, saved []profiles.Entry) ([]traces.Span, error) {
+	wanted := len(saved) > 0 && o.compare.Span != "" || slices.ContainsFunc(saved, func(e profiles.Entry) bool { return e.Type == record.Wall })
+	for name := range labels {
+		if name != record.VersionLabel {
+			return nil, nil
+		}
+	}
+	if info, err := os.Stat(filepath.Join(dir, "traces")); !wanted || err != nil || !info.IsDir() {
+		return nil, nil
+	}
+	d, err := source.OpenDirectory(dir)
+	if err != nil {
+		return nil, err
+	}
+	defer d.Close() // it was only read
+	of := source.Filter{Service: saved[0].Service, Version: labels[record.VersionLabel], From: saved[0].Start}
+	for _, e := range saved {
+		if e.End.After(of.To) {
+			of.To = e.End
+		}
+	}
+	return d.Requests(ctx, of)
 }
 
 func (o compareOptions) run(ctx context.Context, before, after string, stdout, stderr io.Writer) error {
@@ -238,17 +283,26 @@ func (o compareOptions) run(ctx context.Context, before, after string, stdout, s
 		options.MinShare = math.SmallestNonzeroFloat64
 	}
 	var types []string
-	o.options.Listed = func(entries []profiles.Entry) {
-		for _, e := range entries {
-			types = append(types, profiles.TypeName(e.Type))
-		}
-	}
 	var sides [2]iter.Seq2[profiles.Window, error]
+	requests := [2]*[]traces.Span{&options.RequestsBefore, &options.RequestsAfter}
 	for i, side := range []struct {
 		argument string
 		more     pairs
 	}{{before, pairs{"--before", o.before}}, {after, pairs{"--after", o.after}}} {
-		if sides[i], err = o.open(ctx, side.argument, side.more, stderr); err != nil {
+		selected, err := o.selected(side.more, stderr)
+		if err != nil {
+			return unusable(err)
+		}
+		var saved []profiles.Entry
+		selected.Listed = func(entries []profiles.Entry) { saved = entries }
+		path := target(side.argument)
+		if sides[i], err = input.Open(ctx, path, selected); err != nil {
+			return unusable(err)
+		}
+		for _, e := range saved {
+			types = append(types, profiles.TypeName(e.Type))
+		}
+		if *requests[i], err = o.requestsOf(ctx, path, selected.Query.Labels, saved); err != nil {
 			return unusable(err)
 		}
 	}

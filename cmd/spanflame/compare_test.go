@@ -2,6 +2,8 @@ package main
 
 import (
 	"bytes"
+	"encoding/binary"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,8 +16,13 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	commonpb "go.opentelemetry.io/proto/otlp/common/v1"
+	resourcepb "go.opentelemetry.io/proto/otlp/resource/v1"
+	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"spanflame/internal/record"
+	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
 )
@@ -121,6 +128,85 @@ func TestCompareTakesRootSpansUnlessAskedForOthers(t *testing.T) {
 		if stdout, _, err := execute(t, append([]string{"compare", dir, dir}, args...)...); err != nil || !strings.Contains(stdout, want) {
 			t.Errorf("%v: %v, want %q in\n%s", args, err, want, stdout)
 		}
+	}
+}
+
+// The traces next to the profiles count all requests.
+func TestCompareDividesByAllRequests(t *testing.T) {
+	dir := t.TempDir()
+	began := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	for i := range 200 {
+		at, took := began.Add(time.Duration(i)*time.Second+time.Millisecond), 20*time.Millisecond
+		if i < 100 && i%2 == 0 || i%50 == 49 {
+			took = time.Duration(300+i%7) * time.Millisecond
+		}
+		saveRequest(t, dir, i+1, at, took, took > 100*time.Millisecond)
+	}
+	half := began.Add(100 * time.Second).Format(time.RFC3339)
+	args := []string{"compare", dir, dir, "--before", "to=" + half, "--after", "from=" + half}
+	for _, tt := range []struct {
+		more []string
+		code int
+	}{
+		{[]string{"--fail-on", "wall:+10%@p<0.01"}, 0},
+		{[]string{"--fail-on", "wall:-50%@p<0.01"}, codeFound},
+		{[]string{"--fail-on", "wall:-50%@p<0.01", "--span", "GET /item"}, codeFound},
+		{[]string{"--span", "GET /other"}, codeUse},
+		{[]string{"--span", "GET /item", "--label", "colour=red"}, codeUse},
+	} {
+		stdout, _, err := execute(t, append(args, tt.more...)...)
+		code := 0
+		if err != nil {
+			code = exitCode(err)
+		}
+		if code != tt.code || code != codeUse && !strings.Contains(stdout, "wall, per request") {
+			t.Errorf("%v: exit code %d (%v), want %d in\n%s", tt.more, code, err, tt.code, stdout)
+		}
+	}
+}
+
+// saveRequest saves a request of the service shop like an agent: its span, and a wall-clock profile if it is slow.
+func saveRequest(t *testing.T, dir string, n int, at time.Time, took time.Duration, slow bool) {
+	t.Helper()
+	id := binary.BigEndian.AppendUint64(nil, uint64(n))
+	var line, raw, file bytes.Buffer
+	if err := traces.Marshal(&line, []*tracepb.ResourceSpans{{
+		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{
+			Key: "service.name", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: "shop"}},
+		}}},
+		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{
+			TraceId: append(id, id...), SpanId: id, Name: "GET /item", Kind: tracepb.Span_SPAN_KIND_SERVER,
+			StartTimeUnixNano: uint64(at.UnixNano()), EndTimeUnixNano: uint64(at.Add(took).UnixNano()),
+		}}}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	spans := filepath.Join(dir, "traces", "shop", fmt.Sprint(n, ".jsonl"))
+	m := record.Meta{
+		Service: "shop", Type: record.Wall, Start: at, End: at.Add(took), Labels: map[string]string{wallprofile.SpanScope: wallprofile.ScopeRoot},
+	}
+	path := filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath()))
+	if err := errors.Join(os.MkdirAll(filepath.Dir(spans), 0o700), os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(spans, line.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if !slow {
+		return
+	}
+	st := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
+	f := &profile.Function{ID: 1, Name: "main.handle"}
+	l := &profile.Location{ID: 1, Line: []profile.Line{{Function: f}}}
+	p := &profile.Profile{
+		SampleType: []*profile.ValueType{st}, PeriodType: st, Function: []*profile.Function{f}, Location: []*profile.Location{l},
+		TimeNanos: at.UnixNano(), DurationNanos: int64(took),
+		Sample: []*profile.Sample{{
+			Value: []int64{int64(took)}, Location: []*profile.Location{l}, Label: map[string][]string{wallprofile.SpanID: {hex.EncodeToString(id)}},
+		}},
+	}
+	if err := p.Write(&raw); err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(record.Encode(&file, record.Record{Meta: m, Profile: raw.Bytes()}), os.WriteFile(path, file.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
+	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/internal/stacks"
@@ -71,6 +72,12 @@ type Options struct {
 	// ChildSpans includes wall-clock profiles of child spans. By default they are left out, because their time is in the
 	// profiles of their root spans.
 	ChildSpans bool
+	// RequestsBefore and RequestsAfter are the spans of all requests of each side, if they are known. Wall-clock profiles of slow requests
+	// are then divided by all requests. Without them it cannot be told whether requests became slower.
+	RequestsBefore, RequestsAfter []traces.Span
+	// Span is the name of the only requests to compare; empty for all. Only metrics whose samples name their spans are
+	// compared.
+	Span string
 	// Diff sets Report.Diff, which needs memory for all stacks with their lines.
 	Diff bool
 	// Progress, if it is not nil, is called after each window with the side and the number of its windows.
@@ -95,6 +102,9 @@ func (o Options) Validate() error {
 	}
 	if (o.WorkBefore == 0) != (o.WorkAfter == 0) {
 		return fmt.Errorf("work %g before and %g after: say both, or neither", o.WorkBefore, o.WorkAfter)
+	}
+	if o.Span != "" && (len(o.RequestsBefore) == 0 || len(o.RequestsAfter) == 0 || o.Normalization != "" || o.WorkBefore > 0 || o.Work != nil || o.ChildSpans) {
+		return fmt.Errorf("span %q: the requests of both sides must be known, from saved traces, and no other normalization be chosen", o.Span)
 	}
 	if o.Alpha < 0 || !(o.Alpha < 1) {
 		return fmt.Errorf("alpha %g: want a number between 0 and 1", o.Alpha)
@@ -125,7 +135,11 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	for i, windows := range []iter.Seq2[profiles.Window, error]{before, after} {
 		s := &side{
 			name: []string{"before", "after"}[i], table: table, seed: seed, seen: map[uint64]int{}, builds: builds{},
-			only: o.Metrics, childSpans: o.ChildSpans, progress: o.Progress,
+			only: o.Metrics, childSpans: o.ChildSpans, span: o.Span, progress: o.Progress,
+		}
+		if known := [][]traces.Span{o.RequestsBefore, o.RequestsAfter}; asked == "" && o.Normalization == ByDuration && !o.ChildSpans &&
+			len(known[0]) > 0 && len(known[1]) > 0 {
+			s.requests = newRequests(known[i], o.Span)
 		}
 		if o.Normalization == ByWork {
 			s.work = o.Work
@@ -142,7 +156,10 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 		table: table,
 	}
 	r.explainSpans(sides[0], sides[1])
-	if o.allRequests(asked) {
+	if sides[0].requests != nil {
+		r.Routes = routes(sides[0].requests, sides[1].requests)
+	}
+	if o.allRequests(asked) || sides[0].requests != nil {
 		sides[0].addIdle(sides[1])
 		sides[1].addIdle(sides[0])
 	}
@@ -156,7 +173,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	for _, p := range pairs {
 		c := comparison{options: o, asked: asked, sides: sides, table: table, before: p[0], after: p[1]}
 		r.Metrics = append(r.Metrics, c.metric(r))
-		scales[p[0].sample] = c.divisors[1] / c.divisors[0]
+		scales[p[0].sample] = cmp.Or(c.scale, c.divisors[1]/c.divisors[0])
 	}
 	var all []hypothesis
 	for i := range r.Metrics {
@@ -183,14 +200,17 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 			if err == nil {
 				err = ctx.Err()
 			}
-			if err == nil && s.leavesOut(w) {
-				continue
-			}
-			if err == nil {
-				err = s.add(w)
-			}
-			if !yield(w, err) {
+			if err != nil {
+				yield(w, err)
 				return
+			}
+			for _, w := range s.divided(w) {
+				if s.leavesOut(w) {
+					continue
+				}
+				if err := s.add(w); !yield(w, err) {
+					return
+				}
 			}
 		}
 	}
@@ -206,6 +226,9 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 	if err == nil && s.windows == 0 {
 		if err = profiles.ErrNone; s.children > 0 {
 			err = fmt.Errorf("%w but %d of child spans, which are compared by %s=%s alone", err, s.children, wallprofile.SpanScope, wallprofile.ScopeChild)
+		}
+		if s.unknown > 0 {
+			err = fmt.Errorf("%w but %d of requests that the saved traces do not have", err, s.unknown)
 		}
 	}
 	return merged, err

@@ -95,11 +95,14 @@ func (e explanation) reach(change int) []callee {
 	return all
 }
 
-// explainSpans adds notes on the scope of the spans of wall-clock profiles, where it may be unexpected.
+// explainSpans adds notes on the wall-clock profiles that are left out, and on spans whose scope is unknown.
 func (r *Report) explainSpans(before, after *side) {
 	if n := before.children + after.children; n > 0 {
 		r.note("wall: %d profiles of child spans left out: their time is already in the profiles of their root spans (choose them with %s=%s)",
 			n, wallprofile.SpanScope, wallprofile.ScopeChild)
+	}
+	if n := before.unknown + after.unknown; n > 0 {
+		r.note("wall: %d profiles left out: the saved traces do not have their requests, so these are not among those that are counted", n)
 	}
 	if before.unscoped || after.unscoped {
 		r.note("wall: for some profiles it is unknown whether they are of root or of child spans; if both are present, their time counts twice: choose %s=%s",
@@ -111,7 +114,13 @@ func (r *Report) explainSpans(before, after *side) {
 func (r *Report) explainPower(families map[int]float64) {
 	for _, m := range r.Metrics {
 		n := fmt.Sprintf("%s: %s before and %d after", m.Name, format.Count(m.WindowsBefore, "window"), m.WindowsAfter)
-		if !m.Tested {
+		switch {
+		case m.Per == perSpan:
+			continue // which has a note of its own
+		case m.Per == perRequest && !m.Tested:
+			r.note("%s: too few requests for a significance test, which needs %d on each side", m.Name, wallBins)
+			continue
+		case !m.Tested:
 			r.note("%s: too few for a significance test, which needs %d on each side", n, minWindows)
 			continue
 		}

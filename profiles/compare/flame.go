@@ -20,7 +20,7 @@ func (c *comparison) flame(total Values) *flame.Difference {
 		}
 		f := &flame.Difference{
 			Name:   c.table.Names[nodes[id].Function],
-			Before: float64(tb.sum()) / c.divisors[0], After: float64(ta.sum()) / c.divisors[1],
+			Before: c.mean(0, tb), After: c.mean(1, ta),
 		}
 		frames[id] = f
 		parent := top

@@ -150,14 +150,18 @@ func (r *Report) metric(rule Rule) (Metric, error) {
 		if m.Name != rule.Metric {
 			continue
 		}
-		if m.Per == "span" {
+		if m.Per == perSpan {
 			return m, errors.New("only slow requests are recorded, so the mean of their spans cannot show whether requests became slower: " +
-				"divide by all requests (--work-before, --work-after), or by the time (--normalize duration), which profiles of another type show")
+				"save traces, which count all requests, give their numbers (--work-before, --work-after), " +
+				"or divide by the time (--normalize duration), which profiles of another type show")
 		}
 		if rule.P == 0 {
 			return m, nil
 		}
 		n1, n2 := m.WindowsBefore, m.WindowsAfter
+		if !m.Tested && m.Per == perRequest {
+			return m, fmt.Errorf("there are too few requests for a p: record at least %d on each side, or omit @p", wallBins)
+		}
 		if !m.Tested {
 			return m, fmt.Errorf("%s before and %d after are too few for a p: record at least %d on each side, or omit @p", format.Count(n1, "window"), n2, minWindows)
 		}

@@ -17,6 +17,7 @@ type comparison struct {
 	before, after *measure
 	total         float64    // of both sides' normalised totals
 	divisors      [2]float64 // sum for each side
+	scale         float64    // from before to after for Report.Diff, 0 for that of the divisors
 	points        [2]points
 	tested        bool
 	ranks         ranks      // if tested
@@ -40,6 +41,7 @@ func (r *timeRange) add(start, end time.Time) {
 type points struct {
 	of       []int // the point of each window
 	divisors []float64
+	factors  []float64   // of each window, nil if all are 1
 	starts   []time.Time // of the first window of each, where windows are neighbors
 }
 
@@ -115,7 +117,7 @@ func earlier[T any](series [2][]T, start func(T) time.Time) int {
 func (p points) values(s series) []float64 {
 	values := make([]float64, len(p.divisors))
 	for _, v := range s {
-		values[p.of[v.window]] += float64(v.value)
+		values[p.of[v.window]] += p.factor(v.window) * float64(v.value)
 	}
 	for i := range values {
 		values[i] /= p.divisors[i]
@@ -123,16 +125,39 @@ func (p points) values(s series) []float64 {
 	return values
 }
 
+// factor returns the factor of a window's values.
+func (p points) factor(window int32) float64 {
+	if p.factors == nil {
+		return 1
+	}
+	return p.factors[window]
+}
+
+// mean returns the normalized mean of a side's series.
+func (c *comparison) mean(side int, s series) (mean float64) {
+	p := c.points[side]
+	if p.factors == nil {
+		return float64(s.sum()) / c.divisors[side]
+	}
+	for _, v := range s {
+		mean += p.factors[v.window] * float64(v.value)
+	}
+	return mean / c.divisors[side]
+}
+
 func (c *comparison) metric(r *Report) Metric {
 	b, a := c.before, c.after
-	per, binned := c.perTime()
+	per, binned := perRequest, c.byRequest(r)
+	if !binned {
+		per, binned = c.perTime()
+	}
 	if !binned {
 		var divisors [2][]float64
 		per, divisors = c.divide(r)
 		for i, d := range divisors {
 			c.points[i] = newPoints(d, [][]window{b.windows, a.windows}[i])
 		}
-		c.tested = min(len(b.windows), len(a.windows)) >= minWindows
+		c.tested = per != perSpan && min(len(b.windows), len(a.windows)) >= minWindows
 	}
 	for i, p := range c.points {
 		for _, v := range p.divisors {
@@ -186,7 +211,14 @@ func (c *comparison) metric(r *Report) Metric {
 	return m
 }
 
-// wallBins is the number of parts of a side's time range in which the slow spans are added up.
+// perSpan is Metric.Per of the mean of slow spans, which shows no change of a service: it can increase although requests
+// became faster.
+const perSpan = "span"
+
+// perRequest is Metric.Per of the time of slow spans divided by all requests.
+const perRequest = "request"
+
+// wallBins is the number of parts of a side's time range, or of its requests, in which the slow spans are added up.
 const wallBins = 20
 
 // perTime divides wall-clock profiles of slow spans by all of the work, or by all of the time, of their side. Such windows
@@ -291,12 +323,12 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 		}
 		return "unit of work", divisors
 	case c.before.ofSpans() && c.after.ofSpans():
-		r.note("%s: the mean of the %d slow spans before and %d after; requests that are not slow are not recorded, so it can increase "+
-			"although requests became faster: divide by all requests (--work-before, --work-after), or by the time (--normalize duration), "+
-			"which profiles of another type show",
+		r.note("%s: not judged: the mean of the %d slow spans before and %d after can increase although requests became faster, as requests "+
+			"that are not slow are not recorded: save traces, which count all requests, give their numbers (--work-before, --work-after), "+
+			"or divide by the time (--normalize duration), which profiles of another type show",
 			c.before.name, c.before.spans(), c.after.spans())
 		by(func(w window) float64 { return float64(w.spans) })
-		return "span", divisors
+		return perSpan, divisors
 	case !timed:
 		by(one)
 		r.note("%s: some profiles do not say how long they took, so windows are compared as they are, not per second", c.before.name)
@@ -312,8 +344,7 @@ func (c *comparison) large(before, after series) bool {
 	if len(before)+len(after) == 0 {
 		return false
 	}
-	sum := float64(before.sum())/c.divisors[0] + float64(after.sum())/c.divisors[1]
-	return sum >= c.options.MinShare*c.total
+	return c.mean(0, before)+c.mean(1, after) >= c.options.MinShare*c.total
 }
 
 // change compares a function or a stack, alone and including callees.
@@ -329,7 +360,7 @@ func (c *comparison) change(flatBefore, flatAfter, cumBefore, cumAfter series) C
 
 // values compares one quantity.
 func (c *comparison) values(before, after series) Values {
-	b, a := float64(before.sum())/c.divisors[0], float64(after.sum())/c.divisors[1]
+	b, a := c.mean(0, before), c.mean(1, after)
 	v := Values{Before: Number(b), After: Number(a), P: 1, Q: 1}
 	if c.tested {
 		vb, va := c.points[0].values(before), c.points[1].values(after)

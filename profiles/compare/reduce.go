@@ -35,10 +35,11 @@ func (s series) sum() (sum int64) {
 
 // window has the data that normalizes the values of one window.
 type window struct {
-	length time.Duration // 0 if unknown
-	spans  int           // number of different span IDs, for wall profiles
-	start  time.Time
-	work   float64
+	length  time.Duration // 0 if unknown
+	spans   int           // number of different span IDs, for wall profiles
+	request int           // of a wall profile, the index in the side's requests if they are known
+	start   time.Time
+	work    float64
 }
 
 // measure is one metric of one side.
@@ -72,6 +73,9 @@ type side struct {
 	childSpans bool
 	children   int
 	unscoped   bool
+	span       string    // the name of the only requests to compare, empty for all
+	requests   *requests // all requests, nil if they are not known
+	unknown    int       // wall-clock profiles that are left out because their request is not among them
 	timeRange  timeRange // of all windows
 	measured   timeRange // of all windows except wall-clock profiles, which exist only for slow spans
 	progress   func(side string, windows int)
@@ -79,6 +83,9 @@ type side struct {
 
 // leavesOut reports whether a window is to be left out, and counts it.
 func (s *side) leavesOut(w profiles.Window) bool {
+	if s.span != "" && w.Type != record.Wall && w.Type != record.CPU {
+		return true // its samples do not name their requests
+	}
 	if w.Type != record.Wall || s.childSpans {
 		return false
 	}
@@ -89,13 +96,24 @@ func (s *side) leavesOut(w profiles.Window) bool {
 	case "":
 		s.unscoped = s.unscoped || w.Service != ""
 	}
+	if s.requests != nil && (w.Service != "" || len(spanIDs(w.Profile)) > 0) && s.requests.find(w) < 0 {
+		if s.span == "" {
+			s.unknown++
+		}
+		return true
+	}
 	return false
 }
 
 // add reduces one window.
 func (s *side) add(w profiles.Window) error {
 	if w.Type == record.Wall {
-		w.Profile = profiles.Own(w.Profile) // who else was waited for is no change of the functions that wait
+		// Who else was waited for is no change of the functions that wait, and other goroutines' time is not the span's.
+		own := profiles.Own(w.Profile)
+		w.Profile = profiles.WithSamples(own, slices.DeleteFunc(own.Sample, func(s *profile.Sample) bool { return !profiles.OwnTime(s) }))
+	}
+	if s.span != "" && w.Type == record.CPU {
+		w.Profile = s.requests.only(w.Profile)
 	}
 	p := w.Profile
 	if !slices.Contains(s.services, w.Service) && w.Service != "" {
@@ -110,8 +128,11 @@ func (s *side) add(w profiles.Window) error {
 		win.length = max(0, w.End.Sub(w.Start))
 	}
 	if w.Type == record.Wall {
-		if win.spans = spans(p); win.spans == 0 && w.Service != "" {
+		if win.spans = len(spanIDs(p)); win.spans == 0 && w.Service != "" {
 			win.spans = 1 // a server's profile has lost its labels
+		}
+		if s.requests != nil {
+			win.request = s.requests.find(w)
 		}
 	}
 	if s.work != nil {
@@ -234,15 +255,15 @@ func grain(p *profile.Profile, unit string) float64 {
 	return 1
 }
 
-// spans returns the number of spans that the samples of a wall profile name.
-func spans(p *profile.Profile) int {
+// spanIDs returns the spans that the samples of a wall profile name.
+func spanIDs(p *profile.Profile) map[string]bool {
 	ids := map[string]bool{}
 	for _, s := range p.Sample {
 		for _, id := range s.Label[wallprofile.SpanID] {
 			ids[id] = true
 		}
 	}
-	return len(ids)
+	return ids
 }
 
 // reduce adds up the samples of one profile by function and by stack. A function that occurs several times on a stack

@@ -37,6 +37,7 @@ type Report struct {
 	Shared        int           `json:"shared_windows,omitempty"` // windows that are the same on both sides
 	Normalization Normalization `json:"normalization"`
 	Alpha         float64       `json:"alpha"`
+	Routes        []Route       `json:"routes,omitempty"` // if all requests are known, those first that took most of the time
 	Metrics       []Metric      `json:"metrics"`
 	Renamed       []Rename      `json:"renamed,omitempty"`
 	Notes         []string      `json:"notes,omitempty"` // limitations of the comparison
@@ -66,7 +67,7 @@ type Rename struct {
 type Metric struct {
 	Name string `json:"name"`
 	Unit string `json:"unit"` // of the raw values
-	Per  string `json:"per"`  // divisor of the values: "second", "unit of work", "span", "window", or "" for an instant
+	Per  string `json:"per"`  // divisor of the values: "second", "request", "unit of work", "span", "window", or "" for an instant
 	// WindowsBefore and WindowsAfter are the numbers of windows with this metric.
 	WindowsBefore int `json:"windows_before"`
 	WindowsAfter  int `json:"windows_after"`

@@ -223,6 +223,18 @@ func (d *Directory) Captured(ctx context.Context, f Filter) ([]traces.Span, erro
 	return d.index.captured(f), nil
 }
 
+// Requests implements [Traces].
+func (d *Directory) Requests(ctx context.Context, f Filter) ([]traces.Span, error) {
+	for {
+		if err := d.index.refresh(ctx); err != nil {
+			return nil, err
+		}
+		if found, all := d.index.requests(f); all {
+			return found, nil
+		}
+	}
+}
+
 func (s Selection) query() profiles.Query {
 	q := profiles.Query{Service: s.Service, Types: []record.Type{s.Type}, From: s.From, To: s.To, Labels: make(map[string]string)}
 	if s.Instance != "" {

@@ -168,6 +168,9 @@ func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
 	return found, nil
 }
 
+// Requests implements [Traces]. Tempo does not return all spans of a service.
+func (s *Servers) Requests(context.Context, Filter) ([]traces.Span, error) { return nil, nil }
+
 // Trace implements [Traces].
 func (s *Servers) Trace(ctx context.Context, id string) ([]traces.Span, error) {
 	spans, err := s.tempo.Trace(ctx, id)

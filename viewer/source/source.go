@@ -40,6 +40,9 @@ type Traces interface {
 	// Captured returns at most f.Limit spans of f's service and name that can have a profile of their own, given how
 	// long recorded requests take (f.Slow, f.Child), the latest first. Their attributes may be missing.
 	Captured(ctx context.Context, f Filter) ([]traces.Span, error)
+	// Requests returns all spans by which requests of f's service, name and version entered it, whether they were slow or
+	// not, or none if the source does not have them all. Their attributes are missing.
+	Requests(ctx context.Context, f Filter) ([]traces.Span, error)
 }
 
 // Profiles has the profiles.
@@ -74,7 +77,7 @@ type Filter struct {
 	Slow     time.Duration // for Captured: the least duration of a request that is recorded
 	Child    time.Duration // for Captured: the least duration of a span inside such a request
 	Requests bool          // for Captured: only the spans by which requests entered their service
-	Version  string        // for Captured: of the service, if the source knows the versions of spans
+	Version  string        // for Captured and Requests: of the service, if the source knows the versions of spans
 	From, To time.Time     // between which it starts
 	Without  string        // for Search: parts of names, with commas between them; traces whose root has one are left out
 	Diagnose bool          // for Search: with the diagnoses that agents saved, if the source has them without their profiles

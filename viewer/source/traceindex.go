@@ -80,6 +80,8 @@ type indexedTrace struct {
 // indexedSpan is the part of a span that is kept.
 type indexedSpan struct {
 	id, parent, service, name string
+	version                   string // of the service
+	kind                      string
 	start, end                int64
 	marked                    bool // see Marked
 }
@@ -297,6 +299,7 @@ func (x *traceIndex) addLine(at line, text []byte) {
 		}
 		e := indexedSpan{
 			id: s.ID, parent: strings.Clone(s.ParentID), service: shorten(s.Service), name: shorten(s.Name),
+			version: shorten(s.Resource["service.version"]), kind: s.Kind,
 			start: s.Start.UnixNano(), end: s.End.UnixNano(), marked: Marked(s),
 		}
 		if s.ParentID == "" && !t.rooted {
@@ -439,6 +442,24 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 		return cmp.Or(b.Start.Compare(a.Start), cmp.Compare(a.ID, b.ID))
 	})
 	return found[:min(len(found), f.Limit)]
+}
+
+// requests returns the matching spans by which requests entered their service, and whether all traces were read.
+func (x *traceIndex) requests(f Filter) (found []traces.Span, all bool) {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	if x.unread > 0 {
+		return nil, false
+	}
+	for _, t := range x.traces {
+		for _, e := range t.entries {
+			enters := e.parent == "" || e.kind == "server" || e.kind == "consumer"
+			if enters && within(e.start, f) && e.service == f.Service && (f.Name == "" || e.name == f.Name) && (f.Version == "" || e.version == f.Version) {
+				found = append(found, e.span(t.id))
+			}
+		}
+	}
+	return found, true
 }
 
 // recorded reports whether a span can have a profile, given how long recorded requests take. All spans between a marked

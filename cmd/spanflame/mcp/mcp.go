@@ -413,7 +413,19 @@ func (s server) compare(ctx context.Context, a Sides) (string, error) {
 		return "", err
 	}
 	before.Slow, after.Slow = s.SlowSpan, s.SlowSpan
-	report, err := compare.Compare(ctx, s.Source.Series(ctx, before, windows), s.Source.Series(ctx, after, windows), compare.Options{})
+	var o compare.Options
+	if typ == record.Wall {
+		for _, side := range []struct {
+			of       source.Selection
+			requests *[]traces.Span
+		}{{before, &o.RequestsBefore}, {after, &o.RequestsAfter}} {
+			of := source.Filter{Service: service, Version: side.of.Version, From: side.of.From, To: side.of.To}
+			if *side.requests, err = s.Source.Requests(ctx, of); err != nil {
+				return "", err
+			}
+		}
+	}
+	report, err := compare.Compare(ctx, s.Source.Series(ctx, before, windows), s.Source.Series(ctx, after, windows), o)
 	if errors.Is(err, profiles.ErrNone) {
 		return "", fmt.Errorf("%w; %s", err, s.contents(ctx, service))
 	}

@@ -1,0 +1,195 @@
+package compare
+
+import (
+	"cmp"
+	"slices"
+	"time"
+
+	"github.com/google/pprof/profile"
+
+	"spanflame/internal/record"
+	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
+	"spanflame/profiles"
+)
+
+// Route compares the requests of one name. Routes are of all requests, not only of those that were profiled.
+type Route struct {
+	Name   string    `json:"name"`
+	Before Durations `json:"before"`
+	After  Durations `json:"after"`
+}
+
+// Durations describes how long requests took.
+type Durations struct {
+	Requests int           `json:"requests"`
+	Median   time.Duration `json:"median_ns"`
+	P99      time.Duration `json:"p99_ns"`
+}
+
+// requests are all requests of a side.
+type requests struct {
+	all    []traces.Span // by their start
+	bySpan map[string]int
+	byName map[string][]time.Duration // sorted
+}
+
+// newRequests indexes the requests of a name, or all of them if it is empty.
+func newRequests(all []traces.Span, name string) *requests {
+	r := &requests{bySpan: map[string]int{}, byName: map[string][]time.Duration{}}
+	for _, q := range all {
+		if name == "" || q.Name == name {
+			r.all = append(r.all, q)
+		}
+	}
+	slices.SortFunc(r.all, func(a, b traces.Span) int { return cmp.Or(a.Start.Compare(b.Start), cmp.Compare(a.ID, b.ID)) })
+	for i, q := range r.all {
+		r.bySpan[q.ID] = i
+		r.byName[q.Name] = append(r.byName[q.Name], q.Duration())
+	}
+	for _, d := range r.byName {
+		slices.Sort(d)
+	}
+	return r
+}
+
+// divided returns a window for each request of a wall-clock profile, which may be of several, and of other types the
+// window itself.
+func (s *side) divided(w profiles.Window) []profiles.Window {
+	if s.requests == nil || w.Type != record.Wall {
+		return []profiles.Window{w}
+	}
+	bySpan := map[string][]*profile.Sample{}
+	var ids []string
+	for _, sample := range w.Profile.Sample {
+		id := spanID(sample)
+		if bySpan[id] == nil {
+			ids = append(ids, id)
+		}
+		bySpan[id] = append(bySpan[id], sample)
+	}
+	if len(ids) < 2 {
+		return []profiles.Window{w}
+	}
+	all := make([]profiles.Window, len(ids))
+	for i, id := range ids {
+		all[i] = w
+		all[i].Profile = profiles.WithSamples(w.Profile, bySpan[id])
+	}
+	return all
+}
+
+// spanID returns the span that a sample names, empty for none.
+func spanID(s *profile.Sample) string {
+	if ids := s.Label[wallprofile.SpanID]; len(ids) > 0 {
+		return ids[0]
+	}
+	return ""
+}
+
+// find returns the index of the request that a wall-clock profile is of, -1 if it is not known.
+func (r *requests) find(w profiles.Window) int {
+	if len(w.Profile.Sample) > 0 {
+		if i, ok := r.bySpan[spanID(w.Profile.Sample[0])]; ok {
+			return i
+		}
+	}
+	return -1
+}
+
+// only returns a profile with the samples of the requests alone.
+func (r *requests) only(p *profile.Profile) *profile.Profile {
+	return profiles.WithSamples(p, slices.DeleteFunc(slices.Clone(p.Sample), func(s *profile.Sample) bool {
+		_, ok := r.bySpan[spanID(s)]
+		return !ok
+	}))
+}
+
+// describe returns the distribution of sorted durations.
+func describe(d []time.Duration) Durations {
+	if len(d) == 0 {
+		return Durations{}
+	}
+	return Durations{Requests: len(d), Median: d[(len(d)-1)/2], P99: d[(len(d)*99-1)/100]}
+}
+
+// routes compares the requests by their names, those first that took most of the time.
+func routes(before, after *requests) []Route {
+	var all []Route
+	took := map[string]time.Duration{}
+	for _, side := range []*requests{before, after} {
+		for name, durations := range side.byName {
+			if _, ok := took[name]; !ok {
+				all = append(all, Route{name, describe(before.byName[name]), describe(after.byName[name])})
+			}
+			for _, d := range durations {
+				took[name] += d
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Route) int {
+		return cmp.Or(cmp.Compare(took[b.Name], took[a.Name]), cmp.Compare(a.Name, b.Name))
+	})
+	return all
+}
+
+// byRequest divides wall-clock profiles of slow requests by all requests, of which the traces tell the number. A request
+// that was not slow has no profile, and counts as one without slow time. The mean is that of each name, weighted in the
+// same way on both sides, so that another mix of requests is no change; names that only one side has are left out.
+// Profiles of slow requests stand for all slow requests of their name: the agent's budget may not allow a profile of each.
+// It returns false if there is no such name.
+func (c *comparison) byRequest(r *Report) bool {
+	sides := [2]*requests{c.sides[0].requests, c.sides[1].requests}
+	measures := [2]*measure{c.before, c.after}
+	if sides[0] == nil || sides[1] == nil || !c.before.ofSpans() || !c.after.ofSpans() {
+		return false
+	}
+	var slow time.Duration // the shortest request with a profile
+	for i, m := range measures {
+		for _, w := range m.windows {
+			if d := sides[i].all[w.request].Duration(); slow == 0 || d < slow {
+				slow = d
+			}
+		}
+	}
+	share, sum := map[string]float64{}, 0.0
+	for name, before := range sides[0].byName {
+		b, a := float64(len(before)), float64(len(sides[1].byName[name]))
+		if a > 0 {
+			share[name] = a * b / (a + b) // the weight by which the difference is most precise
+			sum += share[name]
+		}
+	}
+	if sum == 0 {
+		return false
+	}
+	if n := len(sides[0].byName) + len(sides[1].byName) - 2*len(share); n > 0 {
+		r.note("%s: only one side has requests of some names (%d), which are left out", c.before.name, n)
+	}
+	for i, m := range measures {
+		profiled := map[string]time.Duration{}
+		for _, w := range m.windows {
+			q := sides[i].all[w.request]
+			profiled[q.Name] += q.Duration()
+		}
+		factor := map[string]float64{}
+		for name, took := range profiled {
+			var all time.Duration
+			for _, d := range sides[i].byName[name] {
+				if d >= slow {
+					all += d
+				}
+			}
+			factor[name] = share[name] / sum / float64(len(sides[i].byName[name])) * float64(all) / float64(took)
+		}
+		p := points{divisors: slices.Repeat([]float64{1.0 / wallBins}, wallBins)}
+		for _, w := range m.windows {
+			p.of = append(p.of, w.request*wallBins/len(sides[i].all))
+			p.factors = append(p.factors, factor[sides[i].all[w.request].Name])
+		}
+		c.points[i] = p
+	}
+	c.scale = float64(len(sides[1].all)) / float64(len(sides[0].all))
+	c.tested = min(len(sides[0].all), len(sides[1].all)) >= wallBins
+	return true
+}
