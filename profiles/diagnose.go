@@ -41,19 +41,27 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 			followed += time.Duration(s.Value[0])
 		}
 	}
+	call := top.Call(func(yield func(string, time.Duration) bool) {
+		for _, s := range p.Sample {
+			if at, own := WhereOf(s); own && at.At == top && len(s.Value) > 0 && !yield(at.Call, time.Duration(s.Value[0])) {
+				return
+			}
+		}
+	})
 	var cause wallprofile.Cause
-	if 2*followed >= took && followed > 0 {
+	if 2*followed >= took && followed > 0 && !wallprofile.IsAnswer(top.For) {
 		cause.Most, cause.Took, cause.Caller = causes.Most()
 		if who, ok := wallprofile.NearlyAll(whose, took); ok && cause.Most.Function != "" {
 			cause.Who = wallprofile.CauseName(who)
 		}
 	}
-	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause)
+	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause) + wallprofile.InCalls(call, 0)
 }
 
 // Where is where a sample's time was spent.
 type Where struct {
 	Span  string // the name of the innermost span that the goroutine was in, empty for none
+	Call  string // the frame of the innermost call of another service or a database that it was in, empty for none
 	At    wallprofile.Place
 	Cause wallprofile.Place // where whoever was waited for spent it; empty for none
 	Who   string            // the frame that says who it was
@@ -81,6 +89,9 @@ func locate(s *profile.Sample) (w Where, of stacks, own bool) {
 			default:
 				if name, ok := strings.CutPrefix(f.Name, wallprofile.SpanPrefix); ok && w.Span == "" {
 					w.Span = name
+				}
+				if w.Call == "" && wallprofile.IsCall(f.Name) {
+					w.Call = f.Name
 				}
 				frames = append(frames, f)
 			}

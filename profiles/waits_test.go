@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
@@ -20,19 +21,21 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"spanflame/internal/postgrestest"
 	"spanflame/internal/wallprofile"
 )
 
-// found returns what the goroutines wait for that are blocked below waiter.
-func found(leaf wallprofile.State) map[string]bool {
-	what := make(map[string]bool)
+// found returns what the goroutines wait for that are blocked below waiter, and how many of them.
+func found(leaf wallprofile.State) map[string]int {
+	what := make(map[string]int)
 	all := make([]byte, 1<<20)
 	for _, g := range strings.Split(string(all[:runtime.Stack(all, true)]), "\n\n") {
 		if head, stack, _ := strings.Cut(g, "\n"); !strings.Contains(head, "[runn") && strings.Contains(stack, "/profiles_test.waiter(") {
-			what[wallprofile.WaitedFor(leaf.Leaf(), functionsOf(stack))] = true
+			what[wallprofile.WaitedFor(leaf.Leaf(), functionsOf(stack))]++
 		}
 	}
 	return what
@@ -146,6 +149,17 @@ func TestWaitedFor(t *testing.T) {
 			}
 		}
 	}
+	committing := sql.OpenDB(connector{silent.Addr()})
+	stuck := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}}
+	limiter := rate.NewLimiter(rate.Every(time.Hour), 1)
+	limiter.Allow()
+	synced, err := os.Create(filepath.Join(t.TempDir(), "synced"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	body, write := io.Pipe()
 	config, err := pgxpool.ParseConfig("postgres://" + silent.Addr().String() + "/x?sslmode=disable&pool_max_conns=1")
 	if err != nil {
@@ -199,13 +213,31 @@ func TestWaitedFor(t *testing.T) {
 		{"a free connection of database/sql's pool", wallprofile.WaitSelect, func() { _, _ = db.QueryContext(ctx, "select") }},
 		{"a free connection of pgxpool", wallprofile.WaitSelect, func() { acquire(ctx, pool) }},
 		{"a free connection of pgxpool", wallprofile.WaitSelect, func() { acquire(ctx, pool) }},
+		{"the database to commit", wallprofile.WaitNetwork, func() {
+			if tx, err := committing.Begin(); err == nil {
+				_ = tx.Commit()
+			}
+		}},
+		{"a connection for an HTTP call", wallprofile.WaitSelect, func() {
+			req, _ := http.NewRequestWithContext(ctx, http.MethodGet, server.URL, nil)
+			if resp, err := stuck.RoundTrip(req); err == nil {
+				_ = resp.Body.Close()
+			}
+		}},
+		{"a rate limiter", wallprofile.WaitSelect, func() { _ = limiter.Wait(ctx) }},
+		{"a file to reach the disk (fsync)", wallprofile.Syscall, func() {
+			for ctx.Err() == nil {
+				_, _ = synced.WriteString("x")
+				_ = synced.Sync()
+			}
+		}},
 		{"the answer of a gRPC call", wallprofile.WaitSelect, func() { _ = client.Invoke(ctx, "/a.B/C", nil, nil) }},
 		{"a message of a gRPC stream", wallprofile.WaitSelect, func() { _, _ = client.NewStream(ctx, &grpc.StreamDesc{}, "/a.B/C") }},
 		{"a line of the log to be written", wallprofile.WaitNetwork, func() { log.New(full, "", 0).Print(strings.Repeat("x", 1<<20)) }},
 		{"a child process", wallprofile.Syscall, func() { _ = exec.CommandContext(ctx, "sleep", "60").Run() }},
 	} {
 		all.Go(func() { waiter(tt.do) })
-		for deadline := time.Now().Add(20 * time.Second); !found(tt.leaf)[tt.want]; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(20 * time.Second); found(tt.leaf)[tt.want] == 0; time.Sleep(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Errorf("nothing waits for %s, but %v", tt.want, found(tt.leaf))
 				break
@@ -222,7 +254,47 @@ func TestWaitedFor(t *testing.T) {
 	all.Wait()
 	server.Close()
 	_ = db.Close()
+	_ = committing.Close()
+	_ = synced.Close()
 	_ = client.Close()
 	pool.Close()
 	http.DefaultClient.CloseIdleConnections()
+}
+
+// TestWaitedForPostgreSQL is TestWaitedFor with a real database, by both of pgx's interfaces.
+func TestWaitedForPostgreSQL(t *testing.T) {
+	url := postgrestest.Start(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	db, err := sql.Open("pgx", url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pool, err := pgxpool.New(ctx, url+"&pool_max_conns=1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const sleep, answer = "SELECT pg_sleep(60)", "the database's answer"
+	var all sync.WaitGroup
+	for _, tt := range []struct {
+		want string
+		leaf wallprofile.State
+		do   func()
+	}{
+		{answer, wallprofile.WaitNetwork, func() { _, _ = db.ExecContext(ctx, sleep) }},
+		{answer, wallprofile.WaitNetwork, func() { _, _ = pool.Exec(ctx, sleep) }},
+		{"a free connection of pgxpool", wallprofile.WaitSelect, func() { _, _ = pool.Exec(ctx, sleep) }},
+	} {
+		before := found(tt.leaf)[tt.want]
+		all.Go(func() { waiter(tt.do) })
+		for deadline := time.Now().Add(20 * time.Second); found(tt.leaf)[tt.want] == before; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Errorf("nothing waits for %s, but %v", tt.want, found(tt.leaf))
+				break
+			}
+		}
+	}
+	cancel()
+	all.Wait()
+	pool.Close()
+	_ = db.Close()
 }

@@ -10,14 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"os/exec"
-	"os/user"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -29,6 +24,8 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/trace/tracetest"
 	"go.opentelemetry.io/otel/trace"
+
+	"spanflame/internal/postgrestest"
 )
 
 // A checkout is one trace through both processes: server span → pricing, client span → the inventory's server
@@ -264,7 +261,7 @@ func TestOrdersAreInSQLite(t *testing.T) {
 }
 
 func TestOrdersAreInPostgreSQL(t *testing.T) {
-	s := newServices(t, Config{DatabaseURL: startPostgres(t)})
+	s := newServices(t, Config{DatabaseURL: postgrestest.Start(t)})
 	s.spans.Reset()
 	checkOrdersAreSaved(t, s)
 	for _, span := range s.spans.GetSpans() {
@@ -327,50 +324,6 @@ func count(t testing.TB, db *sql.DB, query string) (n int) {
 		t.Fatal(err)
 	}
 	return n
-}
-
-// startPostgres runs a PostgreSQL server on a Unix socket for the length of the test and returns its URL.
-func startPostgres(t *testing.T) string {
-	t.Helper()
-	found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/initdb")
-	if len(found) == 0 {
-		t.Skip("PostgreSQL is not installed (no /usr/lib/postgresql/*/bin/initdb)")
-	}
-	bin := filepath.Dir(found[len(found)-1])
-	// Not t.TempDir: the other user cannot enter its parent, and its path may be too long for a socket.
-	dir, err := os.MkdirTemp("", "pg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	credential := &syscall.SysProcAttr{}
-	if os.Getuid() == 0 { // PostgreSQL refuses to run as root
-		nobody, err := user.Lookup("nobody")
-		if err != nil {
-			t.Fatal(err)
-		}
-		uid, _ := strconv.Atoi(nobody.Uid)
-		gid, _ := strconv.Atoi(nobody.Gid)
-		credential.Credential = &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}
-		if err := os.Chown(dir, uid, gid); err != nil {
-			t.Fatal(err)
-		}
-	}
-	run := func(name string, args ...string) {
-		t.Helper()
-		cmd := exec.Command(filepath.Join(bin, name), args...)
-		cmd.Dir = dir
-		cmd.SysProcAttr = credential
-		if out, err := cmd.CombinedOutput(); err != nil {
-			t.Fatalf("%s: %v\n%s", name, err, out)
-		}
-	}
-	data := filepath.Join(dir, "data")
-	run("initdb", "--no-sync", "--auth=trust", "--username=workload", data)
-	run("pg_ctl", "start", "--wait", "--pgdata="+data, "--log="+filepath.Join(dir, "log"),
-		"--options=-c listen_addresses='' -c fsync=off -k "+dir)
-	t.Cleanup(func() { run("pg_ctl", "stop", "--mode=immediate", "--pgdata="+data) })
-	return "postgres:///postgres?" + url.Values{"host": {dir}, "user": {"workload"}}.Encode()
 }
 
 func TestBestOffer(t *testing.T) {

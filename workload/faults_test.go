@@ -24,6 +24,7 @@ import (
 	"time"
 
 	"spanflame/internal/docsection"
+	"spanflame/internal/postgrestest"
 	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
 	"spanflame/workload/faults"
@@ -511,7 +512,7 @@ func TestOffendersHoldVictimsUp(t *testing.T) {
 }
 
 func TestOffendersHoldVictimsUpInPostgreSQL(t *testing.T) {
-	cfg := Config{DatabaseURL: startPostgres(t)}
+	cfg := Config{DatabaseURL: postgrestest.Start(t)}
 	for _, tt := range []holder{
 		{"pool-drain", 16, "spanflame/workload.(*orderStore).last", "database/sql.(*DB).conn"},
 		{"row-lock", 1, "spanflame/workload.(*likes).add", "internal/poll.(*FD).Read"},

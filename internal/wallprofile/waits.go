@@ -21,24 +21,30 @@ var waits = []struct {
 	{"a connection to be made", false, false, []string{"net.(*sysDialer).", "net.(*Dialer)."}},
 	{"a free connection of database/sql's pool", false, false, []string{"database/sql.(*DB).conn"}},
 	{"a free connection of pgxpool", false, false, []string{"github.com/jackc/puddle/v2.(*Pool[...]).", "github.com/jackc/pgx/v5/pgxpool.(*Pool).Acquire"}},
-	{"the database to commit", false, true, []string{"database/sql.(*Tx).Commit"}},
-	{"the database's answer", false, true, []string{"database/sql.ctxDriver", "database/sql.(*Rows).", "database/sql.(*Tx).Rollback"}},
-	{"the database's answer", false, false, []string{"github.com/jackc/pgx/v5"}},
+	{dbCommit, false, true, []string{"database/sql.(*Tx).Commit"}},
+	{dbAnswer, false, true, []string{"database/sql.ctxDriver", "database/sql.(*Rows).", "database/sql.(*Tx).Rollback"}},
+	{dbAnswer, false, false, []string{"github.com/jackc/pgx/v5"}},
 	{grpcAnswer, false, false, []string{"google.golang.org/grpc.(*ClientConn).Invoke", "google.golang.org/grpc.invoke"}},
 	{grpcMessage, false, false, []string{"google.golang.org/grpc.newClientStream", "google.golang.org/grpc.(*clientStream).",
 		"google.golang.org/grpc.(*serverStream)."}},
 	{httpBody, false, false, []string{"net/http.(*bodyEOFSignal).Read", "net/http.(*http2transportResponseBody).Read",
 		"net/http.http2transportResponseBody.Read"}},
-	{"a connection for an HTTP call", false, false, []string{"net/http.(*Transport).getConn"}},
+	{httpConnection, false, false, []string{"net/http.(*Transport).getConn"}},
 	{httpAnswer, false, false, []string{"net/http.(*persistConn).roundTrip", "net/http.(*http2ClientConn).", "net/http.(*http2clientStream)."}},
 	{"the body of the request", false, false, []string{"net/http.(*body).Read", "net/http.(*http2requestBody).Read"}},
 	{"a slow client to take the answer", false, false, []string{"net/http.(*response).", "net/http.checkConnErrorWriter.Write", "net/http.(*chunkWriter).",
 		"net/http.(*http2responseWriter)."}},
+	{"a rate limiter", false, false, []string{"golang.org/x/time/rate.(*Limiter)."}},
 	{"a line of the log to be written", true, false, []string{"log.(*Logger).", "log/slog.(*Logger).", "log/slog.(*commonHandler).", "log/slog.(*handleState)."}},
 }
 
-// What the clients of other services wait for.
+// What the clients of databases and of other services wait for.
 const (
+	dbAnswer = "the database's answer"
+	dbCommit = "the database to commit"
+
+	httpConnection = "a connection for an HTTP call"
+
 	httpAnswer  = "the answer of an HTTP call"
 	httpBody    = "the body of an HTTP answer"
 	grpcAnswer  = "the answer of a gRPC call"

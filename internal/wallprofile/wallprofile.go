@@ -38,4 +38,6 @@ const (
 func IsBracketed(frame string) bool { return strings.HasPrefix(frame, "[") }
 
 // IsMarker reports whether a frame is not a function.
-func IsMarker(frame string) bool { return IsBracketed(frame) || strings.HasPrefix(frame, SpanPrefix) }
+func IsMarker(frame string) bool {
+	return IsBracketed(frame) || strings.HasPrefix(frame, SpanPrefix) || IsCall(frame)
+}

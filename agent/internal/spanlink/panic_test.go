@@ -15,6 +15,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	"spanflame/agent/internal/guard"
+	"spanflame/internal/wallprofile"
 )
 
 // planted panics at one of the places where this package's work for a span can: in the marks, in the labels, and in what
@@ -37,6 +38,8 @@ func (p *planted) Begin(Mark, trace.SpanContext, string, time.Time) Mark {
 }
 
 type plantedMark struct{ p *planted }
+
+func (m plantedMark) Calls(wallprofile.Call) { m.p.plant("Calls") }
 
 func (m plantedMark) End(string, time.Time) (time.Time, bool) {
 	m.p.open--
@@ -79,11 +82,19 @@ func (s plantedSpan) Name() string {
 	return s.Span.(sdktrace.ReadOnlySpan).Name()
 }
 
+func (s plantedSpan) SpanKind() trace.SpanKind { return trace.SpanKindClient }
+
+func (s plantedSpan) Attributes() []attribute.KeyValue {
+	s.p.plant("Attributes")
+	return nil
+}
+
 // A panic in what the package does for a span stays below it: the span is started and ended as without the package, the
 // goroutine has its own labels afterwards, and the panic is counted, and logged once.
 func TestAPanicDoesNotReachTheService(t *testing.T) {
 	for at, stage := range map[string]string{
 		"Begin": "start of a span", "SetAttributes": "start of a span", "End": "end of a span", "Name": "end of a span",
+		"Attributes": "end of a span", "Calls": "end of a span",
 	} {
 		t.Run(at, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

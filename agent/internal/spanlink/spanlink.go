@@ -45,8 +45,10 @@ import (
 
 // Mark is a span whose start was marked. End marks its end on the goroutine that calls it, under the name
 // that the span has by then, and at the time that its author chose for its end, which is zero if there is none.
-// It returns when the mark was made, and whether the span took long enough for a profile of its own.
+// It returns when the mark was made, and whether the span took long enough for a profile of its own. Calls notes before
+// the end what a client span called.
 type Mark = interface {
+	Calls(wallprofile.Call)
 	End(name string, chosen time.Time) (at time.Time, profiled bool)
 }
 
@@ -290,6 +292,7 @@ func (s *span) endMark(options []trace.SpanEndOption) (with []trace.SpanEndOptio
 	if named, ok := s.Span.(interface{ Name() string }); ok {
 		name = named.Name()
 	}
+	s.calls()
 	var chosen time.Time
 	if len(options) > 0 {
 		config := trace.NewSpanEndConfig(options...)
@@ -306,6 +309,26 @@ func (s *span) endMark(options []trace.SpanEndOption) (with []trace.SpanEndOptio
 		s.Span.SetAttributes(attribute.String(wallprofile.ProfileIDAttribute, s.Span.SpanContext().SpanID().String()))
 	}
 	return with
+}
+
+// calls notes what a client span called, from its attributes if the SDK lets them be read.
+func (s *span) calls() {
+	readable, ok := s.Span.(interface {
+		SpanKind() trace.SpanKind
+		Attributes() []attribute.KeyValue
+	})
+	if !ok || readable.SpanKind() != trace.SpanKindClient {
+		return
+	}
+	all := readable.Attributes()
+	s.mark.Calls(wallprofile.CallOf(func(key string) string {
+		for _, a := range all {
+			if string(a.Key) == key {
+				return a.Value.String()
+			}
+		}
+		return ""
+	}))
 }
 
 // endPanicking ends the wrapped span by a deferred call in a function that panics: that is how the SDK

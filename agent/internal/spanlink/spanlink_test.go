@@ -28,6 +28,7 @@ type marks struct {
 	begun  []string
 	ended  []string
 	parent []bool    // there was a mark above
+	calls  []string  // their frames
 	chosen time.Time // the last end that was chosen
 	at     time.Time // of the last end
 }
@@ -43,6 +44,12 @@ func (m *marks) Begin(parent Mark, _ trace.SpanContext, name string, start time.
 	m.begun = append(m.begun, name)
 	m.parent = append(m.parent, parent != nil)
 	return &mark{m, start}
+}
+
+func (k *mark) Calls(c wallprofile.Call) {
+	k.m.mu.Lock()
+	defer k.m.mu.Unlock()
+	k.m.calls = append(k.m.calls, c.Frame())
 }
 
 func (k *mark) End(name string, chosen time.Time) (time.Time, bool) {
@@ -498,5 +505,19 @@ func TestLabelsOfTheHost(t *testing.T) {
 	})
 	if goroutineLabels() != nil {
 		t.Error("labels stay")
+	}
+}
+
+// Only client spans call somebody; what the others have of the same attributes is about their callers.
+func TestCalls(t *testing.T) {
+	tracer, _, marks := setup(t, sdktrace.AlwaysSample())
+	for _, kind := range []trace.SpanKind{trace.SpanKindServer, trace.SpanKindInternal, trace.SpanKindClient} {
+		_, s := tracer.Start(context.Background(), "span", trace.WithSpanKind(kind), trace.WithAttributes(
+			attribute.String("http.request.method", "GET"), attribute.String("server.address", "first")))
+		s.SetAttributes(attribute.String("server.address", "inventory"), attribute.Int("server.port", 80))
+		s.End()
+	}
+	if want := []string{"HTTP call: GET inventory:80"}; !slices.Equal(marks.calls, want) {
+		t.Errorf("calls %q, want %q", marks.calls, want)
 	}
 }

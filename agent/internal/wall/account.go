@@ -139,12 +139,11 @@ func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
 	return ends
 }
 
-// names is the path of spans from the local root to s.
-func (s *span) names() []string {
-	var names []string
+// steps is the path of spans from s to the local root.
+func (s *span) steps() []step {
+	var steps []step
 	for p := s; p != nil; p = p.parent {
-		names = append(names, p.currentName())
+		steps = append(steps, p.step())
 	}
-	slices.Reverse(names)
-	return names
+	return steps
 }

@@ -40,6 +40,16 @@ func (s sample) place() wallprofile.Place {
 	return wallprofile.Place{Function: wallprofile.Blamed(functions), Leaf: leaf, For: wallprofile.WaitedFor(leaf, functions)}
 }
 
+// call returns the frame of the innermost call in which a sample of a span was.
+func (s sample) call(of *span) string {
+	for p := s.at; p != nil; p = p.above {
+		if p.call != "" {
+			return p.call
+		}
+	}
+	return of.step().call
+}
+
 // diagnose sums up the account of a root.
 func diagnose(a account) Diagnosis {
 	t := a.span.root
@@ -75,8 +85,18 @@ func diagnose(a account) Diagnosis {
 		}
 	}
 	d.Top.Function, d.Top.Time = top.Function, took
-	cause := d.blame(t, there)
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, top, took, caller, cause)
+	var cause wallprofile.Cause
+	if !wallprofile.IsAnswer(top.For) { // which a client's goroutine of its own receives
+		cause = d.blame(t, there)
+	}
+	call := top.Call(func(yield func(string, time.Duration) bool) {
+		for _, s := range there {
+			if !yield(s.call(a.span), time.Duration(s.ns)) {
+				return
+			}
+		}
+	})
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, top, took, caller, cause) + wallprofile.InCalls(call, t.conv.calls[call])
 	d.Top.Cause = cause.Most
 	return d
 }

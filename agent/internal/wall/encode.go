@@ -3,7 +3,6 @@ package wall
 import (
 	"bytes"
 	"maps"
-	"slices"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -54,9 +53,9 @@ func (b *builder) location(f frame) *profile.Location {
 
 // add adds an account; stacks of pprof begin at the leaf.
 func (b *builder) add(a account) {
-	var top []*profile.Location // outermost first
-	for _, name := range a.span.names() {
-		top = append(top, b.location(frame{function: wallprofile.SpanPrefix + name}))
+	var top []*profile.Location
+	for _, s := range a.span.steps() {
+		top = b.step(top, s)
 	}
 	labels := map[string][]string{wallprofile.SpanID: {a.span.id.String()}}
 	for _, s := range a.samples {
@@ -69,14 +68,12 @@ func (b *builder) add(a account) {
 		}
 		at = b.stack(at, s.state, s.stack)
 		for p := s.at; p != nil; p = p.above {
-			at = append(at, b.location(frame{function: wallprofile.SpanPrefix + p.name}))
+			at = b.step(at, p.step)
 		}
 		if s.other {
 			at = append(at, b.location(frame{function: wallprofile.Others}))
 		}
-		for _, l := range slices.Backward(top) {
-			at = append(at, l)
-		}
+		at = append(at, top...)
 		b.p.Sample = append(b.p.Sample, &profile.Sample{Location: at, Value: []int64{s.ns}, Label: labels})
 	}
 }
@@ -113,6 +110,14 @@ func (b *builder) stack(to []*profile.Location, state wallprofile.State, at *sta
 		to = append(to, b.location(f))
 	}
 	return to
+}
+
+// step appends a span, and below it what it called.
+func (b *builder) step(to []*profile.Location, s step) []*profile.Location {
+	if s.call != "" {
+		to = append(to, b.location(frame{function: s.call}))
+	}
+	return append(to, b.location(frame{function: wallprofile.SpanPrefix + s.name}))
 }
 
 func newEncoder(o Options) *encoder {

@@ -307,7 +307,7 @@ func TestWaitsHaveNames(t *testing.T) {
 	if got := f.causeOf("caller", wallprofile.WaitSelect.Leaf(), "[for: the answer of an HTTP call]", "readLoop"); got == 0 {
 		t.Errorf("%s", f.causes())
 	}
-	if text := rec.diagnoses[0].Text; !strings.HasSuffix(text, " waiting for the answer of an HTTP call in wall.caller") {
+	if text := rec.diagnoses[0].Text; !strings.HasSuffix(text, " waiting for the answer of an HTTP call in wall.caller, called by wall.TestWaitsHaveNames") {
 		t.Errorf("the diagnosis is %q", text)
 	}
 }

@@ -77,8 +77,24 @@ type rootLedger struct {
 	queued   bool             // in finished
 	missed   bool             // asked for a capture that did not see its end
 	emitted  bool
-	counted  bool // why it is not emitted is counted
-	over     bool // nothing more will come of it
+	counted  bool           // why it is not emitted is counted
+	calls    map[string]int // of the spans that ended on its own goroutine, by their frames
+	over     bool           // nothing more will come of it
+}
+
+const maxCalls = 1000 // that differ, of a root
+
+// called counts the calls of the root's own goroutine.
+func (t *rootLedger) called(s *span, at step) {
+	if root := s.root.span.conv; at.call == "" || root == nil || s.conv.lane != root.lane {
+		return
+	}
+	if t.calls == nil {
+		t.calls = make(map[string]int)
+	}
+	if t.calls[at.call] > 0 || len(t.calls) < maxCalls {
+		t.calls[at.call]++
+	}
 }
 
 // done reports whether the root itself has been handed over or is about to be.
@@ -93,7 +109,7 @@ func (c *converter) settle(s *span) {
 	if l.up == nil {
 		return
 	}
-	c.add(l.up, c.paths.join(l.prefix, s.currentName()), l.now)
+	c.add(l.up, c.paths.join(l.prefix, s.step()), l.now)
 	for k, ns := range l.now {
 		s.root.conv.put(l.kept, k, ns)
 	}

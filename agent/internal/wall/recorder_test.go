@@ -477,8 +477,8 @@ func TestEntriesAreBounded(t *testing.T) {
 	account, child := make(ledger), make(ledger)
 	seg := &segment{}
 	for i := range maxEntries + 1000 {
-		root.put(account, entry{seg: seg, at: paths.join(nil, fmt.Sprint(i)), stack: &stack{}, state: wallprofile.WaitSleep}, 2)
-		root.put(child, entry{seg: seg, at: paths.join(nil, "same"), stack: noStack, state: wallprofile.WaitSleep}, 1)
+		root.put(account, entry{seg: seg, at: paths.join(nil, step{name: fmt.Sprint(i)}), stack: &stack{}, state: wallprofile.WaitSleep}, 2)
+		root.put(child, entry{seg: seg, at: paths.join(nil, step{name: "same"}), stack: noStack, state: wallprofile.WaitSleep}, 1)
 	}
 	if root.entries > maxEntries+2 || root.entries != len(account)+len(child) {
 		t.Errorf("%d entries are counted, there are %d and %d", root.entries, len(account), len(child))

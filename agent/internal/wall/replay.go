@@ -311,7 +311,7 @@ func (c *converter) begin(s *span, e trace.Event) {
 			p.conv.open = append(p.conv.open, s)
 			break
 		}
-		s.conv.prefix = c.paths.concat(c.paths.join(nil, p.currentName()), s.conv.prefix)
+		s.conv.prefix = c.paths.concat(c.paths.join(nil, p.step()), s.conv.prefix)
 	}
 	c.clip(s)
 }
@@ -332,12 +332,13 @@ func (c *converter) end(s *span, now trace.Time, on trace.GoID) {
 			}
 		}
 	}
-	name := s.currentName()
+	at := s.step()
+	s.root.conv.called(s, at)
 	for _, child := range l.open {
 		c.settle(child)
 		child.conv.up = l.up
 		if l.up != nil {
-			child.conv.prefix = c.paths.concat(c.paths.join(l.prefix, name), child.conv.prefix)
+			child.conv.prefix = c.paths.concat(c.paths.join(l.prefix, at), child.conv.prefix)
 			l.up.conv.open = append(l.up.conv.open, child)
 		}
 	}
@@ -356,7 +357,7 @@ func (c *converter) end(s *span, now trace.Time, on trace.GoID) {
 		c.close(l.lane)
 	}
 	if l.up != nil {
-		c.add(l.up, c.paths.join(l.prefix, name), l.now)
+		c.add(l.up, c.paths.join(l.prefix, at), l.now)
 		l.up.conv.open = without(l.up.conv.open, s)
 	}
 	c.forget(s)

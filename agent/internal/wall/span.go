@@ -9,13 +9,17 @@ import (
 	"time"
 
 	oteltrace "go.opentelemetry.io/otel/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // Mark is a span that has begun. End marks its end on the goroutine that calls it, under the name that
 // the span has by then, and at the time that its author chose for its end, which is zero if there is none.
 // It returns when the mark was made, and whether the span took long enough to get a profile of its own, if
-// its local root turns out to be slow. Calls after the first do nothing and report false.
+// its local root turns out to be slow. Calls after the first do nothing and report false. Calls notes before the end what a
+// client span called.
 type Mark = interface {
+	Calls(wallprofile.Call)
 	End(name string, chosen time.Time) (at time.Time, profiled bool)
 }
 
@@ -41,11 +45,12 @@ type span struct {
 	number uint64
 	mark   string // the message of both marks
 	id     oteltrace.SpanID
-	name   string        // valid for the converter once ended is set; before that started is
-	first  string        // the name at the start
-	start  time.Time     // the span's own
-	began  time.Time     // monotonic time of the mark
-	head   time.Duration // from start to the mark
+	name   string           // valid for the converter once ended is set; before that started is
+	first  string           // the name at the start
+	call   wallprofile.Call // of a client span; valid as name
+	start  time.Time        // the span's own
+	began  time.Time        // monotonic time of the mark
+	head   time.Duration    // from start to the mark
 
 	closing atomic.Bool
 	ended   atomic.Int64  // ns since began, 0 while running
@@ -199,6 +204,13 @@ func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
 	s.mark = string(message[:n])
 }
 
+// Calls implements [Mark].
+func (s *span) Calls(c wallprofile.Call) {
+	if !s.closing.Load() {
+		s.call = c
+	}
+}
+
 // End implements [Mark]. Whether a span was slow is decided by the time from its own start to its own end, whatever
 // its marks are apart.
 func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) {
@@ -282,6 +294,15 @@ func (s *span) currentName() string {
 		return s.name
 	}
 	return s.first
+}
+
+// step is the span as a part of a path.
+func (s *span) step() step {
+	name := step{name: s.currentName()}
+	if s.ended.Load() != 0 {
+		name.call = s.call.Frame()
+	}
+	return name
 }
 
 // duration returns the time from the span's begin mark to its end by the process's own clock, 0 while it runs.

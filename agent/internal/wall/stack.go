@@ -126,25 +126,23 @@ func isMarking(function string) bool {
 	return false
 }
 
-// path is a chain of span names below some span, interned so that equal chains are one pointer.
+// path is a chain of spans below some span, interned so that equal chains are one pointer.
 // The nil path is the span itself.
 type path struct {
 	above *path
-	name  string
+	step
 }
 
-type pathKey struct {
-	above *path
-	name  string
-}
+// step is a span by its name and, for a client span, the frame that says what it called.
+type step struct{ name, call string }
 
-type paths map[pathKey]*path
+type paths map[path]*path
 
-func (ps paths) join(above *path, name string) *path {
-	k := pathKey{above, name}
+func (ps paths) join(above *path, s step) *path {
+	k := path{above, s}
 	p, ok := ps[k]
 	if !ok {
-		p = &path{above, name}
+		p = &k
 		ps[k] = p
 	}
 	return p
@@ -155,5 +153,5 @@ func (ps paths) concat(above, below *path) *path {
 	if below == nil {
 		return above
 	}
-	return ps.join(ps.concat(above, below.above), below.name)
+	return ps.join(ps.concat(above, below.above), below.step)
 }

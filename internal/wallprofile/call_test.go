@@ -1,0 +1,99 @@
+package wallprofile
+
+import (
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestCallOf(t *testing.T) {
+	query := func(system, statement string) map[string]string {
+		return map[string]string{"db.system.name": system, "db.query.text": statement}
+	}
+	long := "SELECT id, name, price, weight, colour, size, stock, supplier, shelf, created FROM article WHERE id = $1 AND shop = $2"
+	for _, tt := range []struct {
+		attributes map[string]string
+		want       string
+	}{
+		{query("sqlite", "SELECT name FROM article WHERE id = ?"), "query: SELECT name FROM article WHERE id = ?"},
+		{map[string]string{"db.statement": "SELECT 1"}, "query: SELECT ?"},
+		{query("mysql", "select * from u where mail = 'a@b.c' and pin=0x1F and f > 1.5e3 -- hunter2\n and x2 = 'it''s'"),
+			"query: select * from u where mail = ? and pin=? and f > ? and x2 = ?"},
+		{query("mysql", "SELECT * FROM `my table` WHERE word = \"hunter2\""), "query: SELECT * FROM `my table` WHERE word = ?"},
+		{query("postgresql", `SELECT "u"."mail" FROM "u" WHERE "u"."id" = $1`), `query: SELECT "u"."mail" FROM "u" WHERE "u"."id" = $1`},
+		{query("postgresql", `SELECT E'a\'b', secret`), "query: SELECT ?"},
+		{query("mysql", `SELECT 'a\', 'secret'`), "query: SELECT ?"},
+		{query("postgresql", "SELECT $$it's$$, $a$ $$ $a$, U&'x', N'x', x FROM t"), "query: SELECT ?, ?, U&?, ?, x FROM t"},
+		{query("sqlite", "SELECT 'never closed"), "query: SELECT ?"},
+		{query("sqlite", "/*traceparent='00-1'*/ SELECT\n\tx"), "query: SELECT x"},
+		{query("sqlite", "SELECT x FROM t WHERE id IN (1, 2, 3) AND y IN ($1)"), "query: SELECT x FROM t WHERE id IN (…) AND y IN ($1)"},
+		{query("sqlite", "INSERT INTO t (a, b) VALUES (?, ?), (?,?), (:a, @b)"), "query: INSERT INTO t (a, b) VALUES (…)"},
+		{query("sqlite", "INSERT INTO t (a) VALUES (?), (?)"), "query: INSERT INTO t (a) VALUES (…)"},
+		{query("sqlite", long), "query: SELECT … FROM article WHERE id = $1 AND shop = $2"},
+		{query("redis", "SET session:1 hunter2"), "query: SET"},
+		{query("mssql", "CREATE LOGIN x WITH PASSWORD = hunter2"), "query: CREATE"},
+		{query("mongodb", `{"find": "u"}`), ""},
+		{map[string]string{"db.operation.name": "findAndModify", "db.collection.name": "orders"}, "query: findAndModify orders"},
+		{map[string]string{"http.request.method": "GET", "server.address": "inventory", "server.port": "8080", "url.full": "http://x/y"},
+			"HTTP call: GET inventory:8080"},
+		{map[string]string{"http.method": "PUT", "http.url": "https://u:secret@shop.example:8443/a?token=secret"},
+			"HTTP call: PUT shop.example:8443"},
+		{map[string]string{"rpc.system": "grpc", "rpc.service": "a.B", "rpc.method": "C", "server.address": "x"}, "gRPC call: a.B/C"},
+		{map[string]string{"rpc.method": "a.B/C"}, "gRPC call: a.B/C"},
+		{map[string]string{"messaging.system": "kafka"}, ""},
+	} {
+		got := CallOf(func(key string) string { return tt.attributes[key] }).Frame()
+		if got != tt.want {
+			t.Errorf("%v: %s, want %s", tt.attributes, got, tt.want)
+		}
+		if IsCall(got) != (got != "") || IsCause(got) {
+			t.Errorf("%s: a call %t, a cause %t", got, IsCall(got), IsCause(got))
+		}
+	}
+	if got := CallOf(func(string) string { return "SELECT " + strings.Repeat("é\x00", 1000) }).Frame(); utf8.RuneCountInString(got) > 112 {
+		t.Errorf("%d characters: %q", utf8.RuneCountInString(got), got)
+	}
+}
+
+func FuzzStatement(f *testing.F) {
+	f.Add("SELECT 'a', \"b\", $$c$$ FROM t -- d", true)
+	f.Fuzz(func(t *testing.T, s string, names bool) {
+		got := Call{kind: callKinds[0], what: s, statement: true, names: names}.Frame()
+		if !utf8.ValidString(got) || strings.ContainsAny(got, "\n\x00'") {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
+func TestInCalls(t *testing.T) {
+	const query, call = "query: SELECT 1", "HTTP call: GET a:1"
+	for _, tt := range []struct {
+		frame string
+		n     int
+		want  string
+	}{
+		{query, 48, ", in 48 queries one after the other: SELECT 1"},
+		{query, 1, ", in the query SELECT 1"},
+		{call, 0, ", in the HTTP call GET a:1"},
+		{"[waiting: mutex]", 3, ""},
+	} {
+		if got := InCalls(tt.frame, tt.n); got != tt.want {
+			t.Errorf("%q, want %q", got, tt.want)
+		}
+	}
+	for _, tt := range []struct {
+		at   Place
+		want bool
+	}{
+		{Place{Leaf: WaitNetwork.Leaf(), For: dbAnswer}, true},
+		{Place{Function: "sqlite.step"}, true},
+		{Place{Leaf: Syscall.Leaf()}, true},
+		{Place{Leaf: WaitSelect.Leaf(), For: "a free connection of database/sql's pool"}, false},
+		{Place{Leaf: WaitMutex.Leaf()}, false},
+		{Place{Leaf: Runnable.Leaf()}, false},
+	} {
+		if got := tt.at.during(query); got != tt.want {
+			t.Errorf("%v: %t", tt.at, got)
+		}
+	}
+}
