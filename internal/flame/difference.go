@@ -2,6 +2,7 @@ package flame
 
 import (
 	"cmp"
+	"math"
 	"slices"
 )
 
@@ -62,7 +63,7 @@ func (d *Difference) SetWidth() {
 		before, after = before-child.Before, after-child.After
 		d.Width += child.Width
 	}
-	d.Width += max(before, after, 0)
+	d.Width += max(math.Abs(before), math.Abs(after))
 }
 
 // Size implements [node].

@@ -3,6 +3,7 @@
 package format
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"strconv"
@@ -87,6 +88,12 @@ func measure(unit string) (factor float64, kind string) {
 		return 1 << 30, "bytes"
 	}
 	return 1, ""
+}
+
+// Base returns the unit of which a unit is a multiple, nanoseconds or bytes, and the factor: itself and 1 for others.
+func Base(unit string) (base string, factor int64) {
+	f, kind := measure(unit)
+	return cmp.Or(kind, unit), int64(f)
 }
 
 // step is a unit, or a prefix, for values from a limit on.

@@ -171,7 +171,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	r.Renamed = match(table, pairs, sides[0].builds, sides[1].builds)
 	scales := map[string]float64{} // from before to after, by sample type
 	for _, p := range pairs {
-		c := comparison{options: o, asked: asked, sides: sides, table: table, before: p[0], after: p[1]}
+		c := comparison{options: o, asked: asked, sides: sides, table: table, before: p[0], after: p[1], signed: p[0].signed || p[1].signed}
 		r.Metrics = append(r.Metrics, c.metric(r))
 		scales[p[0].sample] = cmp.Or(c.scale, c.divisors[1]/c.divisors[0])
 	}

@@ -556,12 +556,11 @@ func TestBadWindows(t *testing.T) {
 		{"after: no profile", sequence(good()), sequence()},
 		{"no metric in common: before has cpu, after has inuse_space", sequence(good()),
 			sequence(spoil(func(p *profile.Profile) { p.SampleType[0] = &profile.ValueType{Type: "inuse_space", Unit: "bytes"} }))},
-		{`"nanoseconds" before and in "milliseconds" after`, sequence(good()), sequence(spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" }))},
-		{`"nanoseconds" in one window and in "milliseconds"`, sequence(good(), spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "milliseconds" })),
+		{`"nanoseconds" before and in "cycles" after`, sequence(good()), sequence(spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "cycles" }))},
+		{`"nanoseconds" in one window and in "cycles"`, sequence(good(), spoil(func(p *profile.Profile) { p.SampleType[0].Unit = "cycles" })),
 			sequence(good())},
 		{"no sample type", sequence(spoil(func(p *profile.Profile) { p.SampleType = nil })), sequence(good())},
 		{"2 values", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value = []int64{1, 2} })), sequence(good())},
-		{"a difference", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value[0] = -1 })), sequence(good())},
 		{"63 bits", sequence(spoil(func(p *profile.Profile) { p.Sample[0].Value[0] = 1<<63 - 1; p.Sample = append(p.Sample, p.Sample[0]) })), sequence(good())},
 		{"input/output error", sequence(good()), func(yield func(profiles.Window, error) bool) { yield(profiles.Window{}, broken) }},
 	} {
@@ -1101,5 +1100,60 @@ func TestListsInJSONAreNeverNull(t *testing.T) {
 		if !strings.Contains(js.String(), want) {
 			t.Errorf("no %s in\n%s", want, js.String())
 		}
+	}
+}
+
+// TestDifferencesAreCompared: profiles that are differences themselves, with values below 0, are compared by what was added
+// and removed, and no rule about a percentage can be decided.
+func TestDifferencesAreCompared(t *testing.T) {
+	side := func(shrinks float64) (windows []profiles.Window) {
+		for i := range 8 {
+			windows = append(windows, cpu(map[string]float64{"main;shrinks": shrinks + 0.1*float64(i%3), "main;grows": 5 - 0.1*float64(i%2)}))
+		}
+		return windows
+	}
+	r := mustCompare(t, sequence(side(-10)...), sequence(side(-30)...), compare.Options{Normalization: compare.ByNothing})
+	m := r.Metrics[0]
+	if !m.Signed || m.RawBefore != -39.7e9 || m.RawAfter != -199.7e9 {
+		t.Errorf("totals %d and %d, signed %v", m.RawBefore, m.RawAfter, m.Signed)
+	}
+	c := function(t, m, "shrinks").Cum
+	if !c.Significant || c.Difference.Low < -20.3e9 || c.Difference.High > -19.7e9 || !math.IsNaN(float64(c.Ratio.Value)) {
+		t.Errorf("%+v", c)
+	}
+	if got := m.Change(c); !strings.HasPrefix(got, "-20 s [-20") {
+		t.Errorf("the change is %s", got)
+	}
+	var text, page strings.Builder
+	if err := errors.Join(r.WriteText(&text, 10), r.WriteHTML(&page, 10), r.WriteJSON(io.Discard)); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Contains(text.String()+page.String(), "NaN") || !strings.Contains(page.String(), "shrinks: -9.91 s before, -29.9 s after, -20 s") {
+		t.Errorf("%s\n%s", &text, &page)
+	}
+	rule, err := compare.ParseRule("cpu:+10%")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := r.Check([]compare.Rule{rule}); len(v.Undecided) != 1 || len(v.Broken) != 0 {
+		t.Errorf("%+v", v)
+	}
+}
+
+// TestUnitsAreConverted: windows in different units of time are compared.
+func TestUnitsAreConverted(t *testing.T) {
+	in := func(unit string, value int64) iter.Seq2[profiles.Window, error] {
+		w := cpu(map[string]float64{"main": 1})
+		w.Profile.SampleType = []*profile.ValueType{{Type: "cpu", Unit: unit}}
+		w.Profile.Sample[0].Value[0] = value
+		return sequence(w)
+	}
+	r := mustCompare(t, in("microseconds", 2000), in("ms", 3), compare.Options{Normalization: compare.ByNothing})
+	if m := r.Metrics[0]; m.RawBefore != 2e6 || m.RawAfter != 3e6 || m.Unit != "nanoseconds" || m.Total.Cum.Ratio.Value != 1.5 {
+		t.Errorf("%+v", m)
+	}
+	_, err := compare.Compare(t.Context(), in("hours", 1<<40), in("ms", 3), compare.Options{})
+	if err == nil || !strings.Contains(err.Error(), "more than 63 bits") {
+		t.Errorf("error %v for a value that is too large in nanoseconds", err)
 	}
 }

@@ -155,6 +155,9 @@ func (r *Report) metric(rule Rule) (Metric, error) {
 				"save traces, which count all requests, give their numbers (--work-before, --work-after), " +
 				"or divide by the time (--normalize duration), which profiles of another type show")
 		}
+		if m.Signed {
+			return m, errors.New("some values are below 0, as in profiles that are differences, and of these nothing is a percentage")
+		}
 		if rule.P == 0 {
 			return m, nil
 		}

@@ -99,7 +99,8 @@ func (m Metric) draw() []rect {
 		rects = append(rects, rect{
 			X: decimal(100 * at.X), Width: decimal(100 * at.Width), Y: at.Depth * frameHeight, Name: f.Name, Fill: color(f),
 			Title: fmt.Sprintf("%s: %s before, %s after, %s", f.Name, m.Format(f.Before), m.Format(f.After),
-				sizeOf(f.Before, f.After, quotient(f.Before, f.After))),
+				m.Change(Values{Before: Number(f.Before), After: Number(f.After), Significant: true,
+					Difference: unbounded(f.After - f.Before), Ratio: unbounded(quotient(f.Before, f.After))})),
 		})
 	}
 	return rects
@@ -116,7 +117,7 @@ var (
 
 // color returns red for growth and blue for shrinkage, the stronger the larger the relative change of the frame.
 func color(f *flame.Difference) string {
-	change := (f.After - f.Before) / math.Max(f.After, f.Before)
+	change := (f.After - f.Before) / math.Max(math.Abs(f.After), math.Abs(f.Before))
 	if math.IsNaN(change) {
 		change = 0
 	}

@@ -16,6 +16,7 @@ type comparison struct {
 	table         *stacks.Table
 	before, after *measure
 	total         float64    // of both sides' normalised totals
+	signed        bool       // there are values below 0
 	divisors      [2]float64 // sum for each side
 	scale         float64    // from before to after for Report.Diff, 0 for that of the divisors
 	points        [2]points
@@ -175,7 +176,7 @@ func (c *comparison) metric(r *Report) Metric {
 		Name: b.name, Unit: b.unit, Per: per, Tested: c.tested,
 		WindowsBefore: len(b.windows), WindowsAfter: len(a.windows),
 		RawBefore: b.total.sum(), RawAfter: a.total.sum(), SmallestP: 1,
-		Functions: []Change{}, Stacks: []Change{}, // not null in JSON
+		Signed: c.signed, Functions: []Change{}, Stacks: []Change{}, // not null in JSON
 	}
 	if c.tested {
 		m.SmallestP = c.ranks.smallest()
@@ -339,10 +340,11 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 }
 
 // large reports whether a quantity's share of the total is large enough to be reported. It uses the sum of both sides, so
-// the selection does not depend on the difference.
+// the selection does not depend on the difference. Of a total with both signs nothing has a share, so everything is large
+// enough.
 func (c *comparison) large(before, after series) bool {
-	if len(before)+len(after) == 0 {
-		return false
+	if len(before)+len(after) == 0 || c.signed {
+		return len(before)+len(after) > 0
 	}
 	return c.mean(0, before)+c.mean(1, after) >= c.options.MinShare*c.total
 }
@@ -364,14 +366,16 @@ func (c *comparison) values(before, after series) Values {
 	v := Values{Before: Number(b), After: Number(a), P: 1, Q: 1}
 	if c.tested {
 		vb, va := c.points[0].values(before), c.points[1].values(after)
-		u := uncertainty{math.Sqrt(c.dependence.inflation(vb, va, c.order)), max(c.before.grain, c.after.grain)}
+		u := uncertainty{math.Sqrt(c.dependence.inflation(vb, va, c.order)), max(c.before.grain, c.after.grain), c.signed}
 		means := [2]mean{newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors)}
 		r := c.ranks.compare(vb, va, means, u, 1-c.options.Alpha)
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
 		return v
 	}
 	v.Difference = unbounded(a - b)
-	v.Ratio = unbounded(quotient(b, a))
+	if v.Ratio = unbounded(quotient(b, a)); c.signed {
+		v.Ratio = noRatio
+	}
 	return v
 }
 

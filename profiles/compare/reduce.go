@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"hash/maphash"
 	"maps"
+	"math"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
@@ -46,7 +48,9 @@ type window struct {
 type measure struct {
 	name, unit  string
 	sample      string // the sample type's own name
+	scale       int64  // of its values in the profile that is being added, whose unit may be another
 	wall, level bool
+	signed      bool    // it has values below 0
 	grain       float64 // of a level: the size of its units, such as the bytes that one sample of the heap stands for
 	period      float64 // the largest value of one sample, 0 if unknown
 	windows     []window
@@ -210,15 +214,18 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 		if len(s.only) > 0 && !slices.Contains(s.only, name) || len(s.only) == 0 && counts && t.Unit == "count" {
 			continue
 		}
+		unit, scale := format.Base(t.Unit)
 		j := slices.IndexFunc(s.measures, func(m *measure) bool { return m.name == name })
 		if j < 0 {
 			j = len(s.measures)
 			wall := w.Type == record.Wall && t.Type == string(record.Wall)
-			s.measures = append(s.measures, &measure{name: name, unit: t.Unit, sample: t.Type, wall: wall, level: isLevel(t.Type)})
+			s.measures = append(s.measures, &measure{name: name, unit: unit, sample: t.Type, wall: wall, level: isLevel(t.Type)})
 		}
-		if m := s.measures[j]; m.unit != t.Unit {
-			return nil, fmt.Errorf("metric %s is in %q in one window and in %q in another: convert one of them", name, m.unit, t.Unit)
+		m := s.measures[j]
+		if m.unit != unit {
+			return nil, fmt.Errorf("metric %s is in %q in one window and in %q in another: convert one of them", name, m.unit, unit)
 		}
+		m.scale = scale
 		wanted[i], any = s.measures[j], true
 	}
 	if !any {
@@ -270,12 +277,12 @@ func spanIDs(p *profile.Profile) map[string]bool {
 // counts once.
 func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 	type sums struct {
-		total                 int64
+		total, size           int64 // size is the sum of the magnitudes
 		flat, cum, self, tree map[int32]int64
 	}
 	all := make([]sums, len(wanted))
 	for i := range all {
-		all[i] = sums{0, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}}
+		all[i] = sums{0, 0, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}, map[int32]int64{}}
 	}
 	reader := s.table.NewReader()
 	var distinct []int32
@@ -297,17 +304,17 @@ func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 			}
 		}
 		for i, v := range sample.Value {
-			switch {
-			case wanted[i] == nil || v == 0:
+			if wanted[i] == nil || v == 0 {
 				continue
-			case v < 0:
-				return fmt.Errorf("%s has the value %d: a difference cannot be compared again", wanted[i].name, v)
 			}
-			a := &all[i]
-			a.total += v
-			if a.total < 0 {
-				return fmt.Errorf("%s: the values add up to more than 63 bits", wanted[i].name)
+			m, a := wanted[i], &all[i]
+			m.signed = m.signed || v < 0
+			scaled := v * m.scale
+			a.total += scaled
+			if a.size += max(scaled, -scaled); a.size < 0 || scaled/m.scale != v || scaled == math.MinInt64 {
+				return fmt.Errorf("%s: the values add up to more than 63 bits", m.name)
 			}
+			v = scaled
 			if len(nodes) == 0 {
 				continue // counts only for the total
 			}
@@ -326,8 +333,10 @@ func (s *side) reduce(p *profile.Profile, win window, wanted []*measure) error {
 		if m == nil {
 			continue
 		}
-		if pt := p.PeriodType; pt != nil && pt.Unit == m.unit {
-			m.period = max(m.period, float64(p.Period))
+		if pt := p.PeriodType; pt != nil {
+			if unit, scale := format.Base(pt.Unit); unit == m.unit {
+				m.period = max(m.period, float64(p.Period)*float64(scale))
+			}
 		}
 		if m.level {
 			m.grain = max(m.grain, grain(p, m.unit))

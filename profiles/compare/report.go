@@ -77,6 +77,9 @@ type Metric struct {
 	RawAfter  int64 `json:"raw_after"`
 	// Tested reports whether there are enough windows for a significance test.
 	Tested bool `json:"tested"`
+	// Signed reports whether there are values below 0, as in a profile that is itself a difference. Changes then have no
+	// ratio, and every function is reported.
+	Signed bool `json:"signed,omitempty"`
 	// SmallestP is the smallest p that is possible with this number of windows.
 	SmallestP float64  `json:"smallest_p"`
 	Total     Change   `json:"total"`

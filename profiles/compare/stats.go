@@ -47,6 +47,9 @@ type Estimate struct {
 	High  Number `json:"high"`
 }
 
+// noRatio is the ratio of values that are not both above 0.
+var noRatio = Estimate{Number(math.NaN()), Number(math.NaN()), Number(math.NaN())}
+
 // mapped applies f to the value and both limits.
 func (e Estimate) mapped(f func(float64) float64) Estimate {
 	return Estimate{Number(f(float64(e.Value))), Number(f(float64(e.Low))), Number(f(float64(e.High)))}
@@ -70,6 +73,10 @@ type result struct {
 // The means show it, so the smaller p of both ways counts. Equal sides are hardly ever so far apart.
 func (rs ranks) compare(before, after []float64, means [2]mean, u uncertainty, confidence float64) result {
 	r := rs.test(before, after, confidence)
+	if u.signed {
+		r.ratio, r.ratios = noRatio, nil
+		return rs.widened(r, before, after, u, confidence)
+	}
 	if means[0].value == 0 || means[1].value == 0 {
 		return rs.widened(r, before, after, u, confidence)
 	}
@@ -102,6 +109,8 @@ type uncertainty struct {
 	// stay from window to window, so counting them in more windows does not make their number more certain: it
 	// has a Poisson distribution. It is 0 for values that each window counts separately.
 	grain float64
+	// signed is set for values some of which are below 0. They have no ratio.
+	signed bool
 }
 
 // widened returns the result r of a test, corrected for the uncertainty u.
@@ -139,7 +148,10 @@ func (rs ranks) widened(r result, before, after []float64, u uncertainty, confid
 		return Estimate{e.Value, min(e.Low, low), max(e.High, high)}
 	}
 	b, a := stat.Mean(before), stat.Mean(after)
-	r.difference = wider(r.difference, r.differences.estimate(rs.usual), r.differences.estimate(skip), u.grain*(b+a))
+	r.difference = wider(r.difference, r.differences.estimate(rs.usual), r.differences.estimate(skip), u.grain*(math.Abs(b)+math.Abs(a)))
+	if len(r.ratios) == 0 {
+		return r
+	}
 	if e := r.ratios.estimate(rs.usual); e.Low > 0 && !math.IsInf(float64(e.High), 1) {
 		logs := wider(r.ratio.mapped(logarithm), e.mapped(logarithm), r.ratios.estimate(skip).mapped(logarithm), u.grain*(1/b+1/a))
 		r.ratio = logs.mapped(math.Exp)

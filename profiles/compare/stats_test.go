@@ -135,7 +135,7 @@ func TestTheIntervalAgreesWithTheTest(t *testing.T) {
 		if means[0].value == 0 || means[1].value == 0 {
 			continue
 		}
-		u := uncertainty{1 + rng.Float64(), float64(rng.IntN(2)) * rng.Float64()}
+		u := uncertainty{widen: 1 + rng.Float64(), grain: float64(rng.IntN(2)) * rng.Float64()}
 		ranks := newRanks(len(sides[0]), len(sides[1]))
 		r := ranks.test(sides[0], sides[1], 1-alpha)
 		if r.sparse() {

@@ -124,14 +124,21 @@ func (m Metric) row(c Change) []string {
 	}
 }
 
-// Change writes how a value changed: "~" if the change is not significant, else the percentage, with its interval if
-// there is one.
+// Change writes how a value changed: "~" if the change is not significant, else the percentage, or the difference if there
+// are values below 0, with its interval if there is one.
 func (m Metric) Change(v Values) string {
 	switch {
 	case v.Before == 0 && v.After == 0:
 		return ""
 	case m.Tested && !v.Significant:
 		return "~"
+	}
+	if m.Signed {
+		text := m.difference(v.Difference.Value)
+		if low, high := v.Difference.Low, v.Difference.High; !math.IsInf(float64(low), -1) {
+			text += fmt.Sprintf(" [%s, %s]", m.difference(low), m.difference(high))
+		}
+		return text
 	}
 	text := v.size()
 	if low, high := float64(v.Ratio.Low), float64(v.Ratio.High); v.Before != 0 && v.After != 0 && !math.IsInf(low, -1) {
@@ -161,6 +168,14 @@ func percent(ratio float64) string {
 		return "∞"
 	}
 	return fmt.Sprintf("%+.1f %%", 100*(ratio-1))
+}
+
+// difference writes a change in the metric's unit, with its sign.
+func (m Metric) difference(v Number) string {
+	if v < 0 {
+		return m.Format(float64(v))
+	}
+	return "+" + m.Format(float64(v))
 }
 
 // Format writes a normalized value in the metric's unit.
