@@ -25,7 +25,7 @@ func (s *server) load(ctx context.Context, from source.Source, sel source.Select
 		if err != nil {
 			return nil, err
 		}
-		if profiles.DefaultSampleIndex(p) < 0 || len(p.Sample) == 0 {
+		if profiles.DefaultSampleIndex(p) < 0 {
 			return nil, profiles.ErrNone
 		}
 		if light(p) {

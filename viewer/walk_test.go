@@ -3,11 +3,15 @@ package viewer
 import (
 	"bytes"
 	"html"
+	"iter"
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -16,6 +20,7 @@ import (
 
 	"spanflame/internal/format"
 	"spanflame/profiles"
+	"spanflame/profiles/compare"
 	"spanflame/viewer/internal/fixture"
 )
 
@@ -45,6 +50,7 @@ func unusual() map[string]*profile.Profile {
 		"wall-then-cpu.pb.gz": with(of("wall", "nanoseconds"), "cpu", "nanoseconds", 3), "objects.pb": with(of("objects", "count"), "space", "bytes", 64),
 		"allocations.pb.gz": of("alloc_objects", "count"), "no-time.pb.gz": cpu(), "before-1970.pb.gz": cpu(), "last-time.pb.gz": cpu(),
 		"endless.pb.gz": cpu(), "negative-duration.pb.gz": cpu(), "difference.pb.gz": cpu(), "bad-default.pb.gz": cpu(), "hostile.pb.gz": of(`<b>"`, "\u202e"),
+		"idle.pb.gz": cpu(),
 	}
 	all["no-time.pb.gz"].TimeNanos = 0
 	all["before-1970.pb.gz"].TimeNanos = -1e18
@@ -52,6 +58,7 @@ func unusual() map[string]*profile.Profile {
 	all["endless.pb.gz"].DurationNanos = 1<<63 - 1
 	all["negative-duration.pb.gz"].DurationNanos = -5
 	all["difference.pb.gz"].Sample[0].Value[0] = -5_850_000
+	all["idle.pb.gz"].Sample = nil
 	all["bad-default.pb.gz"].DefaultSampleType = "none"
 	return all
 }
@@ -86,29 +93,67 @@ func TestEveryLink(t *testing.T) {
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s has no profiles: %v", dir, err)
 		}
-		for _, file := range append(files, dir) {
-			t.Run(filepath.Base(file), func(t *testing.T) {
-				h := pages(t, open(t, file), Options{})
-				n := follow(t, h, "/profiles", "/", "/names", "/memory", "/compare")
-				t.Logf("%d pages", n)
-				if file != dir {
-					hasTotals(t, h, file)
-				}
-			})
+		for _, file := range files {
+			t.Run(filepath.Base(file), func(t *testing.T) { walk(t, file) })
+		}
+		t.Run("all", func(t *testing.T) { follow(t, pages(t, open(t, dir), Options{}), starts...) })
+	}
+}
+
+// TestEveryLinkOfPprofsInputs does the same for the files that google/pprof's own tests read, some of which have formats
+// older than pprof's.
+func TestEveryLinkOfPprofsInputs(t *testing.T) {
+	out, err := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "github.com/google/pprof").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	module := strings.TrimSpace(string(out))
+	seen := make(map[string]bool) // contents, as some files are there several times
+	for _, dir := range []string{"profile/testdata", "internal/driver/testdata", "internal/report/testdata", "fuzz/corpus", "fuzz/testdata"} {
+		files, err := filepath.Glob(filepath.Join(module, filepath.FromSlash(dir), "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil || seen[string(b)] {
+				continue // a directory, or one that was read
+			}
+			seen[string(b)] = true
+			if _, err := profile.ParseData(b); err != nil {
+				continue // such as the output that a test expects
+			}
+			t.Run(filepath.Base(file), func(t *testing.T) { walk(t, file) })
 		}
 	}
+	if len(seen) < 20 {
+		t.Errorf("google/pprof has %d files of tests, want at least 20", len(seen))
+	}
+}
+
+// starts are the pages from which all others are reached.
+var starts = []string{"/profiles", "/", "/names", "/memory", "/compare"}
+
+// walk follows the links of a file's pages, and holds all totals against those of go tool pprof.
+func walk(t *testing.T, file string) {
+	h := pages(t, open(t, file), Options{})
+	follow(t, h, starts...)
+	hasTotals(t, h, file)
 }
 
 var links = regexp.MustCompile(`(?:href|src|srcset)="(/[^"]*)"`)
 
-// maxFollowed limits the pages that follow asks for.
-const maxFollowed = 400
+// maxFollowed limits the pages that follow asks for. A test with more links fails.
+const maxFollowed = 4000
 
-// follow asks for pages and for those that they link to, and returns how many there are.
-func follow(t *testing.T, h http.Handler, paths ...string) int {
+// follow asks for pages and for those that they link to.
+func follow(t *testing.T, h http.Handler, paths ...string) {
 	t.Helper()
 	seen := make(map[string]bool)
-	for i := 0; i < len(paths) && i < maxFollowed; i++ {
+	for i := 0; i < len(paths); i++ {
+		if i == maxFollowed {
+			t.Fatalf("more than %d pages, such as %s", maxFollowed, paths[i])
+		}
 		w := get(h, paths[i])
 		if w.Code != http.StatusOK && w.Code != http.StatusFound {
 			t.Errorf("%s: status %d: %s", paths[i], w.Code, regexp.MustCompile(`<p><bdi>.*</bdi>`).FindString(w.Body.String()))
@@ -125,10 +170,45 @@ func follow(t *testing.T, h http.Handler, paths ...string) int {
 			paths = append(paths, path)
 		}
 	}
-	return len(seen)
 }
 
-// hasTotals fails unless the profile that the page has for download, and the pages of its sample types, are of the file.
+// values matches the line of a sample in the output of go tool pprof -raw.
+var values = regexp.MustCompile(`^ *(-?[0-9]+(?: +-?[0-9]+)*): `)
+
+// totalsOfPprof returns the totals of a file's sample types that go tool pprof reads.
+func totalsOfPprof(t *testing.T, file string, types int) []int64 {
+	t.Helper()
+	cmd := exec.Command("go", "tool", "pprof", "-symbolize=none", "-raw", file)
+	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go tool pprof: %v", err)
+	}
+	_, samples, _ := strings.Cut(string(out), "\nSamples:\n")
+	samples, _, _ = strings.Cut(samples, "\nLocations\n")
+	totals := make([]int64, types)
+	for line := range strings.Lines(samples) {
+		m := values.FindStringSubmatch(line)
+		if m == nil {
+			continue // labels
+		}
+		of := strings.Fields(m[1])
+		if len(of) != types {
+			t.Fatalf("go tool pprof has a sample with %d values, want %d: %s", len(of), types, line)
+		}
+		for i, text := range of {
+			v, err := strconv.ParseInt(text, 10, 64)
+			if err != nil {
+				t.Fatal(err)
+			}
+			totals[i] += v
+		}
+	}
+	return totals
+}
+
+// hasTotals fails unless the profile that the page has for download, the pages of its sample types, the merged profile and
+// the comparison of the file with itself have the totals of go tool pprof.
 func hasTotals(t *testing.T, h http.Handler, file string) {
 	t.Helper()
 	f, err := os.Open(file)
@@ -140,11 +220,40 @@ func hasTotals(t *testing.T, h http.Handler, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	shown := page(t, h, "/profiles")
-	if len(want.Sample) == 0 {
-		shows(t, shown, "There is no such profile")
-		return
+	totals := totalsOfPprof(t, file, len(want.SampleType))
+	equal := func(what string, p *profile.Profile) {
+		for i, st := range want.SampleType {
+			if got := profiles.Total(p, i, nil); got != totals[i] {
+				t.Errorf("%s: the total of %s is %d, want %d", what, st.Type, got, totals[i])
+			}
+		}
 	}
+	equal("the file", want)
+	var merger profiles.Merger
+	if err := merger.AddFile(file); err != nil {
+		t.Fatal(err)
+	}
+	merged, err := merger.Profile()
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal("merged", merged)
+	report, err := compare.Compare(t.Context(), ofFile(t, file), ofFile(t, file), compare.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, metric := range report.Metrics {
+		i := slices.IndexFunc(want.SampleType, func(st *profile.ValueType) bool { return strings.HasSuffix(metric.Name, st.Type) })
+		if i < 0 {
+			t.Errorf("compared: %s is none of the sample types", metric.Name)
+			continue
+		}
+		if _, factor := format.Base(want.SampleType[i].Unit); metric.RawBefore != totals[i]*factor || metric.RawAfter != totals[i]*factor {
+			t.Errorf("compared: the totals of %s are %d and %d, want %d times %d", metric.Name, metric.RawBefore, metric.RawAfter, factor, totals[i])
+		}
+	}
+
+	shown := page(t, h, "/profiles")
 	m := regexp.MustCompile(`href="(/profiles\.pb\.gz[^"]*)"`).FindStringSubmatch(shown)
 	if m == nil {
 		t.Fatalf("no download:\n%s", shown)
@@ -153,17 +262,23 @@ func hasTotals(t *testing.T, h http.Handler, file string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i, st := range want.SampleType {
-		if got, want := profiles.Total(got, i, nil), profiles.Total(want, i, nil); got != want {
-			t.Errorf("the total of %s is %d, want %d", st.Type, got, want)
-		}
-	}
+	equal("the download", got)
 	for i, st := range want.SampleType {
 		of := page(t, h, strings.Replace(html.UnescapeString(m[1]), ".pb.gz?", "?", 1)+"&"+url.Values{"sample": {st.Type}}.Encode())
-		shows(t, of, `<h2 id="flame-title">`+format.Value(profiles.Total(want, i, nil), st.Unit)+" of ",
+		shows(t, of, `<h2 id="flame-title">`+format.Value(totals[i], st.Unit)+" of ",
 			`sample type <code>`+html.EscapeString(format.Clean(st.Type, 100))+`</code>`)
 	}
 	shows(t, shown, `sample type <code>`+html.EscapeString(format.Clean(want.SampleType[profiles.DefaultSampleIndex(want)].Type, 100))+`</code>`)
+}
+
+// ofFile returns the only window of a file.
+func ofFile(t *testing.T, file string) iter.Seq2[profiles.Window, error] {
+	t.Helper()
+	entries, damaged, err := profiles.Find(t.Context(), profiles.Query{}, file)
+	if err != nil || len(damaged) > 0 {
+		t.Fatal(err, damaged)
+	}
+	return profiles.Read(t.Context(), entries)
 }
 
 // TestForeignDirectories: two directories of another tool are compared by the link that the page has, though each has the
