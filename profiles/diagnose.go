@@ -33,29 +33,33 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	}
 	top, took, caller := spent.Most()
 	causes, whose := make(wallprofile.Spent), make(map[string]time.Duration)
-	followed := time.Duration(0)
+	followed, calls, memory := time.Duration(0), make(map[string]time.Duration), wallprofile.Memory{}
 	for _, s := range p.Sample {
-		if at, stacks, own := locate(s); own && at.At == top && at.Who != "" && len(s.Value) > 0 {
+		at, stacks, own := locate(s)
+		if !own || len(s.Value) == 0 {
+			continue
+		}
+		memory.Add(top, at.At, stacks.waiter, time.Duration(s.Value[0]))
+		if at.At == top {
+			calls[at.Call] += time.Duration(s.Value[0])
+		}
+		if at.At == top && at.Who != "" {
 			causes.Add(at.Cause, stacks.cause, time.Duration(s.Value[0]))
 			whose[at.Who] += time.Duration(s.Value[0])
 			followed += time.Duration(s.Value[0])
 		}
 	}
-	call := top.Call(func(yield func(string, time.Duration) bool) {
-		for _, s := range p.Sample {
-			if at, own := WhereOf(s); own && at.At == top && len(s.Value) > 0 && !yield(at.Call, time.Duration(s.Value[0])) {
-				return
-			}
-		}
-	})
 	var cause wallprofile.Cause
 	if 2*followed >= took && followed > 0 && !wallprofile.IsAnswer(top.For) {
 		cause.Most, cause.Took, cause.Caller = causes.Most()
-		if who, ok := wallprofile.NearlyAll(whose, took); ok && cause.Most.Function != "" {
+		if wallprofile.KindOf(top.Leaf) == wallprofile.KindRunnable {
+			cause.Who = wallprofile.Busy(whose, took)
+		} else if who, ok := wallprofile.NearlyAll(whose, took); ok && cause.Most.Function != "" {
 			cause.Who = wallprofile.CauseName(who)
 		}
 	}
-	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause) + wallprofile.InCalls(call, 0)
+	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause) + memory.In(took) +
+		wallprofile.InCalls(top.Call(calls), 0)
 }
 
 // Where is where a sample's time was spent.

@@ -2,7 +2,6 @@ package wallprofile
 
 import (
 	"fmt"
-	"iter"
 	"net/url"
 	"regexp"
 	"slices"
@@ -117,18 +116,15 @@ func (p Place) during(frame string) bool {
 	return KindOf(p.Leaf) == KindRunning || KindOf(p.Leaf) == KindSyscall
 }
 
-// Call returns the frame of the call to which nearly all of the time at a place belongs, which is given by frames; it is empty if
-// there is none.
-func (p Place) Call(times iter.Seq2[string, time.Duration]) (frame string) {
-	whole, calls := time.Duration(0), make(map[string]time.Duration)
-	for f, took := range times {
+// Call returns the frame of the call to which nearly all of the time at a place belongs, of the time by frame, which is empty
+// outside of calls. It is empty if there is none.
+func (p Place) Call(calls map[string]time.Duration) (frame string) {
+	var whole time.Duration
+	for _, took := range calls {
 		whole += took
-		calls[f] += took
 	}
-	for f, took := range calls {
-		if Nearly(took, whole) && p.during(f) {
-			frame = f
-		}
+	if frame, _ = NearlyAll(calls, whole); !p.during(frame) {
+		return ""
 	}
 	return frame
 }

@@ -3,6 +3,7 @@ package wallprofile
 import (
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 )
 
@@ -95,5 +96,52 @@ func TestInCalls(t *testing.T) {
 		if got := tt.at.during(query); got != tt.want {
 			t.Errorf("%v: %t", tt.at, got)
 		}
+	}
+}
+
+func TestMemoryInADiagnosis(t *testing.T) {
+	ran := Place{Function: "main.decode"}
+	for _, tt := range []struct {
+		ms   [3]int // running in main.decode, allocating there, helping the collector there
+		want string
+	}{
+		{[3]int{500, 0, 0}, ""},
+		{[3]int{500, 220, 0}, ", 220 ms of it allocating memory"},
+		{[3]int{500, 220, 120}, ", 220 ms of it allocating memory and 120 ms more in garbage collection"},
+		{[3]int{500, 20, 120}, ", with 120 ms more in garbage collection"},
+	} {
+		var m Memory
+		took := func(i int) time.Duration { return time.Duration(tt.ms[i]) * time.Millisecond }
+		m.Add(ran, ran, frames("main.decode"), took(0))
+		m.Add(ran, ran, frames("runtime.mallocgc", "runtime.growslice", "main.decode"), took(1))
+		m.Add(ran, Place{Function: "main.decode", Leaf: Assisting.Leaf()}, frames("runtime.gcAssistAlloc", "runtime.mallocgc", "main.decode"), took(2))
+		m.Add(ran, Place{Function: "main.other", Leaf: Assisting.Leaf()}, frames("main.other"), time.Hour)
+		m.Add(ran, Place{Function: "main.decode", Leaf: WaitMutex.Leaf()}, frames("main.decode"), time.Hour)
+		if got := m.In(500 * time.Millisecond); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.ms, got, tt.want)
+		}
+	}
+}
+
+func TestBusy(t *testing.T) {
+	other := func(name string) string { return CauseFrame(BusyWith, OtherRequest, name) }
+	for _, tt := range []struct {
+		times map[string]time.Duration
+		want  string
+	}{
+		{map[string]time.Duration{other("POST /report"): 71, other("GET /a"): 20}, "the CPUs busy with POST /report (71 %)"},
+		{map[string]time.Duration{other("GET /a"): 40, other("GET /b"): 40}, "the CPUs busy with others"},
+		{map[string]time.Duration{other("GET /a"): 40}, ""},
+		{map[string]time.Duration{CauseFrame(BusyWith, SameRequest, ""): 100}, "the CPUs busy with the same request (100 %)"},
+		{map[string]time.Duration{CauseFrame(BusyWith, NoRequest, "a/b.c"): 100}, "the CPUs busy with b.c (100 %)"},
+		{map[string]time.Duration{CauseFrame(BusyWith, NoRequest, "runtime.gcBgMarkWorker"): 60}, "the CPUs busy with the garbage collector (60 %)"},
+		{nil, ""},
+	} {
+		if got := Busy(tt.times, 100); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.times, got, tt.want)
+		}
+	}
+	if frame := CauseFrame(BusyWith, SameRequest, ""); IsSameRequest(frame) || !IsCause(frame) {
+		t.Errorf("%s: the same request %t, a cause %t", frame, IsSameRequest(frame), IsCause(frame))
 	}
 }

@@ -1,6 +1,10 @@
 package wallprofile
 
-import "strings"
+import (
+	"fmt"
+	"strings"
+	"time"
+)
 
 // Link is how the work of one goroutine made another one wait.
 type Link uint8
@@ -13,12 +17,13 @@ const (
 	SentBy
 	ReceivedBy
 	DoneBy
+	BusyWith  // what is above waited for a CPU, and this one had it
 	StartedBy // what is above was done by a goroutine that did not exist yet: this one started it
 	numLinks
 )
 
 var links = [numLinks]string{
-	HeldBy: "held by", WokenBy: "woken by", SentBy: "sent by", ReceivedBy: "received by", DoneBy: "done by", StartedBy: "started by",
+	HeldBy: "held by", WokenBy: "woken by", SentBy: "sent by", ReceivedBy: "received by", DoneBy: "done by", BusyWith: "CPUs busy with", StartedBy: "started by",
 }
 
 // Link returns how a wait in the state leads to the goroutine that ended it.
@@ -78,6 +83,39 @@ func Culprit(frame string) (name string, whose Whose, ok bool) {
 		}
 	}
 	return "", 0, false
+}
+
+// Busy returns who had the CPUs while a request could not run, from the times of the frames that say it: "the CPUs busy with
+// POST /report (71 %)". It is empty if less than half of the time is known.
+func Busy(times map[string]time.Duration, whole time.Duration) string {
+	most, known := "", time.Duration(0)
+	for frame, took := range times {
+		known += took
+		if most == "" || took > times[most] || took == times[most] && frame < most {
+			most = frame
+		}
+	}
+	if known == 0 || 2*known < whole {
+		return ""
+	}
+	who := "others"
+	if 2*times[most] >= whole {
+		name, whose, other := Culprit(most)
+		switch {
+		case !other:
+			who = sameRequest
+		case name == "":
+			who = "another request"
+		case whose == OtherRequest:
+			who = name
+		case name == "runtime.gcBgMarkWorker":
+			who = "the garbage collector"
+		default:
+			who = Short(name)
+		}
+		who = fmt.Sprintf("%s (%.0f %%)", who, 100*times[most].Seconds()/whole.Seconds())
+	}
+	return "the " + links[BusyWith] + " " + who
 }
 
 // NotFollowed is why it is not known what was done during a part of a wait.

@@ -18,9 +18,9 @@ func NetworkFrame(span string) string { return networkPrefix + span + "]" }
 // NoProfileFrame returns the frame of the time of a span without a profile.
 func NoProfileFrame(why string) string { return noProfilePrefix + why + "]" }
 
-// IsSameRequest reports whether a frame says that the wait above it was for a goroutine that worked for the same request.
+// IsSameRequest reports whether a frame says that the wait above it, which was not for a CPU, was for a goroutine that worked for the same request.
 func IsSameRequest(frame string) bool {
-	return IsCause(frame) && strings.HasSuffix(frame, ": "+sameRequest+"]")
+	return IsCause(frame) && !strings.HasPrefix(frame, "["+links[BusyWith]) && strings.HasSuffix(frame, ": "+sameRequest+"]")
 }
 
 // Marked reports whether the agent marked the span with these attributes as one that has a profile of its own.

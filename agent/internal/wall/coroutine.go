@@ -48,7 +48,7 @@ func (c *converter) handover(g *goroutine, to trace.GoID, now trace.Time) {
 	case next == nil:
 		next = &goroutine{id: to, known: true, stack: caller.stack}
 	}
-	c.waits(next, false)
+	c.waits(next, nil)
 	next.since, next.known, next.state, next.sample = now, true, caller.state, nil
 	next.preempted, next.resumed, next.assist, next.stopped = false, false, false, [2]time.Duration{}
 	next.stands, caller.carrier, caller.pulled = caller, next, next
@@ -63,7 +63,7 @@ func (c *converter) relieve(g *goroutine) {
 	}
 	g.carrier, b.stands = nil, nil
 	if len(b.lanes) == 0 {
-		c.waits(b, false)
+		c.waits(b, nil)
 		delete(c.goroutines, b.id)
 	}
 }

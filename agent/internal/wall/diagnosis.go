@@ -89,14 +89,19 @@ func diagnose(a account) Diagnosis {
 	if !wallprofile.IsAnswer(top.For) { // which a client's goroutine of its own receives
 		cause = d.blame(t, there)
 	}
-	call := top.Call(func(yield func(string, time.Duration) bool) {
-		for _, s := range there {
-			if !yield(s.call(a.span), time.Duration(s.ns)) {
-				return
-			}
+	calls, memory := make(map[string]time.Duration), wallprofile.Memory{}
+	for i, s := range a.samples {
+		if s.other {
+			continue
 		}
-	})
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, top, took, caller, cause) + wallprofile.InCalls(call, t.conv.calls[call])
+		memory.Add(top, places[i], s.stack.functions(), time.Duration(s.ns))
+		if places[i] == top {
+			calls[s.call(a.span)] += time.Duration(s.ns)
+		}
+	}
+	call := top.Call(calls)
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, top, took, caller, cause) + memory.In(took) +
+		wallprofile.InCalls(call, t.conv.calls[call])
 	d.Top.Cause = cause.Most
 	return d
 }
@@ -104,7 +109,12 @@ func diagnose(a account) Diagnosis {
 // blame returns who made the waits of a root at its top longer, and what most of them was spent with. It also notes the
 // holder of the lock.
 func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
-	if len(there) == 0 || there[0].state.Link() == wallprofile.NoLink {
+	switch {
+	case len(there) == 0:
+		return cause
+	case there[0].state == wallprofile.Runnable:
+		return busy(there, d.Top.Time)
+	case there[0].state.Link() == wallprofile.NoLink:
 		return cause
 	}
 	link := there[0].state.Link()
@@ -163,6 +173,24 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 		cause.Most, cause.Took, cause.Caller = spent.Most()
 	}
 	return cause
+}
+
+// busy returns who had the CPUs meanwhile.
+func busy(there []sample, whole time.Duration) (c wallprofile.Cause) {
+	spent, whose := make(wallprofile.Spent), make(map[string]time.Duration)
+	for _, s := range there {
+		if s.below == nil {
+			continue
+		}
+		whose[s.below.label] += time.Duration(s.ns)
+		if at, stack := s.below.place(); at.Function != "" {
+			spent.Add(at, stack.functions(), time.Duration(s.ns))
+		}
+	}
+	if c.Who = wallprofile.Busy(whose, whole); c.Who != "" {
+		c.Most, c.Took, c.Caller = spent.Most()
+	}
+	return c
 }
 
 // place returns where whoever was waited for spent time, of those that waited for one another the one that the others

@@ -65,7 +65,10 @@
 // stand directly below the wait. What a timer, the network or the garbage collector ended has nothing below it, and what
 // cannot be followed has a leaf that says why ("[not followed: forgotten]"); these are counted.
 //
-// For this, the converter keeps what all goroutines did while some goroutine of a span waits: up to 131,072 slices of 80
+// The time in which a goroutine could run and no CPU was free is divided among the goroutines that ran meanwhile, in proportion
+// ("[CPUs busy with: POST /report, another request]").
+//
+// For this, the converter keeps what all goroutines did while some goroutine of a span waits for another one or for a CPU: up to 131,072 slices of 80
 // bytes, the newest of the process. It looks at no more than 16,384 of them for one wait, and on average at no more than one for
 // each event of the trace; what is beyond is "[not followed: too much]", as where hundreds wait for one with a long history.
 // Conversion takes a fifth to a half more time than without. The trace has but numbers of

@@ -78,15 +78,10 @@ type culprit struct {
 
 // follow divides the wait of a goroutine in a state at a stack from a to b.
 func (hs *historian) follow(state wallprofile.State, at *stack, end *ending, a, b trace.Time) *following {
-	if len(hs.causes) > maxPaths { // a span that runs for minutes waits for many requests
-		clear(hs.causes)
-	}
+	hs.limit()
 	f := &following{hs: hs, holders: make(map[culprit]int64)}
-	hs.credit = min(maxCredit, hs.credit+int(hs.c.events-hs.earned))
-	hs.earned = hs.c.events
-	f.steps = min(maxSteps, hs.credit)
-	hs.credit -= f.steps
-	defer func() { hs.credit += f.steps }()
+	f.steps = hs.credit.take(hs.c.events)
+	defer func() { hs.credit.give(f.steps) }()
 	switch {
 	case end == nil:
 		f.leave(nil, wallprofile.NotEnded, a, b)
@@ -99,6 +94,30 @@ func (hs *historian) follow(state wallprofile.State, at *stack, end *ending, a, 
 	}
 	return f
 }
+
+// limit forgets the causes if there are too many: a span that runs for minutes waits for many requests.
+func (hs *historian) limit() {
+	if len(hs.causes) > maxPaths {
+		clear(hs.causes)
+	}
+}
+
+// credit is how many slices may be looked at.
+type credit struct {
+	steps  int
+	events uint64 // that were turned into steps
+}
+
+// take takes as many as are looked at for one wait, at most. What is left of them is to be given back.
+func (c *credit) take(events uint64) (steps int) {
+	c.steps = min(maxCredit, c.steps+int(events-c.events))
+	c.events = events
+	steps = min(maxSteps, c.steps)
+	c.steps -= steps
+	return steps
+}
+
+func (c *credit) give(steps int) { c.steps += steps }
 
 // below is where in the stack the work of a goroutine stands.
 type below struct {

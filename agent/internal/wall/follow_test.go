@@ -553,3 +553,48 @@ func TestWhoEndedTheWait(t *testing.T) {
 		}
 	}
 }
+
+//go:noinline
+func hog(stop <-chan struct{}) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+			burn(time.Millisecond)
+		}
+	}
+}
+
+// A request that waits for a CPU names the one that had it.
+func TestWhoHadTheCPUs(t *testing.T) {
+	rec := startRecorder(t, nil)
+	procs := runtime.GOMAXPROCS(1)
+	stop := make(chan struct{})
+	var others sync.WaitGroup
+	for range 3 {
+		others.Go(func() {
+			_, s := rec.begin(context.Background(), "POST /report")
+			hog(stop)
+			s.end()
+		})
+	}
+	_, victim := rec.begin(context.Background(), "GET /victim")
+	yielder(4 * wait)
+	victim.end()
+	close(stop)
+	others.Wait()
+	runtime.GOMAXPROCS(procs)
+	rec.finish()
+	f := rec.exact(victim)
+	runnable := f.causeOf(wallprofile.Runnable.Leaf())
+	if got := f.causeOf(wallprofile.Runnable.Leaf(), "[CPUs busy with: POST /report, another request]", "hog"); 2*got < runnable || got == 0 {
+		t.Errorf("%v of %v\n%s", time.Duration(got), time.Duration(runnable), f.causes())
+	}
+	i := slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })
+	text := rec.diagnoses[i].Text
+	if !strings.Contains(text, " runnable and waiting for a CPU in wall.yielder, the CPUs busy with POST /report (") ||
+		!strings.Contains(text, " %): ") || !strings.HasSuffix(text, " ms of it on the CPU in wall.burn, called by wall.hog") {
+		t.Errorf("the diagnosis is %q", text)
+	}
+}

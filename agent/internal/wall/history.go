@@ -10,7 +10,7 @@ import (
 
 // The history is what the goroutines of the process did lately, for a wait is followed only when it has ended: see
 // follow.go. It is kept from one conversion to the next. Slices are kept while some goroutine that is followed waits for
-// another one, in a ring of all goroutines.
+// another one, in a ring of all goroutines, and those in which they ran while one waits for a CPU.
 
 const (
 	maxHistories = 1 << 16 // goroutines; a quarter of them, if nothing is known of more than their status
@@ -34,6 +34,7 @@ type history struct {
 	assist   bool
 	switched bool // it waits for the coroutine to which it switched
 	exited   bool
+	proc     int // where it ran last, an index of the historian's procs
 
 	born    trace.Time // zero if it is not known who started it, or nobody waited then
 	starter uint64     // number of the slice of the goroutine that started it; 0 if it was a timer
@@ -84,8 +85,10 @@ type historian struct {
 	all       map[trace.GoID]*history
 	start     trace.Time // the trace has no gap since
 	ring      [maxSlices / chunkSize]*[chunkSize]slice
-	kept      uint64 // number of the newest slice; they are counted from 1 on
-	waiting   int    // goroutines that are followed and wait for another one
+	kept      uint64     // number of the newest slice; they are counted from 1 on
+	waiting   int        // goroutines that are followed and wait for another one
+	queued    int        // … and for a CPU
+	procs     []*history // the goroutine that ran last on each of the scheduler's processors
 	stops     []worldStop
 	parties   map[uint64]*party   // of the roots that run
 	begun     map[uint64]*history // where the spans began that run
@@ -94,13 +97,13 @@ type historian struct {
 	names     func(number uint64) string
 
 	causes  causes
-	credit  int    // steps that following waits may take
-	earned  uint64 // events that were turned into credit
+	credit  credit // for following waits
+	forBusy credit // for dividing the time of those that wait for a CPU
 	reasons [wallprofile.NumNotFollowed]uint64
 }
 
 func newHistorian(c *converter, names func(uint64) string) *historian {
-	h := &historian{c: c, names: names, causes: make(causes), credit: maxCredit}
+	h := &historian{c: c, names: names, causes: make(causes), credit: credit{steps: maxCredit}, forBusy: credit{steps: maxCredit}}
 	h.reset(0)
 	return h
 }
@@ -109,7 +112,7 @@ func newHistorian(c *converter, names func(uint64) string) *historian {
 func (hs *historian) reset(now trace.Time) {
 	hs.all, hs.begun = make(map[trace.GoID]*history), make(map[uint64]*history)
 	hs.parties, hs.alone, hs.functions = make(map[uint64]*party), make(map[*stack]*party), make(map[party]*party)
-	hs.stops, hs.start = nil, now
+	hs.stops, hs.procs, hs.start = nil, nil, now
 }
 
 // run starts or stops the historian: a history that nobody needs is not kept.
@@ -266,12 +269,11 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 		}
 		return // a status, repeated in each generation
 	}
-	if hs.waiting > 0 {
-		if from == trace.GoWaiting {
-			hs.woken(h, now, e)
-		} else {
-			hs.cut(h, now, at)
-		}
+	switch {
+	case hs.waiting > 0 && from == trace.GoWaiting:
+		hs.woken(h, now, e)
+	case hs.waiting > 0, hs.queued > 0 && from == trace.GoRunning && now.Sub(h.from) >= minRan:
+		hs.cut(h, now, at)
 	}
 	h.from, h.sample = now, nil
 	if at != noStack {
@@ -284,6 +286,9 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 		return
 	}
 	h.state = stateIn(to, st.Reason, h.stack)
+	if to == trace.GoRunning {
+		hs.runs(h, e.Proc())
+	}
 	h.switched = to == trace.GoWaiting && hs.c.switches(id, st.Reason)
 }
 
@@ -334,7 +339,7 @@ func (hs *historian) cut(h *history, now trace.Time, at *stack) {
 // keep puts a slice into the ring, in the place of the oldest one if that is full. While nobody waits, nobody needs it,
 // and nobody waits for the runtime's sweeper, which yields at each step: a collection would fill the ring with that.
 func (hs *historian) keep(h *history, s *slice) {
-	if s.to <= s.from || hs.waiting == 0 || s.stack.sweeps() {
+	if s.to <= s.from || hs.waiting == 0 && (hs.queued == 0 || s.state != wallprofile.Running) || s.stack.sweeps() {
 		return
 	}
 	hs.kept++

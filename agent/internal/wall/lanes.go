@@ -32,7 +32,7 @@ type goroutine struct {
 	preempted, resumed bool             // it was taken off the CPU at stack; it has been running since it was
 	assist             bool             // helping the garbage collector
 	stopped            [2]time.Duration // by a stop of the world that ended within this slice: for GC, for others
-	waits              bool             // for another goroutine: the historian counts it
+	waits              *int             // the historian's count of goroutines that wait as this one does; nil if it does not
 	ending             *ending          // of the wait that ends now
 
 	carrier *goroutine // the coroutine that runs in its place, see handover; nil if it runs itself
@@ -138,7 +138,7 @@ func (c *converter) close(l *lane) {
 	if len(l.g.lanes) == 0 {
 		c.relieve(l.g)
 		if l.g.stands == nil {
-			c.waits(l.g, false)
+			c.waits(l.g, nil)
 			delete(c.goroutines, l.g.id)
 		}
 	}

@@ -178,9 +178,12 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 		c.charge(g, g.stack, s, nil, d/2)
 		d -= d / 2
 	}
-	if s.Link() != wallprofile.NoLink {
+	switch {
+	case s.Link() != wallprofile.NoLink:
 		c.waited(g, where, s, now)
-	} else {
+	case s == wallprofile.Runnable:
+		c.queued(g, where, now, d)
+	default:
 		c.charge(g, where, s, nil, d)
 	}
 	g.since = now

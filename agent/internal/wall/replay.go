@@ -193,7 +193,7 @@ func (c *converter) lose(e trace.Event) {
 	c.history.reset(e.Time())
 	for _, g := range c.goroutines {
 		c.cut(g, c.last, nil)
-		c.waits(g, false)
+		c.waits(g, nil)
 		c.relieve(g)
 		g.known, g.since, g.sample, g.assist, g.stopped = false, e.Time(), nil, false, [2]time.Duration{}
 	}
@@ -454,18 +454,25 @@ func (c *converter) enter(g *goroutine, to trace.GoState, st trace.StateTransiti
 		g.stack = at
 	}
 	g.state = stateIn(to, st.Reason, g.stack)
-	c.waits(g, g.state.Link() != wallprofile.NoLink)
+	switch {
+	case g.state.Link() != wallprofile.NoLink:
+		c.waits(g, &c.history.waiting)
+	case g.state == wallprofile.Runnable:
+		c.waits(g, &c.history.queued)
+	default:
+		c.waits(g, nil)
+	}
 }
 
-// waits notes whether a goroutine waits for another one.
-func (c *converter) waits(g *goroutine, is bool) {
-	switch {
-	case is && !g.waits:
-		c.history.waiting++
-	case !is && g.waits:
-		c.history.waiting--
+// waits notes what a goroutine waits for, by where the historian counts it; nil for nothing.
+func (c *converter) waits(g *goroutine, counted *int) {
+	if g.waits != nil {
+		*g.waits--
 	}
-	g.waits = is
+	if counted != nil {
+		*counted++
+	}
+	g.waits = counted
 }
 
 // sampled gives the part of a running slice around each CPU sample to its stack.
