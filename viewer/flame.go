@@ -47,9 +47,19 @@ func hasMarker(s *profile.Sample) bool {
 // signs returns the values above zero against those below, of a profile that is itself a difference. It is empty for any
 // other.
 func signs(p *profile.Profile, value int) difference {
-	if !slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return s.Value[value] < 0 }) {
+	if !belowZero(p, value) {
 		return difference{}
 	}
+	return bySign(p, value)
+}
+
+// belowZero reports whether a profile is itself a difference.
+func belowZero(p *profile.Profile, value int) bool {
+	return slices.ContainsFunc(p.Sample, func(s *profile.Sample) bool { return s.Value[value] < 0 })
+}
+
+// bySign returns the values above zero against those below.
+func bySign(p *profile.Profile, value int) difference {
 	above := flame.Side{Profile: p, Value: value, Keep: profiles.OwnTime}
 	below := above
 	below.Negative = true
@@ -69,6 +79,7 @@ func newOthers(p *profile.Profile) flame.Graph {
 // difference is the difference of two profiles.
 type difference struct {
 	Changes []flame.Change
+	Signed  bool // the sides are differences themselves: before is what became less, after what became more
 	tree    *flame.Difference
 	unit    string
 }
@@ -80,7 +91,27 @@ func newDifference(before, after *profile.Profile, beforeScale, afterScale float
 	if !ok || !ok2 {
 		return difference{}
 	}
+	if belowZero(before, b.Value) || belowZero(after, a.Value) {
+		return subtract(b, a)
+	}
 	return difference{Changes: flame.Changes(b, a), tree: flame.Compare(b, a), unit: a.Unit()}
+}
+
+// subtract returns what became less against what became more, of two sides at least one of which is itself a difference. It
+// is empty if they do not have the same sample types.
+func subtract(before, after flame.Side) difference {
+	scaled := func(s flame.Side, by float64) *profile.Profile {
+		p := s.Profile.Copy()
+		p.Scale(by * s.Scale)
+		return p
+	}
+	p, err := profile.Merge([]*profile.Profile{scaled(after, 1), scaled(before, -1)})
+	if err != nil {
+		return difference{}
+	}
+	d := bySign(p, after.Value)
+	d.Signed = true
+	return d
 }
 
 // draw draws the difference, zoomed as in newFlame.

@@ -299,3 +299,17 @@ func TestDifferenceIsShownAsOne(t *testing.T) {
 	shows(t, page(t, pages(t, open(t, path), Options{}), "/profiles"), "-5 MiB of memory", "the profile is a difference",
 		"main.shrank: before 6 MiB, after 0 B, −6 MiB", "main.grew: before 0 B, after 1 MiB, &#43;1 MiB", "all: before 6 MiB, after 1 MiB")
 }
+
+// TestDifferencesAreCompared: of profiles that are differences themselves, what became less stands against what became more.
+func TestDifferencesAreCompared(t *testing.T) {
+	dir := t.TempDir()
+	for i, grew := range []int64{1 << 20, 3 << 20} {
+		p := fixture.Profile(fixture.Began.Add(time.Duration(i)*time.Minute), 10*time.Second, "alloc_space", "bytes", nil,
+			fixture.Sample("main.main;main.shrank", -6<<20*int64(i+1), ""), fixture.Sample("main.main;main.grew", grew, ""))
+		fixture.WriteForeign(t, filepath.Join(dir, []string{"before", "after"}[i], "heap.pb.gz"), p)
+	}
+	h := pages(t, open(t, dir), Options{})
+	link := regexpOf(t, page(t, h, "/compare"), `href="(/compare\?[^"]*what=versions[^"]*)">`)
+	shows(t, page(t, h, link), "before <b>-512 KiB/s</b> · after <b>-922 KiB/s</b>", "the profiles are differences",
+		"main.shrank: before 6 MiB, after 0 B, −6 MiB", "main.grew: before 0 B, after 2 MiB, &#43;2 MiB")
+}
