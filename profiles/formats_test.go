@@ -2,13 +2,17 @@ package profiles_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime/pprof"
+	"runtime/trace"
+	"strings"
 	"testing"
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/record"
 	"spanflame/profiles"
 )
 
@@ -62,5 +66,22 @@ func TestFormats(t *testing.T) {
 	}
 	if _, damaged, err := profiles.Find(t.Context(), profiles.Query{}, notes); err != nil || len(damaged) != 1 {
 		t.Errorf("a file that is no profile: %v, %v", damaged, err)
+	}
+}
+
+// A file in a format of Go that is not a profile says how to get one.
+func TestOtherFormatsOfGo(t *testing.T) {
+	var stacks, events bytes.Buffer
+	if err := pprof.Lookup("goroutine").WriteTo(&stacks, 2); err != nil {
+		t.Fatal(err)
+	}
+	if err := trace.Start(&events); err != nil {
+		t.Fatal(err)
+	}
+	trace.Stop()
+	for want, b := range map[string][]byte{"debug=1": stacks.Bytes(), "go tool trace -pprof=": events.Bytes()} {
+		if _, err := profiles.Parse(bytes.NewReader(b)); !errors.Is(err, record.ErrDamaged) || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.20q: %v, want an error with %q", b, err, want)
+		}
 	}
 }

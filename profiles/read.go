@@ -2,6 +2,7 @@ package profiles
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -131,13 +132,24 @@ func (r *reader) wire(file []byte) ([]byte, error) {
 	}
 	switch {
 	case err != nil:
-		return nil, invalid(err)
+		return nil, invalid(cmp.Or(convertible(data), err))
 	case len(data) == 0:
 		return nil, invalid(errors.New("it is empty"))
 	case weight > r.limits.memory:
 		return nil, fmt.Errorf("%w: the profile takes about %d bytes of memory, the limit is %d", record.ErrTooLarge, weight, r.limits.memory)
 	}
 	return data, nil
+}
+
+// convertible returns an error that says how to get a profile from data in a format of Go that has none, or nil.
+func convertible(data []byte) error {
+	switch start := string(data[:min(len(data), 16)]); {
+	case strings.HasPrefix(start, "go 1.") && strings.Contains(start, " trace"):
+		return errors.New("it is an execution trace, from which go tool trace -pprof=sync makes a profile (or sched, syscall or net)")
+	case strings.HasPrefix(start, "goroutine ") && strings.ContainsAny(start, "0123456789"):
+		return errors.New("these are the stacks of /debug/pprof/goroutine?debug=2: ask for debug=1, or for no debug")
+	}
+	return nil
 }
 
 func (r *reader) decompress(file []byte) error {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles"
 	"spanflame/profiles/input"
@@ -108,7 +109,7 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := replaceFile(output, merger.Write); err != nil {
 		return err
 	}
-	fmt.Fprintf(stderr, "%s: %d profiles merged, %d left out\n", output, merged, left)
+	fmt.Fprintf(stderr, "%s: %s merged, %d left out\n", output, format.Count(merged, "profile"), left)
 	return nil
 }
 

@@ -139,7 +139,7 @@ func TestMergeCommandLeavesOutWhatIsDamaged(t *testing.T) {
 		}
 	}
 	_, stderr, err := merge(t, "--output", output, dir)
-	if err != nil || !strings.Contains(stderr, "1 profiles merged, 3 left out") ||
+	if err != nil || !strings.Contains(stderr, "1 profile merged, 3 left out") ||
 		!strings.Contains(stderr, broken) || !strings.Contains(stderr, head) || !strings.Contains(stderr, tail) {
 		t.Errorf("%v\n%s", err, stderr)
 	}
@@ -160,7 +160,7 @@ func TestMergeCommandSaysWhatIsWrong(t *testing.T) {
 		"profiles of several services, select one with --service: shop, till":                               {two},
 		second + ": profiles of different kinds do not add up: it measures samples/count, cpu/microseconds": {kinds},
 		`profile type "heap"`:                   {"--type", "heap", dir},
-		"no profile matches type tea: there":    {"--type", "tea", dir},
+		"no profile matches type tea: found":    {"--type", "tea", dir},
 		"--pgo accepts only CPU profiles":       {"--pgo", "--type", "wall", dir},
 		`--from: time "noon"`:                   {"--from", "noon", dir},
 		`--to: time "noon"`:                     {"--to", "noon", dir},
@@ -168,8 +168,8 @@ func TestMergeCommandSaysWhatIsWrong(t *testing.T) {
 		"no profile matches":                    {"--type", "cpu", "--service", "nobody", dir},
 		empty + ": no profile matches":          {empty},
 		"merge: want the profiles to merge: FI": {},
-		"no profile matches type memory, from 2026-01-02 12:00:00: there are 2 from 2026-01-02 12:00:00 to 2026-01-02 12:01:00 UTC, " +
-			"of shop, of the types cpu, wall": {"--type", "memory", "--from", "2026-01-02T12:00:00Z", dir},
+		"no profile matches type memory, from 2026-01-02 12:00:00: found 2 profiles of shop, of the types cpu, wall, " +
+			"from 2026-01-02 12:00:00 to 2026-01-02 12:01:00 UTC": {"--type", "memory", "--from", "2026-01-02T12:00:00Z", dir},
 		"no such file": {filepath.Join(empty, "none")},
 		"write " + filepath.Join(empty, "none", "x") + ": open": {"--type", "cpu", "--output", filepath.Join(empty, "none", "x"), dir},
 	} {

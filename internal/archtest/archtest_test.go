@@ -79,7 +79,7 @@ var rules = []rule{
 		"it compares the profiles and spans that it is given, whatever they were read from"},
 	{"profiles/why", []string{"internal/format", "internal/traces", "internal/wallprofile", "profiles"},
 		"it explains the spans and profiles that it is given, whatever they were read from"},
-	{"profiles/input", []string{"internal/query", "internal/record", "profiles"},
+	{"profiles/input", []string{"internal/format", "internal/query", "internal/record", "profiles"},
 		"it reads profiles from servers, so that the packages for saved profiles need no network"},
 	{"viewer", []string{"internal/flame", "internal/format", "internal/query", "internal/record", "internal/traces", "internal/wallprofile", "profiles",
 		"profiles/compare", "profiles/leaks", "profiles/why"},

@@ -5,7 +5,6 @@
 package input
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/profiles"
 )
 
@@ -210,10 +210,14 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 		}
 	}
 	slices.Sort(types)
-	services := cmp.Or(strings.Join(profiles.ServiceNames(entries), ", "), "no service that they name")
-	there := fmt.Sprintf("there are %d from %s to %s, of %s, of the types %s", len(entries), from.UTC().Format(time.DateTime),
-		to.UTC().Format(time.DateTime+" MST"),
-		services, strings.Join(slices.Compact(types), ", "))
+	there := "found " + format.Count(len(entries), "profile")
+	if services := profiles.ServiceNames(entries); len(services) > 0 {
+		there += " of " + strings.Join(services, ", ")
+	}
+	there += ", of the types " + strings.Join(slices.Compact(types), ", ")
+	if to.Unix() > int64((24 * time.Hour).Seconds()) { // profiles that have no time are of the first moments of 1970
+		there += fmt.Sprintf(", from %s to %s", from.UTC().Format(time.DateTime), to.UTC().Format(time.DateTime+" MST"))
+	}
 	if len(labels) > 0 {
 		have := slices.Sorted(maps.Keys(labels))
 		there += ", with the labels " + strings.Join(have[:min(len(have), maxLabels)], ", ")

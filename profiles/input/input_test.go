@@ -72,8 +72,8 @@ func TestWhatIsThereInstead(t *testing.T) {
 	save(t, dir, "cart", 1)
 	save(t, dir, "shop", 2)
 	for want, q := range map[string]profiles.Query{
-		`service "nobody": there are 2 from 2026-01-02 15:01:00 to 2026-01-02 15:03:00 UTC, of cart, shop, of the types memory`: {Service: "nobody"},
-		`type wall, label zone="a", to 2026-01-02 15:00:00: there are 2`: {
+		`service "nobody": found 2 profiles of cart, shop, of the types memory, from 2026-01-02 15:01:00 to 2026-01-02 15:03:00 UTC`: {Service: "nobody"},
+		`type wall, label zone="a", to 2026-01-02 15:00:00: found 2 profiles of`: {
 			Types: []record.Type{record.Wall}, Labels: map[string]string{"zone": "a"}, To: epoch,
 		},
 	} {
@@ -329,5 +329,19 @@ func TestWork(t *testing.T) {
 		if _, err := input.Work(t.Context(), args[0], args[1]); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want an error with %q", err, want)
 		}
+	}
+}
+
+// TestNoTimeIsNotNamed: of profiles without a time, none is named.
+func TestNoTimeIsNotNamed(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cpu.pb")
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "cpu", Unit: "nanoseconds"}}, DurationNanos: 1e9}
+	var b bytes.Buffer
+	if err := errors.Join(p.WriteUncompressed(&b), os.WriteFile(path, b.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := read(t, path, input.Options{Query: profiles.Query{Types: []record.Type{record.Wall}}})
+	if err == nil || strings.Contains(err.Error(), "1970") || !strings.HasSuffix(err.Error(), "found 1 profile, of the types cpu") {
+		t.Error(err)
 	}
 }

@@ -22,6 +22,7 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/profiles"
 )
@@ -210,8 +211,8 @@ func (r *reader) report() (*Report, error) {
 				out.End = end
 			}
 			if n < MinWindows {
-				report.Notes = append(report.Notes, fmt.Sprintf("%s: %d %s profiles of one run are too few for a significance test, which needs %d",
-					out.name(), n, kind, MinWindows))
+				report.Notes = append(report.Notes, fmt.Sprintf("%s: %s of one run: too few for a significance test, which needs %d",
+					out.name(), format.Count(n, string(kind)+" profile"), MinWindows))
 				continue
 			}
 			looked = true
