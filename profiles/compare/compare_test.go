@@ -504,6 +504,30 @@ func TestFunctionsAreMatchedAcrossBuilds(t *testing.T) {
 	}
 }
 
+// TestClosuresAreMatchedAcrossToolchains: closures that another version of Go names differently are the same if they start
+// at the same line.
+func TestClosuresAreMatchedAcrossToolchains(t *testing.T) {
+	closures := func(lines map[string]int64) profiles.Window {
+		stacks := map[string]float64{"main.main": 1}
+		for name := range lines {
+			stacks["main.main;"+name] = float64(lines[name])
+		}
+		w := cpu(stacks)
+		for _, f := range w.Profile.Function {
+			f.StartLine = lines[f.Name]
+		}
+		return w
+	}
+	before := closures(map[string]int64{"main.main.func1": 10, "main.main.func2": 20, "main.main.func2.1": 30})
+	after := closures(map[string]int64{"main.main.1": 10, "main.main.2": 20, "main.main.3": 30})
+	want := []compare.Rename{
+		{Before: "main.main.func1", After: "main.main.1"}, {Before: "main.main.func2", After: "main.main.2"}, {Before: "main.main.func2.1", After: "main.main.3"},
+	}
+	if r := mustCompare(t, built(before, "1"), built(after, "2"), compare.Options{}); !slices.Equal(r.Renamed, want) {
+		t.Errorf("matched %v, want %v", r.Renamed, want)
+	}
+}
+
 // Of one build, of builds that are not known, or with few samples, chance decides which of two functions a window has.
 func TestARenamingNeedsEvidence(t *testing.T) {
 	for name, tt := range map[string]struct {

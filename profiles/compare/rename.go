@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
@@ -35,8 +36,9 @@ func (b builds) add(w profiles.Window) {
 // match finds functions that have another name on the other side, and gives those of before the name that they have
 // after. It is deliberately narrow, since a wrong match hides a change. Where both sides are of the same builds, nothing
 // was renamed. A function that disappeared and one that appeared are the same if no others share the name within their
-// packages (the package was moved or renamed). Where the builds are known to differ, they are also the same if they are
-// the only such functions of one file and have the same caller (the function was renamed).
+// packages (the package was moved or renamed). Where the builds are known to differ, they are also the same if they have
+// the same caller and start at the same line of one file (another version of Go names closures in another way), or are the
+// only such functions of one file (the function was renamed).
 func match(t *stacks.Table, pairs [][2]*measure, before, after builds) []Rename {
 	known := len(before) > 0 && len(after) > 0
 	if known && maps.Equal(before, after) {
@@ -68,7 +70,7 @@ func match(t *stacks.Table, pairs [][2]*measure, before, after builds) []Rename 
 	byKey(func(id int32) string { return withinPackage(t.Names[id]) }, func(_, _ int32) bool { return true })
 	if known {
 		calledBy := callers(t)
-		byKey(func(id int32) string { return t.Files[id] }, func(old, now int32) bool {
+		sameCaller := func(old, now int32) bool {
 			for caller := range calledBy[old] {
 				if moved, ok := to[caller]; ok {
 					caller = moved
@@ -78,7 +80,14 @@ func match(t *stacks.Table, pairs [][2]*measure, before, after builds) []Rename 
 				}
 			}
 			return false
-		})
+		}
+		byKey(func(id int32) string {
+			if t.Lines[id] == 0 {
+				return ""
+			}
+			return fmt.Sprintf("%s:%d", t.Files[id], t.Lines[id])
+		}, sameCaller)
+		byKey(func(id int32) string { return t.Files[id] }, sameCaller)
 	}
 	var renamed []Rename
 	for old, now := range to {

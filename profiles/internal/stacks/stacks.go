@@ -27,6 +27,7 @@ type Node struct {
 type Table struct {
 	Names []string // of functions
 	Files []string // of the first location that was seen of each function
+	Lines []int64  // at which each function starts there, 0 if that is not known
 	Nodes []Node
 
 	functions map[string]int32
@@ -44,12 +45,12 @@ func (t *Table) Has(name string) bool {
 	return ok
 }
 
-func (t *Table) function(name, file string) int32 {
+func (t *Table) function(name, file string, line int64) int32 {
 	id, ok := t.functions[name]
 	if !ok {
 		id = int32(len(t.Names))
 		t.functions[name] = id
-		t.Names, t.Files = append(t.Names, name), append(t.Files, file)
+		t.Names, t.Files, t.Lines = append(t.Names, name), append(t.Files, file), append(t.Lines, line)
 	}
 	return id
 }
@@ -119,11 +120,11 @@ func (t *Table) location(l *profile.Location) []int32 {
 			name = line.Function.SystemName
 		}
 		if name != "" {
-			ids = append(ids, t.function(Identity(name), line.Function.Filename))
+			ids = append(ids, t.function(Identity(name), line.Function.Filename, line.Function.StartLine))
 		}
 	}
 	if len(ids) == 0 {
-		ids = append(ids, t.function(address(l), ""))
+		ids = append(ids, t.function(address(l), "", 0))
 	}
 	return ids
 }
