@@ -24,7 +24,6 @@ import (
 	"golang.org/x/sync/singleflight"
 	_ "modernc.org/sqlite"
 
-	"spanflame/internal/query"
 	"spanflame/internal/wallprofile"
 )
 
@@ -459,8 +458,8 @@ func TestWallOfEveryKind(t *testing.T) {
 					!strings.HasPrefix(path, want) {
 					t.Errorf("the largest stack of %s is\n%s\nwant %s… %s … %s in\n%s", s.Name, path, want, k.function, k.state, render(graph))
 				}
-				if others := find1(graph, othersFrame); k.others != "" && (others == nil || others.Find("spanflame/e2e."+k.others) == 0) {
-					t.Errorf("%s has not the time of %s on other goroutines:\n%s", s.Name, k.others, render(graph))
+				if others := othersGraph(t, s, linkMargin); k.others != "" && others.Find("spanflame/e2e."+k.others) == 0 {
+					t.Errorf("%s has not the time of %s on other goroutines:\n%s", s.Name, k.others, render(others))
 				}
 			}
 			root, _ := find(spans, k.name)
@@ -469,16 +468,6 @@ func TestWallOfEveryKind(t *testing.T) {
 			}
 		})
 	}
-}
-
-// find1 is the first frame of that name.
-func find1(graph *query.Frame, name string) (found *query.Frame) {
-	graph.Walk(func(_ []string, f *query.Frame) {
-		if f.Name == name && found == nil {
-			found = f
-		}
-	})
-	return found
 }
 
 // hop1 and hop2 each spend time and hand the span on to a goroutine of their own; hop3 ends it.

@@ -26,7 +26,6 @@ import (
 )
 
 const (
-	othersFrame    = "[other goroutines working for this span]" // stands above the time that they spent for it
 	unknownFrame   = "[not recorded]"
 	elsewhereFrame = "[elsewhere: span ended on another goroutine]"
 )
@@ -120,9 +119,20 @@ func wallGraph(t *testing.T, s query.Span, margin time.Duration) *query.Frame {
 	return graph
 }
 
+// othersGraph is the flame graph of other goroutines that worked for a span. Its Total is 0 if there were none.
+func othersGraph(t *testing.T, s query.Span, margin time.Duration) *query.Frame {
+	t.Helper()
+	graph, err := w.pyroscope.SpanFlameGraph(t.Context(), query.WallOthers, query.Selector{"service_name": s.Service}, []string{s.ID},
+		s.Start.Add(-margin), s.End.Add(margin))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return graph
+}
+
 // own returns the recorded time of the span's own goroutine.
 func own(graph *query.Frame) time.Duration {
-	return time.Duration(graph.Total - graph.Find(othersFrame) - graph.Find(unknownFrame) - graph.Find(elsewhereFrame))
+	return time.Duration(graph.Total - graph.Find(unknownFrame) - graph.Find(elsewhereFrame))
 }
 
 // exact reports whether a profile accounts for a span's duration within one hundredth.
@@ -135,9 +145,6 @@ func largest(graph *query.Frame) (at []string) {
 	times := make(map[string]int64)
 	most := int64(0)
 	graph.Walk(func(stack []string, f *query.Frame) {
-		if slices.Contains(stack, othersFrame) {
-			return
-		}
 		if cause := slices.IndexFunc(stack, wallprofile.IsCause); cause >= 0 {
 			stack = stack[:cause]
 		}
@@ -236,9 +243,9 @@ func TestWallUnderLoad(t *testing.T) {
 				off++
 				t.Logf("%s took %v, its profile has %v", s.Name, s.Duration(), own(graph))
 			}
-			if s.Name == "GET /load" && graph.Find(othersFrame) < int64(2*30*time.Millisecond) {
+			if others := othersGraph(t, s, detailsMargin); s.Name == "GET /load" && others.Total < int64(2*30*time.Millisecond) {
 				short++
-				t.Logf("the goroutines that a request started have %v of it, not 60ms:\n%s", time.Duration(graph.Find(othersFrame)), render(graph))
+				t.Logf("the goroutines that a request started have %v of it, not 60ms:\n%s", time.Duration(others.Total), render(others))
 			}
 		}
 	}
@@ -435,7 +442,7 @@ func TestWallOfWorker(t *testing.T) {
 			if !exact(graph, s) {
 				t.Errorf("%s took %v, its profile has %v", s.Name, s.Duration(), own(graph))
 			}
-			if graph.Find("e2e."+foreign[i]) != 0 || graph.Find("span: "+foreign[i]) != 0 || graph.Find(othersFrame) != 0 {
+			if graph.Find("e2e."+foreign[i]) != 0 || graph.Find("span: "+foreign[i]) != 0 || othersGraph(t, s, detailsMargin).Total != 0 {
 				t.Errorf("the profile of %s has time of another request:\n%s", s.Name, render(graph))
 			}
 		}

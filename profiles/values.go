@@ -45,9 +45,32 @@ func Calls(s *profile.Sample, function string) bool {
 	return false
 }
 
+// OthersIndex returns the index of the values that have the time of other goroutines, or of those to show first if a
+// profile has none of its own.
+func OthersIndex(p *profile.Profile) int {
+	if i := SampleIndex(p, wallprofile.OthersType); i >= 0 {
+		return i
+	}
+	return DefaultSampleIndex(p)
+}
+
 // OwnTime reports whether a sample is of a span's own time: all samples are, except those that a wall-clock profile has
 // of other goroutines that worked for the span.
 func OwnTime(s *profile.Sample) bool { return !Calls(s, wallprofile.Others) }
+
+// Waits reports whether a sample of a wall-clock profile is of a goroutine that waited.
+func Waits(s *profile.Sample) bool {
+	n := wallprofile.Causes(len(s.Location), func(i int) string { return Outermost(s.Location[i]) })
+	return n < len(s.Location) && wallprofile.KindOf(innermost(s.Location[n])) == wallprofile.KindWaiting
+}
+
+// innermost returns the innermost function of a location, empty if it has none.
+func innermost(l *profile.Location) string {
+	if len(l.Line) > 0 && l.Line[0].Function != nil {
+		return l.Line[0].Function.Name
+	}
+	return ""
+}
 
 // Own returns a wall-clock profile without the causes of its waits: its stacks end in the goroutine that waited, and in
 // that one's state. It shares everything else with p, which may be of any type and is not changed.

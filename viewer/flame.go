@@ -72,6 +72,7 @@ func newOthers(p *profile.Profile) flame.Graph {
 	if !ok {
 		return flame.Graph{}
 	}
+	s.Value = profiles.OthersIndex(p)
 	s.Keep = func(sample *profile.Sample) bool { return !profiles.OwnTime(sample) }
 	return flame.NewOthers(s)
 }

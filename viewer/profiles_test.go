@@ -80,7 +80,7 @@ func TestProfilesOfOthersAlone(t *testing.T) {
 	d := fixture.New(t)
 	d.Wall("shop", 0, time.Second, fixture.Sample(wallprofile.Others+";main.help", 9e8, "root"))
 	got := page(t, pages(t, open(t, d.Dir), Options{}), "/profiles?type=wall")
-	shows(t, got, "There are no samples.", "Other goroutines worked 900 ms")
+	shows(t, got, "There are no samples.", "Other goroutines that it started, in addition to its own time: 900 ms running on the CPU")
 	if strings.Contains(got, "own goroutine") {
 		t.Error("the page mentions a span's own goroutine")
 	}

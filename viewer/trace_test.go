@@ -30,7 +30,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 		"[waiting: mutex]: 450 ms, 75 %", // of the span's own 600 ms, not of what others did
 		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
 		`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`,
-		"Other goroutines worked 300 ms for it", "main.prefetch",
+		"Other goroutines that it started, in addition to its own time: 300 ms waiting", "main.prefetch",
 		"Shorter than 10 ms: such a short span has no flame graph of its own. Its time is in the flame graph of the span around it, POST /checkout.",
 		"go tool pprof -http=: http://localhost"+wallPath()+".pb.gz", "-tagfocus=span_id="+fixture.SpanID("root"),
 	)

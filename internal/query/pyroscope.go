@@ -18,6 +18,7 @@ import (
 const (
 	CPU        = "process_cpu:cpu:nanoseconds:cpu:nanoseconds"
 	Wall       = "wall:wall:nanoseconds:wall:nanoseconds"
+	WallOthers = "wall:others:nanoseconds:wall:nanoseconds" // of other goroutines that worked for spans
 	InuseSpace = "memory:inuse_space:bytes:space:bytes"
 	MutexDelay = "mutex:delay:nanoseconds:contentions:count"
 	BlockDelay = "block:delay:nanoseconds:contentions:count"

@@ -32,6 +32,8 @@ const (
 	SpanPrefix = "span: "
 	// Others is the frame above the time that other goroutines spent for the profile's span.
 	Others = "[other goroutines working for this span]"
+	// OthersType is the sample type that has this time. The sample type of the span's own time has none of it.
+	OthersType = "others"
 )
 
 // IsBracketed reports whether a frame is a state or Others rather than a function or a span.

@@ -211,6 +211,9 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 		if !slices.Contains(s.metrics, name) {
 			s.metrics = append(s.metrics, name)
 		}
+		if w.Type == record.Wall && t.Type == wallprofile.OthersType {
+			continue // it was left out
+		}
 		if len(s.only) > 0 && !slices.Contains(s.only, name) || len(s.only) == 0 && counts && t.Unit == "count" {
 			continue
 		}

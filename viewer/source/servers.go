@@ -232,19 +232,30 @@ func (s *Servers) Profile(ctx context.Context, sel Selection) (*profile.Profile,
 	}
 	labels := sel.labels()
 	from, to := limited(sel.From, sel.To, query.Longest)
-	ask := func(from, to time.Time) (*profile.Profile, error) {
+	get := func(name string, from, to time.Time) (*profile.Profile, error) {
 		p, err := s.pyroscope.Profile(ctx, name, labels, from, to)
 		return p, s.ofPyroscope(err)
 	}
 	if sel.SpanIDs != nil {
 		from, to = from.Add(-profileMargin), to.Add(profileMargin)
-		ask = func(from, to time.Time) (*profile.Profile, error) {
+		get = func(name string, from, to time.Time) (*profile.Profile, error) {
 			graph, err := s.pyroscope.SpanFlameGraph(ctx, name, labels, sel.SpanIDs, from, to)
 			if err != nil {
 				return nil, s.ofPyroscope(err)
 			}
 			return fromGraph(graph, string(sel.Type)), nil
 		}
+	}
+	ask := func(from, to time.Time) (*profile.Profile, error) {
+		p, err := get(name, from, to)
+		if err != nil || sel.Type != record.Wall {
+			return p, err
+		}
+		others, err := get(query.WallOthers, from, to)
+		if err != nil {
+			return nil, err
+		}
+		return withOthers(p, others)
 	}
 	if err := checkLength(from, to); err != nil {
 		return nil, err
@@ -271,6 +282,28 @@ func (s *Servers) Profile(ctx context.Context, sel Selection) (*profile.Profile,
 	}
 	if sel.SpanIDs == nil && Level(sel.Type) {
 		return p, s.oneWindow(ctx, p, sel)
+	}
+	return p, nil
+}
+
+// withOthers returns a wall-clock profile as agents make it, of the two parts that Pyroscope keeps apart.
+func withOthers(own, others *profile.Profile) (*profile.Profile, error) {
+	if len(others.Sample) == 0 {
+		return own, nil
+	}
+	wall := &profile.ValueType{Type: string(record.Wall), Unit: "nanoseconds"}
+	for i, p := range []*profile.Profile{own, others} {
+		p.SampleType = []*profile.ValueType{wall, {Type: wallprofile.OthersType, Unit: "nanoseconds"}}
+		p.DefaultSampleType, p.PeriodType = wall.Type, wall
+		for _, s := range p.Sample {
+			values := []int64{0, 0}
+			values[i] = s.Value[0]
+			s.Value = values
+		}
+	}
+	p, err := profile.Merge([]*profile.Profile{own, others})
+	if err != nil {
+		return nil, fmt.Errorf("merge the time of other goroutines: %w", err)
 	}
 	return p, nil
 }

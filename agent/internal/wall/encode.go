@@ -29,7 +29,7 @@ type builder struct {
 func newBuilder() *builder {
 	return &builder{
 		p: &profile.Profile{
-			SampleType:        []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}},
+			SampleType:        []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}, {Type: wallprofile.OthersType, Unit: "nanoseconds"}},
 			DefaultSampleType: "wall",
 			PeriodType:        &profile.ValueType{Type: "wall", Unit: "nanoseconds"},
 			Period:            1,
@@ -70,11 +70,13 @@ func (b *builder) add(a account) {
 		for p := s.at; p != nil; p = p.above {
 			at = b.step(at, p.step)
 		}
+		value := []int64{s.ns, 0}
 		if s.other {
 			at = append(at, b.location(frame{function: wallprofile.Others}))
+			value = []int64{0, s.ns}
 		}
 		at = append(at, top...)
-		b.p.Sample = append(b.p.Sample, &profile.Sample{Location: at, Value: []int64{s.ns}, Label: labels})
+		b.p.Sample = append(b.p.Sample, &profile.Sample{Location: at, Value: value, Label: labels})
 	}
 }
 

@@ -146,7 +146,8 @@ func (rec *recording) flames() map[string]*flame {
 		if err != nil {
 			rec.t.Fatalf("record of %v: %v", r.Meta, err)
 		}
-		if len(p.SampleType) != 1 || p.SampleType[0].Type != "wall" || p.SampleType[0].Unit != "nanoseconds" || p.TimeNanos != r.Start.UnixNano() {
+		if len(p.SampleType) != 2 || p.SampleType[0].Type != "wall" || p.SampleType[1].Type != "others" || p.DefaultSampleType != "wall" ||
+			p.SampleType[0].Unit != "nanoseconds" || p.TimeNanos != r.Start.UnixNano() {
 			rec.t.Fatalf("profile is %v at %d, record at %v", p.SampleType, p.TimeNanos, r.Start)
 		}
 		for _, s := range p.Sample {
@@ -163,19 +164,23 @@ func (rec *recording) flames() map[string]*flame {
 			for i := len(s.Location) - 1; i >= 0; i-- {
 				names = append(names, s.Location[i].Line[0].Function.Name)
 			}
-			f.whole[strings.Join(names, ";")] += s.Value[0]
+			ns := s.Value[0] + s.Value[1]
+			if i := slices.Index(names, wallprofile.Others); i >= 0 && s.Value[0] != 0 || i < 0 && s.Value[1] != 0 {
+				rec.t.Errorf("the values %v of %q mix the span's own time with that of other goroutines", s.Value, names)
+			}
+			f.whole[strings.Join(names, ";")] += ns
 			if i := slices.IndexFunc(names, wallprofile.IsCause); i >= 0 {
 				names = names[:i]
 			}
 			joined := strings.Join(names, ";")
-			f.total += s.Value[0]
-			f.stacks[joined] += s.Value[0]
+			f.total += ns
+			f.stacks[joined] += ns
 			if strings.Contains(joined, wallprofile.Others) {
-				f.others += s.Value[0]
+				f.others += ns
 				continue
 			}
-			f.own += s.Value[0]
-			f.leaves[names[len(names)-1]] += s.Value[0]
+			f.own += ns
+			f.leaves[names[len(names)-1]] += ns
 		}
 	}
 	return all

@@ -337,14 +337,17 @@ func (s server) topFunctions(ctx context.Context, a Span) (string, error) {
 		return "", err
 	}
 	took := make(map[wallprofile.Place]int64)
-	var own, others int64
+	var own, others, idle int64
+	index := profiles.OthersIndex(p)
 	for _, sample := range p.Sample {
 		if len(sample.Value) == 0 {
 			continue
 		}
 		at, isOwn := profiles.WhereOf(sample)
 		if !isOwn {
-			others += sample.Value[0]
+			if others += sample.Value[index]; profiles.Waits(sample) {
+				idle += sample.Value[index]
+			}
 			continue
 		}
 		own += sample.Value[0]
@@ -368,7 +371,8 @@ func (s server) topFunctions(ctx context.Context, a Span) (string, error) {
 		b.WriteByte('\n')
 	}
 	if others > 0 {
-		fmt.Fprintf(&b, "Other goroutines worked %s for it, in addition.\n", format.Duration(time.Duration(others)))
+		fmt.Fprintf(&b, "Other goroutines that it started: %s in addition, of which they waited %s.\n",
+			format.Duration(time.Duration(others)), format.Duration(time.Duration(idle)))
 	}
 	b.WriteString("Each function is the innermost of a stack that belongs to the service itself. Running time is exact; where it is far from " +
 		"a CPU sample it says so.\n")
