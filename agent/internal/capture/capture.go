@@ -19,9 +19,11 @@ import (
 	"log/slog"
 	"maps"
 	"math/bits"
+	"reflect"
 	"runtime"
 	"runtime/pprof"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -173,6 +175,7 @@ func newSnapshot(t record.Type, g *guard.Guard) (snapshot, error) {
 		s.delta = delta.New(delta.Mutex)
 	case record.Block:
 		s.delta = delta.New(delta.Block)
+		s.delta.LeaveOut = ownGoroutine // which wait most of the time, longer than any of an idle service
 	case record.Goroutine:
 		s.profile = "goroutine"
 	case record.GoroutineLeak:
@@ -181,6 +184,15 @@ func newSnapshot(t record.Type, g *guard.Guard) (snapshot, error) {
 		return s, fmt.Errorf("profile type %q: the runtime has no such profile", t)
 	}
 	return s, nil
+}
+
+// agentPath is the path of the package agent, whatever this module is called.
+var agentPath = strings.TrimSuffix(reflect.TypeFor[snapshot]().PkgPath(), "/internal/capture")
+
+// ownGoroutine reports whether goroutines that begin in a function are the agent's.
+func ownGoroutine(function string) bool {
+	rest, ok := strings.CutPrefix(function, agentPath)
+	return ok && (strings.HasPrefix(rest, ".") || strings.HasPrefix(rest, "/"))
 }
 
 // capture returns the compressed profile of a window that ends now, and how many of its stacks have one sample together.

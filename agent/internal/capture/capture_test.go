@@ -156,6 +156,39 @@ func TestDeltaBeginsAtStart(t *testing.T) {
 	_ = old
 }
 
+// A goroutine of the agent waits for all of each window, which says nothing about the service.
+func TestBlocksOfTheAgentAreLeftOut(t *testing.T) {
+	runtime.SetBlockProfileRate(1)
+	defer runtime.SetBlockProfileRate(0)
+	c, s := start(t, time.Hour, record.Block)
+	begun, done := make(chan bool), make(chan bool)
+	go func() { // in this package, and so of the agent
+		waitForTest(begun)
+		close(done)
+	}()
+	time.AfterFunc(10*time.Millisecond, func() { close(begun) })
+	waitForTest(done) // on the goroutine of package testing
+	if err := c.Stop(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	p := parse(t, s.of(record.Block)[0].Profile)
+	if total(p, "delay", "waitForTest") == 0 {
+		t.Error("the profile has no wait of another goroutine")
+	}
+	for _, sample := range p.Sample {
+		lines := sample.Location[len(sample.Location)-1].Line
+		if root := lines[len(lines)-1].Function.Name; ownGoroutine(root) {
+			t.Errorf("the profile has %v of a goroutine that began in %s", sample.Value, root)
+		}
+	}
+	if ownGoroutine("spanflame/agents.Run") || !ownGoroutine("spanflame/agent.Start.func1") {
+		t.Error("by its name another package is the agent's, or it is not")
+	}
+}
+
+//go:noinline
+func waitForTest(ch chan bool) { <-ch }
+
 func TestStacksAboveTheLimitAreCounted(t *testing.T) {
 	c, s := start(t, time.Hour, record.Memory, record.Goroutine)
 	kept := allocateForTest(64)

@@ -30,6 +30,9 @@ type Delta struct {
 	maxCached int // maxCached, but in tests
 
 	MaxSamples int // as New sets it, MaxSamples
+
+	// LeaveOut reports whether the stacks of a goroutine that begins in a function are left out; nil for none.
+	LeaveOut func(function string) bool
 }
 
 // heading is what all profiles of a kind have in common.
@@ -129,7 +132,7 @@ func (d *Delta) difference(begun, end time.Time) (Profile, error) {
 			changed = changed || v > 0
 		}
 		switch {
-		case !changed:
+		case !changed || d.LeaveOut != nil && d.LeaveOut(d.symbols.outermost(d.locations(i))):
 		case w.samples == d.MaxSamples:
 			for j, v := range values {
 				rest[j] += v

@@ -33,6 +33,8 @@ type Delta struct {
 	nextString, nextFunction, nextLocation uint64
 
 	MaxSamples int // as New sets it, MaxSamples
+
+	LeaveOut func(function string) bool // not used: this implementation leaves out nothing
 }
 
 // key is the hash of a stack's addresses and the size of its objects. It has 128 bits, so that two never have the same.

@@ -106,6 +106,12 @@ func (s *symbols) locate(stack []uintptr, h heading) []uint32 {
 	return s.found
 }
 
+// outermost returns the function in which the goroutine of a stack began.
+func (s *symbols) outermost(locations []uint32) string {
+	lines := s.locations[locations[len(locations)-1]].lines
+	return s.strings[s.functions[lines[len(lines)-1].function].name]
+}
+
 // expand returns a stack with a return address for each inlined function.
 func (s *symbols) expand(stack []uintptr) []uintptr {
 	to := makeStack()
