@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"math"
 	"slices"
 
 	"github.com/google/pprof/profile"
@@ -43,6 +44,31 @@ func Calls(s *profile.Sample, function string) bool {
 		}
 	}
 	return false
+}
+
+// Scale multiplies all values of a profile, and rounds their sum once rather than each value: the mean of many windows, in
+// most of which a stack was not, has no whole number of it. It merges samples that differ in their labels alone.
+func Scale(p *profile.Profile, ratio float64) error {
+	for _, s := range p.Sample {
+		s.Label, s.NumLabel, s.NumUnit = nil, nil, nil
+	}
+	merged, err := profile.Merge([]*profile.Profile{p})
+	if err != nil {
+		return err
+	}
+	p.Sample, p.Location, p.Function, p.Mapping = merged.Sample, merged.Location, merged.Function, merged.Mapping
+	for i := range p.SampleType {
+		var sum, scaled int64 // so far
+		for _, s := range p.Sample {
+			sum += s.Value[i]
+			s.Value[i] = int64(math.Round(float64(sum)*ratio)) - scaled
+			scaled += s.Value[i]
+		}
+	}
+	p.Sample = slices.DeleteFunc(p.Sample, func(s *profile.Sample) bool {
+		return !slices.ContainsFunc(s.Value, func(v int64) bool { return v != 0 })
+	})
+	return nil
 }
 
 // OthersIndex returns the index of the values that have the time of other goroutines, or of those to show first if a

@@ -1,6 +1,7 @@
 package profiles
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/google/pprof/profile"
@@ -39,6 +40,32 @@ func TestValues(t *testing.T) {
 	}
 	if s := p.Sample[0]; !Calls(s, "main.work") || Calls(s, "main.wait") || Calls(s, "") {
 		t.Error("functions of a stack are not distinguished from others")
+	}
+}
+
+// Goroutines that live for less than a window are on a stack of their own, or have a label of their own, in each.
+func TestScaleRoundsTheSum(t *testing.T) {
+	p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "goroutine", Unit: "count"}}}
+	add := func(stack int, label string) {
+		for len(p.Location) < stack {
+			f := &profile.Function{ID: uint64(len(p.Location) + 1), Name: fmt.Sprint("main.f", len(p.Location)+1)}
+			p.Function = append(p.Function, f)
+			p.Location = append(p.Location, &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f}}})
+		}
+		p.Sample = append(p.Sample, &profile.Sample{
+			Value: []int64{1}, Location: p.Location[stack-1 : stack], Label: map[string][]string{wallprofile.SpanID: {label}},
+		})
+	}
+	for i := range 900 {
+		add(1, fmt.Sprint(i)) // one stack, and as many labels
+		add(2+i, "")          // as many stacks
+	}
+	if err := Scale(p, 1.0/7); err != nil {
+		t.Fatal(err)
+	}
+	same := Total(p, 0, func(s *profile.Sample) bool { return Calls(s, "main.f1") })
+	if all := Total(p, 0, nil); all != 257 || same < 128 || same > 129 || len(p.Sample) != 1+int(all-same) {
+		t.Errorf("a seventh of 1800 is %d, of the 900 of one stack %d, in %d samples", all, same, len(p.Sample))
 	}
 }
 

@@ -296,7 +296,7 @@ func (d *Directory) Profile(ctx context.Context, s Selection) (*profile.Profile,
 		}
 	})
 	if err == nil && Level(s.Type) && windows > 1 {
-		p.Scale(1 / float64(windows))
+		err = profiles.Scale(p, 1/float64(windows))
 	}
 	return p, err
 }

@@ -315,7 +315,7 @@ func (s *Servers) oneWindow(ctx context.Context, p *profile.Profile, sel Selecti
 		return err
 	}
 	if whole, one := profiles.Total(p, profiles.DefaultSampleIndex(p), profiles.OwnTime), meanOf(windows); whole > 0 && one > 0 {
-		p.Scale(one / float64(whole))
+		return profiles.Scale(p, one/float64(whole))
 	}
 	return nil
 }
