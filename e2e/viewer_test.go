@@ -413,7 +413,7 @@ func TestGoToolPprofShowsTheSame(t *testing.T) {
 func top(t *testing.T, args ...string) []string {
 	t.Helper()
 	var stderr bytes.Buffer
-	cmd := exec.Command("go", append([]string{"tool", "pprof", "-top", "-nodecount=3", "-nodefraction=0", "-symbolize=none"}, args...)...)
+	cmd := exec.Command("go", append([]string{"tool", "pprof", "-top", "-nodecount=3", "-nodefraction=0.01", "-symbolize=none"}, args...)...)
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
 	if err != nil {
