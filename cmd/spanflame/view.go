@@ -41,7 +41,9 @@ DIR is SPANFLAME_DIR, or else the directory to which agents save by default. Wit
 read these servers instead.
 
 DIR may also be any other directory with profiles in files, or a single such FILE, written by any tool. The
-pages then show flame graphs, comparisons and memory, but no traces. If a file does not name its service and version,
+pages then show flame graphs, comparisons and memory. Traces are read from files in DIR and DIR/traces whose names
+end in .json or .jsonl, compressed (.gz) or not: OTLP as any SDK or the Collector writes it, or saved answers of
+Tempo or Jaeger. If a file does not name its service and version,
 the names of its directories do.
 
 The pages have no user accounts: listen on loopback, or behind a proxy that authenticates users (name it with --host).`,

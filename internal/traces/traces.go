@@ -1,7 +1,7 @@
 // Package traces is how spans lie in files: one line of OTLP JSON for each batch, which the OpenTelemetry
 // Collector's otlpjsonfile receiver reads as well. The agent writes such lines; the viewer, the demo and the
-// end-to-end tests read them, and the JSON of Tempo's API, which differs in how it writes ids. The package
-// knows no directory, no server and no SDK.
+// end-to-end tests read them, and the JSON of other SDKs, of Tempo's API, which differs in how it writes ids, and
+// of Jaeger. The package knows no directory, no server and no SDK.
 package traces
 
 import (
@@ -145,13 +145,27 @@ func toUTF8(m protoreflect.Message) {
 	})
 }
 
-// Unmarshal reads one line, or the trace in an answer of Tempo's API. The error wraps ErrDamaged.
+// Unmarshal reads one line, or a document of OTLP JSON, of Tempo's API or of Jaeger. The error wraps ErrDamaged.
 func Unmarshal(line []byte) ([]Span, error) {
-	var data tracepb.TracesData
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(line, &data); err != nil {
+	otlp, of, err := unwrap(line)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
 	}
 	var spans []Span
+	for _, t := range of {
+		some, err := t.spans()
+		if err != nil {
+			return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
+		}
+		spans = append(spans, some...)
+	}
+	if of != nil {
+		return spans, nil
+	}
+	var data tracepb.TracesData
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(otlp, &data); err != nil {
+		return nil, fmt.Errorf("%w: %v", ErrDamaged, err)
+	}
 	for _, rs := range data.GetResourceSpans() {
 		resource := attributes(rs.GetResource().GetAttributes())
 		for _, ss := range rs.GetScopeSpans() {

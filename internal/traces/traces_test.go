@@ -2,10 +2,12 @@ package traces
 
 import (
 	"bytes"
+	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,4 +247,73 @@ func FuzzUnmarshal(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestOtherPrograms: the same span as other programs write it.
+func TestOtherPrograms(t *testing.T) {
+	const otlp = `{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}}]},"SPANS":[{"scope":{},"spans":[` +
+		`{"traceId":"IDS16","spanId":"ID8","parentSpanId":"UP8","name":"GET /","kind":"SPAN_KIND_SERVER","startTimeUnixNano":"1000000","endTimeUnixNano":"3000000",` +
+		`"attributes":[{"key":"n","value":{"intValue":"7"}}],"status":{"code":"STATUS_CODE_ERROR"},"events":[{"timeUnixNano":"2000000","name":"e"}]}]}]}`
+	hexIDs := strings.NewReplacer("IDS16", traceID, "ID8", spanID, "UP8", above, "SPANS", "scopeSpans").Replace(otlp)
+	base64IDs := strings.NewReplacer("IDS16", base64.StdEncoding.EncodeToString(id(traceID)), "ID8", base64.StdEncoding.EncodeToString(id(spanID)),
+		"UP8", base64.StdEncoding.EncodeToString(id(above)), "SPANS", "instrumentationLibrarySpans").Replace(otlp)
+	jaeger := strings.NewReplacer("ID16", traceID, "ID8", spanID, "UP8", above).Replace(`{"data": [{
+		"traceID": "ID16",
+		"spans": [{
+			"traceID": "ID16", "spanID": "ID8", "operationName": "GET /", "startTime": 1000, "duration": 2000, "processID": "p1",
+			"references": [{"refType": "FOLLOWS_FROM", "traceID": "ID16", "spanID": "1"}, {"refType": "CHILD_OF", "traceID": "ID16", "spanID": "UP8"}],
+			"tags": [{"key": "n", "value": 7}, {"key": "span.kind", "value": "server"}, {"key": "error", "value": true}],
+			"logs": [{"timestamp": 2000, "fields": [{"key": "event", "value": "e"}]}]
+		}],
+		"processes": {"p1": {"serviceName": "shop", "tags": []}}
+	}], "total": 0}`)
+	for name, text := range map[string]string{
+		"OTLP": `{"resourceSpans":[` + hexIDs + `]}`, "with spaces": "{\n  \"resourceSpans\" : [" + hexIDs + "]}", "Tempo": `{"batches":[` + base64IDs + `]}`,
+		"Tempo v2": `{"trace":{"resourceSpans":[` + hexIDs + `]}}`, "Jaeger's OTLP": `{"result":{"resourceSpans":[` + hexIDs + `]}}`, "Jaeger": jaeger,
+	} {
+		got, err := Unmarshal([]byte(text))
+		if err != nil || len(got) != 1 {
+			t.Errorf("%s: %v, %v", name, got, err)
+			continue
+		}
+		s := got[0]
+		if s.TraceID != traceID || s.ID != spanID || s.ParentID != above || s.Service != "shop" || s.Name != "GET /" || s.Kind != "server" || !s.Error ||
+			s.Start.UnixNano() != 1e6 || s.Duration() != 2*time.Millisecond || s.Attributes["n"] != "7" || len(s.Events) != 1 || s.Events[0].Name != "e" ||
+			s.Events[0].Time.UnixNano() != 2e6 || s.Resource["service.name"] != "shop" {
+			t.Errorf("%s: %+v", name, s)
+		}
+	}
+	short, err := Unmarshal([]byte(`{"data":[{"spans":[{"traceID":"ab","spanID":"C"}]}]}`))
+	if err != nil || short[0].TraceID != strings.Repeat("0", 30)+"ab" || short[0].ID != strings.Repeat("0", 15)+"c" || short[0].ParentID != "" {
+		t.Errorf("ids without their leading zeros: %+v, %v", short, err)
+	}
+	for _, bad := range []string{
+		`{"data":[{"spans":[{"traceID":"xyz","spanID":"c"}]}]}`, `{"data":[{"spans":[{"traceID":"ab"}]}]}`, `{"data":{}}`, `[]`, `{"batches":7}`,
+		`{"data":[{"spans":[{"traceID":"ab","spanID":"c","startTime":9223372036854775,"duration":9223372036854775}]}]}`,
+		`{"data":[{"spans":[{"traceID":"ab","spanID":"c","startTime":-1}]}]}`,
+	} {
+		if got, err := Unmarshal([]byte(bad)); !errors.Is(err, ErrDamaged) {
+			t.Errorf("%s: %v, %v, want ErrDamaged", bad, got, err)
+		}
+	}
+}
+
+func TestAll(t *testing.T) {
+	const file = "{\"a\": 1}\n\n  {\"b\":\n[2]}{}"
+	var got []string
+	for at, err := range All([]byte(file)) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, file[at.Offset:at.Offset+at.Length])
+	}
+	if want := []string{`{"a": 1}`, "{\"b\":\n[2]}", "{}"}; !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	n := 0
+	for _, err := range All([]byte(`{} {`)) {
+		if n++; (err != nil) != (n == 2) || err != nil && !errors.Is(err, ErrDamaged) {
+			t.Errorf("value %d: %v", n, err)
+		}
+	}
 }

@@ -98,7 +98,7 @@ func Open(ctx context.Context, path string) (*Directory, error) {
 	case !info.IsDir():
 		path = filepath.Dir(path)
 	}
-	return newDirectory(path, foreign)
+	return newDirectory(path, foreign, info.IsDir())
 }
 
 // openBoth opens the directory of an agent that may have files of other tools next to those of the agent.
@@ -157,16 +157,18 @@ func OpenDirectory(dir string) (*Directory, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newDirectory(dir, saved)
+	return newDirectory(dir, saved, true)
 }
 
-func newDirectory(dir string, files lister) (*Directory, error) {
+// newDirectory opens a directory whose profiles are listed by files; beside is set if traces next to its directory of traces
+// count, too.
+func newDirectory(dir string, files lister, beside bool) (*Directory, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	return &Directory{
-		profiles: files, root: root, index: newTraceIndex(root, "traces"), diagnoses: newDiagnosisIndex(), damaged: make(map[string]error),
+		profiles: files, root: root, index: newTraceIndex(root, "traces", beside), diagnoses: newDiagnosisIndex(), damaged: make(map[string]error),
 	}, nil
 }
 

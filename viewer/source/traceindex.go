@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/klauspost/compress/gzip"
+
 	"spanflame/internal/format"
 	"spanflame/internal/traces"
 )
@@ -34,9 +36,10 @@ const (
 // lines are. It reads only what was added since it last looked, newest files first, and does not keep whole spans: a trace
 // is read again from its lines.
 type traceIndex struct {
-	root *os.Root // nothing outside it is opened
-	dir  string   // below root; it need not exist yet
-	most int      // maxIndexed
+	root   *os.Root // nothing outside it is opened
+	dir    string   // below root; it need not exist yet
+	beside bool     // the files next to dir count, too
+	most   int      // maxIndexed
 
 	refreshing chan struct{} // holds one token, which guards reading files
 	mu         sync.RWMutex  // guards what follows
@@ -59,7 +62,18 @@ type traceFile struct {
 	gone     bool
 }
 
-// line is the place of a line with spans of a trace.
+// ends are the ends of the names of files with traces: lines of OTLP JSON, to which a program may be writing, and files that
+// are read as a whole.
+var ends = []string{".jsonl", ".json", ".jsonl.gz", ".json.gz"}
+
+func isTraceName(name string) bool {
+	return slices.ContainsFunc(ends, func(end string) bool { return strings.HasSuffix(name, end) })
+}
+
+// whole reports whether a file is read as a whole.
+func (f *traceFile) whole() bool { return !strings.HasSuffix(f.name, ends[0]) }
+
+// line is the place of a line with spans of a trace, or of a document, in the decompressed file.
 type line struct {
 	file   *traceFile
 	offset int64
@@ -88,9 +102,9 @@ type indexedSpan struct {
 
 func (e indexedSpan) took() time.Duration { return time.Duration(e.end - e.start) }
 
-func newTraceIndex(root *os.Root, dir string) *traceIndex {
+func newTraceIndex(root *os.Root, dir string, beside bool) *traceIndex {
 	x := &traceIndex{
-		root: root, dir: dir, most: maxIndexed, refreshing: make(chan struct{}, 1),
+		root: root, dir: dir, beside: beside, most: maxIndexed, refreshing: make(chan struct{}, 1),
 		files: make(map[string]*traceFile), traces: make(map[string]*indexedTrace),
 	}
 	x.refreshing <- struct{}{}
@@ -143,40 +157,45 @@ func (x *traceIndex) refresh(ctx context.Context) error {
 func (x *traceIndex) look() ([]*traceFile, error) {
 	var todo []*traceFile
 	seen := make(map[string]bool)
-	services, err := fs.ReadDir(x.root.FS(), x.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("list traces: %w", err)
-	}
 	dropped := false
-	for _, service := range services {
-		if !service.IsDir() {
-			continue
+	// add looks at a file.
+	add := func(name string, e fs.DirEntry) {
+		info, err := e.Info()
+		if err != nil || !info.Mode().IsRegular() || !isTraceName(name) {
+			return
 		}
-		entries, err := fs.ReadDir(x.root.FS(), path.Join(x.dir, service.Name()))
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+		seen[name] = true
+		f := x.files[name]
+		changed := f == nil || f.size != info.Size() || !f.time.Equal(info.ModTime())
+		if f != nil && (info.Size() < f.read || f.whole() && changed) {
+			f.gone, dropped, f = true, true, nil
 		}
-		if err != nil {
+		if f == nil {
+			f = &traceFile{name: name}
+			x.files[name] = f
+		}
+		if changed || f.read < f.size {
+			f.size, f.time = info.Size(), info.ModTime()
+			todo = append(todo, f)
+		}
+	}
+	dirs := []string{x.dir}
+	if x.beside {
+		dirs = append(dirs, ".")
+	}
+	for len(dirs) > 0 {
+		dir := dirs[0]
+		dirs = dirs[1:]
+		entries, err := fs.ReadDir(x.root.FS(), dir)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, fmt.Errorf("list traces: %w", err)
 		}
 		for _, e := range entries {
-			info, err := e.Info()
-			if err != nil || !info.Mode().IsRegular() || !strings.HasSuffix(e.Name(), ".jsonl") {
-				continue
-			}
-			name := path.Join(x.dir, service.Name(), e.Name())
-			seen[name] = true
-			f := x.files[name]
-			if f != nil && info.Size() < f.read {
-				f.gone, dropped, f = true, true, nil
-			}
-			if f == nil {
-				f = &traceFile{name: name}
-				x.files[name] = f
-			}
-			if f.size != info.Size() || !f.time.Equal(info.ModTime()) || f.read < f.size {
-				f.size, f.time = info.Size(), info.ModTime()
-				todo = append(todo, f)
+			switch name := path.Join(dir, e.Name()); {
+			case !e.IsDir():
+				add(name, e)
+			case dir == x.dir:
+				dirs = append(dirs, name) // of a service
 			}
 		}
 	}
@@ -209,9 +228,54 @@ func (x *traceIndex) drop() {
 	}
 }
 
+// readWhole reads a file that is not a growing one of lines. A file next to the directory of traces need not be of traces.
+func (x *traceIndex) readWhole(f *traceFile) error {
+	text, err := x.contents(f)
+	if err != nil && !errors.Is(err, errUnreadable) {
+		return err
+	}
+	f.read = f.size
+	found := false
+	for at, valueErr := range traces.All(text) {
+		if err = errors.Join(err, valueErr); err == nil {
+			found = x.addLine(line{f, int64(at.Offset), at.Length}, text[at.Offset:at.Offset+at.Length]) || found
+		}
+	}
+	if err != nil && (found || path.Dir(f.name) != ".") {
+		x.countDamaged()
+	}
+	return nil
+}
+
+// errUnreadable reports a file whose contents cannot be used.
+var errUnreadable = errors.New("it is too large or damaged")
+
+// contents returns the contents of a file that is read as a whole, decompressed.
+func (x *traceIndex) contents(f *traceFile) ([]byte, error) {
+	file, err := x.root.Open(f.name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close() // it was only read
+	from := io.Reader(file)
+	if strings.HasSuffix(f.name, ".gz") {
+		if from, err = gzip.NewReader(file); err != nil {
+			return nil, errUnreadable
+		}
+	}
+	text, err := io.ReadAll(io.LimitReader(from, maxTraceBytes+1))
+	if err != nil || len(text) > maxTraceBytes {
+		return nil, errUnreadable
+	}
+	return text, nil
+}
+
 // readNew reads whole lines from where it last stopped. A last line without an end is left for later: it is being written.
 // It returns how many bytes it left because the deadline was reached.
 func (x *traceIndex) readNew(f *traceFile, deadline time.Time) (int64, error) {
+	if f.whole() {
+		return 0, x.readWhole(f)
+	}
 	file, err := x.root.Open(f.name)
 	if err != nil {
 		return 0, err
@@ -262,15 +326,17 @@ func (x *traceIndex) countDamaged() {
 	x.mu.Unlock()
 }
 
-// addLine adds the spans of a line to the index.
-func (x *traceIndex) addLine(at line, text []byte) {
+// addLine adds the spans of a line to the index, and reports whether there are any.
+func (x *traceIndex) addLine(at line, text []byte) bool {
 	if len(bytes.TrimSpace(text)) == 0 {
-		return
+		return false
 	}
 	spans, err := traces.Unmarshal(text)
 	if err != nil {
-		x.countDamaged()
-		return
+		if path.Dir(at.file.name) != "." {
+			x.countDamaged()
+		}
+		return false
 	}
 	services := make(map[string]string, len(spans)) // by span id
 	for _, s := range spans {
@@ -310,6 +376,7 @@ func (x *traceIndex) addLine(at line, text []byte) {
 		}
 		x.indexed++
 	}
+	return len(spans) > 0
 }
 
 // maxEntries limits the spans that are kept of one trace.
@@ -488,6 +555,7 @@ func (x *traceIndex) trace(ctx context.Context, id string) ([]traces.Span, error
 	var spans []traces.Span
 	seen := make(map[string]bool)
 	total := 0
+	var reader lineReader
 	for _, l := range lines[:min(len(lines), maxTraceLines)] {
 		if ctx.Err() != nil {
 			return nil, context.Cause(ctx)
@@ -495,8 +563,8 @@ func (x *traceIndex) trace(ctx context.Context, id string) ([]traces.Span, error
 		if total += l.length; total > maxTraceBytes {
 			break
 		}
-		text, err := x.readLine(l)
-		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		text, err := reader.read(x, l)
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, errUnreadable) {
 			continue // removed or replaced after it was indexed
 		}
 		if err != nil {
@@ -517,7 +585,16 @@ func (x *traceIndex) trace(ctx context.Context, id string) ([]traces.Span, error
 	return spans, nil
 }
 
-func (x *traceIndex) readLine(l line) ([]byte, error) {
+// lineReader reads lines, and remembers the last file that it read as a whole.
+type lineReader struct {
+	file *traceFile
+	text []byte
+}
+
+func (r *lineReader) read(x *traceIndex, l line) ([]byte, error) {
+	if l.file.whole() {
+		return r.readWhole(x, l)
+	}
 	file, err := x.root.Open(l.file.name)
 	if err != nil {
 		return nil, err
@@ -529,4 +606,19 @@ func (x *traceIndex) readLine(l line) ([]byte, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	return text, err
+}
+
+func (r *lineReader) readWhole(x *traceIndex, l line) ([]byte, error) {
+	if r.file != l.file {
+		text, err := x.contents(l.file)
+		if err != nil {
+			return nil, err
+		}
+		r.file, r.text = l.file, text
+	}
+	end := l.offset + int64(l.length)
+	if end > int64(len(r.text)) {
+		return nil, io.ErrUnexpectedEOF
+	}
+	return r.text[l.offset:end], nil
 }

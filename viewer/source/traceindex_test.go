@@ -2,8 +2,13 @@ package source
 
 import (
 	"bytes"
+	"compress/gzip"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -170,6 +175,73 @@ func TestIndexIsBounded(t *testing.T) {
 	}
 	if !last || !strings.Contains(strings.Join(f.Notes, ""), "The oldest traces are left out") {
 		t.Errorf("the latest trace is there: %v; notes %q", last, f.Notes)
+	}
+}
+
+// TestFilesOfOtherPrograms: files that are read as a whole, in the directory of traces and next to it, and what else is there.
+func TestFilesOfOtherPrograms(t *testing.T) {
+	d := fixture.New(t)
+	write := func(name string, b []byte) {
+		t.Helper()
+		path := filepath.Join(d.Dir, filepath.FromSlash(name))
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o755), os.WriteFile(path, b, 0o644)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	zipped := func(b []byte) []byte {
+		var out bytes.Buffer
+		w := gzip.NewWriter(&out)
+		if _, err := w.Write(b); err != nil {
+			t.Fatal(err)
+		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return out.Bytes()
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, fixture.Line(t, single("indented", time.Second)), "", "  "); err != nil {
+		t.Fatal(err)
+	}
+	two := append(fixture.Line(t, single("one", time.Second)), fixture.Line(t, single("two", time.Second))...)
+	write("traces/indented.json", indented.Bytes())
+	write("traces/svc/lines.json", two)
+	write("traces/zipped.jsonl.gz", zipped(fixture.Line(t, single("zipped", time.Second))))
+	write("answer.json", bytes.Replace(fixture.Line(t, single("answer", time.Second)), []byte("resourceSpans"), []byte("batches"), 1))
+	write("package.json", []byte(`{"name": "x", "data": "y"}`))
+	write("list.json", []byte(`[1, 2]`))
+	write("bad.json.gz", []byte("not gzip"))
+	dir := open(t, d.Dir)
+	all := func() (names []string) {
+		f := found(t, dir)
+		for _, tr := range f.Traces {
+			spans, err := dir.Trace(t.Context(), tr.TraceID)
+			if err != nil || len(spans) != 1 {
+				t.Errorf("trace %s: %v, %v", tr.Name, spans, err)
+			}
+			names = append(names, tr.TraceID)
+		}
+		slices.Sort(names)
+		if dir.index.damaged > 0 {
+			t.Errorf("%d damaged lines, %q", dir.index.damaged, f.Notes)
+		}
+		return names
+	}
+	want := []string{fixture.TraceID("indented"), fixture.TraceID("one"), fixture.TraceID("two"), fixture.TraceID("zipped"), fixture.TraceID("answer")}
+	slices.Sort(want)
+	if got := all(); !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	// A file that is read as a whole is read again when it has changed.
+	write("answer.json", fixture.Line(t, single("another answer", time.Second)))
+	want = slices.DeleteFunc(append(want, fixture.TraceID("another answer")), func(id string) bool { return id == fixture.TraceID("answer") })
+	slices.Sort(want)
+	if got := all(); !slices.Equal(got, want) {
+		t.Errorf("found %q, want %q", got, want)
+	}
+	write("traces/cut.json", two[:len(two)-9])
+	if f := found(t, dir); dir.index.damaged != 1 {
+		t.Errorf("%d damaged lines, want 1: %q", dir.index.damaged, f.Notes)
 	}
 }
 
