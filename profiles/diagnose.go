@@ -25,13 +25,15 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	spent := make(wallprofile.Spent)
 	for _, s := range p.Sample {
 		if at, stacks, own := locate(s); own && len(s.Value) > 0 {
-			spent.Add(at.At, stacks.waiter, time.Duration(s.Value[0]))
+			spent.Add(at.At, lineOf(stacks.waiting, at.At.Function), functionsOf(stacks.waiting), time.Duration(s.Value[0]))
 		}
 	}
 	if len(spent) == 0 {
 		return ""
 	}
-	top, took, caller := spent.Most()
+	most, took, caller := spent.Most()
+	top := most
+	top.Line = ""
 	causes, whose := make(wallprofile.Spent), make(map[string]time.Duration)
 	followed, calls, memory := time.Duration(0), make(map[string]time.Duration), wallprofile.Memory{}
 	for _, s := range p.Sample {
@@ -39,12 +41,12 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 		if !own || len(s.Value) == 0 {
 			continue
 		}
-		memory.Add(top, at.At, stacks.waiter, time.Duration(s.Value[0]))
+		memory.Add(top, at.At, functionsOf(stacks.waiting), time.Duration(s.Value[0]))
 		if at.At == top {
 			calls[at.Call] += time.Duration(s.Value[0])
 		}
 		if at.At == top && at.Who != "" {
-			causes.Add(at.Cause, stacks.cause, time.Duration(s.Value[0]))
+			causes.Add(at.Cause, lineOf(stacks.causing, at.Cause.Function), functionsOf(stacks.causing), time.Duration(s.Value[0]))
 			whose[at.Who] += time.Duration(s.Value[0])
 			followed += time.Duration(s.Value[0])
 		}
@@ -58,7 +60,7 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 			cause.Who = wallprofile.CauseName(who)
 		}
 	}
-	return wallprofile.Diagnosis(spanName, duration, top, took, caller, cause) + memory.In(took) +
+	return wallprofile.Diagnosis(spanName, duration, most, took, caller, cause) + memory.In(took) +
 		wallprofile.InCalls(top.Call(calls), 0)
 }
 
@@ -71,8 +73,8 @@ type Where struct {
 	Who   string            // the frame that says who it was
 }
 
-// stacks are those of a sample's places, from the innermost function outwards with their files.
-type stacks struct{ waiter, cause iter.Seq2[string, string] }
+// stacks are those of a sample's places, from the innermost frame outwards.
+type stacks struct{ waiting, causing []profile.Line }
 
 // WhereOf returns where a sample of a wall-clock profile was, and whether its time is the span's own rather than that of
 // other goroutines.
@@ -83,7 +85,7 @@ func WhereOf(s *profile.Sample) (w Where, own bool) {
 
 // locate is WhereOf with the stacks.
 func locate(s *profile.Sample) (w Where, of stacks, own bool) {
-	var frames []*profile.Function
+	var frames []profile.Line
 	for _, l := range s.Location {
 		for _, line := range l.Line {
 			switch f := line.Function; {
@@ -97,46 +99,64 @@ func locate(s *profile.Sample) (w Where, of stacks, own bool) {
 				if w.Call == "" && wallprofile.IsCall(f.Name) {
 					w.Call = f.Name
 				}
-				frames = append(frames, f)
+				frames = append(frames, line)
 			}
 		}
 	}
-	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Name })
-	waiter, leaf := split(frames[causes:])
-	of.waiter = waiter
+	causes := wallprofile.Causes(len(frames), func(i int) string { return frames[i].Function.Name })
+	waiting, leaf := split(frames[causes:])
+	of.waiting = waiting
+	waiter := functionsOf(waiting)
 	w.At = wallprofile.Place{Function: wallprofile.Blamed(waiter), Leaf: leaf, For: wallprofile.WaitedFor(leaf, waiter)}
 	for rest := frames[:causes]; len(rest) > 0; { // from the innermost goroutine outwards
-		i := slices.IndexFunc(rest, func(f *profile.Function) bool { return wallprofile.IsCause(f.Name) && !wallprofile.IsWaitedFor(f.Name) })
+		i := slices.IndexFunc(rest, func(l profile.Line) bool {
+			return wallprofile.IsCause(l.Function.Name) && !wallprofile.IsWaitedFor(l.Function.Name)
+		})
 		if i < 0 {
 			break
 		}
 		if stack, leaf := split(rest[:i]); w.Cause == (wallprofile.Place{}) {
-			if w.Cause = wallprofile.CausePlace(leaf, stack, w.At.Function); i == 0 {
-				w.Cause.Leaf = rest[0].Name // why it is not followed
+			if w.Cause = wallprofile.CausePlace(leaf, functionsOf(stack), w.At.Function); i == 0 {
+				w.Cause.Leaf = rest[0].Function.Name // why it is not followed
 			}
-			of.cause = stack
+			of.causing = stack
 		}
-		w.Who = rest[i].Name
+		w.Who = rest[i].Function.Name
 		rest = rest[i+1:]
 	}
 	return w, of, true
 }
 
-// split takes the state off a stack of functions, which is given from the innermost outwards.
-func split(frames []*profile.Function) (functions iter.Seq2[string, string], leaf string) {
-	if len(frames) > 0 && wallprofile.IsWaitedFor(frames[0].Name) {
+// split takes the state off a stack, which is given from the innermost frame outwards.
+func split(frames []profile.Line) (stack []profile.Line, leaf string) {
+	if len(frames) > 0 && wallprofile.IsWaitedFor(frames[0].Function.Name) {
 		frames = frames[1:]
 	}
-	if len(frames) > 0 && wallprofile.IsBracketed(frames[0].Name) {
-		leaf, frames = frames[0].Name, frames[1:]
+	if len(frames) > 0 && wallprofile.IsBracketed(frames[0].Function.Name) {
+		leaf, frames = frames[0].Function.Name, frames[1:]
 	}
+	return frames, leaf
+}
+
+// functionsOf yields the functions of a stack with their files.
+func functionsOf(stack []profile.Line) iter.Seq2[string, string] {
 	return func(yield func(function, file string) bool) {
-		for _, f := range frames {
-			if !wallprofile.IsMarker(f.Name) && !yield(f.Name, f.Filename) {
+		for _, l := range stack {
+			if f := l.Function; !wallprofile.IsMarker(f.Name) && !yield(f.Name, f.Filename) {
 				return
 			}
 		}
-	}, leaf
+	}
+}
+
+// lineOf returns where in a function a stack is, empty if that is not known.
+func lineOf(stack []profile.Line, function string) string {
+	for _, l := range stack {
+		if l.Function.Name == function {
+			return wallprofile.Position(l.Function.Filename, l.Line)
+		}
+	}
+	return ""
 }
 
 // SavedDiagnosis returns the diagnosis that the agent saved with a wall-clock profile for a span, in a comment such as

@@ -100,7 +100,7 @@ func ExampleDir_Span() {
 		log.Fatal(err)
 	}
 	fmt.Println(profiles.Diagnose(p, "POST /checkout", 612*time.Millisecond))
-	// Output: 612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in main.reserve
+	// Output: 612 ms POST /checkout: 571 ms (93 %) waiting for a mutex in main.reserve (shop.go:3)
 }
 
 func ExampleMerge() {
@@ -165,5 +165,5 @@ func ExampleReadFile() {
 	fmt.Println(profiles.Diagnose(status, "GET /status", 200*time.Millisecond))
 	// Output:
 	// shop wall 12:00:20 3 samples
-	// 200 ms GET /status: 200 ms (100 %) sleeping in main.poll
+	// 200 ms GET /status: 200 ms (100 %) sleeping in main.poll (shop.go:7)
 }

@@ -31,7 +31,7 @@ func TestDiagnosisIsTheAgents(t *testing.T) {
 		fixture.Sample("main.a;sync.(*Mutex).Lock;[waiting: mutex]", 600e6, "a"), fixture.Sample("main.b;time.Sleep;[waiting: sleep]", 700e6, "inside b"))
 	h := pages(t, open(t, d.Dir), Options{})
 	shows(t, page(t, h, "/?show=traces"), "1 span<", "2 spans<",
-		"<bdi>450 ms (75 %) waiting for a mutex in main.a, held by main.audit</bdi>", "<bdi>700 ms GET /back: 700 ms (100 %) sleeping in main.b</bdi>")
+		"<bdi>450 ms (75 %) waiting for a mutex in main.a, held by main.audit</bdi>", "<bdi>700 ms GET /back: 700 ms (100 %) sleeping in main.b (passwd:1)</bdi>")
 	shows(
 		t, page(t, h, TracePath(fixture.TraceID("a"))),
 		"601 ms GET /: x: 450 ms (75 %) waiting for a mutex in main.a, held by main.audit", "1 span of 1 service",

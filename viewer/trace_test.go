@@ -21,7 +21,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	h := pages(t, open(t, fixture.Shop(t).Dir), Options{})
 	list := page(t, h, "/?show=traces")
 	shows(t, list, `href="`+rootPath()+`"`, "600 ms", "POST /checkout", "4 spans", "1 with errors",
-		`<bdi>450 ms (75 %) waiting for a mutex in main.(*Cart).Price</bdi>`) // the duration and the name are above it
+		`<bdi>450 ms (75 %) waiting for a mutex in main.(*Cart).Price (passwd:1)</bdi>`) // the duration and the name are above it
 
 	tr := page(t, h, rootPath())
 	shows(t, tr, "4 spans of 2 services", "600 ms POST /checkout: 450 ms (75 %) waiting for a mutex",
@@ -60,7 +60,8 @@ func TestCausesOfWaits(t *testing.T) {
 	d.Spans(fixture.Span{ID: "root", Service: "shop", Name: "GET /", Took: 600 * time.Millisecond, Profiled: true})
 	h := pages(t, open(t, d.Dir), Options{})
 	all := page(t, h, rootPath())
-	shows(t, all, "600 ms GET /: 500 ms (83 %) waiting for a mutex in main.lock, held by: POST /audit, another request: 450 ms of it sleeping in main.audit",
+	shows(t, all, "600 ms GET /: 500 ms (83 %) waiting for a mutex in main.lock (passwd:1), held by: POST /audit, another request: 450 ms of it "+
+		"sleeping in main.audit (passwd:1)",
 		"[held by: POST /audit, another request]: 500 ms, 83.3 %", "main.audit: 500 ms, 83.3 %", "Hide who it waited for", "[waiting: mutex]: 500 ms, 83.3 %")
 	own := page(t, h, rootPath()+"?span="+fixture.SpanID("root")+"&type=wall&own=1")
 	shows(t, own, "Show who it waited for", "[waiting: mutex]: 500 ms, 83.3 %")

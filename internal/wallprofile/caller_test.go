@@ -91,14 +91,15 @@ func TestSpent(t *testing.T) {
 	if at, took, caller := s.Most(); at != (Place{}) || took != 0 || caller != "" {
 		t.Errorf("nothing is spent, but %v, %v, %q", at, took, caller)
 	}
-	s.Add(b, frames("main.b", "main.x"), 90)
-	s.Add(b, frames("main.b", "main.y"), 10)
-	s.Add(a, frames("main.a"), 10)
+	s.Add(b, "b.go:1", frames("main.b", "main.x"), 90)
+	s.Add(b, "b.go:2", frames("main.b", "main.y"), 10)
+	s.Add(a, "", frames("main.a"), 10)
+	b.Line = "b.go:1"
 	if at, took, caller := s.Most(); at != b || took != 100 || caller != "main.x" {
 		t.Errorf("%v, %v, %q", at, took, caller)
 	}
-	s.Add(a, frames("main.a", "main.x"), 80)
-	s.Add(a, frames("main.a", "main.y"), 10)
+	s.Add(a, "", frames("main.a", "main.x"), 80)
+	s.Add(a, "", frames("main.a", "main.y"), 10)
 	if at, took, caller := s.Most(); at != a || took != 100 || caller != "" {
 		t.Errorf("of two with as much: %v, %v, %q", at, took, caller)
 	}

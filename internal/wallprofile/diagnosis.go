@@ -3,6 +3,7 @@ package wallprofile
 import (
 	"fmt"
 	"iter"
+	"path"
 	"slices"
 	"strings"
 	"time"
@@ -12,6 +13,23 @@ import (
 type Place struct {
 	Function, Leaf string
 	For            string // what it waited for, as WaitedFor returns it
+	Line           string // of the function, as Position returns it; empty while times are added up, and if it is not known
+}
+
+// where returns the function of the place, and the line.
+func (p Place) where() string {
+	if p.Line == "" {
+		return Short(p.Function)
+	}
+	return Short(p.Function) + " (" + p.Line + ")"
+}
+
+// Position returns a line of a file as a diagnosis has it, such as "stock.go:123", empty if it is not known.
+func Position(file string, line int64) string {
+	if file == "" || line <= 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d", path.Base(file), line)
 }
 
 // Phrase returns how a diagnosis puts the state of the place.
@@ -71,7 +89,7 @@ func diagnosis(span string, duration time.Duration, most Place, took time.Durati
 	}
 	s := fmt.Sprintf("%s %s: %s (%.0f %%) %s", milliseconds(duration), span, milliseconds(took), percent, most.Phrase())
 	if most.Function != "" {
-		s += " in " + Short(most.Function)
+		s += " in " + most.where()
 	}
 	if cause.Who != "" {
 		s += ", " + cause.Who
@@ -87,7 +105,7 @@ func diagnosis(span string, duration time.Duration, most Place, took time.Durati
 		}
 		s += " "
 	}
-	return s + "in " + Short(cause.Most.Function)
+	return s + "in " + cause.Most.where()
 }
 
 // CausePlace returns where whoever was waited for spent time: the functions of its stack are given from the innermost

@@ -6,8 +6,9 @@ import (
 )
 
 var (
-	partOf = regexp.MustCompile(`\d+ ms of it`)
-	number = regexp.MustCompile(`(^| )\(?\d[\d.,]*( (ms|s|%))?\)?`)
+	position = regexp.MustCompile(` \([^\s()]+:\d+\)`)
+	partOf   = regexp.MustCompile(`\d+ ms of it`)
+	number   = regexp.MustCompile(`(^| )\(?\d[\d.,]*( (ms|s|%))?\)?`)
 )
 
 // WithoutNumbers returns what the diagnoses of one cause have in common: the text of a diagnosis after its duration and the
@@ -17,6 +18,7 @@ func WithoutNumbers(diagnosis, span string) string {
 	if _, rest, ok := strings.Cut(diagnosis, " "+span+": "); ok {
 		diagnosis = rest
 	}
+	diagnosis = position.ReplaceAllString(diagnosis, "")
 	text := number.ReplaceAllString(partOf.ReplaceAllString(diagnosis, "mostly"), "$1")
 	text = strings.Join(strings.Fields(text), " ")
 	if end := strings.LastIndex(text, ": mostly "); end >= 0 {

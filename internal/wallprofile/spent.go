@@ -12,6 +12,7 @@ type Spent map[Place]*spending
 type spending struct {
 	took   time.Duration
 	stacks []spentOn
+	lines  map[string]time.Duration
 }
 
 type spentOn struct {
@@ -19,18 +20,20 @@ type spentOn struct {
 	took  time.Duration
 }
 
-// Add adds time at a place of a stack, whose functions are given from the innermost outwards with their files.
-func (s Spent) Add(at Place, stack iter.Seq2[string, string], took time.Duration) {
+// Add adds time at a place and line of a stack, whose functions are given from the innermost outwards with their files.
+func (s Spent) Add(at Place, line string, stack iter.Seq2[string, string], took time.Duration) {
 	there := s[at]
 	if there == nil {
-		there = &spending{}
+		there = &spending{lines: make(map[string]time.Duration)}
 		s[at] = there
 	}
 	there.took += took
+	there.lines[line] += took
 	there.stacks = append(there.stacks, spentOn{stack, took})
 }
 
-// Most returns the place with most of the time, and who called the function there, as Caller returns it; empty if several did.
+// Most returns the place with most of the time, with the line where most of that was, and who called the function there, as Caller
+// returns it; empty if several did.
 func (s Spent) Most() (at Place, took time.Duration, caller string) {
 	var most *spending
 	for p, there := range s {
@@ -46,6 +49,7 @@ func (s Spent) Most() (at Place, took time.Duration, caller string) {
 		callers[Caller(at.Function, on.stack)] += on.took
 	}
 	caller, _ = NearlyAll(callers, most.took)
+	at.Line = longest(most.lines)
 	return at, most.took, caller
 }
 
@@ -59,6 +63,16 @@ const nearly = 0.9
 
 // Nearly reports whether a part is nearly all of a time.
 func Nearly(part, of time.Duration) bool { return float64(part) >= nearly*float64(of) }
+
+// longest returns what has most of a time, empty for nothing.
+func longest(parts map[string]time.Duration) (of string) {
+	for k, part := range parts {
+		if part > parts[of] || part == parts[of] && k < of {
+			of = k
+		}
+	}
+	return of
+}
 
 // NearlyAll returns whose part is nearly all of a time, if there is one.
 func NearlyAll[K comparable](parts map[K]time.Duration, of time.Duration) (whose K, ok bool) {

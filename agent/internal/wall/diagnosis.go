@@ -68,7 +68,7 @@ func diagnose(a account) Diagnosis {
 		}
 		places[i] = s.place()
 		states[s.state] += time.Duration(s.ns)
-		spent.Add(places[i], s.stack.functions(), time.Duration(s.ns))
+		spent.Add(places[i], s.stack.line(places[i].Function), s.stack.functions(), time.Duration(s.ns))
 	}
 	for s, took := range states {
 		d.States = append(d.States, Share{s.String(), took})
@@ -76,7 +76,9 @@ func diagnose(a account) Diagnosis {
 	slices.SortFunc(d.States, func(x, y Share) int {
 		return cmp.Or(cmp.Compare(y.Time, x.Time), cmp.Compare(x.State, y.State))
 	})
-	top, took, caller := spent.Most()
+	most, took, caller := spent.Most()
+	top := most
+	top.Line = ""
 	var there []sample
 	for i, s := range a.samples {
 		if !s.other && places[i] == top {
@@ -100,7 +102,7 @@ func diagnose(a account) Diagnosis {
 		}
 	}
 	call := top.Call(calls)
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, top, took, caller, cause) + memory.In(took) +
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, most, took, caller, cause) + memory.In(took) +
 		wallprofile.InCalls(call, t.conv.calls[call])
 	d.Top.Cause = cause.Most
 	return d
@@ -166,7 +168,7 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 			continue // or nobody was waited for yet
 		}
 		at, stack := s.below.place(d.Top.Function, by)
-		spent.Add(at, stack.functions(), time.Duration(s.ns))
+		spent.Add(at, stack.line(at.Function), stack.functions(), time.Duration(s.ns))
 		all += time.Duration(s.ns)
 	}
 	if 2*all >= d.Top.Time {
@@ -184,7 +186,7 @@ func busy(there []sample, whole time.Duration) (c wallprofile.Cause) {
 		}
 		whose[s.below.label] += time.Duration(s.ns)
 		if at, stack := s.below.place(); at.Function != "" {
-			spent.Add(at, stack.functions(), time.Duration(s.ns))
+			spent.Add(at, stack.line(at.Function), stack.functions(), time.Duration(s.ns))
 		}
 	}
 	if c.Who = wallprofile.Busy(whose, whole); c.Who != "" {

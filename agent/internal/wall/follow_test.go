@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"runtime"
 	"slices"
 	"strings"
@@ -292,6 +293,11 @@ func TestWhoseWorkItIs(t *testing.T) {
 	rec.led(spans[1], wallprofile.WaitReceive, "[sent by: POST /renamed, another request]", "workB")
 }
 
+var lines = regexp.MustCompile(` \(\w+\.go:\d+\)`)
+
+// withoutLines returns a diagnosis without the lines of its functions.
+func withoutLines(text string) string { return lines.ReplaceAllString(text, "") }
+
 // A wait for what has a name says it, and does not blame the library's goroutine that woke the span.
 func TestWaitsHaveNames(t *testing.T) {
 	rec := startRecorder(t, nil)
@@ -307,7 +313,9 @@ func TestWaitsHaveNames(t *testing.T) {
 	if got := f.causeOf("caller", wallprofile.WaitSelect.Leaf(), "[for: the answer of an HTTP call]", "readLoop"); got == 0 {
 		t.Errorf("%s", f.causes())
 	}
-	if text := rec.diagnoses[0].Text; !strings.HasSuffix(text, " waiting for the answer of an HTTP call in wall.caller, called by wall.TestWaitsHaveNames") {
+	text := rec.diagnoses[0].Text
+	if !strings.HasSuffix(withoutLines(text), " waiting for the answer of an HTTP call in wall.caller, called by wall.TestWaitsHaveNames") ||
+		!strings.Contains(text, " in wall.caller (kinds_test.go:") {
 		t.Errorf("the diagnosis is %q", text)
 	}
 }
@@ -342,7 +350,8 @@ func TestAVictimIsNotTheHolder(t *testing.T) {
 		t.Fatalf("%d diagnoses, want %d", len(rec.diagnoses), victims)
 	}
 	for _, d := range rec.diagnoses {
-		if !strings.Contains(d.Text, "waiting for a mutex in wall.locker, held by wall.reporter: ") || wallprofile.Short(d.Top.Holder) != "wall.reporter" {
+		text := withoutLines(d.Text)
+		if !strings.Contains(text, "waiting for a mutex in wall.locker, held by wall.reporter: ") || wallprofile.Short(d.Top.Holder) != "wall.reporter" {
 			t.Errorf("%s (holder %s)", d.Text, d.Top.Holder)
 		}
 	}
@@ -422,8 +431,8 @@ func TestConvoy(t *testing.T) {
 		}
 	}
 	d := rec.diagnoses[slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })]
-	if want := "waiting for a mutex in wall.locker, held in turn by 7 other requests in wall.auditor: "; !strings.Contains(d.Text, want) ||
-		!strings.HasSuffix(d.Text, " ms of it sleeping in wall.workA, called by wall.TestConvoy") {
+	if want := "waiting for a mutex in wall.locker, held in turn by 7 other requests in wall.auditor: "; !strings.Contains(withoutLines(d.Text), want) ||
+		!strings.HasSuffix(withoutLines(d.Text), " ms of it sleeping in wall.workA, called by wall.TestConvoy") {
 		t.Errorf("the diagnosis is %q, want %q", d.Text, want)
 	}
 }
@@ -592,7 +601,7 @@ func TestWhoHadTheCPUs(t *testing.T) {
 		t.Errorf("%v of %v\n%s", time.Duration(got), time.Duration(runnable), f.causes())
 	}
 	i := slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })
-	text := rec.diagnoses[i].Text
+	text := withoutLines(rec.diagnoses[i].Text)
 	if !strings.Contains(text, " runnable and waiting for a CPU in wall.yielder, the CPUs busy with POST /report (") ||
 		!strings.Contains(text, " %): ") || !strings.HasSuffix(text, " ms of it on the CPU in wall.burn, called by wall.hog") {
 		t.Errorf("the diagnosis is %q", text)

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"golang.org/x/exp/trace"
+
+	"spanflame/internal/wallprofile"
 )
 
 // frame is one function on a stack.
@@ -28,6 +30,16 @@ func (s *stack) functions() iter.Seq2[string, string] {
 			}
 		}
 	}
+}
+
+// line returns where in a function the stack is, empty if that is not known.
+func (s *stack) line(function string) string {
+	for _, f := range s.frames {
+		if f.function == function {
+			return wallprofile.Position(f.file, f.line)
+		}
+	}
+	return ""
 }
 
 // noStack stands where the trace gives none.
