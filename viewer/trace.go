@@ -51,6 +51,7 @@ type tracePage struct {
 	Count, Services                  int
 	More                             int // spans that are not shown
 	Errors                           int
+	Unsampled                        bool // only spans of slow requests were saved
 	Diagnosis                        string
 	Critical                         *criticalPath // nil if no span has a profile
 	Rows                             []row
@@ -140,6 +141,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	have := s.have(r.Context(), spans)
+	page.Unsampled = slices.ContainsFunc(spans, func(sp traces.Span) bool { return sp.Attributes[wallprofile.UnsampledAttribute] != "" })
 	page.Rows, page.Errors, page.Services = rows(spans, byID, start, end, selected.ID, have, s.options.SlowSpan)
 	whole, err := s.whole(r.Context(), id, spans)
 	if err != nil && !errors.Is(err, profiles.ErrNone) {

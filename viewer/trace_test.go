@@ -15,6 +15,7 @@ import (
 	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/viewer/internal/fixture"
+	"spanflame/viewer/source"
 )
 
 func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
@@ -210,4 +211,23 @@ func TestCircularTrace(t *testing.T) {
 		fixture.Span{ID: "f", Parent: "e", Service: "svc", Name: "below the circle", Took: time.Second},
 	)
 	shows(t, page(t, pages(t, open(t, d.Dir), Options{}), rootPath()), "6 spans", "below the circle")
+}
+
+// Of a trace that the sampler decided against, only slow requests are saved: they say nothing about all requests.
+func TestUnsampledTrace(t *testing.T) {
+	d := fixture.New(t)
+	d.Spans(fixture.Span{
+		ID: "slow", Service: "shop", Name: "GET /item", Took: time.Second, Profiled: true, Attributes: map[string]string{wallprofile.UnsampledAttribute: "true"},
+	})
+	d.Spans(fixture.Span{Trace: "sampled", ID: "sampled", Service: "shop", Name: "GET /item", Took: time.Second})
+	from := open(t, d.Dir)
+	h := pages(t, from, Options{})
+	shows(t, page(t, h, TracePath(fixture.TraceID("t"))), "The sampler decided against this trace")
+	if got := page(t, h, TracePath(fixture.TraceID("sampled"))); strings.Contains(got, "The sampler decided") {
+		t.Error("a sampled trace is said not to be sampled")
+	}
+	requests, err := from.Requests(t.Context(), source.Filter{Service: "shop"})
+	if err != nil || len(requests) != 1 || requests[0].ID != fixture.SpanID("sampled") {
+		t.Errorf("all requests are %v, %v, want the sampled one", requests, err)
+	}
 }

@@ -184,6 +184,9 @@ func (a *Agent) startTelemetry(ctx context.Context, cfg Config) error {
 		Batches:   batchOptions(),
 		Stdout:    cfg.Stdout,
 	}
+	if cfg.Agent.SlowSpan >= 0 && !cfg.SDKDisabled {
+		opts.Sampler, opts.Slow = Sampler(opts.Sampler), cfg.Agent.SlowSpan
+	}
 	if cfg.saves() && !cfg.SDKDisabled {
 		a.saved = openTraces(cfg.Agent, a.guard)
 		opts.Saved, opts.SavedIn = a.saved.file, cfg.Agent.Dir

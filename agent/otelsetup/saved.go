@@ -52,7 +52,7 @@ func NewTraceSaver(ctx context.Context, cfg agent.Config) (*TraceSaver, error) {
 	}
 	g := guard.New(cfg.Logger)
 	s := &TraceSaver{service: cfg.ServiceName, log: cfg.Logger, files: openTraces(cfg, g), taking: g.Stage("saving of a span")}
-	if s.SpanProcessor, err = telemetry.NewSaver(ctx, s.files.file, cfg.Dir, cfg.Logger, g); err != nil {
+	if s.SpanProcessor, err = telemetry.NewSaver(ctx, s.files.file, cfg.SlowSpan, cfg.Dir, cfg.Logger, g); err != nil {
 		return nil, errors.Join(fmt.Errorf("otelsetup: %w", err), s.files.close(ctx))
 	}
 	if s.observed, err = save.Observe(cfg.MeterProvider.Meter("spanflame/agent"), "traces", s.files.file.Stats); err != nil {

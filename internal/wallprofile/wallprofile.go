@@ -27,6 +27,10 @@ const (
 // the span's own ID.
 const ProfileIDAttribute = "pyroscope.profile.id"
 
+// UnsampledAttribute is an attribute of spans that the sampler decided against: of such a trace there is only the span of
+// a request that was slow.
+const UnsampledAttribute = "spanflame.unsampled"
+
 const (
 	// SpanPrefix begins the frame of a span; the span's name follows. Stacks begin with the frames of their spans.
 	SpanPrefix = "span: "

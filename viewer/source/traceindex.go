@@ -19,6 +19,7 @@ import (
 
 	"spanflame/internal/format"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 )
 
 // Limits of the index of a directory's traces.
@@ -98,6 +99,7 @@ type indexedSpan struct {
 	kind                      string
 	start, end                int64
 	marked                    bool // see Marked
+	unsampled                 bool // it was saved because it was slow, as faster ones were not
 }
 
 func (e indexedSpan) took() time.Duration { return time.Duration(e.end - e.start) }
@@ -365,7 +367,7 @@ func (x *traceIndex) addLine(at line, text []byte) bool {
 		}
 		e := indexedSpan{
 			id: s.ID, parent: strings.Clone(s.ParentID), service: shorten(s.Service), name: shorten(s.Name),
-			version: shorten(s.Resource["service.version"]), kind: s.Kind,
+			version: shorten(s.Resource["service.version"]), kind: s.Kind, unsampled: s.Attributes[wallprofile.UnsampledAttribute] != "",
 			start: s.Start.UnixNano(), end: s.End.UnixNano(), marked: Marked(s),
 		}
 		if s.ParentID == "" && !t.rooted {
@@ -520,7 +522,7 @@ func (x *traceIndex) requests(f Filter) (found []traces.Span, all bool) {
 	}
 	for _, t := range x.traces {
 		for _, e := range t.entries {
-			enters := e.parent == "" || e.kind == "server" || e.kind == "consumer"
+			enters := !e.unsampled && (e.parent == "" || e.kind == "server" || e.kind == "consumer")
 			if enters && within(e.start, f) && e.service == f.Service && (f.Name == "" || e.name == f.Name) && (f.Version == "" || e.version == f.Version) {
 				found = append(found, e.span(t.id))
 			}

@@ -1,9 +1,9 @@
 // Package spanlink wraps a TracerProvider so that profiles are linked to spans: the agent installs
-// it as the global provider. The goroutine that starts a sampled span carries the pprof labels span_id and
+// it as the global provider. The goroutine that starts a recorded span carries the pprof labels span_id and
 // span_name of its local root while the span runs, which the CPU profile records, and the span's start and
 // end are marked for the wall-clock profile (see [Marks]). A local root span gets the attribute
 // pyroscope.profile.id, by which Grafana links it to its flame graph. The package neither samples nor
-// exports spans, and an unsampled span costs only the check. A panic in what it does does not reach the caller: that span
+// exports spans, and a span that is not recorded costs only the check. A panic in what it does does not reach the caller: that span
 // has no link, or no profile, and is otherwise started and ended as ever.
 //
 // The labels and the attribute are those of github.com/grafana/otel-profiling-go. Its wrapper restores at
@@ -105,7 +105,7 @@ func (t *tracer) Start(ctx context.Context, name string, options ...trace.SpanSt
 	above := ctx
 	ctx, inner := t.Tracer.Start(ctx, name, options...)
 	sc := inner.SpanContext()
-	if !sc.IsSampled() || t.p.starting.Paused() {
+	if !sc.IsSampled() && !inner.IsRecording() || t.p.starting.Paused() {
 		return ctx, inner
 	}
 	if linked, s := t.link(above, ctx, inner, sc, name); s != nil {
@@ -138,6 +138,9 @@ func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.Spa
 		if mark := t.p.marks.Begin(s.mark, sc, name, s.start); mark != nil {
 			s.mark, s.marked = mark, true
 		}
+	}
+	if !sc.IsSampled() {
+		inner.SetAttributes(attribute.Bool(wallprofile.UnsampledAttribute, true))
 	}
 	s.below = below{ctx, s}
 	ctx = s.label(trace.ContextWithSpan(&s.below, s), sc)

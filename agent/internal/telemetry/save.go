@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/otel/exporters/otlp/otlptrace"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
+	"go.opentelemetry.io/otel/trace"
 	tracepb "go.opentelemetry.io/proto/otlp/trace/v1"
 
 	"spanflame/agent/internal/guard"
@@ -34,25 +35,29 @@ const (
 // not report the spans it drops when its queue is full, so saver admits no more spans than the queue holds.
 type saver struct {
 	sdktrace.SpanProcessor
-	waiting atomic.Int64 // spans in the processor
+	slow    time.Duration // from which spans that are not sampled are saved, 0 for none
+	waiting atomic.Int64  // spans in the processor
 	outage  *outage
 }
 
-func newSaver(ctx context.Context, w io.Writer, o *outage) (*saver, error) {
+func newSaver(ctx context.Context, w io.Writer, slow time.Duration, o *outage) (*saver, error) {
 	lines, err := otlptrace.New(ctx, lineClient{w})
 	if err != nil {
 		return nil, err
 	}
-	s := &saver{outage: o}
+	s := &saver{slow: slow, outage: o}
 	s.SpanProcessor = sdktrace.NewBatchSpanProcessor(savedSpans{watchedSpans{lines, o}, s}, sdktrace.WithBatchTimeout(saveEvery),
 		sdktrace.WithMaxQueueSize(saveQueue), sdktrace.WithMaxExportBatchSize(saveSpans))
 	return s, nil
 }
 
-// NewSaver returns a processor for the spans of a provider that is not of this package. Its Shutdown saves the waiting
+// NewSaver returns a processor for the spans of a provider that is not of this package. Spans that are recorded but not
+// sampled are saved if they took as long as slow, above 0. Its Shutdown saves the waiting
 // spans even if its context is done. The log has each series of failures once. The caller closes w after Shutdown.
-func NewSaver(ctx context.Context, w io.Writer, savedIn string, log *slog.Logger, g *guard.Guard) (sdktrace.SpanProcessor, error) {
-	s, err := newSaver(ctx, w, &outage{signal: savedTraces, endpoint: savedIn, log: log, stage: g.Stage("export " + savedTraces)})
+func NewSaver(
+	ctx context.Context, w io.Writer, slow time.Duration, savedIn string, log *slog.Logger, g *guard.Guard,
+) (sdktrace.SpanProcessor, error) {
+	s, err := newSaver(ctx, w, slow, &outage{signal: savedTraces, endpoint: savedIn, log: log, stage: g.Stage("export " + savedTraces)})
 	if err != nil {
 		return nil, err
 	}
@@ -69,7 +74,10 @@ func (s ownSaver) Shutdown(ctx context.Context) error { return s.finish(ctx) }
 
 func (s *saver) OnEnd(span sdktrace.ReadOnlySpan) {
 	if !span.SpanContext().IsSampled() {
-		return
+		if s.slow <= 0 || span.EndTime().Sub(span.StartTime()) < s.slow {
+			return
+		}
+		span = taken{span}
 	}
 	if s.waiting.Add(1) > saveQueue {
 		s.waiting.Add(-1)
@@ -77,6 +85,14 @@ func (s *saver) OnEnd(span sdktrace.ReadOnlySpan) {
 		return
 	}
 	s.SpanProcessor.OnEnd(span)
+}
+
+// taken is a span that is saved although it is not sampled: the SDK's processor takes sampled ones alone.
+type taken struct{ sdktrace.ReadOnlySpan }
+
+func (t taken) SpanContext() trace.SpanContext {
+	sc := t.ReadOnlySpan.SpanContext()
+	return sc.WithTraceFlags(sc.TraceFlags() | trace.FlagsSampled)
 }
 
 // Shutdown does nothing: the provider shuts its processors down one after the other, and saving must not wait

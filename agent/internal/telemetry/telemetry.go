@@ -42,6 +42,7 @@ type Options struct {
 	Traces, Metrics, Logs Signal
 	Headers               map[string]string // sent with every OTLP request; nil: those of the environment
 	Sampler               sdktrace.Sampler
+	Slow                  time.Duration                       // from which spans that are recorded but not sampled are saved; 0 for none
 	Batches               []sdktrace.BatchSpanProcessorOption // of exported spans; take precedence over the environment
 
 	Stdout io.Writer // receives the JSON log and signals whose exporter is the console; one Write at a time
@@ -87,7 +88,7 @@ func Start(ctx context.Context, o Options) (_ *Telemetry, err error) {
 		tracing = append(tracing, sdktrace.WithBatcher(watchedSpans{spans, t.watchExporter("traces", name, o.Traces)}, o.Batches...))
 	}
 	if o.Saved != nil {
-		if t.saver, err = newSaver(ctx, o.Saved, t.watch(savedTraces, Signal{Endpoint: o.SavedIn})); err != nil {
+		if t.saver, err = newSaver(ctx, o.Saved, o.Slow, t.watch(savedTraces, Signal{Endpoint: o.SavedIn})); err != nil {
 			return nil, fmt.Errorf("saved traces: %w", err)
 		}
 		tracing = append(tracing, sdktrace.WithSpanProcessor(t.saver))
