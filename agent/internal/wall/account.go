@@ -38,7 +38,7 @@ func (s *span) account() account {
 		below *cause
 		other bool
 	}
-	labels := labelling{t: s.root, done: make(map[*cause]*cause), causes: make(causes)}
+	labels := labelling{t: s.root, done: make(map[*cause]*cause), all: make(map[labelled]*cause)}
 	sums := make(map[key]int64)
 	for k, ns := range l.now {
 		own := owned(k.seg)
@@ -77,21 +77,30 @@ func (s *span) account() account {
 
 // labelling gives the causes in an account their frames: causes that differ in nothing that these show become one.
 type labelling struct {
-	t      *root
-	done   map[*cause]*cause
-	causes causes
+	t    *root
+	done map[*cause]*cause
+	all  map[labelled]*cause
+}
+
+type labelled struct {
+	causeKey
+	label string
 }
 
 func (l *labelling) of(c *cause) *cause {
 	if c == nil {
 		return nil
 	}
-	labelled := l.done[c]
-	if labelled == nil {
-		labelled = l.causes.of(cause{above: l.of(c.above), label: c.frame(l.t), link: c.link, stack: c.stack, state: c.state, not: c.not})
-		l.done[c] = labelled
+	one := l.done[c]
+	if one == nil {
+		k := labelled{causeKey{above: l.of(c.above), link: c.link, stack: c.stack, state: c.state, not: c.not}, c.frame(l.t)}
+		if one = l.all[k]; one == nil {
+			one = &cause{causeKey: k.causeKey, label: k.label}
+			l.all[k] = one
+		}
+		l.done[c] = one
 	}
-	return labelled
+	return one
 }
 
 // fit shortens an account to the duration of the span. If the operating system preempts a thread while it writes an

@@ -40,8 +40,8 @@ func (c *converter) queued(g *goroutine, where *stack, now trace.Time, d time.Du
 }
 
 // busy returns who ran from a to b, with the exception of one goroutine, and for how long in all.
-func (hs *historian) busy(except trace.GoID, a, b trace.Time) (busy map[cause]int64, whole int64) {
-	busy = make(map[cause]int64)
+func (hs *historian) busy(except trace.GoID, a, b trace.Time) (busy map[causeKey]int64, whole int64) {
+	busy = make(map[causeKey]int64)
 	add := func(h *history, s wallprofile.State, who *party, at *stack, from, to trace.Time) {
 		from, to = max(a, from), min(b, to)
 		if to <= from || h.id == except || s != wallprofile.Running && s != wallprofile.Assisting {
@@ -50,7 +50,7 @@ func (hs *historian) busy(except trace.GoID, a, b trace.Time) (busy map[cause]in
 		if who == nil || who.ended != 0 && who.ended <= from {
 			who = hs.nobody(at)
 		}
-		busy[cause{link: wallprofile.BusyWith, who: who, stack: at, state: s}] += int64(to.Sub(from))
+		busy[causeKey{link: wallprofile.BusyWith, who: who, stack: at, state: s}] += int64(to.Sub(from))
 		whole += int64(to.Sub(from))
 	}
 	for p, h := range hs.procs {
@@ -66,15 +66,15 @@ func (hs *historian) busy(except trace.GoID, a, b trace.Time) (busy map[cause]in
 		}
 		add(h, state, h.who(), at, h.from, b)
 	}
-	steps := hs.forBusy.take(hs.c.events)
-	for number := hs.kept; steps > 0; number, steps = number-1, steps-1 {
+	effort := hs.forBusy.take(hs.c.events)
+	for number := hs.kept; effort >= lookAt; number, effort = number-1, effort-lookAt {
 		s := hs.slice(number)
 		if s == nil || s.to <= a {
 			break
 		}
 		add(s.of, s.state, s.who, s.stack, s.from, s.to)
 	}
-	hs.forBusy.give(steps)
+	hs.forBusy.give(effort)
 	return busy, whole
 }
 

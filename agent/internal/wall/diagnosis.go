@@ -120,16 +120,19 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 		return cause
 	}
 	link := there[0].state.Link()
-	released, parties, holders, seen := make(map[string]time.Duration), make(map[*party]time.Duration), make(waits), make(map[*stack]bool)
+	released, parties, holders, at := make(map[string]time.Duration), make(map[*party]time.Duration), make(culprits), make(map[*stack]bool)
 	for _, s := range there {
-		if seen[s.stack] {
+		at[s.stack] = true
+	}
+	owned := t.owned()
+	for k, ns := range t.span.conv.now {
+		if k.below == nil || k.state != there[0].state || !at[k.stack] || !owned(k.seg) {
 			continue
 		}
-		seen[s.stack] = true
-		for h, ns := range t.conv.waits[s.stack] {
-			released[h.by] += time.Duration(ns)
-			parties[h.who] += time.Duration(ns)
-			holders[h] += ns
+		if c := k.below.outermost(); c.who != nil && c.link != wallprofile.StartedBy {
+			released[c.by] += time.Duration(ns)
+			parties[c.who] += time.Duration(ns)
+			holders[culprit{c.who, c.by}] += ns
 		}
 	}
 	by, _ := wallprofile.NearlyAll(released, d.Top.Time)
@@ -212,8 +215,17 @@ func (c *cause) place(callers ...string) (at wallprofile.Place, there *stack) {
 	return at, noStack
 }
 
+// culprit is who made a wait longer, and the function by which that one ended it, empty if that is not known.
+type culprit struct {
+	who *party
+	by  string
+}
+
+// culprits have the time for which each made others wait.
+type culprits map[culprit]int64
+
 // releaser returns the function by which a party released the lock after most of the time that it made others wait.
-func (w waits) releaser(p *party) (by string) {
+func (w culprits) releaser(p *party) (by string) {
 	most := int64(0)
 	for h, ns := range w {
 		if h.who == p && (ns > most || ns == most && h.by < by) {

@@ -528,7 +528,7 @@ func TestNobody(t *testing.T) {
 		{nil, party{name: "unknown goroutine", anyones: true}},
 	} {
 		hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
-		if got := hs.nobody(&stack{tt.frames}); *got != tt.want {
+		if got := hs.nobody(&stack{frames: tt.frames}); *got != tt.want {
 			t.Errorf("%v: %+v, want %+v", tt.frames, *got, tt.want)
 		}
 	}
@@ -556,7 +556,7 @@ func TestWhoEndedTheWait(t *testing.T) {
 		{wallprofile.HeldBy, party{number: 2, name: "POST /a"}, []frame{unlock, group, export}, "held by POST /a in errgroup.(*Group).done"},
 		{wallprofile.HeldBy, party{number: 2, name: "POST /a"}, []frame{sent}, "held by POST /a"},
 	} {
-		by := new(following).endedBy(below{link: tt.link, wait: slice{by: &stack{tt.frames}}})
+		by := (&below{link: tt.link, by: &stack{frames: tt.frames}}).endedBy()
 		if got := tt.who.caused(tt.link, at, by, "main.wait"); got != tt.want {
 			t.Errorf("%+v: %q, want %q", tt.frames, got, tt.want)
 		}

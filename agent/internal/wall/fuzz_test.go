@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	runtimetrace "runtime/trace"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -143,7 +144,7 @@ func FuzzConvert(f *testing.F) {
 }
 
 // FuzzFollow follows a wait through any history, be it possible or not: the parts of the wait sum to it exactly, none is
-// negative, and it ends.
+// negative, it ends, and they are the same if nothing was followed before.
 func FuzzFollow(f *testing.F) {
 	f.Add([]byte("a history of goroutines that wake, start and wait for one another, in any order whatever"), uint8(10), uint8(200))
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, uint8(0), uint8(255))
@@ -152,13 +153,13 @@ func FuzzFollow(f *testing.F) {
 		c := newConverter(1, func(uint64) string { return "" }, func() bool { return false })
 		hs := c.history
 		stacks := []*stack{noStack, {frames: []frame{{function: "main.a"}}}, {frames: []frame{{function: "sync.(*Mutex).Unlock"}, {function: "main.a"}}}}
-		all := make([]*history, 5)
-		for i := range all {
-			all[i] = &history{id: trace.GoID(i)}
+		goroutines := make([]*history, 5)
+		for i := range goroutines {
+			goroutines[i] = &history{id: trace.GoID(i)}
 		}
 		requests := []*party{nil, {number: 1}, {number: 2, ended: 50}}
 		for ; len(data) >= 4 && hs.kept < 3000; data = data[4:] {
-			h := all[int(data[0])%len(all)]
+			h := goroutines[int(data[0])%len(goroutines)]
 			s := slice{
 				from: h.from, to: h.from + trace.Time(data[1]), of: h, state: wallprofile.State(data[2]) % wallprofile.NumStates,
 				stack: stacks[int(data[2])%len(stacks)], by: stacks[int(data[3])%len(stacks)], who: requests[int(data[3])%len(requests)],
@@ -174,16 +175,35 @@ func FuzzFollow(f *testing.F) {
 			}
 		}
 		a, b := trace.Time(min(from, to)), trace.Time(max(from, to))
+		follow := func(waker uint64, a trace.Time) []part {
+			return slices.Clone(hs.follow(wallprofile.WaitMutex, stacks[2], &ending{waker: waker, by: stacks[2]}, a, b))
+		}
+		var all [][]part
 		for waker := range hs.kept + 2 {
-			got := hs.follow(wallprofile.WaitMutex, stacks[2], &ending{waker: waker, by: stacks[2]}, a, b)
-			var sum int64
-			for _, p := range got.parts {
-				if sum += p.ns; p.ns <= 0 {
-					t.Fatalf("a part of %d ns", p.ns)
+			for _, a := range []trace.Time{a, (a + b) / 2} {
+				got := follow(waker, a)
+				all = append(all, got)
+				var sum int64
+				for _, p := range got {
+					if sum += p.ns; p.ns <= 0 {
+						t.Fatalf("a part of %d ns", p.ns)
+					}
+				}
+				if sum != int64(b.Sub(a)) {
+					t.Fatalf("the parts of a wait of %v sum to %d ns", b.Sub(a), sum)
 				}
 			}
-			if sum != int64(b.Sub(a)) {
-				t.Fatalf("the parts of a wait of %v sum to %d ns", b.Sub(a), sum)
+		}
+		for waker := range hs.kept + 2 {
+			for _, a := range []trace.Time{a, (a + b) / 2} {
+				for n := range hs.kept {
+					hs.slice(n + 1).followed = nil
+				}
+				got := all[0]
+				all = all[1:]
+				if want := follow(waker, a); hs.reasons[wallprofile.TooMuch] == 0 && !slices.Equal(got, want) {
+					t.Fatalf("the parts of a wait from %v are %+v, and %+v if nothing was followed before", a, got, want)
+				}
 			}
 		}
 	})

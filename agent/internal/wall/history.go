@@ -52,6 +52,7 @@ type slice struct {
 	who      *party
 	waker    uint64 // of a wait: number of the slice of the goroutine that ended it, 0 if it was none
 	by       *stack // … and where
+	followed *followed
 	state    wallprofile.State
 	switched bool
 }
@@ -83,7 +84,8 @@ type historian struct {
 	c         *converter
 	on        bool // some root is followed
 	all       map[trace.GoID]*history
-	start     trace.Time // the trace has no gap since
+	recent    [256]*history // of these, those that were looked up, by the remainder of their numbers
+	start     trace.Time    // the trace has no gap since
 	ring      [maxSlices / chunkSize]*[chunkSize]slice
 	kept      uint64     // number of the newest slice; they are counted from 1 on
 	waiting   int        // goroutines that are followed and wait for another one
@@ -96,14 +98,16 @@ type historian struct {
 	functions map[party]*party    // of these: one for each function
 	names     func(number uint64) string
 
-	causes  causes
-	credit  credit // for following waits
-	forBusy credit // for dividing the time of those that wait for a CPU
-	reasons [wallprofile.NumNotFollowed]uint64
+	following following
+	causes    causes
+	credit    credit // for following waits
+	forBusy   credit // for dividing the time of those that wait for a CPU
+	reasons   [wallprofile.NumNotFollowed]uint64
 }
 
 func newHistorian(c *converter, names func(uint64) string) *historian {
-	h := &historian{c: c, names: names, causes: make(causes), credit: credit{steps: maxCredit}, forBusy: credit{steps: maxCredit}}
+	h := &historian{c: c, names: names, causes: make(causes), credit: credit{effort: maxCredit}, forBusy: credit{effort: maxCredit}}
+	h.following.hs = h
 	h.reset(0)
 	return h
 }
@@ -113,6 +117,7 @@ func (hs *historian) reset(now trace.Time) {
 	hs.all, hs.begun = make(map[trace.GoID]*history), make(map[uint64]*history)
 	hs.parties, hs.alone, hs.functions = make(map[uint64]*party), make(map[*stack]*party), make(map[party]*party)
 	hs.stops, hs.procs, hs.start = nil, nil, now
+	clear(hs.recent[:])
 }
 
 // run starts or stops the historian: a history that nobody needs is not kept.
@@ -128,7 +133,15 @@ func (hs *historian) of(id trace.GoID) *history {
 	if id == trace.NoGoroutine {
 		return nil
 	}
-	return hs.all[id]
+	at := &hs.recent[uint64(id)%uint64(len(hs.recent))]
+	if h := *at; h != nil && h.id == id {
+		return h
+	}
+	h := hs.all[id]
+	if h != nil {
+		*at = h
+	}
+	return h
 }
 
 // meet begins the history of a goroutine that is in a state, for all that is known, since the trace began.
@@ -235,7 +248,7 @@ func (hs *historian) prune(h *history) {
 func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, to trace.GoState) {
 	now, id := e.Time(), st.Resource.Goroutine()
 	at := hs.c.stacks.intern(st.Stack)
-	h := hs.all[id]
+	h := hs.of(id)
 	switch {
 	case from == trace.GoNotExist:
 		h = &history{id: id, from: now, stack: at}
@@ -283,6 +296,7 @@ func (hs *historian) transition(e trace.Event, st trace.StateTransition, from, t
 		h.exited = true
 		hs.prune(h)
 		delete(hs.all, id)
+		hs.recent[uint64(id)%uint64(len(hs.recent))] = nil
 		return
 	}
 	h.state = stateIn(to, st.Reason, h.stack)

@@ -70,12 +70,11 @@ type spanLedger struct {
 type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}
-	entries  int              // in the ledgers of all its spans
-	party    *party           // the root as a request, for which others may wait
-	waits    map[*stack]waits // what is known of the waits at a stack
-	children []*span          // ended, at least childMin long, not yet emitted
-	queued   bool             // in finished
-	missed   bool             // asked for a capture that did not see its end
+	entries  int     // in the ledgers of all its spans
+	party    *party  // the root as a request, for which others may wait
+	children []*span // ended, at least childMin long, not yet emitted
+	queued   bool    // in finished
+	missed   bool    // asked for a capture that did not see its end
 	emitted  bool
 	counted  bool           // why it is not emitted is counted
 	calls    map[string]int // of the spans that ended on its own goroutine, by their frames
@@ -179,7 +178,7 @@ func (c *converter) cut(g *goroutine, now trace.Time, at *stack) {
 		d -= d / 2
 	}
 	switch {
-	case s.Link() != wallprofile.NoLink:
+	case s.Link() != wallprofile.NoLink && c.history.on:
 		c.waited(g, where, s, now)
 	case s == wallprofile.Runnable:
 		c.queued(g, where, now, d)
@@ -208,41 +207,11 @@ func (g *goroutine) unsampled(now trace.Time) time.Duration {
 
 // waited charges a wait that another goroutine ends.
 func (c *converter) waited(g *goroutine, where *stack, s wallprofile.State, now trace.Time) {
-	work := g.work()
-	if len(work) == 0 {
+	if len(g.work()) == 0 {
 		return
 	}
-	f := c.history.follow(s, where, g.ending, g.since, now)
-	for _, p := range f.parts {
+	for _, p := range c.history.follow(s, where, g.ending, g.since, now) {
 		c.charge(g, where, s, p.below, time.Duration(p.ns))
-	}
-	for _, l := range work {
-		l.root.conv.waited(where).add(f.holders)
-	}
-}
-
-// waits are those of a root at a stack: the time in them, by who made them longer.
-type waits map[culprit]int64
-
-const maxHolders = 1000 // of the waits at one stack
-
-func (t *rootLedger) waited(at *stack) waits {
-	if t.waits == nil {
-		t.waits = make(map[*stack]waits)
-	}
-	w := t.waits[at]
-	if w == nil {
-		w = make(waits)
-		t.waits[at] = w
-	}
-	return w
-}
-
-func (w waits) add(holders map[culprit]int64) {
-	for h, ns := range holders {
-		if _, ok := w[h]; ok || len(w) < maxHolders {
-			w[h] += ns
-		}
 	}
 }
 

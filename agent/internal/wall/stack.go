@@ -19,7 +19,10 @@ type frame struct {
 
 // stack is an interned call stack, innermost frame first. Two equal pointers are the same stack; after
 // the interner forgot, equal stacks may have two pointers, which costs space and nothing else.
-type stack struct{ frames []frame }
+type stack struct {
+	frames []frame
+	facts  *facts // once they were needed
+}
 
 // functions yields the functions of the stack with their files, from the innermost outwards.
 func (s *stack) functions() iter.Seq2[string, string] {
@@ -43,7 +46,7 @@ func (s *stack) line(function string) string {
 }
 
 // noStack stands where the trace gives none.
-var noStack = &stack{}
+var noStack = &stack{facts: &facts{}}
 
 // maxStacks bounds the interner; beyond it everything is forgotten and learned again.
 const maxStacks = 1 << 15
@@ -54,21 +57,33 @@ type interner struct {
 	byHandle map[trace.Stack]*stack // of the current generation
 	byPCs    map[string]*stack
 	key      []byte
+
+	// The latest handle, which the historian and the converter look up in turn.
+	handle trace.Stack
+	stack  *stack
 }
 
 func newInterner() *interner {
-	return &interner{byHandle: make(map[trace.Stack]*stack), byPCs: make(map[string]*stack)}
+	return &interner{byHandle: make(map[trace.Stack]*stack), byPCs: make(map[string]*stack), stack: noStack}
 }
 
 // generation forgets the handles of the previous generation, which would keep its tables alive.
 func (in *interner) generation() {
 	clear(in.byHandle)
+	in.handle, in.stack = trace.NoStack, noStack
 	if len(in.byPCs) > maxStacks {
 		clear(in.byPCs)
 	}
 }
 
 func (in *interner) intern(handle trace.Stack) *stack {
+	if handle != in.handle {
+		in.handle, in.stack = handle, in.lookUp(handle)
+	}
+	return in.stack
+}
+
+func (in *interner) lookUp(handle trace.Stack) *stack {
 	if handle == trace.NoStack {
 		return noStack
 	}

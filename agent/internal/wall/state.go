@@ -84,23 +84,39 @@ func blockedInSync(at *stack) wallprofile.State {
 	return s
 }
 
-// releaser is the function that released the lock whose release woke a waiter, from the stack of the
-// goroutine that did: the caller of Unlock or RUnlock. It is empty when the waker did something else.
-func releaser(at *stack) string {
-	unlocked := false
-	for _, f := range at.frames {
-		if !inSync(f.function) {
-			if unlocked {
-				return f.function
+// facts are what a stack tells about waits.
+type facts struct {
+	place         frame
+	releaser, own string
+}
+
+func (s *stack) about() *facts {
+	if s.facts == nil {
+		s.facts = &facts{own: wallprofile.Own(s.functions())}
+		unlocked := false
+		for _, f := range s.frames {
+			if !inSync(f.function) {
+				s.facts.place = f
+				if unlocked {
+					s.facts.releaser = f.function
+				}
+				break
 			}
-			return ""
-		}
-		if strings.HasSuffix(f.function, ".Unlock") || strings.HasSuffix(f.function, ".RUnlock") {
-			unlocked = true
+			unlocked = unlocked || strings.HasSuffix(f.function, ".Unlock") || strings.HasSuffix(f.function, ".RUnlock")
 		}
 	}
-	return ""
+	return s.facts
 }
+
+// place returns the innermost frame that is not of the runtime or of package sync: it called what waits.
+func (s *stack) place() frame { return s.about().place }
+
+// releaser returns the function that released the lock whose release woke a waiter, from the stack of the
+// goroutine that did: the caller of Unlock or RUnlock. It is empty when the waker did something else.
+func (s *stack) releaser() string { return s.about().releaser }
+
+// own returns the innermost function of the service, empty if there is none.
+func (s *stack) own() string { return s.about().own }
 
 func inSync(function string) bool {
 	return strings.HasPrefix(function, "sync.") || strings.HasPrefix(function, "internal/sync.") || strings.HasPrefix(function, "runtime.")
