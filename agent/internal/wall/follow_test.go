@@ -444,16 +444,17 @@ func auditor(mu *sync.Mutex, work func()) {
 	work()
 }
 
-// Among a thousand requests, each that waits for a lock names the one that holds it, and none that has nothing to do with
-// it.
+// A convoy of fifty requests queues for a lock, among a thousand requests that have nothing to do with it and wait for one
+// another: each names the routes of those that hold its own lock, and no others.
 func TestConvoyAmongAThousandRequests(t *testing.T) {
 	rec := startRecorder(t, nil)
-	const victims, unrelated = 50, 950
+	const victims, pairs, alone = 50, 300, 350
 	var mu sync.Mutex
 	var all, begun sync.WaitGroup
 	var waiting atomic.Bool
 	held := make(chan struct{})
-	spans := make([]*testSpan, victims+unrelated)
+	spans := make([]*testSpan, victims+2*pairs+alone)
+	begin := func(i int, name string) { _, spans[i] = rec.begin(context.Background(), name) }
 	all.Go(func() {
 		_, s := rec.begin(context.Background(), "POST /audit")
 		auditor(&mu, func() {
@@ -466,27 +467,42 @@ func TestConvoyAmongAThousandRequests(t *testing.T) {
 		s.end()
 	})
 	<-held
-	begun.Add(len(spans))
-	for i := range spans {
+	begun.Add(victims + pairs + alone)
+	for i := range victims {
 		all.Go(func() {
-			name := "GET /victim"
-			if i >= victims {
-				name = "GET /unrelated"
-			}
-			_, spans[i] = rec.begin(context.Background(), name)
+			begin(i, "GET /victim")
 			begun.Done()
-			if i < victims {
-				locker(&mu)
-			} else {
-				ch := make(chan int)
-				go passer(ch)
-				receiver(ch)
-			}
+			auditor(&mu, func() { workB(time.Millisecond) })
+			spans[i].end()
+		})
+	}
+	for i := range pairs {
+		var own sync.Mutex
+		locked := make(chan struct{})
+		all.Go(func() {
+			begin(victims+i, "PUT /holder")
+			auditor(&own, func() { close(locked); begun.Done(); workB(wait) })
+			spans[victims+i].end()
+		})
+		all.Go(func() {
+			<-locked
+			begin(victims+pairs+i, "GET /unrelated")
+			locker(&own)
+			spans[victims+pairs+i].end()
+		})
+	}
+	for i := victims + 2*pairs; i < len(spans); i++ {
+		all.Go(func() {
+			begin(i, "GET /unrelated")
+			begun.Done()
+			ch := make(chan int)
+			go passer(ch)
+			receiver(ch)
 			spans[i].end()
 		})
 	}
 	begun.Wait()
-	blockedIn(t, victims, "locker")
+	blockedIn(t, victims, "auditor")
 	waiting.Store(true)
 	all.Wait()
 	rec.finish()
@@ -496,12 +512,18 @@ func TestConvoyAmongAThousandRequests(t *testing.T) {
 		if f == nil {
 			t.Fatalf("%s has no profile; %+v", s.name, rec.Stats())
 		}
-		if i < victims && f.causeOf("locker", "[held by: POST /audit, another request]", "workA") < int64(wait) {
+		if i < victims && f.causeOf("auditor", "[held by: POST /audit, another request]", "workA") < int64(wait) {
 			t.Errorf("%s does not wait for the one that holds the lock\n%s", s.name, f.causes())
 		}
 		for stack := range f.whole {
-			if i < victims && strings.Contains(stack, "unrelated") || i >= victims && strings.Contains(stack, "victim") {
-				t.Errorf("%s has %s", s.name, stack)
+			stack, _, _ = strings.Cut(stack, "[CPUs busy with: ") // whoever it is
+			frames := strings.Split(stack, ";")
+			causes := strings.Join(frames[slices.IndexFunc(append(frames, "[held by: ]"), wallprofile.IsCause):], ";")
+			for _, other := range []string{"POST /audit", "GET /victim", "PUT /holder", "GET /unrelated"} {
+				own := i < victims && other != "PUT /holder" && other != "GET /unrelated" || i >= victims+pairs && i < victims+2*pairs && other == "PUT /holder"
+				if strings.Contains(causes, other) && !own {
+					t.Errorf("%s has %s", s.name, stack)
+				}
 			}
 		}
 		if !s.has(f.own) {
