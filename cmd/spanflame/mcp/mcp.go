@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -117,7 +118,13 @@ func add[A argument](all *sdk.Server, name, description string, answer func(cont
 	closed := false
 	sdk.AddTool(all, &sdk.Tool{
 		Name: name, Description: description, Annotations: &sdk.ToolAnnotations{ReadOnlyHint: true, IdempotentHint: true, OpenWorldHint: &closed},
-	}, func(ctx context.Context, _ *sdk.CallToolRequest, a A) (*sdk.CallToolResult, any, error) {
+	}, func(ctx context.Context, _ *sdk.CallToolRequest, a A) (_ *sdk.CallToolResult, _ any, err error) {
+		defer func() { // a profile that breaks one answer does not end the others
+			if v := recover(); v != nil {
+				debug.PrintStack()
+				err = errors.New(format.Clean(fmt.Sprintf("a defect of spanflame, whose stack is on standard error: %v", v), 1000))
+			}
+		}()
 		if err := a.check(); err != nil {
 			return nil, nil, err
 		}

@@ -10,6 +10,8 @@ import (
 	"time"
 	"unicode/utf8"
 
+	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
+
 	"spanflame/internal/traces"
 	"spanflame/viewer/source"
 )
@@ -79,6 +81,35 @@ func TestEndOfInput(t *testing.T) {
 	if err := Run(t.Context(), Options{Source: broken{}}, long, io.Discard); err == nil || !strings.Contains(err.Error(), "more than 1048576 bytes") {
 		t.Errorf("after a message that is too long: %v", err)
 	}
+}
+
+// panicking panics when a trace is read.
+type panicking struct{ broken }
+
+func (panicking) Trace(context.Context, string) ([]traces.Span, error) { panic("planted") }
+
+// TestAPanicIsAnError: a tool that panics answers with an error, and the server goes on.
+func TestAPanicIsAnError(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	toServer, toClient := sdk.NewInMemoryTransports()
+	ended := make(chan error)
+	go func() { ended <- New(Options{Source: panicking{}}).Run(ctx, toServer) }()
+	session, err := sdk.NewClient(&sdk.Implementation{Name: "t"}, nil).Connect(ctx, toClient, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	span := map[string]any{"trace": strings.Repeat("1", 32), "span": strings.Repeat("1", 16)}
+	for range 2 {
+		got, err := session.CallTool(ctx, &sdk.CallToolParams{Name: "top_functions", Arguments: span})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if text := got.Content[0].(*sdk.TextContent).Text; !got.IsError || !strings.Contains(text, "planted") {
+			t.Errorf("an error: %t, %q", got.IsError, text)
+		}
+	}
+	cancel()
+	<-ended
 }
 
 // TestTimes: a time that is not one is an error that names the argument.
