@@ -32,6 +32,7 @@ type Trace struct {
 	missing   []string
 	main      string // ID of the span that has the diagnosis
 	diagnosis string
+	asked     map[asked]int
 }
 
 // piece is a part of the time that decided how long a trace took, with its stack across services.
@@ -74,7 +75,7 @@ func Stitch(spans []traces.Span, of traces.Span, read Reader) (*Trace, error) {
 		return nil, err
 	}
 	return &Trace{
-		of: began, spans: len(spans), pieces: pieces, missing: s.sentences(), main: of.ID,
+		of: began, spans: len(spans), pieces: pieces, missing: s.sentences(), main: of.ID, asked: s.asked,
 		diagnosis: profiles.DiagnosisOf(p, of.ID, of.Name, of.Duration()),
 	}, nil
 }
@@ -85,6 +86,7 @@ type stitcher struct {
 	read     Reader
 	reads    int
 	missing  []lack
+	asked    map[asked]int
 }
 
 // lack is what is not known of the spans that have a service and a name.
@@ -95,7 +97,7 @@ type lack struct {
 }
 
 func newStitcher(spans []traces.Span, read Reader) *stitcher {
-	s := &stitcher{byID: make(map[string]*traces.Span), children: make(map[string][]*traces.Span), read: read}
+	s := &stitcher{byID: make(map[string]*traces.Span), children: make(map[string][]*traces.Span), read: read, asked: make(map[asked]int)}
 	for i := range spans {
 		s.byID[spans[i].ID] = &spans[i]
 		s.children[spans[i].ParentID] = append(s.children[spans[i].ParentID], &spans[i])
@@ -195,6 +197,7 @@ func (s *stitcher) own(of *traces.Span, p *profile.Profile, calls []*call) (piec
 				continue
 			}
 		}
+		s.count(of, where.Call)
 		pieces = append(pieces, piece{stack: within(sample.Location, of), took: sample.Value[0], of: of, where: where, in: in})
 		known += sample.Value[0]
 	}

@@ -52,6 +52,8 @@ type Part struct {
 	Function string  `json:"function,omitempty"`  // the one to blame
 	State    string  `json:"state"`               // such as "waiting: mutex"
 	For      string  `json:"for,omitempty"`       // what it waited for, if that has a name
+	Call     string  `json:"call,omitempty"`      // what it asked of a database or another service, such as "query: SELECT 1"
+	Calls    int     `json:"calls,omitempty"`     // how often, one after the other; 0 if that is not known
 	WaitedIn string  `json:"waited_in,omitempty"` // the function that waited for it, if another goroutine of the request did it
 	Took     Millis  `json:"ms"`
 	Without  Millis  `json:"without_ms"`       // how long the trace would have taken without it
@@ -59,6 +61,8 @@ type Part struct {
 
 	at      wallprofile.Place
 	bounded map[*bound]int64
+	calls   map[string]time.Duration
+	asked   map[asked]int
 }
 
 // Cause is where time was spent by whoever a part waited for.
@@ -100,14 +104,16 @@ func (t *Trace) Report() *Report {
 			found[k] = i
 			r.Parts = append(r.Parts, Part{
 				Service: p.of.Service, Request: p.of.Name, Function: k.at.Function, State: stateOf(k.at.Leaf), For: k.at.For, WaitedIn: p.in,
-				at: k.at, bounded: make(map[*bound]int64),
+				at: k.at, bounded: make(map[*bound]int64), calls: make(map[string]time.Duration), asked: make(map[asked]int),
 			})
 		}
 		r.Parts[i].add(p)
+		r.Parts[i].ask(p.of, p.where.Call, p.took, t.asked)
 	}
 	r.Parts = slices.DeleteFunc(r.Parts, func(p Part) bool { return p.Took == 0 })
 	for i := range r.Parts {
 		p := &r.Parts[i]
+		p.sum()
 		p.Without = r.Took - p.gain()
 		slices.SortStableFunc(p.Causes, func(a, b Cause) int { return cmp.Compare(b.Took, a.Took) })
 	}
@@ -196,7 +202,7 @@ func (r *Report) WriteText(w io.Writer) error {
 
 // Words returns what the part did or waited for, and where.
 func (p *Part) Words() string {
-	words := describe(p.at, p.State)
+	words := describe(p.at, p.State) + format.Clean(wallprofile.InCalls(p.Call, p.Calls), 200)
 	if p.WaitedIn != "" {
 		words += ", for which " + format.Clean(wallprofile.Short(p.WaitedIn), 200) + " waited"
 	}

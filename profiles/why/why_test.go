@@ -223,3 +223,32 @@ func TestRanking(t *testing.T) {
 		t.Errorf("%q is not in\n%s", want, &text)
 	}
 }
+
+// TestCallsOfAPart: a part says what it asked of a database, and how often if that was one after the other.
+func TestCallsOfAPart(t *testing.T) {
+	const waiting = "span: POST /checkout;span: sql.conn.query;query: SELECT x FROM t WHERE id = ?;main.load;database/sql.(*Rows).Next;" +
+		"net.(*conn).Read;[waiting: network];[for: the database's answer]"
+	for _, tt := range []struct {
+		step time.Duration // from one query to the next
+		want string
+	}{
+		{10 * time.Millisecond, "waiting for the database's answer in main.load, in 48 queries one after the other: SELECT x FROM t WHERE id = ?"},
+		{time.Millisecond, "waiting for the database's answer in main.load, in the query SELECT x FROM t WHERE id = ?"},
+	} {
+		s := newShop()
+		s.stacks["1"] = []stack{{waiting, 480}, {"span: POST /checkout;main.price", 520}}
+		for i := range 48 {
+			at := s.spans[0].Start.Add(time.Duration(i) * tt.step)
+			s.spans = append(s.spans, traces.Span{TraceID: s.spans[0].TraceID, ID: fmt.Sprint("q", i), ParentID: "1", Service: "storefront", Kind: "client",
+				Name: "sql.conn.query", Start: at, End: at.Add(9 * time.Millisecond),
+				Attributes: map[string]string{"db.query.text": fmt.Sprintf("SELECT x FROM t WHERE id = %d", i)}})
+		}
+		r, err := why.Explain(s.spans, s.spans[0], s.read)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Parts[1].Words(); got != tt.want {
+			t.Errorf("got %q, want %q", got, tt.want)
+		}
+	}
+}
