@@ -31,6 +31,7 @@ import (
 	"spanflame/internal/wallprofile"
 	"spanflame/viewer"
 	"spanflame/viewer/source"
+	"spanflame/workload/faults"
 	"spanflame/workload/processes"
 )
 
@@ -43,6 +44,7 @@ type viewed struct {
 	local, remote     source.Source
 	from              time.Time
 	lock, sleep, cart query.Span
+	boxes             query.Span // waits for the inventory
 }
 
 // view drives a workload that does both, and serves the pages over both.
@@ -58,7 +60,7 @@ func view(t *testing.T) *viewed {
 }
 
 // drive starts a workload that does both, drives it, and stops it: requests that wait for a lock for 900 ms, sleep for
-// 500 ms, and compute, during ordinary load.
+// 500 ms, compute, and wait for the other service, during ordinary load.
 func drive(t *testing.T, run int) *viewed {
 	t.Helper()
 	v := &viewed{dir: t.TempDir(), from: time.Now()}
@@ -96,6 +98,15 @@ func drive(t *testing.T, run int) *viewed {
 	})
 	load.Wait()
 	cart = get(t, at+"/api/checkout?items=20")
+	packing, err := faults.Find(t.Context(), "slow-packing", v.workload.Inventory.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := packing.On(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	boxes := trace(t, get(t, at+"/api/boxes"), "GET /api/boxes", "POST /api/pack")
+	v.boxes, _ = find(boxes, "GET /api/boxes")
 	v.lock, _ = find(trace(t, lock, "GET /load/lock"), "GET /load/lock")
 	v.sleep, _ = find(trace(t, sleep, "GET /load/sleep"), "GET /load/sleep")
 	v.cart, _ = find(trace(t, cart, "GET /api/checkout"), "GET /api/checkout")
@@ -103,6 +114,12 @@ func drive(t *testing.T, run int) *viewed {
 	flameGraph(t, v.sleep, query.Wall, "sleepFor")
 	flameGraph(t, v.cart, query.Wall, "priceBasket")
 	flameGraph(t, v.cart, query.CPU, "priceBasket")
+	flameGraph(t, v.boxes, query.Wall, "boxesHandler")
+	i := slices.IndexFunc(boxes, func(s query.Span) bool { return s.Service == "inventory" })
+	if i < 0 {
+		t.Fatalf("no span of the inventory among %s", names(boxes))
+	}
+	flameGraph(t, boxes[i], query.Wall, "packEveryWay")
 	if err := stop(); err != nil { // the last windows are saved, and nothing changes any more
 		t.Fatal(err)
 	}
@@ -166,11 +183,11 @@ func content(t *testing.T, url string) string {
 	return string(b)
 }
 
-// stacks is a span's profile as the viewer hands it out: values by the names of the functions, without the shapes, which
+// stacks is a profile as the viewer hands it out: values by the names of the functions, without the shapes, which
 // Pyroscope leaves out.
-func stacks(t *testing.T, pages string, s query.Span, typ string) map[string]int64 {
+func stacks(t *testing.T, address string) map[string]int64 {
 	t.Helper()
-	p, err := profile.Parse(strings.NewReader(content(t, fmt.Sprintf("%s%s/span/%s/%s.pb.gz", pages, viewer.TracePath(s.TraceID), s.ID, typ))))
+	p, err := profile.Parse(strings.NewReader(content(t, address)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,10 +211,11 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 		span query.Span
 		typ  string
 	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
-		if err := sameFlame(t, v.directory, v.servers, tt.span, tt.typ); err != nil {
+		if err := sameFlame(t, v, tt.span, tt.typ); err != nil {
 			t.Errorf("%s of %s: %v", tt.typ, tt.span.Name, err)
 		}
 	}
+	wholeTraceIsTheSame(t, v)
 	since := "&" + url.Values{"from": {v.from.UTC().Format(time.RFC3339)}}.Encode()
 	for _, pages := range []string{v.directory, v.servers} {
 		for path, want := range map[string][]string{
@@ -229,10 +247,46 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 	profilesAreThere(t, v)
 }
 
-// sameFlame returns an error unless two servers of pages have the same profile of a span, and draw it in the same way.
-func sameFlame(t *testing.T, here, there string, span query.Span, typ string) error {
+// sameFlame returns an error unless the pages over the directory and over the servers have the same profile of a span, and draw it
+// in the same way.
+func sameFlame(t *testing.T, v *viewed, span query.Span, typ string) error {
 	t.Helper()
-	local, remote := stacks(t, here, span, typ), stacks(t, there, span, typ)
+	return same(t, v, fmt.Sprintf("%s/span/%s/%s.pb.gz", viewer.TracePath(span.TraceID), span.ID, typ),
+		strings.Replace(viewer.SpanPath(span.TraceID, span.ID), "#", "&type="+typ+"#", 1))
+}
+
+// wholeTraceIsTheSame fails unless the profile of a whole trace, of two services, is that of the directory also from the servers.
+func wholeTraceIsTheSame(t *testing.T, v *viewed) {
+	t.Helper()
+	path := viewer.TracePath(v.boxes.TraceID)
+	if err := same(t, v, path+"/whole.pb.gz", path+"?whole=1"); err != nil {
+		t.Errorf("the whole trace: %v", err)
+	}
+	var sum, packed int64
+	for stack, took := range stacks(t, v.servers+path+"/whole.pb.gz") {
+		sum += took
+		if before, after, ok := strings.Cut(stack, ";span: POST /api/pack of inventory;"); ok &&
+			strings.Contains(before, "boxesHandler") && strings.Contains(after, "packEveryWay") {
+			packed += took
+		}
+	}
+	if sum != int64(v.boxes.Duration()) || 2*packed < sum {
+		t.Errorf("the whole trace took %v, its profile has %v, of them %v in the inventory's packEveryWay:\n%v",
+			v.boxes.Duration(), time.Duration(sum), time.Duration(packed), stacks(t, v.servers+path+"/whole.pb.gz"))
+	}
+	for _, pages := range []string{v.directory, v.servers} {
+		html := content(t, pages+path)
+		if !strings.Contains(html, "What decided how long it took") || !strings.Contains(html, "on the CPU in workload.packEveryWay") {
+			t.Errorf("%s does not say what decided how long the trace took", pages+path)
+		}
+	}
+}
+
+// same returns an error unless the pages over the directory and over the servers have the same file of a profile, and draw the
+// same flame graph.
+func same(t *testing.T, v *viewed, file, page string) error {
+	t.Helper()
+	local, remote := stacks(t, v.directory+file), stacks(t, v.servers+file)
 	if len(local) == 0 || !maps.Equal(local, remote) {
 		return fmt.Errorf(
 			"%d stacks in the directory, %d on the servers; in the directory alone:\n%v\non the servers alone:\n%v",
@@ -240,12 +294,11 @@ func sameFlame(t *testing.T, here, there string, span query.Span, typ string) er
 		)
 	}
 	drawn := func(pages string) string {
-		path := strings.Replace(viewer.SpanPath(span.TraceID, span.ID), "#", "&type="+typ+"#", 1)
-		_, flame, _ := strings.Cut(content(t, pages+path), `<svg class="flame"`)
+		_, flame, _ := strings.Cut(content(t, pages+page), `<svg class="flame"`)
 		flame, _, _ = strings.Cut(flame, `<ul class="actions">`)
 		return flame
 	}
-	if h, th := drawn(here), drawn(there); h != th || h == "" {
+	if h, th := drawn(v.directory), drawn(v.servers); h != th || h == "" {
 		return fmt.Errorf("drawn differently:\n%s\n%s", h, th)
 	}
 	return nil

@@ -148,7 +148,7 @@ var tested = []rule{
 	{"viewer/source", []string{"viewer/internal/fixture"}, "its tests read the directories that those of the pages read"},
 	{"profiles/input", []string{"profiles/internal/bomb"}, "decompression bombs are tested over the network too"},
 	{"e2e", []string{"agent", "agent/otelsetup", "internal/child", "internal/query", "internal/record", "internal/traces",
-		"internal/wallprofile", "profiles", "viewer", "viewer/source", "profiles/compare", "profiles/input", "workload/load"},
+		"internal/wallprofile", "profiles", "viewer", "viewer/source", "profiles/compare", "profiles/input", "workload/faults", "workload/load"},
 		"a Docker engine is a child process, spans of every kind are made in the test's own process, and saved data is compared with sent data"},
 }
 
