@@ -31,7 +31,9 @@ type memoryPage struct {
 	From, To    time.Time
 	Growth      string // per hour
 	Plot        string
-	Points      []point // the plot in numbers
+	Points      []point   // the plot in numbers
+	Restarted   time.Time // when the process began whose growth is shown, zero if there was no restart
+	Updated     bool      // it was another version
 	Leaks       leakVerdict
 	Changes     []flame.Change
 	Difference  *flame.Graph
@@ -71,14 +73,18 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		)
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
+	for _, p := range source.Spread(points, 24) {
+		page.Points = append(page.Points, point{p.To.UTC(), format.Bytes(p.Bytes)})
+	}
+	if began := lastRun(points); began > 0 {
+		page.Restarted, page.Updated = points[began].From.UTC(), points[began].Version != points[began-1].Version
+		points = points[began:]
+	}
 	first, last := points[0], points[len(points)-1]
 	page.Instance = first.Instance
 	page.First, page.Last, page.From, page.To = format.Bytes(first.Bytes), format.Bytes(last.Bytes), first.To.UTC(), last.To.UTC()
 	if hours := last.To.Sub(first.To).Hours(); hours > 0 {
 		page.Growth = format.Bytes(int64(float64(last.Bytes-first.Bytes) / hours))
-	}
-	for _, p := range source.Spread(points, 24) {
-		page.Points = append(page.Points, point{p.To.UTC(), format.Bytes(p.Bytes)})
 	}
 	of := url.Values{"service": {page.Service}}
 	for _, name := range []string{"last", "from", "to"} {
@@ -191,16 +197,36 @@ func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
 	return nil
 }
 
+// restartShare is the share of its memory that a process holds at most after a restart.
+const restartShare = 0.5
+
+// restarted reports whether the process was another one before a point: of another version, or with far more memory.
+func restarted(before, p source.MemoryPoint) bool {
+	return before.Version != p.Version || float64(p.Bytes) < restartShare*float64(before.Bytes)
+}
+
+// lastRun returns the first of the points after the last restart that has another one after it, 0 without a restart.
+func lastRun(points []source.MemoryPoint) int {
+	for i := len(points) - 2; i > 0; i-- {
+		if restarted(points[i-1], points[i]) {
+			return i
+		}
+	}
+	return 0
+}
+
 // plotThemes are the colors of the plot, by their names in addresses.
 var plotThemes = map[string]string{"": charts.ThemeLight, "dark": charts.ThemeDark}
 
-// plot draws the points as a line, at equal distances, as those of their windows are. The background is that of the page.
+// plot draws the points as a line, at equal distances, as those of their windows are, with a gap at each restart. The background is that of the page.
 func plot(points []source.MemoryPoint, theme string) ([]byte, error) {
-	values := make([]float64, len(points))
-	labels := make([]string, len(points))
+	var values []float64
+	var labels []string
 	for i, p := range points {
-		values[i] = float64(p.Bytes) / (1 << 20)
-		labels[i] = p.To.UTC().Format("15:04:05")
+		if i > 0 && restarted(points[i-1], p) {
+			values, labels = append(values, charts.GetNullValue()), append(labels, "")
+		}
+		values, labels = append(values, float64(p.Bytes)/(1<<20)), append(labels, p.To.UTC().Format("15:04:05"))
 	}
 	o := charts.NewLineChartOptionWithData([][]float64{values})
 	o.Theme = charts.GetTheme(theme).WithBackgroundColor(charts.ColorTransparent)
@@ -208,7 +234,7 @@ func plot(points []source.MemoryPoint, theme string) ([]byte, error) {
 	o.XAxis.LabelCount = 6
 	o.Legend.Show = charts.Ptr(false)
 	o.Symbol.Shape = charts.SymbolNone
-	o.FillArea = charts.Ptr(true)
+	o.FillArea = charts.Ptr(len(values) == len(points)) // which would bridge a gap
 	o.YAxis[0].Min = charts.Ptr(0.0)
 	o.ValueFormatter = func(v float64) string { return fmt.Sprintf("%.4g MiB", v) }
 	painter := charts.NewPainter(charts.PainterOptions{OutputFormat: charts.ChartOutputSVG, Width: 960, Height: 300})

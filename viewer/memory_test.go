@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/viewer/internal/fixture"
 )
@@ -59,6 +60,38 @@ func TestMemoryIsOfOneInstance(t *testing.T) {
 	// Of all windows it is the mean of one, not their sum.
 	shows(t, page(t, h, "/compare?what=times&type=memory&service=storefront&ato=2026-01-02T15:04:20Z&bfrom=2026-01-02T15:04:20Z"),
 		"before <b>7.50 MiB</b>", "after <b>9 MiB</b>")
+}
+
+// A restart and another version are no growth, and no line connects what was before with what came after.
+func TestMemoryAcrossARestart(t *testing.T) {
+	for name, after := range map[string]struct {
+		version string
+		bytes   int64
+	}{"a restart": {"1", 20 << 20}, "another version": {"2", 90 << 20}, "neither": {"1", 90 << 20}} {
+		d := fixture.New(t)
+		for i, bytes := range []int64{80 << 20, 100 << 20, after.bytes, after.bytes + 10<<20} {
+			start := fixture.Began.Add(time.Duration(i) * time.Minute)
+			m := record.Meta{Service: "shop", Type: record.Memory, Start: start, End: start.Add(time.Minute), Labels: map[string]string{record.VersionLabel: "1"}}
+			if i > 1 {
+				m.Labels[record.VersionLabel] = after.version
+			}
+			d.Profile(m, "inuse_space", "bytes", fixture.Sample("main.main;main.hold", bytes, ""))
+		}
+		h := pages(t, open(t, d.Dir), Options{})
+		got := page(t, h, "/memory")
+		svg := get(h, html.UnescapeString(regexpOf(t, got, `src="(/memory/plot\.svg[^"]*)"`))).Body.String()
+		lines := strings.Count(svg, `stroke-width:2`)
+		if name == "neither" {
+			if shows(t, got, "from <b>80 MiB</b>"); strings.Contains(got, "growth is shown since then") || lines != 1 {
+				t.Errorf("%s: the page has a restart, or %d lines", name, lines)
+			}
+			continue
+		}
+		shows(t, got, " by 2026-01-02 15:06:05", "growth is shown since then", "from <b>"+format.Bytes(after.bytes)+"</b>")
+		if lines != 2 {
+			t.Errorf("%s: %d lines, want one before and one after", name, lines)
+		}
+	}
 }
 
 func TestMemoryNamesTheLeak(t *testing.T) {

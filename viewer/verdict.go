@@ -108,6 +108,7 @@ func notes(all []string) []string {
 // leakVerdict is the result of package leaks, as the page Memory shows it.
 type leakVerdict struct {
 	Suspects  []suspect
+	Held      []suspect // grew until the load stopped, and stayed
 	Undecided []suspect // there are too few profiles to tell them from chance
 	Notes     []string
 }
@@ -138,7 +139,7 @@ func findLeaks(ctx context.Context, from source.Source, sel source.Selection) (l
 		}
 		return rows
 	}
-	v.Suspects, v.Undecided = rows(report.Suspects, false), rows(report.Undecided, true)
+	v.Suspects, v.Held, v.Undecided = rows(report.Suspects, false), rows(report.Held, true), rows(report.Undecided, true)
 	if grew := len(report.Dismissed); grew > 0 {
 		v.Notes = append(v.Notes, fmt.Sprintf("%d more stacks grew, but not like a leak.", grew))
 	}

@@ -88,6 +88,7 @@ func (o Options) Validate() error {
 type Report struct {
 	Processes []Process   `json:"processes"`
 	Suspects  []Suspect   `json:"suspects"`            // by bytes per minute
+	Held      []Suspect   `json:"held,omitempty"`      // grew as a leak does until the load stopped, and stayed; by their growth
 	Undecided []Suspect   `json:"undecided,omitempty"` // grow as a leak does, but not significantly; by Q
 	Dismissed []Dismissed `json:"dismissed,omitempty"` // grew, but not as a leak does; by their growth
 	Alpha     float64     `json:"alpha"`               // false discovery rate among the suspects
@@ -236,6 +237,7 @@ func (r *reader) report() (*Report, error) {
 		r.sort(report, g)
 	}
 	slices.SortStableFunc(report.Suspects, func(a, b Suspect) int { return cmp.Compare(b.BytesPerMinute, a.BytesPerMinute) })
+	slices.SortStableFunc(report.Held, func(a, b Suspect) int { return cmp.Compare(b.Grown, a.Grown) })
 	slices.SortStableFunc(report.Undecided, func(a, b Suspect) int { return cmp.Compare(a.Q, b.Q) })
 	report.Undecided = report.Undecided[:min(len(report.Undecided), maxDismissed)]
 	slices.SortStableFunc(report.Dismissed, func(a, b Dismissed) int { return cmp.Compare(b.Grown, a.Grown) })
@@ -249,7 +251,7 @@ func (r *reader) report() (*Report, error) {
 	return report, nil
 }
 
-// sort adds a stack that grew to the suspects, the undecided or the dismissed.
+// sort adds a stack that grew to the suspects, the held, the undecided or the dismissed.
 func (r *reader) sort(report *Report, g *growth) {
 	bytes := 1.0
 	if g.kind == Goroutines {
@@ -272,6 +274,10 @@ func (r *reader) sort(report *Report, g *growth) {
 	}
 	if g.q > r.o.Alpha {
 		report.Undecided = append(report.Undecided, s)
+		return
+	}
+	if g.held {
+		report.Held = append(report.Held, s)
 		return
 	}
 	report.Suspects = append(report.Suspects, s)

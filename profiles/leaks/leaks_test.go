@@ -223,6 +223,45 @@ func TestRestarts(t *testing.T) {
 	}
 }
 
+// TestTheMorningAfter: the load stopped in the evening. What grew until then and is still held is no longer growing, and
+// may be a leak; what had stopped before, or was released, is not.
+func TestTheMorningAfter(t *testing.T) {
+	const busy, all = 30, 60
+	for name, tt := range map[string]struct {
+		held func(i int) int64 // MiB
+		want bool
+	}{
+		"a leak":                         {func(i int) int64 { return 1 + int64(min(i, busy-1)) }, true},
+		"a cache that was full at noon":  {func(i int) int64 { return 1 + int64(min(i, busy/3)) }, false},
+		"released when the load stopped": {func(i int) int64 { return map[bool]int64{true: 1 + int64(i), false: 2}[i < busy] }, false},
+	} {
+		windows := func(yield func(profiles.Window, error) bool) {
+			for i := range all {
+				b := newHeap()
+				allocated := map[bool]int64{true: 50 << 20, false: 1 << 19}[i < busy] // the agent's own, at night
+				b.add([]string{"main.main", "main.hold"}, allocated, tt.held(i)<<20)
+				end := epoch.Add(time.Duration(i+1) * time.Minute)
+				m := record.Meta{Service: "shop", Type: record.Memory, Start: end.Add(-time.Minute), End: end}
+				if !yield(profiles.Window{Profile: b.Profile, Meta: m}, nil) {
+					return
+				}
+			}
+		}
+		r, err := leaks.Find(t.Context(), windows, leaks.Options{})
+		if err != nil || len(r.Suspects)+len(r.Undecided) > 0 || len(r.Held) == 1 != tt.want {
+			t.Errorf("%s: %v, %+v", name, err, r)
+			continue
+		}
+		var text bytes.Buffer
+		if err := r.WriteText(&text); err != nil {
+			t.Fatal(err)
+		}
+		if got := text.String(); strings.Contains(got, "grew until the load stopped, and stayed") != tt.want || strings.Contains(got, "no leak found") == tt.want {
+			t.Errorf("%s: the report says\n%s", name, got)
+		}
+	}
+}
+
 // steps are n windows of one stack.
 func steps(n int, value func(i int) int64) iter.Seq2[profiles.Window, error] {
 	return func(yield func(profiles.Window, error) bool) {

@@ -88,7 +88,9 @@ func (r *reader) add(w profiles.Window) error {
 	}
 	n := len(t.ends)
 	if n > 0 && !w.End.After(t.ends[n-1]) {
-		return fmt.Errorf("the %s profile of %s does not come after that of %s: two windows of one process are of the same time, or out of order",
+		return fmt.Errorf("the %s profile of %s does not come after that of %s: two windows of one process are of the same time, or out of order. "+
+			"Give each process a service.instance.id of its own, or leave it to the agent, which does; "+
+			"or choose a time at which a single one ran, by --from and --to",
 			kind, w.End.UTC().Format(time.RFC3339Nano), t.ends[n-1].UTC().Format(time.RFC3339Nano))
 	}
 	if pt := w.Profile.PeriodType; kind == Memory && pt != nil && pt.Type == "space" {

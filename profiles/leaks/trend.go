@@ -42,6 +42,7 @@ type growth struct {
 	p, q             float64
 	tests            int    // number of tests in the same run
 	reason           string // why it is no leak, "" if it may be one
+	held             bool   // it stopped growing when the load stopped, and has not been released since
 }
 
 // growing returns the stacks of a run that grew enough to be tested. The number of tests is the number of stacks that
@@ -78,6 +79,9 @@ func (t *timeline) growing(run span, load []float64, least float64) []*growth {
 			continue
 		}
 		g.fit(minutes, values, load, t.ends[run.start:run.end], t.starts[run.start], t.unit)
+		if g.reason == reasonStopped {
+			g.hold(minutes, values, load, t.ends[run.start:run.end], t.starts[run.start], t.unit)
+		}
 		found = append(found, g)
 	}
 	slices.SortFunc(found, func(a, b *growth) int { return cmp.Compare(a.node, b.node) })
@@ -106,12 +110,55 @@ func (g *growth) fit(minutes, values, load []float64, ends []time.Time, start ti
 	}
 	switch {
 	case stopped(at, floor, unit):
-		g.reason = "stopped growing"
+		g.reason = reasonStopped
 	case load != nil && follows(minutes, values, load):
 		g.reason = "follows the load"
 	case g.slope <= 0, g.last < slices.Max(floor)/2: // released in the last part
 		g.reason = "rises and falls"
 	}
+}
+
+// reasonStopped is why a stack that no longer grows is no leak.
+const reasonStopped = "stopped growing"
+
+const (
+	// The load has stopped if it is below this share of what it was, for at least an idleShare of the series.
+	idleLoad   = 0.2
+	idleShare  = 0.1
+	minIdle    = 4   // windows
+	stillHeld  = 0.9 // share of what a stack held when the load stopped
+	busyHeight = 0.9 // quantile of the load that is taken for what it was
+)
+
+// hold looks at the series up to the time at which the load stopped, if it did. A stack that grew until then like a leak,
+// and has been held since, is not known to have stopped: a leak cannot grow without work.
+func (g *growth) hold(minutes, values, load []float64, ends []time.Time, start time.Time, unit float64) {
+	busy := busyUntil(load)
+	if busy < MinWindows || len(values)-busy < max(minIdle, int(idleShare*float64(len(values)))) ||
+		slices.Min(values[busy:]) < stillHeld*values[busy-1] {
+		return
+	}
+	until := *g
+	until.reason = ""
+	if until.fit(minutes[:busy], values[:busy], load[:busy], ends[:busy], start, unit); until.reason == "" {
+		*g = until
+		g.held = true
+	}
+}
+
+// busyUntil returns the number of windows before the load stopped; all of them if it did not.
+func busyUntil(load []float64) int {
+	if len(load) == 0 {
+		return 0
+	}
+	sorted := slices.Sorted(slices.Values(load))
+	least := idleLoad * sorted[int(busyHeight*float64(len(sorted)-1))]
+	for i, l := range slices.Backward(load) {
+		if l >= least {
+			return i + 1
+		}
+	}
+	return 0
 }
 
 // floors returns the lowest values of the parts of the series, and their times.

@@ -394,7 +394,7 @@ func (d *Directory) Memory(ctx context.Context, service string, from, to time.Ti
 			return nil, context.Cause(ctx)
 		}
 		if bytes, ok := d.inUse(e); ok {
-			points = append(points, MemoryPoint{Window{instance(e), e.Start, e.End}, bytes})
+			points = append(points, MemoryPoint{Window{instance(e), e.Start, e.End}, e.Labels[record.VersionLabel], bytes})
 		}
 	}
 	return points, nil

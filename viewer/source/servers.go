@@ -540,7 +540,7 @@ func (s *Servers) Memory(ctx context.Context, service string, from, to time.Time
 	var points []MemoryPoint
 	for some := range slices.Chunk(windows, max(1, (len(windows)+most-1)/most)) {
 		w := Window{Instance: instanceOf(some[0]), From: some[0].Start, To: some[len(some)-1].End}
-		points = append(points, MemoryPoint{w, int64(meanOf(some))})
+		points = append(points, MemoryPoint{Window: w, Bytes: int64(meanOf(some))})
 	}
 	return points, nil
 }

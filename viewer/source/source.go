@@ -147,7 +147,8 @@ func (w Window) End() time.Time { return later(w.To, w.From.Add(time.Nanosecond)
 // MemoryPoint is the memory in use at the end of a window.
 type MemoryPoint struct {
 	Window
-	Bytes int64
+	Version string // of the service, if it is known
+	Bytes   int64
 }
 
 // Content describes the profiles of one type.
