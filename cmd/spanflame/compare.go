@@ -355,6 +355,9 @@ func verdictError(v compare.Verdict, stderr io.Writer) error {
 	for _, text := range v.Small {
 		fmt.Fprintf(stderr, "not tested: %s; lower --min-share to test it\n", text)
 	}
+	for _, text := range v.Noisy {
+		fmt.Fprintf(stderr, "not judged: %s; record more windows\n", text)
+	}
 	var failed error
 	switch n := len(v.Broken); {
 	case n == 1:

@@ -185,6 +185,7 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 		r.Metrics[i].cutStacks(table)
 	}
 	r.explainPower(families)
+	r.explainNoise()
 	if o.Diff {
 		if r.Diff, err = difference(merged[0], merged[1], scales); err != nil {
 			return nil, fmt.Errorf("compare: the difference as a profile: %w", err)

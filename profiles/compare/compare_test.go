@@ -264,7 +264,8 @@ func slowSide(random *rand.Rand, slow ...float64) iter.Seq2[profiles.Window, err
 }
 
 // Most requests of before are a little slow, none of after is but the slowest, which stay: the mean of a slow span
-// increases, and the time of slow requests decreases.
+// increases, and the time of slow requests decreases. Equal sides with so few requests do not show that a change of 10 %
+// would be seen.
 func TestAnImprovementOfSlowRequestsIsNoRegression(t *testing.T) {
 	random := rand.New(rand.NewPCG(1, 2))
 	before := func() iter.Seq2[profiles.Window, error] {
@@ -299,7 +300,7 @@ func TestAnImprovementOfSlowRequestsIsNoRegression(t *testing.T) {
 		} {
 			r := mustCompare(t, tt.before, tt.after, o)
 			upper, lower := r.Check(up), r.Check(down)
-			if len(upper.Undecided) > 0 || len(upper.Broken) != tt.up || len(lower.Broken) != tt.down {
+			if few := what == "equal"; len(upper.Undecided) > 0 != few || len(upper.Broken) != tt.up || len(lower.Broken) != tt.down {
 				t.Errorf("%s, %s: rules %+v and %+v are broken, want %d and %d", name, what, upper, lower, tt.up, tt.down)
 			}
 		}

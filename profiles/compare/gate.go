@@ -1,6 +1,7 @@
 package compare
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math"
@@ -104,6 +105,8 @@ type Verdict struct {
 	Broken []Violation
 	// Undecided has an error for each rule that these windows cannot decide. Such a rule neither holds nor fails.
 	Undecided []error
+	// Noisy has a message for each rule about every function that some functions vary too much for. They are not judged.
+	Noisy []string
 	// Small has a message for each rule about a function that is too small to be tested. Such a rule does not fail.
 	Small []string
 }
@@ -119,19 +122,38 @@ func (r *Report) Check(rules []Rule) (v Verdict) {
 			undecided(rule, err)
 			continue
 		}
+		// one checks a single quantity.
+		one := func(name string, values Values) {
+			broken, err := rule.check(m, name, values, values.P, 1)
+			if err != nil {
+				undecided(rule, err)
+			}
+			v.Broken = append(v.Broken, broken...)
+		}
 		switch rule.Function {
 		case "":
-			v.Broken = rule.check(v.Broken, "total", m.Total.Cum, m.Total.Cum.P)
+			one("total", m.Total.Cum)
 		case "*":
+			noisy, last := 0, error(nil)
 			for _, c := range m.Functions {
-				v.Broken = rule.check(v.Broken, c.Name, c.Cum, c.Cum.Q)
+				broken, err := rule.check(m, c.Name, c.Cum, c.Cum.Q, len(m.Functions))
+				if err != nil {
+					noisy, last = noisy+1, fmt.Errorf("%s: %w", c.Name, err)
+				}
+				v.Broken = append(v.Broken, broken...)
+			}
+			switch {
+			case noisy > 0 && noisy == len(m.Functions):
+				undecided(rule, fmt.Errorf("all functions vary too much, such as %w", last))
+			case noisy > 0:
+				v.Noisy = append(v.Noisy, fmt.Sprintf("rule %s: %d of %s vary too much for it", rule, noisy, format.Count(len(m.Functions), "function")))
 			}
 		default:
 			name := stacks.Identity(rule.Function)
 			i := slices.IndexFunc(m.Functions, func(c Change) bool { return c.Name == name })
 			switch {
 			case i >= 0:
-				v.Broken = rule.check(v.Broken, name, m.Functions[i].Cum, m.Functions[i].Cum.P)
+				one(name, m.Functions[i].Cum)
 			case r.table.Has(name):
 				v.Small = append(v.Small, fmt.Sprintf("rule %s: the function's share of %s is too small", rule, m.Name))
 			default:
@@ -176,13 +198,33 @@ func (r *Report) metric(rule Rule) (Metric, error) {
 	return Metric{}, fmt.Errorf("metric %q was not compared: found %s", rule.Metric, strings.Join(names, ", "))
 }
 
-func (r Rule) check(broken []Violation, name string, v Values, p float64) []Violation {
+// check returns the violation if a quantity breaks the rule, and an error if the data cannot show a change as small as that
+// of the rule. It is judged nevertheless if the change is larger than the smallest that the data can show, or if its
+// interval has nothing that breaks the rule; and a rule about any change is judged by its p. The p is corrected for a
+// number of tests.
+func (r Rule) check(m Metric, name string, v Values, p float64, tests int) (broken []Violation, err error) {
 	change := 100 * (float64(v.Ratio.Value) - 1)
-	if math.IsNaN(change) || r.P > 0 && p >= r.P {
-		return broken
+	if math.IsNaN(change) {
+		return nil, nil
 	}
-	if r.Percent >= 0 && change > r.Percent || r.Percent < 0 && change < r.Percent {
-		broken = append(broken, Violation{Rule: r.String(), Name: name, Change: v})
+	if (r.P == 0 || p < r.P) && (r.Percent >= 0 && change > r.Percent || r.Percent < 0 && change < r.Percent) {
+		broken = []Violation{{Rule: r.String(), Name: name, Change: v}}
 	}
-	return broken
+	if !m.Tested || v.Before == 0 || v.After == 0 || r.Percent == 0 {
+		return broken, nil
+	}
+	if holds := 1 + r.Percent/100; r.Percent > 0 && float64(v.Ratio.High) <= holds || r.Percent < 0 && float64(v.Ratio.Low) >= holds {
+		return nil, nil
+	}
+	at := cmp.Or(r.P, defaultAlpha) / float64(tests)
+	wanted, smallest := math.Abs(math.Log1p(r.Percent/100)), math.Log1p(v.noise.smallest(at))
+	if wanted >= smallest || broken != nil && math.Abs(math.Log(float64(v.Ratio.Value))) > smallest {
+		return broken, nil
+	}
+	if r.Percent < 0 {
+		smallest = -smallest
+	}
+	return nil, fmt.Errorf("the smallest change that these windows can show is %s (split against themselves, those before change by %s and those after by %s): %s",
+		percent(math.Exp(smallest)), share(math.Expm1(v.noise.before)), share(math.Expm1(v.noise.after)),
+		v.noise.advice(wanted, at, m.WindowsBefore, m.WindowsAfter))
 }

@@ -370,8 +370,11 @@ func (c *comparison) values(before, after series) Values {
 		means := [2]mean{newMean(vb, c.points[0].divisors), newMean(va, c.points[1].divisors)}
 		r := c.ranks.compare(vb, va, means, u, 1-c.options.Alpha)
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
+		v.noise = newNoise(vb, va, r.ratio, 1-c.options.Alpha, c.order != nil)
+		v.Smallest = Number(v.noise.smallest(c.options.Alpha))
 		return v
 	}
+	v.Smallest = Number(math.Inf(1))
 	v.Difference = unbounded(a - b)
 	if v.Ratio = unbounded(quotient(b, a)); c.signed {
 		v.Ratio = noRatio

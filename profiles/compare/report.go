@@ -126,6 +126,10 @@ type Values struct {
 	Q float64 `json:"q"`
 	// Significant reports whether Q is at most Alpha.
 	Significant bool `json:"significant"`
+	// Smallest is the smallest change that the data can show at Alpha, as a share. It is infinite if there was no test.
+	Smallest Number `json:"smallest_change"`
+
+	noise noise // if it was tested
 }
 
 // change returns the change of the means.

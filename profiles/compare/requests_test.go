@@ -125,7 +125,8 @@ func TestARepairIsAnImprovement(t *testing.T) {
 
 func near(got compare.Number, want float64) bool { return math.Abs(float64(got)-want) < 1e-6*want }
 
-// Another load, another mix of requests and another budget for profiles are no change.
+// Another load, another mix of requests and another budget for profiles are no change. So few slow requests do not show
+// one of 10 %, however.
 func TestLoadMixAndBudgetAreNoChange(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	some := func(n int, slow float64) []float64 {
@@ -154,7 +155,7 @@ func TestLoadMixAndBudgetAreNoChange(t *testing.T) {
 	} {
 		for _, rule := range []string{"wall:+10%@p<0.01", "wall:-10%@p<0.01"} {
 			m, _, v := wall(t, one, other, compare.Options{}, rule)
-			if len(v.Broken) > 0 || len(v.Undecided) > 0 || math.Abs(float64(m.Total.Cum.After/m.Total.Cum.Before)-1) > 1e-6 {
+			if len(v.Broken) > 0 || len(v.Undecided) != 1 || math.Abs(float64(m.Total.Cum.After/m.Total.Cum.Before)-1) > 1e-6 {
 				t.Errorf("%s: %+v, %+v", name, m.Total.Cum, v)
 			}
 		}
@@ -189,8 +190,8 @@ func TestSpan(t *testing.T) {
 	random := rand.New(rand.NewPCG(7, 8))
 	side := func(slow float64) *served {
 		s := &served{}
-		s.serve(random, "GET /a", 1, slices.Concat(slices.Repeat([]float64{0.01}, 90), slices.Repeat([]float64{slow}, 60))...)
-		s.serve(random, "GET /b", 1, slices.Concat(slices.Repeat([]float64{0.01}, 90), slices.Repeat([]float64{1 / slow}, 60))...)
+		s.serve(random, "GET /a", 1, slices.Concat(slices.Repeat([]float64{0.01}, 900), slices.Repeat([]float64{slow}, 600))...)
+		s.serve(random, "GET /b", 1, slices.Concat(slices.Repeat([]float64{0.01}, 900), slices.Repeat([]float64{1 / slow}, 600))...)
 		for i := range 4 {
 			w := cpu(map[string]float64{"a": slow, "b": 7, "background": 5})
 			for _, sample := range w.Profile.Sample {
@@ -198,7 +199,7 @@ func TestSpan(t *testing.T) {
 				case "a":
 					sample.Label = map[string][]string{"span_id": {s.requests[0].ID}}
 				case "b":
-					sample.Label = map[string][]string{"span_id": {s.requests[160].ID}}
+					sample.Label = map[string][]string{"span_id": {s.requests[1600].ID}}
 				}
 			}
 			w.Start = w.Start.Add(time.Duration(i) * time.Minute)
