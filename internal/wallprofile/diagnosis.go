@@ -79,7 +79,7 @@ func Diagnosis(span string, duration time.Duration, most Place, took time.Durati
 	if caller == "" || slices.ContainsFunc(strings.Fields(s), named) {
 		return s
 	}
-	return s + ", called by " + caller
+	return s + calledBy + caller
 }
 
 func diagnosis(span string, duration time.Duration, most Place, took time.Duration, cause Cause) string {

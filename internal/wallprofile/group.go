@@ -9,7 +9,14 @@ var (
 	position = regexp.MustCompile(` \([^\s()]+:\d+\)`)
 	partOf   = regexp.MustCompile(`\d+ ms of it`)
 	number   = regexp.MustCompile(`(^| )\(?\d[\d.,]*( (ms|s|%))?\)?`)
+	byCaller = regexp.MustCompile(calledBy + `\S*[^\s,]`)
 )
+
+const calledBy = ", called by "
+
+// WithoutCaller returns what WithoutNumbers returned without the caller of the last function: that is how the request came to
+// wait, and what it waited for is the same for all callers.
+func WithoutCaller(cause string) string { return byCaller.ReplaceAllString(cause, "") }
 
 // WithoutNumbers returns what the diagnoses of one cause have in common: the text of a diagnosis after its duration and the
 // name of its span, without numbers, such as "waiting for a mutex in main.reserve: mostly in sql.(*Tx).Commit". Who was

@@ -33,7 +33,7 @@ func (t Summary) Line() string {
 // Problem is the slow traces of one service and route that have one cause.
 type Problem struct {
 	Service, Name string    // of the root
-	Cause         string    // empty if it is not known
+	Cause         string    // empty if it is not known; it has the caller if that is the same for all
 	Lasts         bool      // the requests are meant to last
 	Traces        []Summary // slowest first; there is one at least
 }
@@ -51,11 +51,11 @@ func (p Problem) Median() time.Duration { return p.Traces[len(p.Traces)/2].Durat
 
 // ID returns 16 hexadecimal digits that stand for the service, route and cause.
 func (p Problem) ID() string {
-	sum := sha256.Sum256([]byte(strings.Join([]string{p.Service, p.Name, p.Cause}, "\x00")))
+	sum := sha256.Sum256([]byte(strings.Join([]string{p.Service, p.Name, wallprofile.WithoutCaller(p.Cause)}, "\x00")))
 	return hex.EncodeToString(sum[:8])
 }
 
-// Problems groups traces that took as long as slow, or have a diagnosis, by service, route and cause. The first is what cost
+// Problems groups traces that took as long as slow, or have a diagnosis, by service, route and cause without its caller. The first is what cost
 // most time in all. Those that are meant to last, as most of their traces are, come after all others.
 func Problems(all []Summary, slow time.Duration) []Problem {
 	type key struct{ service, name, cause string }
@@ -65,12 +65,15 @@ func Problems(all []Summary, slow time.Duration) []Problem {
 		if t.Duration < slow && t.Diagnosis == "" {
 			continue
 		}
-		k := key{t.Service, t.Name, t.Cause}
+		k := key{t.Service, t.Name, wallprofile.WithoutCaller(t.Cause)}
 		i, ok := at[k]
 		if !ok {
 			i = len(problems)
 			at[k] = i
 			problems = append(problems, Problem{Service: t.Service, Name: t.Name, Cause: t.Cause})
+		}
+		if problems[i].Cause != t.Cause {
+			problems[i].Cause = k.cause
 		}
 		problems[i].Traces = append(problems[i].Traces, t)
 	}

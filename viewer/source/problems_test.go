@@ -28,6 +28,8 @@ func TestProblems(t *testing.T) {
 		summary("a4", "a", "pool", 800*time.Millisecond), summary("b1", "b", "lock", 850*time.Millisecond),
 		summary("c1", "c", "", 100*time.Millisecond), summary("c2", "c", "", 99*time.Millisecond), summary("c3", "c", "fast, and captured", 20*time.Millisecond),
 		lasting, summary("l2", "events", "idle", time.Second),
+		summary("d1", "d", "wait in ask, called by load, times", 12*time.Millisecond), summary("d2", "d", "wait in ask, called by pay, times", 11*time.Millisecond),
+		summary("e1", "e", "wait in ask, called by load", 10*time.Millisecond), summary("e2", "e", "wait in ask, called by load", 9*time.Millisecond),
 	}
 	all = append(all, lasting)
 	all[len(all)-1].TraceID = "l3"
@@ -43,8 +45,8 @@ func TestProblems(t *testing.T) {
 		got = append(got, line)
 	}
 	want := []string{
-		"a lock 900ms 300ms a2 a1 a3", "b lock 850ms 850ms b1", "a pool 800ms 800ms a4", "c  100ms 100ms c1", "c fast, and captured 20ms 20ms c3",
-		"events idle 2h0m1s 1h0m0s l1 l3 l2 lasts",
+		"a lock 900ms 300ms a2 a1 a3", "b lock 850ms 850ms b1", "a pool 800ms 800ms a4", "c  100ms 100ms c1", "d wait in ask, times 23ms 11ms d1 d2",
+		"c fast, and captured 20ms 20ms c3", "e wait in ask, called by load 19ms 9ms e1 e2", "events idle 2h0m1s 1h0m0s l1 l3 l2 lasts",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
@@ -55,6 +57,10 @@ func TestProblems(t *testing.T) {
 	}
 	if len(ids) != len(Problems(all, 0)) {
 		t.Errorf("%d IDs of %d problems", len(ids), len(Problems(all, 0)))
+	}
+	one, two := Problem{Cause: "wait in ask, called by load, times"}, Problem{Cause: "wait in ask, times"}
+	if one.ID() != two.ID() {
+		t.Error("a problem has another ID once somebody else calls the same function")
 	}
 }
 
