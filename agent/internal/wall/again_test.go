@@ -180,3 +180,24 @@ func TestLongConvoy(t *testing.T) {
 		t.Errorf("the last one waited for %d others, and %d times it is not known for whom", len(parts), s.reasons[wallprofile.TooMuch])
 	}
 }
+
+// TestForgotten has a goroutine whose first slices are not known any more: who started it is not taken for what it did then.
+func TestForgotten(t *testing.T) {
+	for _, tt := range []struct {
+		born trace.Time // the first slice that is known begins at 100
+		want wallprofile.NotFollowed
+	}{{100, wallprofile.Followed}, {90, wallprofile.Forgotten}, {0, wallprofile.Forgotten}} {
+		s := newScript()
+		starter, h := &history{id: 1, stack: noStack}, &history{id: 2, stack: noStack}
+		s.block(h, wallprofile.WaitReceive, at("main.receive"))
+		s.now = 100
+		s.cut(starter, s.now, at("main.start"))
+		waker := &history{id: 3, stack: noStack, from: 100, born: tt.born, starter: starter.last}
+		s.now = 200
+		w := s.wake(waker, h, at("main.send"))
+		parts := s.follow(w.state, w.stack, &ending{waker: w.waker, by: w.by}, w.from, w.to)
+		if len(parts) != 2 || parts[0].ns != 100 || parts[1].ns != 100 || parts[1].below.not != tt.want {
+			t.Errorf("born at %v: the parts are %+v", tt.born, parts)
+		}
+	}
+}
