@@ -58,6 +58,7 @@ type listedProblem struct {
 	Why                   string // why there is no cause
 	Cost, Median, Slowest string
 	Count, Errors         int
+	Requests, Usual, P99  string // how many requests of the name there are in all, their median and their 99 %; empty if they are not known
 	Width                 string // of the bar, in percent
 	Path                  string // of the slowest
 	All, LeaveOut         string // paths of the page; LeaveOut is empty if the name cannot be given
@@ -126,6 +127,10 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 		page.Notes = append(page.Notes,
 			fmt.Sprintf("These are the problems of the slowest %d traces. Choose a shorter time range to see those of all.", groupedTraces))
 	}
+	requests, err := s.distributions(r.Context(), f)
+	if err != nil {
+		return err
+	}
 	why := s.diagnoseSome(r.Context(), found.Traces, s.options.SlowSpan)
 	problems := source.Problems(found.Traces, s.options.SlowSpan)
 	if id != "" {
@@ -137,13 +142,13 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		all := problems[i].Traces
-		problem := newListedProblem(problems[i], why, q)
+		problem := newListedProblem(problems[i], why, q, requests)
 		page.Problem, page.MoreTraces = &problem, max(0, len(all)-listedTraces)
 		page.Traces = listed(all[:min(len(all), listedTraces)], why)
 		return s.render(w, http.StatusOK, "traces.html", page)
 	}
 	for _, p := range problems[:min(len(problems), listedProblems)] {
-		l := newListedProblem(p, why, q)
+		l := newListedProblem(p, why, q, requests)
 		l.Width = format.Percent(min(1, float64(p.Cost())/float64(max(1, problems[0].Cost()))))
 		if p.Lasts {
 			page.Lasting = append(page.Lasting, l)
@@ -185,13 +190,14 @@ func pathWith(path string, q url.Values, names ...string) string {
 }
 
 // newListedProblem returns a problem as the page shows it, with links that keep what restricts the traces in q.
-func newListedProblem(p source.Problem, why map[string]string, q url.Values) listedProblem {
+func newListedProblem(p source.Problem, why map[string]string, q url.Values, requests distributions) listedProblem {
 	worst := p.Traces[0]
 	l := listedProblem{
 		Service: p.Service, Name: p.Name, Cause: p.Cause, Why: why[worst.TraceID],
 		Cost: format.Duration(p.Cost()), Median: format.Duration(p.Median()), Slowest: format.Duration(worst.Duration), Count: len(p.Traces),
 		Path: TracePath(worst.TraceID), All: slowTracesPath(q, "problem", p.ID()),
 	}
+	l.Requests, l.Usual, l.P99 = requests.of(p.Service, p.Name)
 	for _, t := range p.Traces {
 		if t.Errors > 0 {
 			l.Errors++

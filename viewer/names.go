@@ -39,11 +39,12 @@ type namesPage struct {
 }
 
 type listedName struct {
-	Path                 string
-	Service, Name        string
-	Count                int
-	Median, P99, Slowest string
-	slowest              time.Duration
+	Path                    string
+	Service, Name, Kind     string
+	Requests, Median, P99   string // of all requests, empty if they are not known
+	Count                   int    // captured
+	CapturedMedian, Slowest string
+	slowest                 time.Duration
 }
 
 func (s *server) names(w http.ResponseWriter, r *http.Request) error {
@@ -62,34 +63,52 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	all, err := s.distributions(r.Context(), source.Filter{From: page.Period.from, To: page.Period.to})
+	if err != nil {
+		return err
+	}
 	page.Names = byName(spans, q)
 	page.Names = page.Names[:min(len(page.Names), listedNames)]
+	for i := range page.Names {
+		if n := &page.Names[i]; !calls(n.Kind) {
+			n.Requests, n.Median, n.P99 = all.of(n.Service, n.Name)
+		}
+	}
 	return s.render(w, http.StatusOK, "names.html", page)
 }
 
-// byName returns the names of spans, that of the slowest first, with pages of the time range in q.
+// calls reports whether spans of a kind are those of a caller, whose name is often that of the request that it makes.
+func calls(kind string) bool { return kind == "client" || kind == "producer" }
+
+// byName returns the names of spans, that of the slowest first, with pages of the time range in q. Those of callers are apart
+// from the spans that they call.
 func byName(spans []traces.Span, q url.Values) []listedName {
-	type key struct{ service, name string }
+	type key struct{ service, name, kind string }
 	took := make(map[key][]time.Duration)
 	for _, sp := range spans {
-		k := key{sp.Service, sp.Name}
+		k := key{sp.Service, sp.Name, sp.Kind}
+		if !calls(k.kind) {
+			k.kind = ""
+		}
 		took[k] = append(took[k], sp.Duration())
 	}
 	var names []listedName
 	for k, all := range took {
 		slices.Sort(all)
 		of := url.Values{"service": {k.service}, "name": {k.name}}
+		if k.kind != "" {
+			of.Set("kind", k.kind)
+		}
 		for name := range q {
 			of.Set(name, q.Get(name))
 		}
 		names = append(names, listedName{
-			Path: "/name?" + of.Encode(), Service: k.service, Name: k.name, Count: len(all),
-			Median: format.Duration(quantile(all, 0.5)), P99: format.Duration(quantile(all, 0.99)),
+			Path: "/name?" + of.Encode(), Service: k.service, Name: k.name, Kind: k.kind, Count: len(all), CapturedMedian: format.Duration(quantile(all, 0.5)),
 			Slowest: format.Duration(all[len(all)-1]), slowest: all[len(all)-1],
 		})
 	}
 	slices.SortFunc(names, func(a, b listedName) int {
-		return cmp.Or(cmp.Compare(b.slowest, a.slowest), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name))
+		return cmp.Or(cmp.Compare(b.slowest, a.slowest), cmp.Compare(a.Service, b.Service), cmp.Compare(a.Name, b.Name), cmp.Compare(a.Kind, b.Kind))
 	})
 	return names
 }
@@ -163,7 +182,7 @@ func selection(service string, spans []traces.Span) source.Selection {
 }
 
 func (s *server) name(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "name", "last", "from", "to", "part", "frame", "dframe")
+	q, err := parameters(r, "service", "name", "kind", "last", "from", "to", "part", "frame", "dframe")
 	if err != nil {
 		return err
 	}
@@ -205,7 +224,7 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	}
 	with := func(part string) url.Values {
 		of := url.Values{"part": {part}}
-		for _, name := range []string{"service", "name", "last", "from", "to"} {
+		for _, name := range []string{"service", "name", "kind", "last", "from", "to"} {
 			if v := q.Get(name); v != "" {
 				of.Set(name, v)
 			}
@@ -272,7 +291,9 @@ func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 	if err != nil {
 		return bucket{}, err
 	}
-	return buckets(spans), nil
+	return buckets(slices.DeleteFunc(spans, func(sp traces.Span) bool {
+		return calls(sp.Kind) != calls(q.Get("kind")) || q.Get("kind") != "" && sp.Kind != q.Get("kind")
+	})), nil
 }
 
 // namePair reads the profile of a part of the spans of one name, or those of the slowest spans and of the spans around the

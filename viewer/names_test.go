@@ -36,15 +36,25 @@ func TestByName(t *testing.T) {
 		fixture.Span{Trace: "s19", ID: "short inside", Parent: "inside", Service: "svc", Name: "load", Took: 5 * time.Millisecond, Profiled: true},
 		fixture.Span{Trace: "s19", ID: "elsewhere", Parent: "s19", Service: "other", Name: "GET /other", Took: 50 * time.Millisecond, Profiled: true},
 	)
+	d.Spans(fixture.Span{Trace: "s18", ID: "call", Parent: "s18", Service: "svc", Name: "GET /", Client: true, Took: 900 * time.Millisecond, Profiled: true})
+	for i := range 5 { // so fast that they have no profile
+		name := fmt.Sprint("fast", i)
+		d.Spans(fixture.Span{Trace: name, ID: name, Service: "svc", Name: "GET /", Took: 10 * time.Millisecond, Profiled: true})
+	}
 	d.Wall("svc", 0, time.Minute, samples...)
 	h := pages(t, open(t, d.Dir), Options{})
 	list := page(t, h, "/names")
-	shows(t, list, "GET /", `<td class="num">20</td><td class="num">109 ms</td>`, "load</bdi></a></td><td class=\"num\">1</td>")
+	shows(t, list, "GET /", `<td class="num">25</td><td class="num">107 ms</td><td class="num">1 s</td><td class="num">20</td><td class="num">109 ms</td>`,
+		`load</bdi></a></td><td class="num">3</td><td class="num">50 ms</td><td class="num">50 ms</td><td class="num">1</td>`,
+		`GET /</bdi></a> <span class="chip">client</span></td><td class="num"></td><td class="num"></td><td class="num"></td>`+
+			`<td class="num">1</td><td class="num">900 ms`)
+	shows(t, page(t, h, "/name?service=svc&name=GET+%2F&kind=client"), "1 captured span")
 	if strings.Contains(list, "quick") || strings.Contains(list, "other") {
 		t.Errorf("names of spans that cannot have profiles:\n%s", list)
 	}
 	shows(t, page(t, pages(t, open(t, d.Dir), Options{SlowSpan: 50 * time.Millisecond}), "/names"),
-		"of 50 ms and more", "GET /quick", "GET /other", "load</bdi></a></td><td class=\"num\">2</td>")
+		"of 50 ms and more", "GET /quick", "GET /other",
+		`load</bdi></a></td><td class="num">3</td><td class="num">50 ms</td><td class="num">50 ms</td><td class="num">2</td>`)
 	got := page(t, h, "/name?service=svc&name=GET+%2F")
 	shows(t, got, "20 captured spans", "median <b>109 ms</b>",
 		"The mean of 2 spans, <b>1 s</b>, against the mean of the 4 around the median, <b>110 ms</b>",

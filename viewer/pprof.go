@@ -28,7 +28,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 	var read func(context.Context) (p, base *profile.Profile, err error)
 	switch kind {
 	case "name":
-		if err := allow(q, "service", "name", "part", "last", "from", "to"); err != nil {
+		if err := allow(q, "service", "name", "kind", "part", "last", "from", "to"); err != nil {
 			return err
 		}
 		back := url.Values{}

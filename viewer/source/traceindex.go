@@ -442,7 +442,7 @@ func (t *indexedTrace) main() traces.Span {
 
 // span returns what is known of a span.
 func (e indexedSpan) span(traceID string) traces.Span {
-	return traces.Span{TraceID: traceID, ID: e.id, Service: e.service, Name: e.name, Start: time.Unix(0, e.start), End: time.Unix(0, e.end)}
+	return traces.Span{TraceID: traceID, ID: e.id, Service: e.service, Name: e.name, Kind: e.kind, Start: time.Unix(0, e.start), End: time.Unix(0, e.end)}
 }
 
 // search returns the matching traces, slowest first.
@@ -523,7 +523,8 @@ func (x *traceIndex) requests(f Filter) (found []traces.Span, all bool) {
 	for _, t := range x.traces {
 		for _, e := range t.entries {
 			enters := !e.unsampled && (e.parent == "" || e.kind == "server" || e.kind == "consumer")
-			if enters && within(e.start, f) && e.service == f.Service && (f.Name == "" || e.name == f.Name) && (f.Version == "" || e.version == f.Version) {
+			if enters && within(e.start, f) && (f.Service == "" || e.service == f.Service) && (f.Name == "" || e.name == f.Name) &&
+				(f.Version == "" || e.version == f.Version) {
 				found = append(found, e.span(t.id))
 			}
 		}
