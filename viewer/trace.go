@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -61,6 +62,9 @@ type tracePage struct {
 // row is a span in the waterfall.
 type row struct {
 	ID, Service, Name, Kind string
+	Target                  string // of its call or request, if the name does not say it: method and address, or query
+	Repeats                 int    // how many equal spans this row is of, 0 for one
+	RepeatsTook             string // by all of them, this one included
 	Duration, After         string // how long it took, and how long after the trace began; "" if it began with it
 	X, W                    string // of the bar, in percent
 	Indent                  int
@@ -265,14 +269,14 @@ func rows(
 	}
 	whole := max(float64(end.Sub(start)), 1)
 	shown := make(map[string]bool)
-	var walk func(s traces.Span, depth int)
-	walk = func(s traces.Span, depth int) {
+	var walk func(s traces.Span, repeats []traces.Span, depth int)
+	walk = func(s traces.Span, repeats []traces.Span, depth int) {
 		if len(all) == shownSpans || shown[s.ID] {
 			return
 		}
 		shown[s.ID] = true
 		r := row{
-			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Duration: format.Duration(s.Duration()),
+			ID: s.ID, Service: s.Service, Name: s.Name, Kind: s.Kind, Target: target(s), Duration: format.Duration(s.Duration()),
 			X: format.Percent(float64(s.Start.Sub(start)) / whole), W: format.Percent(float64(s.Duration()) / whole),
 			Indent: min(depth, indents), Hue: hues[s.Service], Selected: s.ID == selected, Error: s.Error,
 			StatusMessage: format.Clean(s.StatusMessage, shownText),
@@ -293,19 +297,105 @@ func rows(
 		if source.Marked(s) && entry(s, byID) {
 			r.Links = append(r.Links, link{"CPU", spanQuery(s, typeCPU)})
 		}
+		if len(repeats) > 0 {
+			took := s.Duration()
+			for _, other := range repeats {
+				shown[other.ID] = true
+				took += other.Duration()
+			}
+			r.Repeats, r.RepeatsTook = len(repeats)+1, format.Duration(took)
+		}
 		all = append(all, r)
-		for _, c := range children[s.ID] {
-			walk(c, depth+1)
+		for _, some := range folded(children[s.ID], children, selected) {
+			walk(some[0], some[1:], depth+1)
 		}
 	}
 	for _, s := range tops {
-		walk(s, 0)
+		walk(s, nil, 0)
 	}
 	for _, s := range spans { // spans whose parents form a circle are below no other
-		walk(s, 0)
+		walk(s, nil, 0)
 	}
 	return all, errs, services
 }
+
+// foldedFrom is the number of equal spans from which they have one row: a loop of queries would push the rest off the page.
+const foldedFrom = 4
+
+// folded groups the spans below one that are the same but for their time, and have nothing below them. Each group has the
+// place of its first span, and begins with its longest. The selected span is not folded into another one.
+func folded(spans []traces.Span, children map[string][]traces.Span, selected string) (groups [][]traces.Span) {
+	type key struct{ service, name, kind, query, host string }
+	at := make(map[key]int)
+	for _, s := range spans {
+		k := key{s.Service, s.Name, s.Kind, attribute(s, queryAttributes...), attribute(s, hostAttributes...)}
+		i, ok := at[k]
+		if !ok || len(children[s.ID]) > 0 || s.Error || s.ID == selected {
+			i = len(groups)
+			groups = append(groups, nil)
+			if !s.Error && len(children[s.ID]) == 0 && s.ID != selected {
+				at[k] = i
+			}
+		}
+		groups[i] = append(groups[i], s)
+	}
+	var all [][]traces.Span
+	for _, group := range groups {
+		if len(group) < foldedFrom {
+			for _, s := range group {
+				all = append(all, []traces.Span{s})
+			}
+			continue
+		}
+		slices.SortStableFunc(group, func(a, b traces.Span) int { return cmp.Compare(b.Duration(), a.Duration()) })
+		all = append(all, group)
+	}
+	slices.SortStableFunc(all, func(a, b []traces.Span) int { return first(a).Compare(first(b)) })
+	return all
+}
+
+// first returns when the first of some spans began.
+func first(spans []traces.Span) time.Time {
+	return slices.MinFunc(spans, func(a, b traces.Span) int { return a.Start.Compare(b.Start) }).Start
+}
+
+// target returns what a span calls or serves, by the attributes of OpenTelemetry's conventions, the older ones included: a
+// method and an address, or a query. It is empty where the name says it.
+func target(s traces.Span) string {
+	text := attribute(s, queryAttributes...)
+	if text == "" {
+		if text = attribute(s, "url.full", "http.url", "url.path", "http.target"); text != "" {
+			if u, err := url.Parse(text); err == nil {
+				u.RawQuery, u.Fragment = "", "" // which differ from call to call
+				text = u.Redacted()
+			}
+			text = strings.TrimSpace(attribute(s, "http.request.method", "http.method") + " " + text)
+		}
+	}
+	if text = format.Clean(text, shownTarget); strings.Contains(s.Name, text) {
+		return ""
+	}
+	return text
+}
+
+// The attributes of spans that name a query, and the host of a call.
+var (
+	queryAttributes = []string{"db.query.text", "db.statement"}
+	hostAttributes  = []string{"server.address", "net.peer.name"}
+)
+
+// attribute returns the first of some attributes that a span has.
+func attribute(s traces.Span, names ...string) string {
+	for _, name := range names {
+		if v := s.Attributes[name]; v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// shownTarget limits the text of a target.
+const shownTarget = 120
 
 func pairs(m map[string]string) []pair {
 	var all []pair

@@ -231,3 +231,36 @@ func TestUnsampledTrace(t *testing.T) {
 		t.Errorf("all requests are %v, %v, want the sampled one", requests, err)
 	}
 }
+
+// Many equal queries are one row, and a call says what it calls.
+func TestRepeatsAreOneRow(t *testing.T) {
+	d := fixture.New(t)
+	all := []fixture.Span{
+		{ID: "root", Service: "shop", Name: "GET", Took: time.Second, Attributes: map[string]string{"http.request.method": "GET", "url.path": "/basket"}},
+		{ID: "call", Parent: "root", Service: "shop", Name: "HTTP POST", Client: true, Start: 900 * time.Millisecond, Took: 90 * time.Millisecond,
+			Attributes: map[string]string{"http.request.method": "POST", "url.full": "http://user:secret@stock/reserve?token=1"}},
+	}
+	for i := range 500 {
+		q := fixture.Span{
+			ID: fmt.Sprint("query", i), Parent: "root", Service: "shop", Name: "query", Client: true, Start: time.Duration(i) * time.Millisecond,
+			Took: time.Millisecond, Attributes: map[string]string{"db.statement": "SELECT price FROM items WHERE id = ?"},
+		}
+		switch i {
+		case 100:
+			q.Failed = true
+		case 200:
+			q.Took = 7 * time.Millisecond
+		case 300:
+			q.Attributes = map[string]string{"db.statement": "SELECT 1"}
+		}
+		all = append(all, q)
+	}
+	d.Spans(all...)
+	h := pages(t, open(t, d.Dir), Options{})
+	got := page(t, h, TracePath(fixture.TraceID("t")))
+	shows(t, got, "GET /basket", "POST http://user:xxxxx@stock/reserve", "× 498, 504 ms in all; the longest:", `<span class="took">7 ms</span>`,
+		"SELECT price FROM items WHERE id = ?", "SELECT 1")
+	if n := strings.Count(got, `<span class="what">`); n != 5 {
+		t.Errorf("%d rows, want the request, its call, the failed query, the other one, and one for 498", n)
+	}
+}
