@@ -138,14 +138,23 @@ func milliseconds(d time.Duration) string {
 	return fmt.Sprintf("%d ms", d.Round(time.Millisecond).Milliseconds())
 }
 
-// Short returns a function's name without the directory of its package's path. Type arguments and receivers, which have
+// Short returns a function's name without the directory of its package's path, and without the major version of its
+// module: chi for github.com/go-chi/chi/v5. Type arguments and receivers, which have
 // paths of their own, are left as they are.
 func Short(function string) string {
 	path := function
 	if i := strings.IndexAny(function, "[("); i >= 0 {
 		path = function[:i]
 	}
-	return function[strings.LastIndexByte(path, '/')+1:]
+	short := lastElement(path)
+	name, rest, ok := strings.Cut(short, ".")
+	if before, version, dotted := strings.Cut(name, "%2e"); ok && dotted && isMajor(version) { // as in gopkg.in/yaml.v3
+		return before + "." + rest + function[len(path):]
+	}
+	if above := len(path) - len(short) - 1; ok && isMajor(name) && above > 0 { // the package has the name of the element above
+		return lastElement(path[:above]) + "." + rest + function[len(path):]
+	}
+	return short + function[len(path):]
 }
 
 // Comment returns the comment of a saved profile that holds the diagnosis of a span, such as
@@ -158,3 +167,12 @@ func ParseComment(comment string) (spanID, diagnosis string, ok bool) {
 	spanID, diagnosis, ok = strings.Cut(rest, " ")
 	return spanID, diagnosis, ofSpan && ok
 }
+
+// isMajor reports whether an element of a path is a module's major version, such as v5.
+func isMajor(element string) bool {
+	digits, ok := strings.CutPrefix(element, "v")
+	return ok && digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
+// lastElement returns the last element of a path.
+func lastElement(path string) string { return path[strings.LastIndexByte(path, '/')+1:] }

@@ -273,3 +273,21 @@ func TestCulprit(t *testing.T) {
 		}
 	}
 }
+
+func TestShort(t *testing.T) {
+	for function, want := range map[string]string{
+		"main.main": "main.main",
+		"github.com/go-chi/chi/v5.(*Mux).ServeHTTP":     "chi.(*Mux).ServeHTTP",
+		"github.com/jackc/pgx/v5/pgxpool.(*Pool).Query": "pgxpool.(*Pool).Query",
+		"github.com/jackc/pgx/v5.Connect":               "pgx.Connect",
+		"gopkg.in/yaml%2ev3.Unmarshal":                  "yaml.Unmarshal",
+		"example.com/shop/v2.Map[example.com/a/v3.T]":   "shop.Map[example.com/a/v3.T]",
+		"example.com/v2ray.Run":                         "v2ray.Run",
+		"v2.Run":                                        "v2.Run",
+		"example.com/shop.(*Cart).Price":                "shop.(*Cart).Price",
+	} {
+		if got := Short(function); got != want {
+			t.Errorf("%s is %s, want %s", function, got, want)
+		}
+	}
+}
