@@ -41,7 +41,7 @@ check: ## Check formatting, line lengths, go.mod, vet, staticcheck and the allow
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./agent ./workload ./cmd/spanflame/demo && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./agent ./workload ./cmd/spanflame ./cmd/spanflame/demo && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -87,6 +87,7 @@ test-long: servers ## Run the end-to-end tests that take minutes: spans of every
 	go test -tags long -count=1 -timeout 10m -v -run 'Cgo|Execs|ManyParked' ./agent
 	go test -tags long -count=1 -timeout 30m -v -run TestMedians ./workload # predictions need the machine for themselves
 	$(MAKE) test-truth
+	go test -tags long -count=1 -timeout 10m -v -run TestEqualGates ./cmd/spanflame
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: test-truth

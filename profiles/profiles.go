@@ -52,6 +52,13 @@ func (d Damaged) Error() string { return fmt.Sprintf("%s: %v", d.Path, d.Err) }
 
 func (d Damaged) Unwrap() error { return d.Err }
 
+// Benchmark is the type of windows with the results of benchmarks instead of a profile: their functions are the benchmarks,
+// and each value is in parts of its unit, BenchmarkParts to one, as it may have a fraction.
+const (
+	Benchmark      record.Type = "benchmark"
+	BenchmarkParts             = 1e6
+)
+
 // Query chooses saved profiles. Its zero value chooses all.
 type Query struct {
 	Service  string            // empty for every service

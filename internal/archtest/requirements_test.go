@@ -31,6 +31,7 @@ var requirements = []struct{ module, version, why string }{
 	{"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp", "v0.72.0", "its version belongs to that of OpenTelemetry's API"},
 	{"go.uber.org/goleak", "v1.3.0", "OpenTelemetry's SDK requires it"},
 	{"go.yaml.in/yaml/v4", "v4.0.0-rc.4", "has no release that is older"},
+	{"golang.org/x/perf", "v0.0.0-20260908200009-22c9c6c9d4da", "has no releases"},
 	{"golang.org/x/sync", "v0.24.0", "golang.org/x/exp requires it, which reads execution traces"},
 	{"golang.org/x/term", "v0.46.0", "golang.org/x/net requires it"},
 	{"golang.org/x/time", "v0.5.0", "older ones are not tried"},

@@ -186,6 +186,9 @@ func Compare(ctx context.Context, before, after iter.Seq2[profiles.Window, error
 	}
 	r.explainPower(families)
 	r.explainNoise()
+	if o.Diff && pairs[0][0].benchmark {
+		return nil, errors.New("compare: the difference of benchmarks is not a profile")
+	}
 	if o.Diff {
 		if r.Diff, err = difference(merged[0], merged[1], scales); err != nil {
 			return nil, fmt.Errorf("compare: the difference as a profile: %w", err)
@@ -276,7 +279,7 @@ func (r *Report) pair(before, after *side, wanted []string) ([][2]*measure, erro
 }
 
 // metricOrder is the order of metrics in a report: what most users look for comes first. Other metrics follow.
-var metricOrder = []string{"cpu", "wall", "alloc_space", "inuse_space", "mutex_delay", "block_delay", "delay", "goroutine"}
+var metricOrder = []string{"sec/op", "B/op", "allocs/op", "cpu", "wall", "alloc_space", "inuse_space", "mutex_delay", "block_delay", "delay", "goroutine"}
 
 func position(metric string) int {
 	if i := slices.Index(metricOrder, metric); i >= 0 {

@@ -30,7 +30,7 @@ type Rule struct {
 }
 
 // rulePattern allows any characters in the name of a function.
-var rulePattern = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_]*)(?:\((.+)\))?:([+-])([0-9]+(?:\.[0-9]+)?)%(?:@p<([0-9]*\.?[0-9]+(?:e-[0-9]+)?))?$`)
+var rulePattern = regexp.MustCompile(`^([A-Za-z_][A-Za-z0-9_/.%-]*)(?:\((.+)\))?:([+-])([0-9]+(?:\.[0-9]+)?)%(?:@p<([0-9]*\.?[0-9]+(?:e-[0-9]+)?))?$`)
 
 // ParseRule parses a rule.
 func ParseRule(text string) (Rule, error) {

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"spanflame/profiles"
 	"spanflame/profiles/internal/stacks"
 )
 
@@ -178,6 +179,9 @@ func (c *comparison) metric(r *Report) Metric {
 		RawBefore: b.total.sum(), RawAfter: a.total.sum(), SmallestP: 1,
 		Signed: c.signed, Functions: []Change{}, Stacks: []Change{}, // not null in JSON
 	}
+	if b.benchmark {
+		m.RawBefore, m.RawAfter = m.RawBefore/profiles.BenchmarkParts, m.RawAfter/profiles.BenchmarkParts
+	}
 	if c.tested {
 		m.SmallestP = c.ranks.smallest()
 	}
@@ -300,6 +304,9 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 	one := func(window) float64 { return 1 }
 	seconds := func(w window) float64 { return w.length.Seconds() }
 	switch {
+	case c.before.benchmark:
+		by(func(window) float64 { return profiles.BenchmarkParts })
+		return "", divisors
 	case c.before.level:
 		by(one)
 		return "", divisors
@@ -340,10 +347,10 @@ func (c *comparison) divide(r *Report) (per string, divisors [2][]float64) {
 }
 
 // large reports whether a quantity's share of the total is large enough to be reported. It uses the sum of both sides, so
-// the selection does not depend on the difference. Of a total with both signs nothing has a share, so everything is large
-// enough.
+// the selection does not depend on the difference. Of a total with both signs, and of one of benchmarks, nothing has a
+// share, so everything is large enough.
 func (c *comparison) large(before, after series) bool {
-	if len(before)+len(after) == 0 || c.signed {
+	if len(before)+len(after) == 0 || c.signed || c.before.benchmark {
 		return len(before)+len(after) > 0
 	}
 	return c.mean(0, before)+c.mean(1, after) >= c.options.MinShare*c.total

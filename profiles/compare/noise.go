@@ -17,12 +17,16 @@ type noise struct {
 	before, after float64 // the largest change of a side that is split against itself, as a logarithm
 	error         float64 // of the logarithm of the quotient of both sides, infinite if it is unknown
 	freedom       float64
+	apart         float64 // the factor by which sides that drift change more than the halves of a side
 }
 
 // newNoise returns the noise of two series with the interval of their quotient at a confidence. In turns, both sides
 // change alike over time, which is then no noise.
 func newNoise(before, after []float64, ratio Estimate, confidence float64, inTurns bool) noise {
-	n := noise{before: split(before, inTurns), after: split(after, inTurns), error: math.Inf(1), freedom: float64(len(before) + len(after) - 2)}
+	n := noise{before: split(before, inTurns), after: split(after, inTurns), error: math.Inf(1), freedom: float64(len(before) + len(after) - 2), apart: 1}
+	if !inTurns {
+		n.apart = math.Sqrt2 // they are twice as far apart, of which a random walk moves the root
+	}
 	width := stat.StudentQuantile(n.freedom, (1+confidence)/2)
 	middle, low, high := math.Log(float64(ratio.Value)), logarithm(float64(ratio.Low)), math.Log(float64(ratio.High))
 	switch {
@@ -72,10 +76,10 @@ func (n noise) byChance(p float64) float64 {
 	return (stat.StudentQuantile(n.freedom, 1-p/2) + power) * n.error
 }
 
-// smallest returns the smallest change that the data can show, as a share: it is found with a probability of 80 %, and no
-// side changes by as much when it is split against itself.
+// smallest returns the smallest change that the data can show, as a share: it is found with a probability of 80 %, and what
+// a side does when it is split against itself, continued to the other side, is not as much.
 func (n noise) smallest(p float64) float64 {
-	return math.Expm1(max(n.byChance(p), n.before, n.after))
+	return math.Expm1(max(n.byChance(p), n.apart*max(n.before, n.after)))
 }
 
 // advice says what to record so that a change, given as a logarithm, can be shown with so many windows before and after.

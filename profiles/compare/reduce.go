@@ -50,6 +50,7 @@ type measure struct {
 	sample      string // the sample type's own name
 	scale       int64  // of its values in the profile that is being added, whose unit may be another
 	wall, level bool
+	benchmark   bool    // its values are parts of the results of benchmarks
 	signed      bool    // it has values below 0
 	grain       float64 // of a level: the size of its units, such as the bytes that one sample of the heap stands for
 	period      float64 // the largest value of one sample, 0 if unknown
@@ -204,7 +205,7 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 	if len(types) == 0 {
 		return nil, fmt.Errorf("the profile of %s has no sample type", w.Start.UTC().Format(time.RFC3339))
 	}
-	counts := slices.IndexFunc(types, func(t *profile.ValueType) bool { return t.Unit != "count" }) >= 0
+	counts := w.Type != profiles.Benchmark && slices.IndexFunc(types, func(t *profile.ValueType) bool { return t.Unit != "count" }) >= 0
 	wanted, any := make([]*measure, len(types)), false
 	for i, t := range types {
 		name := metricName(w.Meta, t.Type)
@@ -222,7 +223,9 @@ func (s *side) wanted(w profiles.Window) ([]*measure, error) {
 		if j < 0 {
 			j = len(s.measures)
 			wall := w.Type == record.Wall && t.Type == string(record.Wall)
-			s.measures = append(s.measures, &measure{name: name, unit: unit, sample: t.Type, wall: wall, level: isLevel(t.Type)})
+			s.measures = append(s.measures, &measure{
+				name: name, unit: unit, sample: t.Type, wall: wall, level: isLevel(t.Type), benchmark: w.Type == profiles.Benchmark,
+			})
 		}
 		m := s.measures[j]
 		if m.unit != unit {

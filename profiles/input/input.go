@@ -1,5 +1,5 @@
 // Package input turns an argument of a command line into a series of windows. The argument is a file, a directory or a
-// pattern of files, a running service's /debug/pprof, or a query of a Pyroscope server. The commands "spanflame compare"
+// pattern of files, the output of benchmarks, a running service's /debug/pprof, or a query of a Pyroscope server. The commands "spanflame compare"
 // and "spanflame leaks" use it, and "spanflame merge" uses it for saved profiles. Programs that know where their profiles
 // are should use package profiles instead, which does not use the network.
 package input
@@ -70,6 +70,9 @@ func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.W
 		return nil, errors.New("no profile is named: want a file, a directory, a pattern or an address")
 	}
 	if !strings.Contains(argument, "://") {
+		if windows, err := benchmarks(argument); windows != nil || err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return windows, err
+		}
 		return files(ctx, argument, o)
 	}
 	u, err := url.Parse(argument)
