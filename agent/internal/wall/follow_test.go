@@ -383,6 +383,9 @@ func TestWhoStartedTheWakerIsNotToBlame(t *testing.T) {
 		t.Errorf("%s", d.Text)
 	}
 	rec.led(s, wallprofile.WaitReceive, "[started by: the same request]", "workA")
+	if text := rec.diagnoses[0].Text; !strings.Contains(text, "waiting to receive from a channel in wall.receiver") || strings.Contains(text, "sent by") {
+		t.Errorf("the diagnosis is %q", text)
+	}
 }
 
 // A convoy is not a stack: each holder of the lock stands below the wait, with its work while it held the lock, and with
