@@ -130,10 +130,12 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 			continue
 		}
 		if c := k.below.outermost(); c.who != nil && c.link != wallprofile.StartedBy {
-			released[c.by] += time.Duration(ns)
-			parties[c.who] += time.Duration(ns)
 			holders[culprit{c.who, c.by}] += ns
 		}
+	}
+	for h, ns := range holders {
+		released[h.by] += time.Duration(ns)
+		parties[h.who] += time.Duration(ns)
 	}
 	by, _ := wallprofile.NearlyAll(released, d.Top.Time)
 	if link == wallprofile.HeldBy {

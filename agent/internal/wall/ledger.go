@@ -22,20 +22,17 @@ type ledger map[entry]int64
 
 // put adds time to one of the ledgers of a root's spans.
 func (t *rootLedger) put(to ledger, k entry, ns int64) {
-	if had, ok := to[k]; ok {
-		to[k] = had + ns
-		return
+	if t.entries >= maxEntries/2 {
+		if _, ok := to[k]; !ok && k.below != nil {
+			k.below = tooMany
+		}
+		if _, ok := to[k]; !ok && t.entries >= maxEntries {
+			k.at, k.stack = nil, noStack
+		}
 	}
-	if t.entries >= maxEntries/2 && k.below != nil {
-		k.below = tooMany
-	}
-	if t.entries >= maxEntries {
-		k.at, k.stack = nil, noStack
-	}
-	if _, ok := to[k]; !ok {
-		t.entries++
-	}
+	before := len(to)
 	to[k] += ns
+	t.entries += len(to) - before
 }
 
 // empty discards what is in ledgers of a root's spans.
