@@ -212,7 +212,7 @@ func (f *following) leave(above *cause, why wallprofile.NotFollowed, a, b trace.
 
 // divide adds what a goroutine did, from the end backwards.
 func (f *following) divide(all stretch) {
-	f.begun = f.begun[:0]
+	f.begun, f.todo = f.begun[:0], f.todo[:0]
 	f.begin(all)
 	for n := len(f.todo); n > 0; n = len(f.todo) {
 		t := f.todo[n-1]
