@@ -64,9 +64,10 @@ func (r *Report) WriteHTML(w io.Writer, rows int) error {
 	data := struct {
 		Title   string
 		Report  *Report
+		Summary []string
 		Remarks []string
 		Metrics []htmlMetric
-	}{"Comparison of two sets of profiles", r, r.remarks(), nil}
+	}{"Comparison of two sets of profiles", r, r.summary(), r.remarks(), nil}
 	for _, m := range r.Metrics {
 		h := htmlMetric{Metric: m, Heading: m.heading(), LeftOut: m.leftOut(rows)}
 		h.Rects = m.draw()

@@ -1,11 +1,13 @@
 package compare_test
 
 import (
+	"bytes"
 	"fmt"
 	"iter"
 	"math"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -117,6 +119,15 @@ func TestARepairIsAnImprovement(t *testing.T) {
 	if !slices.Equal(r.Routes, want) {
 		t.Errorf("routes %+v", r.Routes)
 	}
+	var text bytes.Buffer
+	if err := r.WriteText(&text, 5); err != nil {
+		t.Fatal(err)
+	}
+	summary, _, _ := strings.Cut(text.String(), "\n\n")
+	if !strings.HasPrefix(summary, "changed: wall 10.9 ms → 1.26 ms (-") || !strings.Contains(summary, "most in handler (-") ||
+		!strings.HasSuffix(summary, "\nrequests GET /item: before median 12 ms, 99 % 303 ms of 3000; after median 12 ms, 99 % 26 ms of 3000") {
+		t.Errorf("the report begins with\n%s", summary)
+	}
 	r = mustCompare(t, before.profiles(), after.profiles(), compare.Options{})
 	if m := r.Metrics[0]; m.Tested || m.Total.Cum.Significant || m.Per != "span" {
 		t.Errorf("without the requests it is judged: %+v", m)
@@ -220,5 +231,26 @@ func TestSpan(t *testing.T) {
 	}
 	if _, err := compare.Compare(t.Context(), before.profiles(), after.profiles(), compare.Options{Span: "GET /a"}); err == nil {
 		t.Error("a span is compared although its requests are not known")
+	}
+}
+
+// A table without a difference is left out, and named in the summary.
+func TestTablesWithoutDifferencesAreLeftOut(t *testing.T) {
+	random := rand.New(rand.NewPCG(9, 10))
+	s := &served{}
+	s.serve(random, "GET /item", 1, slices.Repeat([]float64{0.2}, 100)...)
+	o := compare.Options{RequestsBefore: s.requests, RequestsAfter: s.requests}
+	r := mustCompare(t, s.profiles(), s.profiles(), o)
+	for name, write := range map[string]func(*bytes.Buffer) error{
+		"text":     func(b *bytes.Buffer) error { return r.WriteText(b, 5) },
+		"markdown": func(b *bytes.Buffer) error { return r.WriteMarkdown(b, 5) },
+	} {
+		var b bytes.Buffer
+		if err := write(&b); err != nil {
+			t.Fatal(err)
+		}
+		if got := b.String(); !strings.Contains(got, "no significant change: wall (100 windows before, 100 after)") || strings.Contains(got, "cum before") {
+			t.Errorf("%s:\n%s", name, got)
+		}
 	}
 }

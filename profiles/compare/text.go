@@ -25,7 +25,14 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteText writes tables for a terminal, with at most rows functions per metric.
 func (r *Report) WriteText(w io.Writer, rows int) error {
 	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	for _, line := range r.summary() {
+		fmt.Fprintln(tw, line)
+	}
+	fmt.Fprintln(tw)
 	for _, m := range r.Metrics {
+		if m.unchanged() {
+			continue
+		}
 		fmt.Fprintf(tw, "%s\n", m.heading())
 		fmt.Fprintf(tw, "  function\tflat before\tafter\tchange\tcum before\tafter\tchange\tq\n")
 		for _, c := range append([]Change{m.Total}, m.Top(rows)...) {
@@ -48,7 +55,14 @@ var markdownEscaper = strings.NewReplacer("|", `\|`, "*", `\*`, "_", `\_`, "<", 
 // WriteMarkdown writes the same tables for a comment on a pull request, with at most rows functions per metric.
 func (r *Report) WriteMarkdown(w io.Writer, rows int) error {
 	var b strings.Builder
+	for _, line := range r.summary() {
+		fmt.Fprintf(&b, "- %s\n", markdownEscaper.Replace(line))
+	}
+	b.WriteString("\n")
 	for _, m := range r.Metrics {
+		if m.unchanged() {
+			continue
+		}
 		fmt.Fprintf(&b, "### %s\n\n", markdownEscaper.Replace(m.heading()))
 		b.WriteString("| function | flat before | after | change | cum before | after | change | q |\n|---|--:|--:|--:|--:|--:|--:|--:|\n")
 		for _, c := range append([]Change{m.Total}, m.Top(rows)...) {
@@ -68,6 +82,70 @@ func (r *Report) WriteMarkdown(w io.Writer, rows int) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// maxSummarized limits the changes and routes that a summary names.
+const maxSummarized = 3
+
+// summary returns the report in a few lines: what changed most, what did not change, and how long requests took.
+func (r *Report) summary() []string {
+	var changed, same, untested []string
+	for _, m := range r.Metrics {
+		text := fmt.Sprintf("%s %s", m.Name, m.sizes())
+		switch {
+		case !m.Tested:
+			untested = append(untested, text)
+		case m.unchanged():
+			same = append(same, fmt.Sprintf("%s (%s before, %d after)", m.Name, format.Count(m.WindowsBefore, "window"), m.WindowsAfter))
+		default:
+			if top := m.Top(1); len(top) > 0 && top[0].Significant() {
+				v := top[0].Cum
+				if !v.Significant {
+					v = top[0].Flat
+				}
+				text += fmt.Sprintf(", most in %s (%s)", stacks.Printable(top[0].Name), m.Change(v))
+			}
+			changed = append(changed, text)
+		}
+	}
+	var lines []string
+	add := func(what string, all []string, separator string) {
+		if len(all) > 0 {
+			lines = append(lines, what+": "+strings.Join(all, separator))
+		}
+	}
+	add("changed", changed, "; ")
+	add("no significant change", same, ", ")
+	add("not tested", untested, "; ")
+	for _, route := range r.Routes[:min(len(r.Routes), maxSummarized)] {
+		lines = append(lines, route.line())
+	}
+	return lines
+}
+
+// sizes writes the total on both sides.
+func (m Metric) sizes() string {
+	text := m.Format(float64(m.Total.Cum.Before)) + " → " + m.Format(float64(m.Total.Cum.After))
+	if change := m.Change(m.Total.Cum); change != "" && change != "~" {
+		text += " (" + change + ")"
+	}
+	return text
+}
+
+// unchanged reports whether neither the total nor any function changed significantly.
+func (m Metric) unchanged() bool {
+	return m.Tested && !m.Total.Cum.Significant && len(m.Changed()) == 0
+}
+
+// line describes how long the requests of a name took.
+func (r Route) line() string {
+	side := func(d Durations) string {
+		if d.Requests == 0 {
+			return "none"
+		}
+		return fmt.Sprintf("median %s, 99 %% %s of %d", format.Duration(d.Median), format.Duration(d.P99), d.Requests)
+	}
+	return fmt.Sprintf("requests %s: before %s; after %s", stacks.Printable(r.Name), side(r.Before), side(r.After))
 }
 
 // remarks returns what the tables do not show.
