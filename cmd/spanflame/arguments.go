@@ -2,9 +2,22 @@ package main
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 )
+
+// orSaved returns the arguments of a command, or as many times the directory to which agents save as it needs.
+func orSaved(args []string, needs int) ([]string, error) {
+	if len(args) > 0 {
+		return args, nil
+	}
+	dir, err := savedDir("")
+	if err != nil {
+		return nil, err
+	}
+	return slices.Repeat([]string{dir}, needs), nil
+}
 
 // argCount checks that there are at least least arguments and, if most is not 0, at most most. want names them for
 // the error.

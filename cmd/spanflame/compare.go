@@ -175,11 +175,13 @@ type compareOptions struct {
 func newCompareCommand() *cobra.Command {
 	var o compareOptions
 	cmd := withExitCodes(&cobra.Command{
-		Use:   "compare BEFORE AFTER",
+		Use:   "compare [BEFORE AFTER]",
 		Short: "Compare two sets of profiles, and show which differences are significant",
 		Long: `Compare two sets of profiles by function and by stack. Each side is a file, a directory, a pattern such as
 'saved/*.pb.gz', the address of a live service such as http://127.0.0.1:16060/debug/pprof/profile, or a query
 such as 'pyroscope://127.0.0.1:4040/?query=process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop"}&from=now-1h'.
+
+Without sides, --before and --after select them from the directory to which agents save, as of the command view.
 
 With at least four windows on each side, every difference has a confidence interval and a significance test. A rule
 of --fail-on is metric[(function)]:+N%[@p<P] for an increase, or -N% for a decrease: cpu:+10%@p<0.01 fails if the
@@ -192,9 +194,18 @@ cannot be decided, or both sides are the same windows although there are rules.`
   spanflame compare saved saved --service shop --type cpu --before service_version=1.2 --after service_version=1.3
   spanflame compare before.pb.gz after.pb.gz --output diff.pb.gz && go tool pprof -top diff.pb.gz`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args, err := orSaved(args, 2)
+			if err != nil {
+				return unusable(err)
+			}
 			return o.run(cmd.Context(), args[0], args[1], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
-	}, argCount("two sides, BEFORE and AFTER", 2, 2))
+	}, func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 && len(o.before)+len(o.after) > 0 {
+			return nil // two parts of the directory to which agents save
+		}
+		return argCount("two sides, BEFORE and AFTER", 2, 2)(cmd, args)
+	})
 	flags := cmd.Flags()
 	o.register(flags)
 	flags.StringArrayVar(&o.before, "before", nil, "name=value for BEFORE only: from, to, service or a label; repeatable")

@@ -131,6 +131,30 @@ func TestCompareTakesRootSpansUnlessAskedForOthers(t *testing.T) {
 	}
 }
 
+// Without a directory, the commands read the one that agents save to.
+func TestCommandsReadTheSavedProfiles(t *testing.T) {
+	t.Setenv("SPANFLAME_DIR", saveVersions(t))
+	stdout, _, err := execute(t, "compare", "--before", "service_version=1", "--after", "service_version=2")
+	if err != nil || !strings.Contains(stdout, "changed: cpu") {
+		t.Errorf("compare: %v\n%s", err, stdout)
+	}
+	output := filepath.Join(t.TempDir(), "merged.pb.gz")
+	if _, stderr, err := merge(t, "--output", output); err != nil || !strings.Contains(stderr, "40 profiles merged") ||
+		!strings.Contains(stderr, "of several versions, select one with --label service_version=VERSION: 1, 2") {
+		t.Errorf("merge: %v\n%s", err, stderr)
+	}
+	if _, stderr, err := merge(t, "--output", output, "--label", "service_version=2"); err != nil || !strings.Contains(stderr, "20 profiles merged") ||
+		strings.Contains(stderr, "several versions") {
+		t.Errorf("merge of one version: %v\n%s", err, stderr)
+	}
+	dir := t.TempDir()
+	t.Setenv("SPANFLAME_DIR", dir)
+	saveWindows(t, dir, record.Meta{Service: "shop", Type: record.Memory}, "inuse_space", "bytes", 30, func(i int) int64 { return int64(i+1) << 20 })
+	if stdout, _, err := execute(t, "leaks"); err == nil || exitCode(err) != codeFound || !strings.Contains(stdout, "main.hold") {
+		t.Errorf("leaks: %v\n%s", err, stdout)
+	}
+}
+
 // The traces next to the profiles count all requests.
 func TestCompareDividesByAllRequests(t *testing.T) {
 	dir := t.TempDir()
@@ -276,23 +300,26 @@ func TestWrongUseOfWhatJudgesIsCode2(t *testing.T) {
 		"no such file":                     {"compare", dir, filepath.Join(dir, "nowhere")},
 		"want one with [$window]":          {"compare", dir, dir, "--work", "requests"},
 		"say both":                         {"compare", dir, dir, "--work-before", "1"},
-		"leaks: want the profiles of one service: DIR, FILES or ADDRESS, got 0; see spanflame leaks --help": {"leaks"},
-		`--before "x": want name=value`:     {"compare", dir, dir, "--before", "x"},
-		`--after "=x": want name=value`:     {"compare", dir, dir, "--after", "=x"},
-		`--label "x": want name=value`:      {"leaks", dir, "--label", "x"},
-		`--after from: time "teatime"`:      {"compare", dir, dir, "--after", "from=teatime"},
-		`--to: time "teatime"`:              {"leaks", dir, "--to", "teatime"},
-		`--format "html": want one of json`: {"leaks", dir, "--format", "html"},
-		`--limit: "512QB": want bytes`:      {"leaks", dir, "--limit", "512QB"},
-		"--alpha 0":                         {"compare", dir, dir, "--alpha", "0"},
-		"--alpha 0: want a number above 0":  {"leaks", dir, "--alpha", "0"},
-		"before has cpu, after has cpu":     {"compare", dir, dir, "--metric", "alloc_space"},
-		"record memory or goroutine":        {"leaks", dir, "--type", "cpu"},
-		"nowhere: no such file":             {"leaks", filepath.Join(dir, "nowhere")},
-		"--min-growth: \"-1\"":              {"leaks", dir, "--min-growth=-1"},
-		"--limit GOMEMLIMIT: the":           {"leaks", dir, "--limit", "GOMEMLIMIT"},
+		"leaks: want the profiles of one service: DIR, FILES or ADDRESS, got 2; see spanflame leaks --help": {"leaks", dir, dir},
+		"SPANFLAME_DIR is off":               {"leaks"},
+		"two sides, BEFORE and AFTER, got 0": {"compare"},
+		`--before "x": want name=value`:      {"compare", dir, dir, "--before", "x"},
+		`--after "=x": want name=value`:      {"compare", dir, dir, "--after", "=x"},
+		`--label "x": want name=value`:       {"leaks", dir, "--label", "x"},
+		`--after from: time "teatime"`:       {"compare", dir, dir, "--after", "from=teatime"},
+		`--to: time "teatime"`:               {"leaks", dir, "--to", "teatime"},
+		`--format "html": want one of json`:  {"leaks", dir, "--format", "html"},
+		`--limit: "512QB": want bytes`:       {"leaks", dir, "--limit", "512QB"},
+		"--alpha 0":                          {"compare", dir, dir, "--alpha", "0"},
+		"--alpha 0: want a number above 0":   {"leaks", dir, "--alpha", "0"},
+		"before has cpu, after has cpu":      {"compare", dir, dir, "--metric", "alloc_space"},
+		"record memory or goroutine":         {"leaks", dir, "--type", "cpu"},
+		"nowhere: no such file":              {"leaks", filepath.Join(dir, "nowhere")},
+		"--min-growth: \"-1\"":               {"leaks", dir, "--min-growth=-1"},
+		"--limit GOMEMLIMIT: the":            {"leaks", dir, "--limit", "GOMEMLIMIT"},
 	} {
 		t.Setenv("GOMEMLIMIT", "")
+		t.Setenv("SPANFLAME_DIR", "off")
 		if _, _, err := execute(t, args...); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), want) {
 			t.Errorf("spanflame %s: %v, want exit code 2 and an error with %q", strings.Join(args, " "), err, want)
 		}

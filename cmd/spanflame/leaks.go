@@ -33,10 +33,11 @@ type leaksOptions struct {
 func newLeaksCommand() *cobra.Command {
 	var o leaksOptions
 	cmd := withExitCodes(&cobra.Command{
-		Use:   "leaks DIR|FILES|ADDRESS",
+		Use:   "leaks [DIR|FILES|ADDRESS]",
 		Short: "Find stacks whose memory or goroutines grow and do not stop growing",
 		Long: `Look for leaks in a series of memory and goroutine profiles of one service: a directory, a pattern of files, a
-query of a Pyroscope server, or the address of a live service with --windows 12 or more. Caches that fill up,
+query of a Pyroscope server, or the address of a live service with --windows 12 or more. The default is the directory
+to which agents save, as of the command view. Caches that fill up,
 warm-up, garbage that is not collected yet, and memory that follows the load are not reported as leaks.
 
 The limit of --limit is a number of bytes like 512MiB, GOMEMLIMIT for the value of that environment variable, or
@@ -52,9 +53,13 @@ there are too few profiles.`,
 		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
   spanflame leaks http://127.0.0.1:16060/debug/pprof/heap --windows 40 --length 15s`,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			args, err := orSaved(args, 1)
+			if err != nil {
+				return unusable(err)
+			}
 			return o.run(cmd.Context(), args[0], cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
-	}, argCount("the profiles of one service: DIR, FILES or ADDRESS", 1, 1))
+	}, argCount("the profiles of one service: DIR, FILES or ADDRESS", 0, 1))
 	flags := cmd.Flags()
 	o.register(flags)
 	flags.Lookup("type").Usage = "types of profiles to read: memory, goroutines (default both)"

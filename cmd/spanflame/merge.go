@@ -27,6 +27,7 @@ const mergeProgress = time.Second
 
 type mergeOptions struct {
 	kind, service, from, to, output string
+	labels                          []string
 	pgo                             bool
 	paths                           []string
 }
@@ -34,23 +35,25 @@ type mergeOptions struct {
 func newMergeCommand() *cobra.Command {
 	var o mergeOptions
 	cmd := &cobra.Command{
-		Use:   "merge FILE|DIR…",
+		Use:   "merge [FILE|DIR…]",
 		Short: "Merge saved profiles into one file",
 		Long: `Merge saved profiles of one service and one type into one compressed pprof file. DIR is a directory that an
-agent saves to, or any other with profiles in files; a pattern such as 'saved/*.pb.gz' works too. Files that cannot be
-used are reported and left out.
+agent saves to, or any other with profiles in files; a pattern such as 'saved/*.pb.gz' works too. The default is the
+directory to which agents save, as of the command view. Files that cannot be used are reported and left out.
 
 With --pgo the result is a profile for profile-guided optimization: CPU samples only, without labels. "go build" uses
 the file default.pgo in the directory of the main package automatically, and any other with -pgo=FILE.`,
-		Args: argCount("the profiles to merge: FILE or DIR, one or more", 1, 0),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o.paths = args
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			if o.paths, err = orSaved(args, 1); err != nil {
+				return err
+			}
 			return o.run(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr())
 		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.kind, "type", "", "type of profiles to merge: "+typeChoices+"; required if there are several")
 	flags.StringVar(&o.service, "service", "", "service whose profiles to merge; required if there are several")
+	flags.StringArrayVar(&o.labels, "label", nil, "name=value that profiles must have, such as service_version=1.2; repeatable")
 	timeRange(flags, &o.from, &o.to)
 	flags.StringVar(&o.output, "output", "", "file to write, or - for standard output (default merged.pb.gz, with --pgo default.pgo)")
 	flags.BoolVar(&o.pgo, "pgo", false, "write a CPU profile for profile-guided optimization")
@@ -72,6 +75,10 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	}
 	if err := errors.Join(oneService(entries), oneType(entries)); err != nil {
 		return err
+	}
+	if versions := versionsOf(entries); len(versions) > 1 {
+		fmt.Fprintf(stderr, "note: the profiles are of several versions, select one with --label %s=VERSION: %s\n",
+			record.VersionLabel, strings.Join(versions, ", "))
 	}
 	merger := profiles.Merger{DropLabels: o.pgo}
 	merged := 0
@@ -142,6 +149,14 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 		}
 		q.Types = []record.Type{t}
 	}
+	q.Labels = make(map[string]string)
+	for _, pair := range o.labels {
+		name, value, ok := strings.Cut(pair, "=")
+		if !ok || name == "" {
+			return q, fmt.Errorf("--label %q: want name=value", pair)
+		}
+		q.Labels[name] = value
+	}
 	if o.from != "" {
 		if q.From, err = profiles.ParseTime(o.from, now); err != nil {
 			return q, fmt.Errorf("--from: %w", err)
@@ -156,6 +171,18 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 		return q, fmt.Errorf("--from %s is not before --to %s", o.from, o.to)
 	}
 	return q, nil
+}
+
+// versionsOf returns the versions of the service, sorted: code of another version has other lines.
+func versionsOf(entries []profiles.Entry) []string {
+	var versions []string
+	for _, e := range entries {
+		if v := e.Labels[record.VersionLabel]; v != "" {
+			versions = append(versions, v)
+		}
+	}
+	slices.Sort(versions)
+	return slices.Compact(versions)
 }
 
 // oneService returns an error if entries are of several services: their sum would describe no program.

@@ -118,7 +118,7 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	case o.tempo != "" || o.pyroscope != "":
 		return nil, errors.New("--tempo and --pyroscope require each other: one has the traces, the other the profiles")
 	}
-	dir, err := viewedDir(o)
+	dir, err := savedDir(o.dir)
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +135,14 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	return d, nil
 }
 
-// viewedDir returns the directory to view.
-func viewedDir(o viewOptions) (string, error) {
+// savedDir returns the directory that a command names, or that to which agents save.
+func savedDir(named string) (string, error) {
 	dir := os.Getenv("SPANFLAME_DIR")
 	switch {
-	case o.dir != "":
-		return o.dir, nil
+	case named != "":
+		return named, nil
 	case dir == "off":
-		return "", errors.New("SPANFLAME_DIR is off: specify a directory, spanflame view DIR, or servers, spanflame view --tempo URL --pyroscope URL")
+		return "", errors.New("SPANFLAME_DIR is off: specify a directory, such as spanflame view DIR, or servers, spanflame view --tempo URL --pyroscope URL")
 	case dir != "":
 		return dir, nil
 	}
@@ -162,7 +162,7 @@ func described(o viewOptions) string {
 	if o.tempo != "" {
 		return redacted(o.tempo) + " with " + redacted(o.pyroscope)
 	}
-	dir, err := viewedDir(o)
+	dir, err := savedDir(o.dir)
 	if err != nil {
 		return "the directory"
 	}
