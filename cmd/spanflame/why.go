@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -23,6 +24,8 @@ const tried = 20
 type whyOptions struct {
 	viewOptions
 	service, name, format string
+	tail                  string
+	slowest               int
 	last, since           time.Duration
 }
 
@@ -39,6 +42,10 @@ sum to the request's duration, largest first.
 With --since, rank instead who made other requests wait in that time: the route, in which function, how many requests
 waited and how long in sum.
 
+With --tail, say instead what the slowest requests of one name have that ordinary ones have not: the functions and
+states in which they spend significantly more time, with the rate q of false discoveries. Ordinary requests are a
+sample of all, if agents took one, or else the faster half of the others that were recorded.
+
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
 from servers with --tempo and --pyroscope.
 
@@ -47,6 +54,7 @@ wall-clock profile.`,
 		Example: `  spanflame why
   spanflame why --service storefront --last 1h --format json
   spanflame why --since 6h
+  spanflame why --tail 'POST /api/checkout' --last 1h
   spanflame why 9f0d3eb35ab64dea36f0400e3838309e --dir data/demo/saved`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id := ""
@@ -56,7 +64,10 @@ wall-clock profile.`,
 			if o.since < 0 || o.since > 0 && id != "" {
 				return unusable(fmt.Errorf("--since %v: want a duration above zero, such as 6h, and no TRACE_ID", o.since))
 			}
-			return unusable(o.run(cmd.Context(), id, cmd.OutOrStdout()))
+			if o.tail != "" && (o.since > 0 || id != "" || o.tempo != "") {
+				return unusable(errors.New("--tail: want no TRACE_ID, no --since and no --tempo: servers do not have the profiles of single requests"))
+			}
+			return unusable(o.run(cmd.Context(), id, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
 	}, argCount("at most one TRACE_ID", 0, 1))
 	flags := cmd.Flags()
@@ -67,14 +78,23 @@ wall-clock profile.`,
 	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
 	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the last 7 days of servers)")
 	flags.DurationVar(&o.since, "since", 0, "rank who made other requests wait within this time, such as 6h")
+	flags.StringVar(&o.tail, "tail", "", "name of the requests whose slowest to compare with ordinary ones")
+	flags.IntVar(&o.slowest, "slowest", 30, "number of the slowest requests for --tail")
 	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
 	return cmd
 }
 
-func (o whyOptions) run(ctx context.Context, id string, stdout io.Writer) (err error) {
+func (o whyOptions) run(ctx context.Context, id string, stdout, stderr io.Writer) (err error) {
 	write, err := byFormat(o.format, map[string]func(written, io.Writer) error{"text": written.WriteText, "json": written.WriteJSON})
 	if err != nil {
 		return err
+	}
+	if o.tail != "" {
+		tail, err := o.compareTail(ctx, stderr)
+		if err != nil {
+			return err
+		}
+		return write(tail, stdout)
 	}
 	from, err := openSource(ctx, o.viewOptions)
 	if err != nil {
@@ -99,6 +119,37 @@ func (o whyOptions) run(ctx context.Context, id string, stdout io.Writer) (err e
 type written interface {
 	WriteText(io.Writer) error
 	WriteJSON(io.Writer) error
+}
+
+// compareTail compares the slowest requests of a name with ordinary ones.
+func (o whyOptions) compareTail(ctx context.Context, stderr io.Writer) (*why.Tail, error) {
+	dir, err := savedDir(o.dir)
+	if err != nil {
+		return nil, err
+	}
+	q := profiles.Query{Service: o.service, Types: []record.Type{record.Wall}}
+	if o.last > 0 {
+		q.From = time.Now().Add(-o.last)
+	}
+	leftOut := func(d profiles.Damaged) { fmt.Fprintf(stderr, "left out: %v\n", d) }
+	entries, damaged, err := profiles.Find(ctx, q, dir)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range damaged {
+		leftOut(d)
+	}
+	if services := profiles.ServiceNames(entries); len(services) > 1 {
+		return nil, fmt.Errorf("%s has profiles of several services, select one with --service: %s", dir, strings.Join(services, ", "))
+	}
+	requests := why.NewRequests(o.tail)
+	for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, entries), leftOut) {
+		if err != nil {
+			return nil, err
+		}
+		requests.Add(w)
+	}
+	return requests.Tail(ctx, o.slowest)
 }
 
 // rank ranks who made other requests wait.

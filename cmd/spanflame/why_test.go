@@ -100,3 +100,24 @@ func TestWhy(t *testing.T) {
 		}
 	}
 }
+
+// TestWhyTail: the slowest requests of a name are compared with ordinary ones, and wrong use says what is wrong.
+func TestWhyTail(t *testing.T) {
+	dir := t.TempDir()
+	saveTrace(t, dir, true)
+	for want, args := range map[string][]string{
+		`"GET /cart" has 0 slow requests and 1 ordinary ones`: {"--tail", "GET /cart"},
+		`other names are ["GET /cart"]`:                       {"--tail", "GET /none"},
+		"want 4 to 64":                                        {"--tail", "GET /cart", "--slowest", "65"},
+		"want no TRACE_ID":                                    {"--tail", "GET /cart", "--since", "1h"},
+	} {
+		_, _, err := execute(t, append([]string{"why", "--dir", dir}, args...)...)
+		if code := exitCode(err); code != 2 || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: exit code %d, %v, want an error with %q", args, code, err, want)
+		}
+	}
+	stdout, _, err := execute(t, "why", "--dir", filepath.Join("..", "..", "examples", "lock-convoy", "before"), "--tail", "POST /api/checkout")
+	if err != nil || !strings.Contains(stdout, "waiting: mutex in spanflame/workload.(*Service).settleHoldingTill") {
+		t.Errorf("%s, %v", stdout, err)
+	}
+}

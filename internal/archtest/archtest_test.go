@@ -77,7 +77,7 @@ var rules = []rule{
 	{"profiles/compare", []string{"internal/flame", "internal/format", "internal/record", "internal/traces", "internal/wallprofile", "profiles",
 		"profiles/internal/stacks", "profiles/internal/stat"},
 		"it compares the profiles and spans that it is given, whatever they were read from"},
-	{"profiles/why", []string{"internal/format", "internal/traces", "internal/wallprofile", "profiles"},
+	{"profiles/why", []string{"internal/format", "internal/traces", "internal/wallprofile", "profiles", "profiles/compare"},
 		"it explains the spans and profiles that it is given, whatever they were read from"},
 	{"profiles/input", []string{"internal/format", "internal/query", "internal/record", "profiles"},
 		"it reads profiles from servers, so that the packages for saved profiles need no network"},

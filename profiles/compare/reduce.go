@@ -98,6 +98,8 @@ func (s *side) leavesOut(w profiles.Window) bool {
 	case wallprofile.ScopeChild:
 		s.children++
 		return true
+	case wallprofile.ScopeOrdinary:
+		return true // a sample, which has not all of the time
 	case "":
 		s.unscoped = s.unscoped || w.Service != ""
 	}
