@@ -61,21 +61,18 @@ func (s *server) whole(ctx context.Context, id string, spans []traces.Span) (*wh
 func newCriticalPath(r *why.Report) *criticalPath {
 	c := &criticalPath{Service: r.Service, Name: r.Name, Took: took(r.Took), Whole: wholePath(r.TraceID)}
 	c.Missing = notes(r.Missing[:min(len(r.Missing), shownMissing)])
-	var rest why.Millis
-	for i, p := range r.Parts {
-		if i >= shownParts {
-			rest += p.Took
-			continue
-		}
+	rest, large := r.Took, r.Large(shownParts)
+	for _, p := range large {
+		rest -= p.Took
 		part := pathPart{
 			Service: p.Service, Request: p.Request, Words: p.Words(), Took: took(p.Took), Percent: r.Share(p.Took), Without: took(p.Without),
 		}
-		for _, cause := range p.Causes[:min(len(p.Causes), shownCauses)] {
+		for _, cause := range r.LargeCauses(p, shownCauses) {
 			part.Causes = append(part.Causes, pair{took(cause.Took), cause.Words()})
 		}
 		c.Parts = append(c.Parts, part)
 	}
-	if more := len(r.Parts) - shownParts; more > 0 {
+	if more := len(r.Parts) - len(large); more > 0 {
 		c.More, c.Rest = format.Count(more, "smaller part"), took(rest)
 	}
 	return c

@@ -157,6 +157,25 @@ func stateOf(leaf string) string {
 	return strings.Trim(leaf, "[]")
 }
 
+// Large returns the parts that are worth a line each, but no more than most: the first, and others that have at least one in
+// 200 of the time.
+func (r *Report) Large(most int) []Part {
+	n := 0
+	for n < min(most, len(r.Parts)) && (n == 0 || 200*r.Parts[n].Took >= r.Took) {
+		n++
+	}
+	return r.Parts[:n]
+}
+
+// LargeCauses is Large for the causes of a part.
+func (r *Report) LargeCauses(p Part, most int) []Cause {
+	n := 0
+	for n < min(most, len(p.Causes)) && (n == 0 && 200*p.Took >= r.Took || 200*p.Causes[n].Took >= r.Took) {
+		n++
+	}
+	return p.Causes[:n]
+}
+
 // WriteJSON writes the report as JSON.
 func (r *Report) WriteJSON(w io.Writer) error {
 	e := json.NewEncoder(w)
@@ -169,23 +188,17 @@ func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", format.Clean(cmp.Or(r.Diagnosis, r.Name), 1000))
 	fmt.Fprintf(&b, "trace %s, %s of %s\n\n", r.TraceID, format.Count(r.Spans, "span"), format.Clean(r.Service, 100))
-	for i, p := range r.Parts {
-		if i == shownParts {
-			var rest Millis
-			for _, p := range r.Parts[i:] {
-				rest += p.Took
-			}
-			fmt.Fprintf(&b, "%9s  %6s  in %s\n", millis(rest), r.Share(rest), format.Count(len(r.Parts)-i, "smaller part"))
-			break
-		}
+	rest, large := r.Took, r.Large(shownParts)
+	for _, p := range large {
+		rest -= p.Took
 		fmt.Fprintf(&b, "%9s  %6s  %s, %s: %s\n", millis(p.Took), r.Share(p.Took),
 			format.Clean(p.Service, 100), format.Clean(p.Request, 100), p.Words())
-		for j, c := range p.Causes {
-			if j == shownCauses {
-				break
-			}
+		for _, c := range r.LargeCauses(p, shownCauses) {
 			fmt.Fprintf(&b, "%19s%9s  %s\n", "", millis(c.Took), c.Words())
 		}
+	}
+	if more := len(r.Parts) - len(large); more > 0 {
+		fmt.Fprintf(&b, "%9s  %6s  in %s\n", millis(rest), r.Share(rest), format.Count(more, "smaller part"))
 	}
 	for _, m := range r.Missing {
 		fmt.Fprintf(&b, "\n%s", format.Clean(m, 300))

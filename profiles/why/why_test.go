@@ -252,3 +252,31 @@ func TestCallsOfAPart(t *testing.T) {
 		}
 	}
 }
+
+// TestSmallParts: parts of less than half a percent are one line, as are such causes, but the first part is never left out.
+func TestSmallParts(t *testing.T) {
+	s := newShop()
+	s.spans = s.spans[:1]
+	s.stacks["1"] = []stack{
+		{"span: POST /checkout;main.settle;sync.(*Mutex).Lock;[waiting: mutex];[held by: POST /audit, another request];main.audit;[waiting: sleep]", 900},
+		{"span: POST /checkout;main.settle;sync.(*Mutex).Lock;[waiting: mutex];[held by: GET /, another request];main.serve", 4},
+		{"span: POST /checkout;main.price", 88}, {"span: POST /checkout;main.small", 4}, {"span: POST /checkout;main.smaller", 3},
+		{"span: POST /checkout;main.smallest", 1},
+	}
+	r, err := why.Explain(s.spans, s.spans[0], s.read)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var b strings.Builder
+	if err := r.WriteText(&b); err != nil {
+		t.Fatal(err)
+	}
+	if text := b.String(); strings.Count(text, "ms  ") != 4 || !strings.Contains(text, "     8 ms     1 %  in 3 smaller parts\n") ||
+		strings.Contains(text, "GET /, another request") {
+		t.Errorf("%s", text)
+	}
+	r.Parts[0].Took = 1
+	if large := r.Large(10); len(large) == 0 || large[0].Took != 1 {
+		t.Errorf("large are %v", large)
+	}
+}
