@@ -59,8 +59,8 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(), newWhyCommand(), newMCPCommand(),
-		newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
+		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(),
+		newSlowCommand(), newWhyCommand(), newMCPCommand(), newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
 	)
 	return root
 }

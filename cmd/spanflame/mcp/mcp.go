@@ -201,6 +201,11 @@ func (a Slow) check() error {
 	return errors.Join(a.Requests.check(), checked(given{"without", a.Without}))
 }
 
+// SlowTraces lists slow requests by problem, as the tool slow_traces does.
+func SlowTraces(ctx context.Context, o Options, a Slow) (string, error) {
+	return server{o}.slowTraces(ctx, a)
+}
+
 func (s server) slowTraces(ctx context.Context, a Slow) (string, error) {
 	f := source.Filter{Service: a.Service, Name: a.Name, Without: a.Without, Diagnose: true, Limit: grouped}
 	last, err := since(a.Last)
@@ -241,7 +246,7 @@ func (s server) slowTraces(ctx context.Context, a Slow) (string, error) {
 		fmt.Fprintf(&b, "\n%d. %s, %s%s: %s in all, %s, median %s, slowest %s\n   %s\n   slowest trace %s\n", i+1,
 			format.Clean(p.Service, 100), format.Clean(p.Name, 100), lasts, format.Duration(p.Cost()), format.Count(len(p.Traces), "trace"),
 			format.Duration(p.Median()), format.Duration(p.Traces[0].Duration),
-			cmp.Or(format.Clean(p.Cause, 300), "the cause is not known: ask why about the trace"), p.Traces[0].TraceID)
+			cmp.Or(format.Clean(p.Cause, 300), "the cause is not known: why explains the trace"), p.Traces[0].TraceID)
 	}
 	return b.String(), nil
 }

@@ -44,7 +44,7 @@ func TestSlowTracesUnread(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"the cause is known of 0 of them", "Missing: Older traces are missing.", "ask why about the trace"} {
+	for _, want := range []string{"the cause is known of 0 of them", "Missing: Older traces are missing.", "why explains the trace"} {
 		if !strings.Contains(short(text), want) {
 			t.Errorf("%q is not in:\n%s", want, short(text))
 		}
