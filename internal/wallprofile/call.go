@@ -189,9 +189,9 @@ func withoutValues(s string, names bool) string {
 		c, n := s[0], 1
 		switch {
 		case c == '\'' || c == '"' || c == '`':
-			n = quoted(s)
-			if text := s[:n]; c == '`' || c == '"' && names {
-				b.WriteString(text)
+			closed := false
+			if n, closed = quoted(s); closed && (c == '`' || c == '"' && names) {
+				b.WriteString(s[:n])
 			} else {
 				b.WriteByte('?')
 			}
@@ -230,18 +230,18 @@ func isWord(c byte) bool {
 	return c == '_' || c >= utf8.RuneSelf || '0' <= c && c <= '9' || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z'
 }
 
-// quoted returns the length of the text in quotes with which s begins.
-func quoted(s string) int {
+// quoted returns the length of the text in quotes with which s begins, and whether that is certain; else it is all of s.
+func quoted(s string) (n int, closed bool) {
 	for i := 1; i < len(s) && s[i] != '\\'; i++ {
 		if s[i] != s[0] {
 			continue
 		}
 		if i+1 == len(s) || s[i+1] != s[0] {
-			return i + 1
+			return i + 1, true
 		}
 		i++
 	}
-	return len(s)
+	return len(s), false
 }
 
 // until returns the length of s up to the end of what is in it, or of all of s.
