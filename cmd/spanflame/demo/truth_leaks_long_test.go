@@ -19,7 +19,7 @@ import (
 // leakRow makes a fault that is a leak, and returns its row.
 func leakRow(t *testing.T, f faults.Fault) string {
 	w, saved := startPair(t, binary)
-	faulty, _ := drive(t, w, f)
+	faulty, _ := drive(t, w, f, leakTime, truthTime)
 	stopPair(t, w) // saves the last profiles
 
 	leaking := faulty.ended.Add(-truthWindow)

@@ -145,7 +145,7 @@ const faultsPage = "../../../docs/faults.md"
 // waitRow makes a fault that makes requests slow, and returns its row.
 func waitRow(t *testing.T, f faults.Fault, pair string) string {
 	w, saved := startPair(t, binary)
-	faulty, repaired := drive(t, w, f)
+	faulty, repaired := drive(t, w, f, truthTime, truthTime)
 	stopPair(t, w) // saves the last spans and profiles
 	v := victim(t, saved, f, faulty)
 	found := nothing
@@ -222,38 +222,33 @@ func list(t *testing.T) (list []faults.Fault) {
 	return list
 }
 
-// drive sends the load of a fault, first with the fault and then with its repair.
-func drive(t *testing.T, w *processes.Workload, f faults.Fault) (faulty, repaired phase) {
+// drive sends the load of a fault, first with the fault for a time and then with its repair.
+func drive(t *testing.T, w *processes.Workload, f faults.Fault, with, without time.Duration) (faulty, repaired phase) {
 	t.Helper()
 	found, err := faults.Find(t.Context(), f.Service+"/"+f.Name, w.Storefront.URL, w.Inventory.URL)
 	if err != nil {
 		t.Fatal(err)
 	}
-	length := truthTime
-	if f.Kind == faults.Leak {
-		length = leakTime
-	}
 	mix, rate := load.FaultMix(f)
-	send := func() phase {
+	send := func(length time.Duration) phase {
 		p := phase{begun: time.Now()}
 		p.report, err = load.Run(t.Context(), load.Config{
 			Target: w.Storefront.URL, Rate: rate, Mix: mix, Duration: length, Concurrency: concurrency,
 		})
 		p.ended = time.Now()
 		if err != nil || p.report.Failed > 0 {
-			t.Fatalf("%v; %d requests failed", err, p.report.Failed)
+			t.Fatalf("%v; %d requests failed: %+v", err, p.report.Failed, p.report.Endpoints)
 		}
 		return p
 	}
 	if err := found.On(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	faulty = send()
+	faulty = send(with)
 	if err := found.Off(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	length = truthTime
-	return faulty, send()
+	return faulty, send(without)
 }
 
 // spanName returns the name of the spans that show a fault: the service's local root spans, which have profiles.

@@ -72,7 +72,7 @@ func shownByPair(t *testing.T, f faults.Fault, program string) string {
 	server := httptest.NewServer(&got)
 	defer server.Close()
 	w, _ := startPair(t, program, "PYROSCOPE_SERVER_ADDRESS="+server.URL)
-	faulty, _ := drive(t, w, f)
+	faulty, _ := drive(t, w, f, truthTime, truthTime)
 	stopPair(t, w) // pushes the last profiles
 	service := w.Storefront
 	if f.Service != storefront {
