@@ -224,6 +224,10 @@ func openRegular(path string) (*os.File, error) {
 	return os.Open(path)
 }
 
+// HasTime reports whether the start of a window is known: a profile of another tool need not have a time, and then starts
+// with the year 1970.
+func HasTime(start time.Time) bool { return start.Unix() > 0 }
+
 // foreignMeta returns what a profile of another tool says of itself. A time that cannot be asked for, and a duration that
 // cannot be, count as not given: the time is then 1970-01-01.
 func foreignMeta(p *profile.Profile) record.Meta {

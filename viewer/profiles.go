@@ -240,8 +240,11 @@ func (page *profilesPage) addSamples(p *profile.Profile, value int, q url.Values
 // list adds the windows to the page.
 func (page *profilesPage) list(q url.Values, windows []source.Window) {
 	page.Count = len(windows)
-	for i, win := range windows {
-		if i == 0 || win.From.Before(page.From) {
+	for _, win := range windows {
+		if !profiles.HasTime(win.From) {
+			continue
+		}
+		if page.From.IsZero() || win.From.Before(page.From) {
 			page.From = win.From.UTC()
 		}
 		if win.To.After(page.To) {

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/profiles"
 	"spanflame/viewer/internal/pprofui"
 	"spanflame/viewer/source"
 
@@ -41,9 +42,9 @@ var functions = template.FuncMap{
 	"clock": clock,
 }
 
-// clock formats a time in UTC. Profiles without a time have the first of 1970.
+// clock formats a time in UTC.
 func clock(t time.Time) string {
-	if t.Unix() == 0 {
+	if !profiles.HasTime(t) {
 		return "no time"
 	}
 	return format.Clock(t)

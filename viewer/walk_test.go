@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"bytes"
+	"errors"
 	"html"
 	"iter"
 	"net/http"
@@ -312,4 +313,25 @@ func TestDifferencesAreCompared(t *testing.T) {
 	link := regexpOf(t, page(t, h, "/compare"), `href="(/compare\?[^"]*what=versions[^"]*)">`)
 	shows(t, page(t, h, link), "before <b>-512 KiB/s</b> · after <b>-922 KiB/s</b>", "the profiles are differences",
 		"main.shrank: before 6 MiB, after 0 B, −6 MiB", "main.grew: before 0 B, after 2 MiB, &#43;2 MiB")
+}
+
+// TestNoTimeIsShownAsNone: of a profile without a time, and of its comparison, no time is shown.
+func TestNoTimeIsShownAsNone(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "cpu.pb.gz")
+	fixture.WriteForeign(t, path, unusual()["no-time.pb.gz"])
+	shown := page(t, pages(t, open(t, path), Options{}), "/profiles")
+	shows(t, shown, "1 window · sample type", ">no time</a>")
+	report, err := compare.Compare(t.Context(), ofFile(t, path), ofFile(t, path), compare.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text, js bytes.Buffer
+	if err := errors.Join(report.WriteHTML(&text, 10), report.WriteJSON(&js)); err != nil {
+		t.Fatal(err)
+	}
+	for _, out := range []string{regexp.MustCompile(`href="[^"]*"|<pre>.*</pre>`).ReplaceAllString(shown, ""), text.String(), js.String()} {
+		if strings.Contains(out, "1970") || strings.Contains(out, "0001-01-01") {
+			t.Errorf("a time is shown:\n%s", out)
+		}
+	}
 }

@@ -29,6 +29,9 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{"side": Sid
 func (s Side) String() string {
 	name := cmp.Or(strings.Join(s.Services, ", "), "profiles")
 	windows := format.Count(s.Windows, "window")
+	if s.Start.IsZero() {
+		return name + ", " + windows
+	}
 	return fmt.Sprintf("%s, %s from %s to %s", name, windows, format.Clock(s.Start), s.End.UTC().Format(time.DateTime+" MST"))
 }
 

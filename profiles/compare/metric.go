@@ -27,10 +27,13 @@ type comparison struct {
 	dependence    dependence // of the total, if tested
 }
 
-// timeRange is the time from the start of the first window to the end of the last.
+// timeRange is the time from the start of the first window to the end of the last, of those with a time.
 type timeRange struct{ start, end time.Time }
 
 func (r *timeRange) add(start, end time.Time) {
+	if !profiles.HasTime(start) {
+		return
+	}
 	if r.start.IsZero() || start.Before(r.start) {
 		r.start = start
 	}

@@ -53,8 +53,8 @@ type Report struct {
 type Side struct {
 	Services []string  `json:"services,omitempty"`
 	Windows  int       `json:"windows"`
-	Start    time.Time `json:"start"`
-	End      time.Time `json:"end"`
+	Start    time.Time `json:"start,omitzero"` // zero if no window has a time
+	End      time.Time `json:"end,omitzero"`
 }
 
 // Rename is a function that was matched although its name changed.

@@ -199,11 +199,14 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 			asked = append(asked, t.name+" "+t.at.UTC().Format(time.DateTime))
 		}
 	}
-	from, to := entries[0].Start, entries[0].End
+	var from, to time.Time
 	labels := map[string]bool{} // the labels of the query, with existing values
 	for _, e := range entries {
 		types = append(types, profiles.TypeName(e.Type))
-		if e.End.After(to) {
+		if profiles.HasTime(e.Start) && from.IsZero() {
+			from = e.Start // they are sorted
+		}
+		if profiles.HasTime(e.Start) && e.End.After(to) {
 			to = e.End
 		}
 		for name := range q.Labels {
@@ -218,7 +221,7 @@ func none(ctx context.Context, argument string, q profiles.Query, paths []string
 		there += " of " + strings.Join(services, ", ")
 	}
 	there += ", of the types " + strings.Join(slices.Compact(types), ", ")
-	if to.Unix() > int64((24 * time.Hour).Seconds()) { // profiles that have no time are of the first moments of 1970
+	if !from.IsZero() {
 		there += fmt.Sprintf(", from %s to %s", from.UTC().Format(time.DateTime), to.UTC().Format(time.DateTime+" MST"))
 	}
 	if len(labels) > 0 {
