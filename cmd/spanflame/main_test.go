@@ -6,11 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"spanflame/workload"
@@ -47,6 +50,40 @@ func TestLoadFailsWhenEveryRequestFailed(t *testing.T) {
 	stdout, _, err := execute(t, "load", "--target", server.URL, "--rate", "100", "--duration", "50ms", "--mix", "checkout=1")
 	if !errors.Is(err, errAllFailed) || !strings.Contains(stdout, "404×5") {
 		t.Errorf("%v, want %v, and a report all the same:\n%s", err, errAllFailed, stdout)
+	}
+}
+
+// Any service can be driven: its path, query, method, headers and body are as the flags say.
+func TestLoadOfAnyService(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "order.json")
+	if err := os.WriteFile(file, []byte(`{"tea": 2}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var got atomic.Pointer[string]
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		body, err := io.ReadAll(r.Body)
+		got.Store(new(fmt.Sprint(r.Method, " ", r.Host, r.URL, " ", r.Header["X-Kind"], " ", string(body), err)))
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	for _, tt := range []struct {
+		url   string
+		flags []string
+		want  string
+	}{
+		{server.URL, nil, "GET " + host + "/ [] <nil>"},
+		{server.URL + "/a%20b?c=d", []string{"--method", "DELETE"}, "DELETE " + host + "/a%20b?c=d [] <nil>"},
+		{server.URL + "/orders", []string{"--body", "tea", "--header", "x-kind: a", "--header", "X-Kind:b", "--header", "Host: shop"},
+			"POST shop/orders [a b] tea<nil>"},
+		{server.URL + "/orders", []string{"--body", "@" + file, "--method", "PUT"}, "PUT " + host + `/orders [] {"tea": 2}<nil>`},
+	} {
+		stdout, _, err := execute(t, append([]string{"load", "--url", tt.url, "--rate", "100", "--duration", "10ms"}, tt.flags...)...)
+		if err != nil || !strings.Contains(stdout, "1 of 1 requests sent") {
+			t.Errorf("%s: %v\n%s", tt.url, err, stdout)
+		}
+		if request := got.Load(); request == nil || *request != tt.want {
+			t.Errorf("%s %q: got %v, want %s", tt.url, tt.flags, request, tt.want)
+		}
 	}
 }
 
@@ -144,6 +181,13 @@ func TestWrongCommandLines(t *testing.T) {
 		"unknown command":                        {"brew"},
 		"unknown flag":                           {"load", "--sugar"},
 		`--format "pdf": want one of json, text`: {"load", "--format", "pdf"},
+		`url "tea"`:                              {"load", "--url", "tea"},
+		"#top":                                   {"load", "--url", "http://host/#top"},
+		"require --url":                          {"load", "--body", "tea"},
+		"were all set":                           {"load", "--url", "http://host", "--mix", "cpu=1"},
+		`invalid method "A B"`:                   {"load", "--url", "http://host", "--method", "A B"},
+		"want 'Name: value'":                     {"load", "--url", "http://host", "--header", "tea"},
+		"--body: open none":                      {"load", "--url", "http://host", "--body", "@none"},
 		`"extra"`:                                {"version", "extra"},
 	} {
 		if _, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) {

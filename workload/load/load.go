@@ -1,4 +1,4 @@
-// Package load drives the workload with an open loop: every request is due at a time of a fixed schedule, and its
+// Package load drives the workload, or any other service, with an open loop: every request is due at a time of a fixed schedule, and its
 // latency is measured from that time, regardless of what the server or the generator were doing meanwhile. A server that
 // stalls for a second therefore makes every request slow that was due in that second, not only the one that was
 // waiting (no coordinated omission). "spanflame load", the demo and tests use it. It makes load that is worth
@@ -14,7 +14,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -28,7 +27,7 @@ const (
 
 // Config configures a run. The zero value of every field but Target is its documented default.
 type Config struct {
-	Target      string        // base URL of the storefront, http or https
+	Target      string        // base URL of the service, http or https
 	Rate        float64       // requests per second over all endpoints; default 10
 	Duration    time.Duration // length of the schedule; default 10 s
 	Mix         Mix           // default DefaultMix
@@ -234,7 +233,7 @@ func (r *run) drive(ctx context.Context) {
 func (r *run) send(ctx context.Context, e Endpoint) (failure string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Timeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, e.Method, strings.TrimSuffix(r.cfg.Target, "/")+e.Path, nil)
+	req, err := e.request(ctx, r.cfg.Target)
 	if err != nil {
 		return "request", err
 	}

@@ -1,9 +1,14 @@
 package load
 
 import (
+	"bytes"
+	"cmp"
+	"context"
 	"fmt"
+	"maps"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +24,22 @@ type Endpoint struct {
 	Name   string `json:"name"`
 	Method string `json:"method"`
 	Path   string `json:"path"` // with its query
+
+	Header http.Header `json:"-"` // added to the usual one; may be nil
+	Body   []byte      `json:"-"` // may be nil
+}
+
+// request returns a request to a target.
+func (e Endpoint) request(ctx context.Context, target string) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, e.Method, strings.TrimSuffix(target, "/")+e.Path, bytes.NewReader(e.Body))
+	if err != nil {
+		return nil, err
+	}
+	maps.Copy(r.Header, e.Header)
+	if host := e.Header.Get("Host"); host != "" {
+		r.Host = host
+	}
+	return r, nil
 }
 
 // Share is an endpoint's share of a mix: its weight divided by the sum of all weights.
@@ -34,16 +55,16 @@ type Mix []Share
 // profile without hiding the others.
 func Endpoints() []Endpoint {
 	return []Endpoint{
-		{"checkout", http.MethodPost, "/api/checkout"},
-		{"single", http.MethodPost, "/api/checkout?items=1"},
-		{"heavy", http.MethodPost, "/api/checkout?items=50"},
-		{"cpu", http.MethodGet, "/load/cpu?ms=100"},
-		{"alloc", http.MethodGet, "/load/alloc?mb=16"},
-		{"leak", http.MethodGet, "/load/leak?mb=1"},
-		{"lock", http.MethodGet, "/load/lock?ms=100"},
-		{"block", http.MethodGet, "/load/block?ms=150"},
-		{"sleep", http.MethodGet, "/load/sleep?ms=150"},
-		{"goroutines", http.MethodGet, "/load/goroutines?n=10&ms=5000"},
+		{Name: "checkout", Method: http.MethodPost, Path: "/api/checkout"},
+		{Name: "single", Method: http.MethodPost, Path: "/api/checkout?items=1"},
+		{Name: "heavy", Method: http.MethodPost, Path: "/api/checkout?items=50"},
+		{Name: "cpu", Method: http.MethodGet, Path: "/load/cpu?ms=100"},
+		{Name: "alloc", Method: http.MethodGet, Path: "/load/alloc?mb=16"},
+		{Name: "leak", Method: http.MethodGet, Path: "/load/leak?mb=1"},
+		{Name: "lock", Method: http.MethodGet, Path: "/load/lock?ms=100"},
+		{Name: "block", Method: http.MethodGet, Path: "/load/block?ms=150"},
+		{Name: "sleep", Method: http.MethodGet, Path: "/load/sleep?ms=150"},
+		{Name: "goroutines", Method: http.MethodGet, Path: "/load/goroutines?n=10&ms=5000"},
 	}
 }
 
@@ -63,13 +84,23 @@ func DefaultMix() Mix {
 func FaultMix(f faults.Fault) (mix Mix, rate float64) {
 	add := func(name string, r faults.Request) {
 		rate += r.PerSecond
-		mix = append(mix, Share{Endpoint{name, r.Method, r.Path}, int(math.Round(r.PerSecond * 1000))})
+		mix = append(mix, Share{Endpoint{Name: name, Method: r.Method, Path: r.Path}, int(math.Round(r.PerSecond * 1000))})
 	}
 	if f.Offender != nil { // first, so that the victims of its first request meet the fault
 		add("offender", *f.Offender)
 	}
 	add("victim", f.Victim)
 	return mix, rate
+}
+
+// ParseURL returns the target and the endpoint for the address of any service.
+func ParseURL(address string) (target string, e Endpoint, err error) {
+	u, err := url.Parse(address)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Fragment != "" {
+		return "", e, fmt.Errorf("url %q: must be http://host:port/path or https://host:port/path, and may have a query", address)
+	}
+	e = Endpoint{Name: cmp.Or(u.Path, "/"), Method: http.MethodGet, Path: u.RequestURI()}
+	return (&url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}).String(), e, nil
 }
 
 // ParseMix parses "name=weight,…", for example "checkout=70,cpu=30".
@@ -120,6 +151,9 @@ func (m Mix) validate() error {
 			return fmt.Errorf("mix: weight %d of %s: must be from 0 to %d", s.Weight, s.Name, maxWeight)
 		}
 		total += s.Weight
+		if _, err := s.request(context.Background(), "http://host"); err != nil {
+			return fmt.Errorf("request %s: %w", s.Name, err)
+		}
 	}
 	if total == 0 {
 		return fmt.Errorf("mix: every weight is 0; at least one must be above 0")
