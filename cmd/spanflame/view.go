@@ -24,16 +24,16 @@ import (
 
 // viewOptions are the argument and the flags of the command view.
 type viewOptions struct {
-	dir, listen                     string
+	dir, listen, listener           string
 	tempo, pyroscope, grafana, base string
 	hosts                           []string
-	slowSpan                        time.Duration
+	slowSpan, cpu                   time.Duration
 }
 
 func newViewCommand() *cobra.Command {
 	var o viewOptions
 	cmd := &cobra.Command{
-		Use:   "view [DIR|FILE]",
+		Use:   "view [DIR|FILE|URL]",
 		Short: "Show slow traces and the flame graphs of their spans in a browser",
 		Long: `Serve web pages for the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
 flame graph of each span, all spans of a name, a service's profiles, comparisons, and memory over time. The default of
@@ -45,6 +45,9 @@ pages then show flame graphs, comparisons and memory. Traces are read from files
 end in .json or .jsonl, compressed (.gz) or not: OTLP as any SDK or the Collector writes it, or saved answers of
 Tempo or Jaeger. If a file does not name its service and version,
 the names of its directories do.
+
+With the URL of an agent's operator's listener, such as http://127.0.0.1:16060, or of any server with the pages of
+net/http/pprof, its profiles are read once and shown. A listener has no traces. A token is the password in the URL.
 
 The pages have no user accounts: listen on loopback, or behind a proxy that authenticates users (name it with --host).`,
 		Args: cobra.MaximumNArgs(1),
@@ -63,6 +66,7 @@ The pages have no user accounts: listen on loopback, or behind a proxy that auth
 	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
 	flags.DurationVar(&o.slowSpan, "slow-span", 0, "the services' SPANFLAME_SLOW_SPAN, if it is not the default of 100ms")
 	flags.StringSliceVar(&o.hosts, "host", nil, "additional host names under which the pages are served")
+	flags.DurationVar(&o.cpu, "duration", 10*time.Second, "with a URL, how long to record the CPU profile")
 	return cmd
 }
 
@@ -70,6 +74,21 @@ The pages have no user accounts: listen on loopback, or behind a proxy that auth
 func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if o.slowSpan < 0 {
 		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
+	}
+	if o.cpu <= 0 {
+		return fmt.Errorf("--duration %v: want a duration above zero, such as 10s", o.cpu)
+	}
+	if source.IsAddress(o.dir) {
+		temporary, failed := os.MkdirTemp("", "spanflame-view-*")
+		if failed != nil {
+			return failed
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
+		fmt.Fprintf(out, "Reading the profiles of %s for %v\n", redacted(o.dir), o.cpu)
+		o.listener = o.dir
+		if o.dir, err = source.Download(ctx, o.dir, temporary, o.cpu, func(err error) { fmt.Fprintln(out, err) }); err != nil {
+			return err
+		}
 	}
 	from, err := openSource(ctx, o)
 	if err != nil {
@@ -161,6 +180,9 @@ func redacted(address string) string {
 func described(o viewOptions) string {
 	if o.tempo != "" {
 		return redacted(o.tempo) + " with " + redacted(o.pyroscope)
+	}
+	if o.listener != "" {
+		return redacted(o.listener)
 	}
 	dir, err := savedDir(o.dir)
 	if err != nil {

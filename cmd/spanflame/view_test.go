@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/http/pprof"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -51,7 +53,7 @@ func serveView(t *testing.T, args ...string) (said, body string, interrupt func(
 	t.Cleanup(interrupt)
 	var url string
 	for deadline := time.Now().Add(30 * time.Second); url == ""; time.Sleep(10 * time.Millisecond) {
-		url = regexp.MustCompile(`http://\S+\n`).FindString(out.String())
+		url = regexp.MustCompile(`http://\S+\n$`).FindString(out.String())
 		if time.Now().After(deadline) {
 			t.Fatalf("no address after 30 s: %s", &out)
 		}
@@ -99,6 +101,29 @@ func TestViewOfProfilesAlone(t *testing.T) {
 	}
 }
 
+// The address of a listener is read once, and nothing of it is left at the end.
+func TestViewOfAListener(t *testing.T) {
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", temporary)
+	pages := http.NewServeMux()
+	pages.Handle("/debug/pprof/goroutine", pprof.Handler("goroutine"))
+	server := httptest.NewServer(pages)
+	defer server.Close()
+	said, body, interrupt := serveView(t, server.URL)
+	for _, want := range []string{"the heap profile is missing", "the cpu profile is missing", server.URL + " is shown at"} {
+		if !strings.Contains(said, want) {
+			t.Errorf("no %q in %s", want, said)
+		}
+	}
+	if want := "testing.(*T).Run"; !strings.Contains(body, want) {
+		t.Errorf("no %q on the first page:\n%s", want, body)
+	}
+	interrupt()
+	if left, err := os.ReadDir(temporary); err != nil || len(left) > 0 {
+		t.Errorf("left %v, %v", left, err)
+	}
+}
+
 func TestViewSaysWhatIsWrong(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -123,6 +148,8 @@ func TestViewSaysWhatIsWrong(t *testing.T) {
 		"base directory":                 {dir, "--base", none},
 		"accepts at most 1 arg(s)":       {dir, dir},
 		"--slow-span -1s":                {dir, "--slow-span", "-1s"},
+		"cannot be reached":              {"http://127.0.0.1:1"},
+		"--duration 0s":                  {dir, "--duration", "0"},
 		"SPANFLAME_DIR is off":           {},
 	} {
 		if _, _, err := execute(t, append([]string{"view"}, args...)...); err == nil || !strings.Contains(err.Error(), want) {
