@@ -28,11 +28,15 @@ var extensions = []string{suffix, ".pb", ".pprof", ".pprof.gz", ".prof", ".pgo"}
 // .pprof.gz, .prof or .pgo. Such a file counts as a profile of a directory, and it is damaged if it is none.
 func HasProfileName(name string) bool { return TrimExtension(name) != name }
 
-// sniffed is the number of bytes that show whether a file of another name is a profile.
-const sniffed = 512
+const (
+	// sniffed is the number of bytes that show whether a file of another name is a profile.
+	sniffed = 4096
+	// sniffedFields is the number of fields that show it, of a file that is longer.
+	sniffedFields = 3
+)
 
-// LooksLikeProfile reports whether a file begins as a profile in pprof's format does, compressed or not: with its first
-// sample type, as every known tool writes it. It reads a few bytes and returns false if it cannot.
+// LooksLikeProfile reports whether a file begins as a profile in pprof's format does, compressed or not. It reads a few
+// bytes and returns false if it cannot.
 func LooksLikeProfile(path string) bool {
 	f, err := openRegular(path)
 	if err != nil {
@@ -48,18 +52,41 @@ func LooksLikeProfile(path string) bool {
 	}
 	b := make([]byte, sniffed)
 	n, _ := io.ReadFull(from, b) // most files are longer, and a short one is not a profile
-	m := pprofwire.NewMessage(b[:n])
-	if !m.Next() || m.Field != pprofwire.ProfileSampleType || !m.IsBytes() {
-		return false
-	}
-	sampleType := pprofwire.NewMessage(m.Bytes())
+	return beginsAsProfile(b[:n])
+}
+
+// beginsAsProfile reports whether the start of a message has the fields of a profile, whatever their order: the runtime
+// of Go begins with its samples, locations or times, other tools with the sample types.
+func beginsAsProfile(start []byte) bool {
+	m := pprofwire.NewMessage(start)
 	fields := 0
-	for ; sampleType.Next(); fields++ {
-		if sampleType.Field > pprofwire.ValueTypeUnit || !sampleType.IsVarint() {
+	for ; m.Next(); fields++ {
+		ok := m.IsVarint()
+		switch m.Field {
+		case pprofwire.ProfileSampleType, pprofwire.ProfileSample, pprofwire.ProfileMapping, pprofwire.ProfileLocation, pprofwire.ProfileFunction,
+			pprofwire.ProfilePeriodType:
+			ok = m.IsBytes() && isPart(m.Bytes())
+		case pprofwire.ProfileString:
+			ok = m.IsBytes()
+		case pprofwire.ProfileComment:
+			ok = ok || m.IsBytes()
+		}
+		if !ok || m.Field > pprofwire.ProfileDocURL {
 			return false
 		}
 	}
-	return fields > 0 && sampleType.Err() == nil
+	return fields >= sniffedFields || fields > 0 && m.Err() == nil
+}
+
+// isPart reports whether a message may be a part of a profile, none of which has more fields than a mapping.
+func isPart(message []byte) bool {
+	m := pprofwire.NewMessage(message)
+	for m.Next() {
+		if m.Field > pprofwire.MappingFlags+3 {
+			return false
+		}
+	}
+	return m.Err() == nil
 }
 
 // OfAgent reports whether a directory, given by its path below one that agents save to, has the profiles of a day, which

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"testing"
@@ -81,6 +82,51 @@ func TestFindForeign(t *testing.T) {
 	}
 	if _, err := profiles.ReadFile(at("notes.prof")); !errors.As(err, new(profiles.Damaged)) {
 		t.Errorf("not a profile: %v", err)
+	}
+}
+
+// TestLooksLikeProfile: profiles of every type that the runtime writes are found by how they begin, and other files are not.
+func TestLooksLikeProfile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "file")
+	looks := func(b []byte) bool {
+		t.Helper()
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return profiles.LooksLikeProfile(path)
+	}
+	var cpu bytes.Buffer
+	if err := pprof.StartCPUProfile(&cpu); err != nil {
+		t.Fatal(err)
+	}
+	for until := time.Now().Add(50 * time.Millisecond); time.Now().Before(until); {
+	}
+	pprof.StopCPUProfile()
+	written := map[string][]byte{"cpu": cpu.Bytes()}
+	for _, p := range pprof.Profiles() {
+		var b bytes.Buffer
+		if err := p.WriteTo(&b, 0); err != nil {
+			t.Fatal(err)
+		}
+		written[p.Name()] = b.Bytes()
+	}
+	for name, b := range written {
+		plain, err := pprofwire.Gunzip(b, 64<<20)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !looks(b) || !looks(plain) {
+			t.Errorf("the %s profile of the runtime does not look like one", name)
+		}
+	}
+	for name, b := range map[string][]byte{
+		"Go source": []byte("package main\n\nfunc main() {}\n"), "newlines": []byte("\n\n\n\n"), "JSON": []byte(`{"a": 1}`), "zeros": make([]byte, 100),
+		"a log": pprofwire.Gzip(bytes.Repeat([]byte("2026-01-02 15:04:05 INFO started\n"), 1000)), "ELF": []byte("\x7fELF\x02\x01\x01\x00\x00\x00"),
+		"tar": pprofwire.Gzip(append([]byte("profiles/cpu.pb"), make([]byte, 2000)...)),
+	} {
+		if looks(b) {
+			t.Errorf("%s looks like a profile", name)
+		}
 	}
 }
 
