@@ -121,12 +121,12 @@ type Config struct {
 	SlowSpanLogs int
 
 	// WallRingBytes limits the memory that holds the execution trace for wall-clock profiles.
-	// SPANFLAME_WALL_RING_BYTES; default: 16777216; allowed: a number of bytes above zero.
+	// SPANFLAME_WALL_RING_BYTES; default: 16MiB; allowed: a number of bytes above zero, like 64MiB.
 	WallRingBytes int
 
 	// WallCPUShare limits the share of one core that wall-clock profiles may cost, averaged over a minute. Slow requests
 	// beyond it are counted and not captured.
-	// SPANFLAME_WALL_CPU_SHARE; default: 0.01; allowed: a share above 0 and up to 1.
+	// SPANFLAME_WALL_CPU_SHARE; default: 0.01; allowed: a share above 0 and up to 1, like 0.01 or 1%.
 	WallCPUShare float64
 
 	// Dir is the directory in which profiles and traces are saved, as files that "spanflame view" and "go tool pprof"
@@ -136,7 +136,7 @@ type Config struct {
 
 	// DirMaxBytes limits this service's files in Dir, profiles and traces together. The oldest are removed first. On a
 	// disk that is nearly full the limit is lower: profiles and traces each leave three quarters of the free space.
-	// SPANFLAME_DIR_MAX_BYTES; default: 1073741824; allowed: at least 1048576 bytes.
+	// SPANFLAME_DIR_MAX_BYTES; default: 1GiB; allowed: at least 1MiB.
 	DirMaxBytes int64
 
 	// DirMaxAge is the age at which files in Dir are removed.
@@ -149,7 +149,7 @@ type Config struct {
 	SpoolDir string
 
 	// SpoolMaxBytes limits the profiles that wait. The oldest are removed first, and counted.
-	// SPANFLAME_SPOOL_MAX_BYTES; default: 268435456; allowed: a number of bytes above zero.
+	// SPANFLAME_SPOOL_MAX_BYTES; default: 256MiB; allowed: a number of bytes above zero, like 64MiB.
 	SpoolMaxBytes int64
 
 	// SpoolMaxAge is how long a process keeps a waiting profile. Then the profile is removed, and counted.
@@ -239,13 +239,13 @@ func (c Config) Resolve() (Config, error) {
 func (c Config) resolve() (_ Config, ignored []error, err error) {
 	var env Config
 	ignored = settings.Read(&env)
-	c = c.over(env)
-	if c.Strict && len(ignored) > 0 {
-		return Config{}, nil, fmt.Errorf("environment: %w", errors.Join(ignored...))
+	c = c.over(env).withDefaults()
+	wrong := c.Validate()
+	if c.Strict {
+		wrong = errors.Join(errors.Join(ignored...), wrong)
 	}
-	c = c.withDefaults()
-	if err := c.Validate(); err != nil {
-		return Config{}, nil, err
+	if wrong != nil {
+		return Config{}, nil, wrong
 	}
 	if c.saves() { // whatever becomes of the working directory
 		if c.Dir, err = filepath.Abs(c.Dir); err != nil {

@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"fmt"
 	"log/slog"
 	"maps"
 	"net"
@@ -37,7 +36,7 @@ const minDirBytes = 1 << 20
 // Texts of what is allowed, each for several settings.
 const (
 	aDuration  = "a duration above zero"
-	bytesCount = "a number of bytes above zero"
+	bytesCount = "a number of bytes above zero, like 64MiB"
 	pairs      = "name=value pairs separated by commas"
 )
 
@@ -89,7 +88,7 @@ var settings = setting.Table{
 		Valid: func(d time.Duration) bool { return d >= time.Second && d <= 10*time.Minute }, Allowed: "1s to 10m, or 1 to 600 seconds without a unit",
 	},
 	setting.Of[int]{
-		Field: "MutexProfileFraction", Variable: "SPANFLAME_MUTEX_PROFILE_FRACTION", Parse: setting.Whole[int]("number"), Default: 10,
+		Field: "MutexProfileFraction", Variable: "SPANFLAME_MUTEX_PROFILE_FRACTION", Parse: setting.Whole, Default: 10,
 		Valid: positive[int], Allowed: "a number above zero",
 	},
 	setting.Of[time.Duration]{
@@ -104,12 +103,12 @@ var settings = setting.Table{
 		Allowed: "a number above zero, or off",
 	},
 	setting.Of[int]{
-		Field: "WallRingBytes", Variable: "SPANFLAME_WALL_RING_BYTES", Parse: setting.Whole[int]("number of bytes"), Default: 16 << 20,
+		Field: "WallRingBytes", Variable: "SPANFLAME_WALL_RING_BYTES", Parse: setting.Bytes[int], Default: 16 << 20, DefaultText: "16MiB",
 		Valid: positive[int], Allowed: bytesCount,
 	},
 	setting.Of[float64]{
 		Field: "WallCPUShare", Variable: "SPANFLAME_WALL_CPU_SHARE", Parse: setting.Share, Default: 0.01,
-		Valid: func(f float64) bool { return f > 0 && f <= 1 }, Allowed: "a share above 0 and up to 1",
+		Valid: func(f float64) bool { return f > 0 && f <= 1 }, Allowed: setting.AShare,
 	},
 
 	setting.Of[string]{
@@ -117,8 +116,8 @@ var settings = setting.Table{
 		DefaultText: "spanflame/saved in the user's cache directory, or off with a Pyroscope server",
 	},
 	setting.Of[int64]{
-		Field: "DirMaxBytes", Variable: "SPANFLAME_DIR_MAX_BYTES", Parse: setting.Whole[int64]("number of bytes"), Default: 1 << 30,
-		Valid: func(n int64) bool { return n >= minDirBytes }, Allowed: fmt.Sprintf("at least %d bytes", minDirBytes),
+		Field: "DirMaxBytes", Variable: "SPANFLAME_DIR_MAX_BYTES", Parse: setting.Bytes[int64], Default: 1 << 30, DefaultText: "1GiB",
+		Valid: func(n int64) bool { return n >= minDirBytes }, Allowed: "at least 1MiB",
 	},
 	setting.Of[time.Duration]{
 		Field: "DirMaxAge", Variable: "SPANFLAME_DIR_MAX_AGE", Parse: setting.Duration, Default: 7 * 24 * time.Hour, DefaultText: "168h",
@@ -128,7 +127,7 @@ var settings = setting.Table{
 		Field: "SpoolDir", Variable: "SPANFLAME_SPOOL_DIR", Parse: setting.Text, DefaultText: "spanflame/spool/SERVICE in the user's cache directory",
 	},
 	setting.Of[int64]{
-		Field: "SpoolMaxBytes", Variable: "SPANFLAME_SPOOL_MAX_BYTES", Parse: setting.Whole[int64]("number of bytes"), Default: 256 << 20,
+		Field: "SpoolMaxBytes", Variable: "SPANFLAME_SPOOL_MAX_BYTES", Parse: setting.Bytes[int64], Default: 256 << 20, DefaultText: "256MiB",
 		Valid: positive[int64], Allowed: bytesCount,
 	},
 	setting.Of[time.Duration]{
@@ -191,7 +190,7 @@ func wholeOrOff(text string) (int, error) {
 	if text == off || text == "0" {
 		return -1, nil
 	}
-	return setting.Whole[int]("number")(text)
+	return setting.Whole(text)
 }
 
 func isListenAddress(address string) bool {

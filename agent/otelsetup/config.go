@@ -2,7 +2,6 @@ package otelsetup
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net/url"
 	"os"
@@ -111,14 +110,15 @@ func (c Config) resolve() (_ Config, tracesChosen bool, ignored []error, err err
 	settings.Merge(&c, &env)
 	tracesChosen = c.Traces.Exporter != "" || c.SDKDisabled
 	c = c.withDefaults()
-	resolved, err := c.Agent.Resolve()
-	if err := errors.Join(err, errors.Join(settings.Check(&c)...)); err != nil {
+	common, _ := agent.ConfigFromEnv() // Resolve returns its error
+	strict := c.Agent.Strict || common.Strict
+	c.Agent, err = c.Agent.Resolve()
+	if strict {
+		err = errors.Join(err, errors.Join(ignored...))
+	}
+	if err = errors.Join(err, errors.Join(settings.Check(&c)...)); err != nil {
 		return Config{}, false, nil, err
 	}
-	if resolved.Strict && len(ignored) > 0 {
-		return Config{}, false, nil, fmt.Errorf("environment: %w", errors.Join(ignored...))
-	}
-	c.Agent = resolved
 	return c.derived(), tracesChosen, ignored, nil
 }
 

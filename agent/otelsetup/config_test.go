@@ -102,3 +102,22 @@ func TestAWrongBaseIsReportedOnce(t *testing.T) {
 		}
 	}
 }
+
+// A strict agent names at once what is wrong in the variables of both packages and in the fields.
+func TestAllWrongSettingsAreNamedAtOnce(t *testing.T) {
+	t.Setenv("SPANFLAME_STRICT", "true")
+	t.Setenv("SPANFLAME_DIR_MAX_AGE", "old")
+	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "smoke")
+	t.Setenv("OTEL_BSP_EXPORT_TIMEOUT", "soon")
+	cfg := Config{TracesSampler: "dice", Agent: agent.Config{AdminPages: "some", WallCPUShare: 2}}
+	_, _, _, err := cfg.resolve()
+	for _, want := range []string{
+		`SPANFLAME_DIR_MAX_AGE="old": want`, `OTEL_EXPORTER_OTLP_PROTOCOL="smoke": want`, `OTEL_BSP_EXPORT_TIMEOUT="soon": want`,
+		`TracesSampler (OTEL_TRACES_SAMPLER) "dice": want`, `AdminPages (SPANFLAME_ADMIN_PAGES) "some": want`,
+		`WallCPUShare (SPANFLAME_WALL_CPU_SHARE) "2": want`,
+	} {
+		if err == nil || strings.Count(err.Error(), want) != 1 {
+			t.Errorf("%s is not named once: %v", want, err)
+		}
+	}
+}

@@ -4,20 +4,27 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"net/url"
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Text is any text.
 func Text(text string) (string, error) { return text, nil }
 
-// Duration is a duration above zero.
+// Duration is a duration above zero, as [time.ParseDuration] reads it, or a whole number of days.
 func Duration(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
+	if days, ok := strings.CutSuffix(text, "d"); ok {
+		var n uint64
+		n, err = strconv.ParseUint(days, 10, 16) // 65535 days are within a duration
+		d = time.Duration(n) * 24 * time.Hour
+	}
 	if err != nil || d <= 0 {
-		return 0, errors.New(`a duration above zero with its unit, like "15s" or "168h"`)
+		return 0, errors.New(`a duration above zero with its unit, like "15s" or "7d"`)
 	}
 	return d, nil
 }
@@ -45,25 +52,61 @@ func Bool(text string) (bool, error) {
 	return false, errors.New("true or false")
 }
 
-// Whole is a whole number above zero; what is counted completes "a whole".
-func Whole[T int | int64](what string) func(string) (T, error) {
-	return func(text string) (T, error) {
-		n, err := strconv.ParseInt(text, 10, 64)
-		if err != nil || n <= 0 || int64(T(n)) != n {
-			return 0, fmt.Errorf("a whole %s above zero, like 1000000", what)
-		}
-		return T(n), nil
+// Whole is a whole number above zero.
+func Whole(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n <= 0 {
+		return 0, errors.New("a whole number above zero, like 1000")
 	}
+	return n, nil
 }
 
-// Share is a number above 0 and up to 1.
+// Bytes is a whole number of bytes above zero, with or without a unit: B, a multiple of 1000 like MB or M, or one of 1024
+// like MiB or Mi.
+func Bytes[T int | int64](text string) (T, error) {
+	digits := strings.TrimRightFunc(text, unicode.IsLetter)
+	n, err := strconv.ParseInt(strings.TrimSpace(digits), 10, 64)
+	factor, ok := unitOfBytes(text[len(digits):])
+	if err != nil || !ok || n <= 0 || n > math.MaxInt64/factor || int64(T(n*factor)) != n*factor {
+		return 0, errors.New("a whole number of bytes above zero, like 1048576 or 64MiB")
+	}
+	return T(n * factor), nil
+}
+
+func unitOfBytes(unit string) (factor int64, ok bool) {
+	prefix, binary := strings.CutSuffix(strings.TrimSuffix(strings.ToLower(unit), "b"), "i")
+	power := strings.Index(" kmgt", prefix)
+	switch {
+	case prefix == "":
+		return 1, !binary
+	case len(prefix) > 1 || power < 0:
+		return 0, false
+	}
+	base := int64(1000)
+	if binary {
+		base = 1024
+	}
+	for factor = 1; power > 0; power-- {
+		factor *= base
+	}
+	return factor, true
+}
+
+// Share is a number above 0 and up to 1, also as a percentage.
 func Share(text string) (float64, error) {
-	f, err := strconv.ParseFloat(text, 64)
+	number, percent := strings.CutSuffix(text, "%")
+	f, err := strconv.ParseFloat(strings.TrimSpace(number), 64)
+	if percent {
+		f /= 100
+	}
 	if err != nil || !(f > 0 && f <= 1) {
-		return 0, errors.New("a share above 0 and up to 1")
+		return 0, errors.New(AShare)
 	}
 	return f, nil
 }
+
+// AShare describes what [Share] reads.
+const AShare = "a share above 0 and up to 1, like 0.01 or 1%"
 
 // List is items separated by commas; empty ones are left out.
 func List[T ~string](text string) ([]T, error) {

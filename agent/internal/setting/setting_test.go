@@ -2,6 +2,7 @@ package setting
 
 import (
 	"maps"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -25,7 +26,7 @@ var table = Table{
 	Of[time.Duration]{Field: "Window", Variable: "SETTING_WINDOW", Parse: Duration, Default: time.Minute},
 	Of[map[string]string]{Field: "Labels", Variable: "SETTING_LABELS", Parse: Pairs},
 	Of[map[string]string]{Field: "Extra", Variable: "SETTING_EXTRA", Parse: Attributes, Union: true},
-	Of[int]{Field: "Nested.Count", Variable: "SETTING_COUNT", Parse: Whole[int]("number"), Valid: func(n int) bool { return n < 10 }, Allowed: "at most 9"},
+	Of[int]{Field: "Nested.Count", Variable: "SETTING_COUNT", Parse: Whole, Valid: func(n int) bool { return n < 10 }, Allowed: "at most 9"},
 }
 
 func TestReadMergeAndDefaults(t *testing.T) {
@@ -75,5 +76,35 @@ func TestErrors(t *testing.T) {
 	if len(errs) != 2 || errs[0].Error() != `Token (SETTING_TOKEN) "hidden": want another token` ||
 		errs[1].Error() != `Nested.Count (SETTING_COUNT) "10": want at most 9` {
 		t.Errorf("errors %v", errs)
+	}
+}
+
+func TestUnits(t *testing.T) {
+	for text, want := range map[string]int64{
+		"1": 1, "1048576": 1 << 20, "64MiB": 64 << 20, "1 GiB": 1 << 30, "1Gi": 1 << 30, "2tib": 2 << 40, "3KB": 3000, "3k": 3000,
+		"5M": 5e6, "7B": 7, "9223372036854775807": math.MaxInt64, "8388607TiB": 8388607 << 40,
+		"": 0, "0": 0, "-1": 0, "1.5GiB": 0, "GiB": 0, "1 GiB2": 0, "1iB": 0, "1i": 0, "1BB": 0, "1PiB": 0, "1km": 0, "1 k b": 0, "1 B": 1,
+		"8388608TiB": 0, "9223372036854775808": 0, "1e3": 0, "0x10": 0,
+	} {
+		if got, err := Bytes[int64](text); got != want || (err == nil) != (want > 0) {
+			t.Errorf("Bytes(%q): %d, %v, want %d", text, got, err, want)
+		}
+	}
+	for text, want := range map[string]float64{
+		"0.01": 0.01, "1": 1, "1%": 0.01, "100 %": 1, "0.5%": 0.005,
+		"": 0, "%": 0, "0%": 0, "101%": 0, "2": 0, "-1%": 0, "NaN": 0, "NaN%": 0, "1%%": 0,
+	} {
+		if got, err := Share(text); got != want || (err == nil) != (want > 0) {
+			t.Errorf("Share(%q): %v, %v, want %v", text, got, err, want)
+		}
+	}
+	const day = 24 * time.Hour
+	for text, want := range map[string]time.Duration{
+		"7d": 7 * day, "1h30m": 90 * time.Minute, "65535d": 65535 * day,
+		"": 0, "7": 0, "d": 0, "0d": 0, "-1d": 0, "1.5d": 0, "65536d": 0, "1d12h": 0, "0s": 0,
+	} {
+		if got, err := Duration(text); got != want || (err == nil) != (want > 0) {
+			t.Errorf("Duration(%q): %v, %v, want %v", text, got, err, want)
+		}
 	}
 }
