@@ -72,9 +72,10 @@
 // a CPU: up to 131,072 slices of 80 bytes, the newest of the process, and as many parts of waits of 16 bytes, by
 // which a wait is divided that many share, as in a convoy or when one goroutine wakes hundreds: 12 MiB in all, and
 // 80 bytes for each slice that ended a wait. It looks at no more than 65,536 slices for one wait, and on average at
-// no more than one, or 16 such parts, for each event of the trace; what is beyond is "[not followed: too much]". The
-// trace has but numbers of spans: the name of a request that is over and was not slow is known if it is among the
-// 16,384 newest spans.
+// no more than one, or 16 such parts, for each event of the trace; what is beyond is "[not followed: too much]". In
+// a busy process, conversion and diagnosis take 1.4 to 1.6 times as long as without following. The trace has but
+// numbers of spans: the name of a request that is over and was not slow is known if it is among the 16,384 newest
+// spans.
 //
 // Work that is handed to a goroutine which was there before is covered if the span waits for the answer: the worker's time
 // stands below the wait, and so does what the worker was busy with before. If the span does not wait, the worker's time
