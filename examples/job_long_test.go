@@ -29,7 +29,7 @@ func TestTheJobOfThePage(t *testing.T) { // not parallel: a gate needs a quiet m
 		says  string // on standard error
 		table string // in the summary
 	}{
-		{"no fault", []string{"TURNS=3", "LENGTH=6s", "WINDOW=1s"}, 0, "", "| total |"},
+		{"no fault", []string{"TURNS=3", "LENGTH=6s", "WINDOW=1s"}, 0, "", " windows before, "},
 		{"a fault in the change", []string{"FAULTS_AFTER=slow-pricing"}, 1, "gate failed: cpu:+10%@p<0.01: total changed by +", "workload.compileTariff"},
 	} {
 		summary := filepath.Join(t.TempDir(), "summary.md")
@@ -55,6 +55,10 @@ func TestTheJobOfThePage(t *testing.T) { // not parallel: a gate needs a quiet m
 			wantCode, wantSays := 0, ""
 			if step.Name == "Compare" {
 				wantCode, wantSays = tt.code, tt.says
+			}
+			if code == 2 && wantCode == 0 && strings.Contains(output, "the smallest change that these windows can show is") {
+				t.Logf("the machine is too noisy for so little time:\n%s", output)
+				continue
 			}
 			if code != wantCode || !strings.Contains(output, wantSays) {
 				table, _ := os.ReadFile(summary) // as far as there is one
