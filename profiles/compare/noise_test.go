@@ -1,6 +1,7 @@
 package compare_test
 
 import (
+	"math"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -98,5 +99,22 @@ func TestWhatToRecord(t *testing.T) {
 	all := verdict(t, noisy(random, 8, 5, 0.2, 0), noisy(random, 8, 5, 0.2, 0), "cpu(*):+8%@p<0.05")
 	if len(all.Undecided) != 1 || !strings.Contains(all.Undecided[0].Error(), "all functions vary too much") {
 		t.Errorf("%+v", all)
+	}
+}
+
+// TestASideThatChangesByItself: what the halves of a side differ by is no change between the sides, which are further apart.
+func TestASideThatChangesByItself(t *testing.T) {
+	side := func() (windows []profiles.Window) {
+		for _, seconds := range []float64{5, 5.01, 4.99, 5, 6, 6.01, 5.99, 6} {
+			windows = append(windows, cpu(map[string]float64{"main;work": seconds}))
+		}
+		return windows
+	}
+	for _, n := range []int{6, 8} {
+		windows := side()[(8-n)/2 : 8-(8-n)/2]
+		total := mustCompare(t, sequence(windows...), sequence(windows...), compare.Options{}).Metrics[0].Total.Cum
+		if want := math.Pow(6.0/5, math.Sqrt2) - 1; float64(total.Smallest) < 0.999*want {
+			t.Errorf("%d windows that change by 20 %% by themselves can show a change of %v, want at least %v", n, total.Smallest, want)
+		}
 	}
 }
