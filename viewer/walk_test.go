@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"html"
+	"io/fs"
 	"iter"
 	"net/http"
 	"net/url"
@@ -23,6 +24,7 @@ import (
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
 	"spanflame/viewer/internal/fixture"
+	"spanflame/viewer/source"
 )
 
 // profilesVariable names a directory with profiles, for TestEveryLink.
@@ -90,12 +92,24 @@ func TestEveryLink(t *testing.T) {
 		if dir == "" {
 			continue
 		}
-		files, err := filepath.Glob(filepath.Join(dir, "*"))
+		var files []string
+		err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+			if err == nil && d.Type().IsRegular() {
+				files = append(files, path)
+			}
+			return err
+		})
 		if err != nil || len(files) == 0 {
 			t.Fatalf("%s has no profiles: %v", dir, err)
 		}
 		for _, file := range files {
-			t.Run(filepath.Base(file), func(t *testing.T) { walk(t, file) })
+			t.Run(strings.TrimPrefix(file, dir), func(t *testing.T) {
+				if _, err := rawOfPprof(t, file); err == nil {
+					walk(t, file)
+				} else if _, err := source.Open(t.Context(), file); !errors.As(err, new(profiles.Damaged)) {
+					t.Errorf("go tool pprof does not read it, and it is opened: %v", err)
+				}
+			})
 		}
 		t.Run("all", func(t *testing.T) { follow(t, pages(t, open(t, dir), Options{}), starts...) })
 	}
@@ -176,12 +190,17 @@ func follow(t *testing.T, h http.Handler, paths ...string) {
 // values matches the line of a sample in the output of go tool pprof -raw.
 var values = regexp.MustCompile(`^ *(-?[0-9]+(?: +-?[0-9]+)*): `)
 
+// rawOfPprof returns the output of go tool pprof -raw, and an error if it does not read the file.
+func rawOfPprof(t *testing.T, file string) ([]byte, error) {
+	cmd := exec.Command("go", "tool", "pprof", "-symbolize=none", "-raw", file)
+	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
+	return cmd.Output()
+}
+
 // totalsOfPprof returns the totals of a file's sample types that go tool pprof reads.
 func totalsOfPprof(t *testing.T, file string, types int) []int64 {
 	t.Helper()
-	cmd := exec.Command("go", "tool", "pprof", "-symbolize=none", "-raw", file)
-	cmd.Env = append(os.Environ(), "PPROF_TMPDIR="+t.TempDir())
-	out, err := cmd.Output()
+	out, err := rawOfPprof(t, file)
 	if err != nil {
 		t.Fatalf("go tool pprof: %v", err)
 	}
