@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"net/url"
 	"slices"
 
 	"github.com/google/pprof/profile"
@@ -19,15 +20,47 @@ func side(p *profile.Profile, scale float64) (s flame.Side, ok bool) {
 	return s, s.Value >= 0
 }
 
-// newFlame draws one of a profile's values, zoomed to the frame with the index; 0 is the whole. The page that is zoomed to a frame is at
-// zoomPath followed by its index.
-func newFlame(p *profile.Profile, value int, zoomPath string, zoom int) flame.Graph {
-	if value < 0 {
-		return flame.Graph{}
+// view is how a flame graph is shown.
+type view struct {
+	frame   int  // the one that takes the whole width; 0 is the whole graph
+	ownCode bool // of the service's own functions alone
+}
+
+// parseView parses the parameters of a view, and removes them.
+func parseView(q url.Values) (v view, err error) {
+	if v.frame, err = parseFrame(q, "frame"); err != nil {
+		return v, err
 	}
-	s := flame.Side{Profile: p, Value: value, Keep: profiles.OwnTime}
+	if code := q.Get("code"); code != "" {
+		if code != "own" {
+			return v, badRequest("code=%q: want own.", code)
+		}
+		v.ownCode = true
+	}
+	q.Del("frame")
+	q.Del("code")
+	return v, nil
+}
+
+// graph is a flame graph with the link to that of the service's own functions, or back to all.
+type graph struct {
+	flame.Graph
+	Code link
+}
+
+// newFlame draws one of a profile's values for the page at a path with parameters.
+func newFlame(p *profile.Profile, value int, at string, v view) graph {
+	if value < 0 {
+		return graph{}
+	}
+	g := graph{Code: link{"Show the service's own functions alone", at + "&code=own#flame"}}
+	if v.ownCode {
+		g.Code = link{"Show all functions", at + "#flame"}
+		at += "&code=own"
+	}
+	s := flame.Side{Profile: p, Value: value, Keep: profiles.OwnTime, OwnCode: v.ownCode}
 	stated := p.SampleType[value].Type == string(record.Wall) && slices.ContainsFunc(p.Sample, hasMarker)
-	g := flame.New(s, stated, zoomPath, zoom)
+	g.Graph = flame.New(s, stated, at+"&frame=", v.frame)
 	g.Total = format.Value(sum(p, value), p.SampleType[value].Unit)
 	return g
 }

@@ -128,7 +128,8 @@ type namePage struct {
 	Slowest                []listedTrace
 	Part                   string // whose flame graph is shown
 	Parts                  []part
-	Flame, Others          flame.Graph
+	Flame                  graph
+	Others                 flame.Graph
 	Pprof                  string
 	DifferencePath         string
 	SlowWords              string // such as "the slowest 1 %"
@@ -182,11 +183,11 @@ func selection(service string, spans []traces.Span) source.Selection {
 }
 
 func (s *server) name(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "name", "kind", "last", "from", "to", "part", "frame", "dframe")
+	q, err := parameters(r, "service", "name", "kind", "last", "from", "to", "part", "frame", "dframe", "code")
 	if err != nil {
 		return err
 	}
-	zoom, err := parseFrame(q, "frame")
+	view, err := parseView(q)
 	if err != nil {
 		return err
 	}
@@ -242,7 +243,7 @@ func (s *server) name(w http.ResponseWriter, r *http.Request) error {
 	case err != nil:
 		return err
 	}
-	page.Flame, page.Others = newFlame(p, profiles.DefaultSampleIndex(p), "/name?"+with(page.Part).Encode()+"&frame=", zoom), newOthers(p)
+	page.Flame, page.Others = newFlame(p, profiles.DefaultSampleIndex(p), "/name?"+with(page.Part).Encode(), view), newOthers(p)
 	spec := with(page.Part)
 	spec.Set("kind", "name")
 	page.Pprof = "/flame/" + encodeSpec(spec) + "/flamegraph"

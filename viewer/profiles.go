@@ -38,7 +38,8 @@ type profilesPage struct {
 	Mean            bool      // of several windows, as values at different moments are not added up
 	From, To        time.Time // of the windows
 	Count           int       // of them
-	Flame, Others   flame.Graph
+	Flame           graph
+	Others          flame.Graph
 	Difference      *flame.Graph // of values above and below zero, instead of Flame
 	Changes         []flame.Change
 	Pprof, Download string
@@ -58,15 +59,14 @@ type listedWindow struct {
 var profilesParameters = []string{"service", "version", "instance", "type", "sample", "last", "from", "to"}
 
 func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, append([]string{"frame"}, profilesParameters...)...)
+	q, err := parameters(r, append([]string{"frame", "code"}, profilesParameters...)...)
 	if err != nil {
 		return err
 	}
-	zoom, err := parseFrame(q, "frame")
+	view, err := parseView(q)
 	if err != nil {
 		return err
 	}
-	q.Del("frame")
 	page := profilesPage{head: head{Title: "Profiles", Current: "profiles"}, Version: q.Get("version"), Instance: q.Get("instance")}
 	now := time.Now()
 	if page.ofService, err = s.chooseService(r.Context(), q, now); err != nil {
@@ -97,7 +97,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 			page.Compare = chosen.Links
 		}
 	}
-	err = s.mergeProfiles(r, &page, shown, q, zoom)
+	err = s.mergeProfiles(r, &page, shown, q, view)
 	if errors.Is(err, profiles.ErrNone) {
 		page.Why = page.known("There is no such profile of this service and time range. Choose another type above, or a longer range.")
 	} else if err != nil {
@@ -107,7 +107,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 }
 
 // mergeProfiles fills the page with the chosen profiles of the time range that is shown.
-func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period, q url.Values, zoom int) error {
+func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period, q url.Values, v view) error {
 	ctx := r.Context()
 	sel := source.Selection{Service: page.Service, Instance: page.Instance, Version: page.Version, Type: page.Type.Type, From: shown.from, To: shown.to}
 	p, err := s.load(ctx, s.source, sel)
@@ -129,10 +129,10 @@ func (s *server) mergeProfiles(r *http.Request, page *profilesPage, shown period
 	}
 	page.addSamples(p, value, q)
 	page.Mean = source.Level(sel.Type) && len(windows) > 1
-	zoomPath := "/profiles?" + q.Encode() + "&frame="
-	page.Flame, page.Others = newFlame(p, value, zoomPath, zoom), newOthers(p)
+	at := "/profiles?" + q.Encode()
+	page.Flame, page.Others = newFlame(p, value, at, v), newOthers(p)
 	if differs := signs(p, value); differs.tree != nil {
-		page.Difference, page.Changes = differs.draw(zoomPath, zoom), differs.Changes
+		page.Difference, page.Changes = differs.draw(at+"&frame=", v.frame), differs.Changes
 	}
 	page.Download = "/profiles.pb.gz?" + q.Encode()
 	page.Commands = []string{"go tool pprof -http=: " + quoteShell("http://"+r.Host+page.Download)}

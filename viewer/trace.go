@@ -89,7 +89,8 @@ type spanView struct {
 	ID, Service, Name, Duration string
 	Type                        string
 	Types                       []link
-	Flame, Others               flame.Graph
+	Flame                       graph
+	Others                      flame.Graph
 	Whole                       bool   // it is of the whole trace
 	Switches                    []link // to the same with the causes of waits, or without them, and to the whole trace or a span
 	Why                         string // why it is empty
@@ -104,7 +105,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	q, err := parameters(r, "span", "type", "own", "whole", "frame")
+	q, err := parameters(r, "span", "type", "own", "whole", "frame", "code")
 	if err != nil {
 		return err
 	}
@@ -140,7 +141,7 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 	} else if !ok {
 		selected, ok = root, true
 	}
-	zoom, err := parseFrame(q, "frame")
+	view, err := parseView(q)
 	if err != nil {
 		return err
 	}
@@ -155,8 +156,8 @@ func (s *server) trace(w http.ResponseWriter, r *http.Request) error {
 		page.Critical = newCriticalPath(whole.Report())
 	}
 	if whole != nil && q.Has("whole") {
-		page.Span = s.wholeView(r, id, whole, selected, zoom)
-	} else if page.Span, err = s.span(r, selected, byID, q.Get("type"), q.Has("own"), zoom); err != nil {
+		page.Span = s.wholeView(r, id, whole, selected, view)
+	} else if page.Span, err = s.span(r, selected, byID, q.Get("type"), q.Has("own"), view); err != nil {
 		return err
 	} else if whole != nil {
 		page.Span.Switches = append(page.Span.Switches, link{"Show the whole trace, across services", wholePath(id)})
@@ -468,7 +469,7 @@ func request(s traces.Span, byID map[string]traces.Span) traces.Span {
 }
 
 // span returns the selected span with its flame graph, which has what others did while it waited unless own is set.
-func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Span, typ string, own bool, zoom int) (*spanView, error) {
+func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Span, typ string, own bool, drawn view) (*spanView, error) {
 	typ = cmp.Or(typ, typeWall)
 	t, err := parseType(typ)
 	if err != nil || typ != typeWall && typ != typeCPU {
@@ -496,7 +497,7 @@ func (s *server) span(r *http.Request, sp traces.Span, byID map[string]traces.Sp
 		v.Switches = []link{{"Hide who it waited for", TracePath(sp.TraceID) + "?" + at.Encode() + "&own=1#flame"}}
 		shown = p
 	}
-	v.Flame, v.Others = newFlame(shown, profiles.DefaultSampleIndex(p), TracePath(sp.TraceID)+"?"+at.Encode()+"&frame=", zoom), newOthers(p)
+	v.Flame, v.Others = newFlame(shown, profiles.DefaultSampleIndex(p), TracePath(sp.TraceID)+"?"+at.Encode(), drawn), newOthers(p)
 	base := TracePath(sp.TraceID) + "/span/" + sp.ID + "/" + typ
 	v.Pprof, v.Top, v.Download = base+"/flamegraph", base+"/top", base+".pb.gz"
 	v.Compare = "/compare?" + url.Values{"a": {sp.TraceID + "/" + sp.ID}, "type": {typ}}.Encode()

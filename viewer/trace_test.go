@@ -29,7 +29,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 		"/checkout", "POST /reserve failed", "POST /reserve event", // attributes, errors and events
 		"began with the trace", "began 10 ms after the trace",
 		"[waiting: mutex]: 450 ms, 75 %", // of the span's own 600 ms, not of what others did
-		"main.discount: 80 ms, 13.3 % (running on the CPU 100 %)",
+		"main.discount: 80 ms, 13.3 %, at passwd:1 (running on the CPU 100 %)",
 		`sync.(*Mutex).Lock</code></bdi> <span class="dim">in</span> <bdi><code>main.(*Cart).Price`,
 		"Other goroutines that it started, in addition to its own time: 300 ms waiting", "main.prefetch",
 		"Shorter than 10 ms: such a short span has no flame graph of its own. Its time is in the flame graph of the span around it, POST /checkout.",
@@ -41,6 +41,17 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 		`value="`+fixture.TraceID("t"), "Two spans",
 	)
 	shows(t, tr, "Compare with another span")
+	// The service's own functions alone have all of the time, at a click, also zoomed.
+	shows(t, tr, `href="`+rootPath()+`?span=`+fixture.SpanID("root")+`&amp;type=wall&amp;code=own#flame"`)
+	own := page(t, h, rootPath()+"?span="+fixture.SpanID("root")+"&type=wall&code=own")
+	shows(t, own, "all: 600 ms, 100 %", "main.(*Cart).Price: 530 ms", "[waiting: mutex]: 450 ms, 75 %", "&amp;code=own&amp;frame=2#flame",
+		`&amp;type=wall#flame">Show all functions`)
+	if svg, _, _ := strings.Cut(own, `id="below-flame"`); strings.Contains(svg, "sync.(*Mutex).Lock") {
+		t.Error("the flame graph of own functions has another")
+	}
+	if status := get(h, rootPath()+"?code=mine").Code; status != http.StatusBadRequest {
+		t.Errorf("code=mine has status %d", status)
+	}
 	cpu := page(t, h, rootPath()+"?span="+fixture.SpanID("root")+"&type=cpu")
 	shows(t, cpu, "main.discount: 80 ms, 100 %")
 	if strings.Contains(cpu, "main.elsewhere") {

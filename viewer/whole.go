@@ -81,12 +81,12 @@ func newCriticalPath(r *why.Report) *criticalPath {
 func took(m why.Millis) string { return format.Value(int64(m), "nanoseconds") }
 
 // wholeView returns the flame graph of a whole trace.
-func (s *server) wholeView(r *http.Request, id string, t *why.Trace, alone traces.Span, zoom int) *spanView {
+func (s *server) wholeView(r *http.Request, id string, t *why.Trace, alone traces.Span, shown view) *spanView {
 	p := t.Profile()
 	path := TracePath(id)
 	at := path + "?" + url.Values{"whole": {"1"}}.Encode()
 	v := &spanView{
-		Whole: true, Duration: format.Value(sum(p, 0), "nanoseconds"), Flame: newFlame(p, 0, at+"&frame=", zoom),
+		Whole: true, Duration: format.Value(sum(p, 0), "nanoseconds"), Flame: newFlame(p, 0, at, shown),
 		Switches: []link{{"Show " + format.Clean(alone.Name, 100) + " alone", SpanPath(id, alone.ID)}},
 		Pprof:    path + "/whole/flamegraph", Top: path + "/whole/top", Download: path + "/whole.pb.gz",
 	}

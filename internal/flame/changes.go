@@ -5,6 +5,8 @@ import (
 	"math"
 	"slices"
 
+	"github.com/google/pprof/profile"
+
 	"spanflame/internal/format"
 	"spanflame/internal/wallprofile"
 )
@@ -62,21 +64,29 @@ func ownValues(side Side) map[place]float64 {
 		if v == 0 {
 			continue
 		}
-		var at place
-		behalf := false
-		for _, l := range s.Location[causes(s):] {
-			for _, line := range l.Line {
-				switch name := functionName(line); {
-				case wallprofile.IsBracketed(name):
-					at.state = name
-				case at.function == "":
-					at.function, behalf = name, onBehalf(name)
-				case behalf && !onBehalf(name):
-					at.in, behalf = name, false
-				}
-			}
-		}
+		at, _ := side.place(s)
 		values[at] += side.scale() * float64(v)
 	}
 	return values
+}
+
+// place returns where a sample ended, and the line of that function.
+func (s Side) place(sample *profile.Sample) (at place, line profile.Line) {
+	behalf := false
+	for _, l := range sample.Location[causes(sample):] {
+		for _, in := range l.Line {
+			if s.leavesOut(in) {
+				continue
+			}
+			switch name := functionName(in); {
+			case wallprofile.IsBracketed(name):
+				at.state = name
+			case at.function == "":
+				at.function, behalf, line = name, onBehalf(name), in
+			case behalf && !onBehalf(name):
+				at.in, behalf = name, false
+			}
+		}
+	}
+	return at, line
 }

@@ -195,6 +195,50 @@ func TestFilesDoNotMatter(t *testing.T) {
 	}
 }
 
+// Without the functions of others, their time is that of the service's own function that called them, and a callback is below it.
+func TestOwnCode(t *testing.T) {
+	side := sideOf("nanoseconds",
+		stack{"runtime.goexit;span: GET /;net/http.serve;main.handle;golang.org/x/sync/errgroup.Wait;sync.(*WaitGroup).Wait;[waiting: WaitGroup]", 600},
+		stack{"runtime.goexit;span: GET /;net/http.serve;main.handle;sort.Slice;main.less", 300}, stack{"runtime.gcBgMarkWorker", 100})
+	side.OwnCode = true
+	g := New(side, true, "", 0)
+	want := []string{
+		"all 0%+100% 0 waiting", "span: GET / 0%+90% 1 waiting", "main.handle 0%+90% 2 waiting", "[waiting: WaitGroup] 0%+60% 3 waiting",
+		"main.less 60%+30% 3 running",
+	}
+	if got := titles(g.Frames); !slices.Equal(got, want) {
+		t.Errorf("frames %q, want %q", got, want)
+	}
+	var top []string
+	for _, f := range g.Top {
+		top = append(top, f.Name+" "+f.State+" "+f.Value)
+	}
+	if want := []string{"main.handle waiting: WaitGroup 600 ns", "main.less running 300 ns"}; !slices.Equal(top, want) {
+		t.Errorf("the table is %q, want %q", top, want)
+	}
+}
+
+// A frame names the line at which most of its time was, and the table that at which it ended.
+func TestLines(t *testing.T) {
+	side := sideOf("nanoseconds", stack{"main.a;main.b", 500}, stack{"main.a", 200}, stack{"main.a", 300})
+	for i, lines := range [][]int64{{7, 10}, {20}, {30}} { // innermost first
+		for j, line := range lines {
+			at := *side.Profile.Sample[i].Location[j]
+			function := *at.Line[0].Function
+			function.Filename = "/src/shop/a.go"
+			at.Line = []profile.Line{{Function: &function, Line: line}}
+			side.Profile.Sample[i].Location[j] = &at
+		}
+	}
+	g := New(side, false, "", 0)
+	if title, want := g.Frames[1].Title, "main.a: 1 µs, 100 %, at a.go:10"; title != want {
+		t.Errorf("title %q, want %q", title, want)
+	}
+	if len(g.Top) != 2 || g.Top[0].Line+" "+g.Top[1].Line != "a.go:7 a.go:30" && g.Top[0].Line+" "+g.Top[1].Line != "a.go:30 a.go:7" {
+		t.Errorf("the table is %+v", g.Top)
+	}
+}
+
 // Pyroscope leaves the type parameters of shapes out.
 func TestShapesAreLeftOut(t *testing.T) {
 	whole := New(sideOf("nanoseconds", stack{"main.f[go.shape.int]", 1}, stack{"main.f[go.shape.map[string]int].func1", 2}), false, "", 0)

@@ -85,6 +85,7 @@ type Share struct {
 // Function is one line of the table next to a graph: a function in which time ended.
 type Function struct {
 	Name, In, State string // In is the caller, if it says more
+	Line            string // where most of it was, such as "stock.go:123", empty if it is not known
 	Value, Percent  string
 	Class           string
 }
@@ -113,7 +114,7 @@ func (g *Graph) fill(side Side, stated bool, zoomPath string, zoom int) {
 	if stated {
 		g.Shares = shares(root, unit)
 	}
-	g.Top = top(root, unit, stated)
+	g.Top = top(side, root, stated)
 	g.Cut = root.cut
 	draw(g, root, zoomPath, zoom, func(t *tree) (name, title, class string) {
 		return t.name, titleOf(t, root.total, unit, stated), classOf(t.kind())
@@ -179,6 +180,9 @@ func draw[T node[T]](g *Graph, root T, zoomPath string, zoom int, describe func(
 func titleOf(t *tree, whole int64, unit string, stated bool) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s: %s, %s", format.Clean(t.name, 300), format.Value(t.total, unit), format.Share(t.total, whole))
+	if line := t.lines.most(); line != "" {
+		fmt.Fprintf(&b, ", at %s", format.Clean(line, 100))
+	}
 	if stated && !wallprofile.IsBracketed(t.name) {
 		sep := " ("
 		for _, k := range shownKinds {
@@ -219,7 +223,17 @@ func (p place) compare(q place) int {
 
 // top returns the functions in which most of the time of the goroutines themselves ended, whoever they waited for there. What
 // another service did meanwhile, in a profile of a whole trace, ended there.
-func top(root *tree, unit string, stated bool) []Function {
+func top(side Side, root *tree, stated bool) []Function {
+	unit := side.Unit()
+	at := make(map[place]lines)
+	for _, s := range side.Profile.Sample {
+		if v := side.value(s); v > 0 {
+			place, line := side.place(s)
+			of := at[place]
+			of.add(line, v)
+			at[place] = of
+		}
+	}
 	sums := make(map[place]int64)
 	var walk func(t *tree, at place, owner string)
 	var elsewhere func(t *tree) int64
@@ -271,7 +285,8 @@ func top(root *tree, unit string, stated bool) []Function {
 			state = wallprofile.Running.String()
 		}
 		all = append(all, Function{
-			Name: format.Clean(p.function, 200), In: format.Clean(p.in, 200), State: format.Clean(strings.Trim(state, "[]"), 60),
+			Name: format.Clean(cmp.Or(p.function, "(other code)"), 200), In: format.Clean(p.in, 200), Line: format.Clean(at[p].most(), 100),
+			State: format.Clean(strings.Trim(state, "[]"), 60),
 			Value: format.Value(sums[p], unit), Percent: format.Share(sums[p], root.total),
 			Class: classOf(wallprofile.KindOf(p.state)),
 		})

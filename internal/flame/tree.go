@@ -26,6 +26,7 @@ type Side struct {
 	Keep     func(*profile.Sample) bool // nil keeps all samples
 	Scale    float64                    // of a difference; 0 is 1
 	Negative bool                       // the samples with values below zero, whose sign is changed, instead of those above
+	OwnCode  bool                       // without functions that work on behalf of the service's own; their time is the caller's
 }
 
 // Unit returns the unit of the values.
@@ -43,6 +44,15 @@ func (s Side) value(sample *profile.Sample) int64 {
 	return v
 }
 
+// leavesOut reports whether the side does not have the function of a line.
+func (s Side) leavesOut(l profile.Line) bool {
+	if !s.OwnCode || l.Function == nil {
+		return s.OwnCode
+	}
+	name := functionName(l)
+	return !wallprofile.IsMarker(name) && wallprofile.OnBehalf(name, l.Function.Filename)
+}
+
 func (s Side) scale() float64 { return cmp.Or(s.Scale, 1) }
 
 // tree is a function as called by its parent, with the values of all its stacks.
@@ -53,6 +63,7 @@ type tree struct {
 	self     int64
 	byKind   [kinds]int64 // of the goroutine that waits; below its state, of those that it waits for
 	children map[string]*tree
+	lines    lines
 	cut      bool // of a root: parts of stacks are left out
 }
 
@@ -74,6 +85,9 @@ func newTree(side Side) *tree {
 				kind = wallprofile.KindOf(leaf(s, 0))
 			}
 			for _, line := range slices.Backward(l.Line) {
+				if side.leavesOut(line) {
+					continue
+				}
 				name := functionName(line)
 				child := at.children[name]
 				if child == nil {
@@ -90,6 +104,7 @@ func newTree(side Side) *tree {
 				}
 				at = child
 				at.add(v, kind)
+				at.lines.add(line, v)
 				depth++
 			}
 		}
@@ -101,6 +116,37 @@ func newTree(side Side) *tree {
 func (t *tree) add(v int64, kind wallprofile.Kind) {
 	t.total += v
 	t.byKind[kind] += v
+}
+
+// lines are the lines of a function, with the values of the stacks that were there. A marker has none.
+type lines []lineValue
+
+type lineValue struct {
+	file        string
+	line, value int64
+}
+
+func (l *lines) add(line profile.Line, value int64) {
+	if line.Function == nil || line.Line <= 0 || wallprofile.IsMarker(line.Function.Name) {
+		return
+	}
+	i := slices.IndexFunc(*l, func(v lineValue) bool { return v.line == line.Line && v.file == line.Function.Filename })
+	if i < 0 {
+		i = len(*l)
+		*l = append(*l, lineValue{file: line.Function.Filename, line: line.Line})
+	}
+	(*l)[i].value += value
+}
+
+// most returns the line with the largest value, such as "stock.go:123", or nothing if lines are not known.
+func (l lines) most() string {
+	if len(l) == 0 {
+		return ""
+	}
+	most := slices.MaxFunc(l, func(a, b lineValue) int {
+		return cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(b.line, a.line), cmp.Compare(b.file, a.file))
+	})
+	return wallprofile.Position(most.file, most.line)
 }
 
 // causes returns how many of a sample's innermost locations say who caused a wait, and what was done meanwhile.
