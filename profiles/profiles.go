@@ -148,8 +148,8 @@ const (
 )
 
 // timeLayouts are the forms of a time, in UTC unless it has an offset. Browsers send the second, reports and pages show
-// the last.
-var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", time.DateTime}
+// the last two.
+var timeLayouts = []string{time.RFC3339Nano, "2006-01-02T15:04", "2006-01-02T15:04:05", time.DateTime, time.DateTime + " -07:00"}
 
 // ParseTime parses a time that a person wrote: one like 2026-01-02T15:04:05Z, one like "2026-01-02 15:04:05", which is
 // in UTC as in reports and pages, or a duration such as 15m, which is that long before now.

@@ -69,7 +69,7 @@ func (s *server) choices(ctx context.Context, c comparison, services []string) (
 		if err != nil {
 			return nil, err
 		}
-		o.Types = choicesOf(o.Service, contents, s.options.Base != nil, time.Now())
+		o.Types = choicesOf(o.Service, contents, s.options.Base != nil, time.Now(), s.zone)
 	}
 	return o, nil
 }
@@ -162,7 +162,7 @@ var recentTimes = []struct {
 
 // choicesOf returns the comparisons of a service with the base directory, of each version with the one before it, and of
 // times.
-func choicesOf(service string, contents []source.Content, hasBase bool, now time.Time) []typeChoices {
+func choicesOf(service string, contents []source.Content, hasBase bool, now time.Time, z zone) []typeChoices {
 	var all []typeChoices
 	for _, t := range typesIn(contents) {
 		var versions []string
@@ -215,7 +215,7 @@ func choicesOf(service string, contents []source.Content, hasBase bool, now time
 		}
 		if !unknown && several > 1 && to.After(from) {
 			middle := from.Add(to.Sub(from) / 2)
-			add("times", fmt.Sprintf("the half from %s against the half before", format.Clock(middle)), url.Values{
+			add("times", fmt.Sprintf("the half from %s against the half before", z.clock(middle)), url.Values{
 				"afrom": {stamp(from)}, "ato": {stamp(middle)}, "bfrom": {stamp(middle)},
 				"bto": {stamp(to.Add(time.Millisecond))}, // which includes a profile of that moment
 			})

@@ -34,7 +34,7 @@ type comparison struct {
 	versionA, versionB string
 }
 
-func (c comparison) title() string {
+func (c comparison) title(z zone) string {
 	switch c.What {
 	case "spans":
 		return fmt.Sprintf("%s of %s against %s", c.Type.Words, spanOf(c.spanB), spanOf(c.spanA))
@@ -43,7 +43,7 @@ func (c comparison) title() string {
 	case "directories":
 		return fmt.Sprintf("%s of %s against the base directory", c.Type.Words, c.service)
 	}
-	return fmt.Sprintf("%s of %s %s against %s", c.Type.Words, c.service, c.b.words(), c.a.words())
+	return fmt.Sprintf("%s of %s %s against %s", c.Type.Words, c.service, c.b.words(z), c.a.words(z))
 }
 
 // spanOf returns the name of the span of TRACE/SPAN.
@@ -370,7 +370,7 @@ func (s *server) compare(w http.ResponseWriter, r *http.Request) error {
 		}
 		return s.render(w, http.StatusOK, "compare.html", page)
 	}
-	page.Title = format.Clean(page.C.title(), 300)
+	page.Title = format.Clean(page.C.title(s.zone), 300)
 	if of := page.Result.Spans; of != nil {
 		page.Title = fmt.Sprintf("%s of %s against %s", page.C.Type.Words, format.Clean(of[1].Text, 120), format.Clean(of[0].Text, 120))
 	}

@@ -140,7 +140,7 @@ func TestOfferedTimes(t *testing.T) {
 		for _, o := range choicesOf(
 			"shop",
 			[]source.Content{{Type: record.CPU, From: from, To: to, Several: true}, {Type: record.Wall, Version: "1"}, {Type: record.Wall, Version: "2"}},
-			false, now,
+			false, now, zone{},
 		) {
 			for _, l := range o.Links {
 				if o.Words == "CPU" {

@@ -186,7 +186,7 @@ func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
 	if len(points) < 2 {
 		return refusal{http.StatusNotFound, "There are fewer than two memory profiles of this service and time."}
 	}
-	svg, err := plot(points, theme)
+	svg, err := plot(points, theme, s.zone)
 	if err != nil {
 		return err
 	}
@@ -219,14 +219,14 @@ func lastRun(points []source.MemoryPoint) int {
 var plotThemes = map[string]string{"": charts.ThemeLight, "dark": charts.ThemeDark}
 
 // plot draws the points as a line, at equal distances, as those of their windows are, with a gap at each restart. The background is that of the page.
-func plot(points []source.MemoryPoint, theme string) ([]byte, error) {
+func plot(points []source.MemoryPoint, theme string, z zone) ([]byte, error) {
 	var values []float64
 	var labels []string
 	for i, p := range points {
 		if i > 0 && restarted(points[i-1], p) {
 			values, labels = append(values, charts.GetNullValue()), append(labels, "")
 		}
-		values, labels = append(values, float64(p.Bytes)/(1<<20)), append(labels, p.To.UTC().Format("15:04:05"))
+		values, labels = append(values, float64(p.Bytes)/(1<<20)), append(labels, z.in(p.To).Format(time.TimeOnly))
 	}
 	o := charts.NewLineChartOptionWithData([][]float64{values})
 	o.Theme = charts.GetTheme(theme).WithBackgroundColor(charts.ColorTransparent)

@@ -117,17 +117,17 @@ type period struct {
 // Ranges returns the time ranges of the form.
 func (period) Ranges() []option { return ranges }
 
-// words describes the time range, in UTC.
-func (p period) words() string {
+// words describes the time range.
+func (p period) words(z zone) string {
 	switch {
 	case p.from.IsZero() && p.to.IsZero():
 		return "at any time"
 	case p.to.IsZero():
-		return "since " + format.Clock(p.from)
+		return "since " + z.clock(p.from)
 	case p.from.IsZero():
-		return "until " + format.Clock(p.to)
+		return "until " + z.clock(p.to)
 	}
-	return "from " + format.Clock(p.from) + " to " + format.Clock(p.to)
+	return "from " + z.clock(p.from) + " to " + z.clock(p.to)
 }
 
 // longestAgo limits a time range that is given by its length.

@@ -38,12 +38,28 @@ func TestParseTime(t *testing.T) {
 	}
 }
 
+// On request the pages have local times, with their offset, which are understood where a time is entered.
+func TestLocalTime(t *testing.T) {
+	d := fixture.Shop(t)
+	h := pages(t, open(t, d.Dir), Options{Location: time.FixedZone("", 3600)})
+	tr := page(t, h, rootPath())
+	shows(t, tr, `<time datetime="2026-01-02T15:04:05Z">2026-01-02 16:04:05 &#43;01:00</time>`)
+	const local = "2026-01-02 16:04:05 +01:00"
+	shows(t, page(t, h, "/profiles?service=storefront&type=wall"), "from <b>2026-01-02 16:04:05 &#43;01:00</b> to <b>2026-01-02 16:")
+	if got, err := parseTime(local, time.Time{}); err != nil || !got.Equal(fixture.Began) {
+		t.Errorf("%s is %v, %v", local, got, err)
+	}
+	if got := (period{from: fixture.Began}).words(zone{time.FixedZone("", 3600)}); got != "since "+local {
+		t.Errorf("in words %s", got)
+	}
+}
+
 func TestPeriodInWords(t *testing.T) {
 	for want, p := range map[string]period{
 		"at any time": {}, "since 2026-01-02 15:04:05": {from: fixture.Began}, "until 2026-01-02 15:04:05": {to: fixture.Began},
 		"from 2026-01-02 15:04:05 to 2026-01-02 15:05:05": {from: fixture.Began, to: fixture.Began.Add(time.Minute)},
 	} {
-		if got := p.words(); got != want {
+		if got := p.words(zone{}); got != want {
 			t.Errorf("%q, want %q", got, want)
 		}
 	}

@@ -47,7 +47,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		if err != nil {
 			return err
 		}
-		b = pprofui.Bar{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title()}
+		b = pprofui.Bar{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title(s.zone)}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) {
 			p, base, _, err := s.comparisonPair(ctx, c)
 			return p, base, err

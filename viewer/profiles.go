@@ -92,7 +92,7 @@ func (s *server) profilesPage(w http.ResponseWriter, r *http.Request) error {
 		q.Set("from", shown.From)
 		q.Set("to", shown.To)
 	}
-	for _, chosen := range choicesOf(page.Service, contents, s.options.Base != nil, now) {
+	for _, chosen := range choicesOf(page.Service, contents, s.options.Base != nil, now, s.zone) {
 		if chosen.Words == page.Type.Words {
 			page.Compare = chosen.Links
 		}

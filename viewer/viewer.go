@@ -34,20 +34,39 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// functions are the functions of the templates.
-var functions = template.FuncMap{
-	"clean": func(s string) string { return format.Clean(s, 160) },
-	"count": format.Count,
-	"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-	"clock": clock,
+// functions returns the functions of the templates.
+func functions(z zone) template.FuncMap {
+	return template.FuncMap{
+		"clean": func(s string) string { return format.Clean(s, 160) },
+		"count": format.Count,
+		"iso":   func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"clock": z.clock,
+		"zone":  z.name,
+	}
 }
 
-// clock formats a time in UTC.
-func clock(t time.Time) string {
-	if !profiles.HasTime(t) {
+// zone is how the pages show times: in UTC, or in the zone of a location with its offset.
+type zone struct{ location *time.Location }
+
+// clock formats a time.
+func (z zone) clock(t time.Time) string {
+	switch {
+	case !profiles.HasTime(t):
 		return "no time"
+	case z.location == nil:
+		return format.Clock(t)
 	}
-	return format.Clock(t)
+	return z.in(t).Format(time.DateTime + " -07:00")
+}
+
+func (z zone) in(t time.Time) time.Time { return t.In(cmp.Or(z.location, time.UTC)) }
+
+// name follows a formatted time where a page says that it is in UTC.
+func (z zone) name() string {
+	if z.location == nil {
+		return " UTC"
+	}
+	return ""
 }
 
 // Limits of one request and of all.
@@ -75,6 +94,8 @@ type Options struct {
 	// SlowSpan is the least duration of a request that is recorded, as set for the agents by SPANFLAME_SLOW_SPAN. Zero is
 	// their default, 100 ms.
 	SlowSpan time.Duration
+	// Location is where the times of the pages are. Nil is UTC.
+	Location *time.Location
 	// Log receives the errors that are answered with status 500 or 502. Nil is slog.Default().
 	Log *slog.Logger
 }
@@ -83,6 +104,7 @@ type Options struct {
 type server struct {
 	source  source.Source
 	options Options
+	zone    zone
 	grafana *url.URL // nil for none
 	hosts   map[string]bool
 	pages   *template.Template
@@ -101,7 +123,7 @@ type server struct {
 // New returns the pages that show a source.
 func New(from source.Source, o Options) (http.Handler, error) {
 	s := &server{
-		source: from, options: o, hosts: make(map[string]bool),
+		source: from, options: o, zone: zone{o.Location}, hosts: make(map[string]bool),
 		making:    make(chan struct{}, pagesAtOnce),
 		heavy:     make(chan struct{}, heavyAtOnce),
 		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
@@ -126,7 +148,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 		s.hosts[strings.ToLower(strings.Trim(h, "[]"))] = true
 	}
 	var err error
-	if s.pages, err = template.New("").Funcs(functions).ParseFS(assets, "assets/*.html"); err != nil {
+	if s.pages, err = template.New("").Funcs(functions(s.zone)).ParseFS(assets, "assets/*.html"); err != nil {
 		return nil, err
 	}
 	mux := http.NewServeMux()

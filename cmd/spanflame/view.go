@@ -28,6 +28,7 @@ type viewOptions struct {
 	tempo, pyroscope, grafana, base string
 	hosts                           []string
 	slowSpan, cpu                   time.Duration
+	localTime                       bool
 }
 
 func newViewCommand() *cobra.Command {
@@ -66,6 +67,7 @@ The pages have no user accounts: listen on loopback, or behind a proxy that auth
 	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
 	flags.DurationVar(&o.slowSpan, "slow-span", 0, "the services' SPANFLAME_SLOW_SPAN, if it is not the default of 100ms")
 	flags.StringSliceVar(&o.hosts, "host", nil, "additional host names under which the pages are served")
+	flags.BoolVar(&o.localTime, "local-time", false, "show times in this machine's time zone instead of UTC")
 	flags.DurationVar(&o.cpu, "duration", 10*time.Second, "with a URL, how long to record the CPU profile")
 	return cmd
 }
@@ -95,6 +97,9 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 		return err
 	}
 	options := viewer.Options{GrafanaURL: o.grafana, Hosts: o.hosts, SlowSpan: o.slowSpan, Log: slog.Default()}
+	if o.localTime {
+		options.Location = time.Local
+	}
 	if closer, ok := from.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
