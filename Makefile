@@ -103,6 +103,10 @@ examples: ## Record the profiles in examples again, and update its page
 	go run ./examples/record
 	go test -count=1 ./examples -update
 
+.PHONY: bench-quick
+bench-quick: ## Measure what profiling adds to a handler, in two minutes
+	cd bench && go run ./handler -rounds 5 -slice 300ms -warm 8s
+
 .PHONY: bench
 bench: ## Measure the agent and its peers, as ratios of one run
 	cd bench && go run ./handler && go run ./parked && go run ./deltas

@@ -21,6 +21,7 @@ require (
 	github.com/jackc/pgx/v5 v5.7.0
 	github.com/klauspost/compress v1.20.1
 	github.com/modelcontextprotocol/go-sdk v1.4.1
+	github.com/petermattis/goid v0.0.0-20261109124353-7cfa343ad0ab
 	github.com/prometheus/client_golang v1.25.0
 	github.com/spf13/cobra v1.8.0
 	github.com/spf13/pflag v1.0.5

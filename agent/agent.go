@@ -101,7 +101,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	if err := a.startProfiles(); err != nil {
 		return nil, err
 	}
-	pages := admin.Options{Metrics: cfg.MetricsHandler, Problems: a.problems, Token: cfg.AdminToken, Guard: a.guard}
+	pages := admin.Options{Metrics: cfg.MetricsHandler, Problems: a.problems, Recording: a.slow.mode, Token: cfg.AdminToken, Guard: a.guard}
 	if cfg.AdminPages == adminAll {
 		pages.CPUProfile = a.capture.CPUProfile
 	}
@@ -156,7 +156,7 @@ func (a *Agent) startProfiles() error {
 		if cfg.SlowSpan >= 0 {
 			a.slow.options = &wall.Options{
 				Service: cfg.ServiceName, Labels: labels, SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
-				Emit: toAll(emit), LogLines: cfg.SlowSpanLogs, Guard: a.guard, Logger: cfg.Logger,
+				Mode: wallModes[cfg.WallMode], Emit: toAll(emit), LogLines: cfg.SlowSpanLogs, Guard: a.guard, Logger: cfg.Logger,
 			}
 		}
 	}
@@ -289,6 +289,20 @@ func (s *slowSpans) running() (*wall.Recorder, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.recorder, s.err
+}
+
+// mode describes when slow spans are recorded, empty if they are not.
+func (s *slowSpans) mode() string {
+	recorder, _ := s.running()
+	if recorder == nil {
+		return ""
+	}
+	stats := recorder.Stats()
+	changes := uint64(0)
+	for _, n := range stats.Entered {
+		changes += n
+	}
+	return fmt.Sprintf("%s, mode changes: %d", stats.Mode, changes)
 }
 
 // stop ends the recorder, if there is one. No other starts from then on.

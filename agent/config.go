@@ -124,10 +124,17 @@ type Config struct {
 	// SPANFLAME_WALL_RING_BYTES; default: 16MiB; allowed: a number of bytes above zero, like 64MiB.
 	WallRingBytes int
 
-	// WallCPUShare limits the share of one core that wall-clock profiles may cost, averaged over a minute. Slow requests
-	// beyond it are counted and not captured.
+	// WallCPUShare limits the share of the CPU time that the process may use (GOMAXPROCS) which wall-clock profiles may
+	// cost, averaged over a minute: writing the execution trace, which is estimated, and reading it. Where tracing all the
+	// time would exceed it, only slow requests are traced, from about a fifth of SlowSpan on. Slow requests beyond it are
+	// counted and not captured.
 	// SPANFLAME_WALL_CPU_SHARE; default: 0.01; allowed: a share above 0 and up to 1, like 0.01 or 1%.
 	WallCPUShare float64
+
+	// WallMode chooses when the process is traced for wall-clock profiles: always, armed (only while a request runs that may
+	// become slow), or auto (always where WallCPUShare allows it, else armed).
+	// SPANFLAME_WALL_MODE; default: auto; allowed: auto, always or armed.
+	WallMode string
 
 	// Dir is the directory in which profiles and traces are saved, as files that "spanflame view" and "go tool pprof"
 	// read. Services share it, so that a trace across them is in one place. "off" saves nothing.

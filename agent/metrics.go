@@ -41,9 +41,12 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	notFollowed := m.counter("spanflame.wall.not_followed", "{part}", "Parts of waits in wall-clock profiles without who caused them, by reason.")
 	parts := m.counter("spanflame.wall.skipped_trace", "{part}", "Parts of the execution trace missing from wall-clock profiles, by reason.")
 	unended := m.counter("spanflame.wall.unended_spans", "{span}", "Spans that the service never ended, by their name and that of their local root.")
-	pauses := m.counter("spanflame.wall.pauses", "{pause}", "Pauses of the recording because the process has too many goroutines for the budget.")
+	mode := m.gauge("spanflame.wall.mode", "{mode}", "When the recording of slow spans runs: 1 for the mode that it is in, else 0.")
+	entered := m.counter("spanflame.wall.mode_changes", "{change}", "Changes of the mode of recording, by the mode that was entered.")
+	length := m.seconds("spanflame.wall.captured_time", "Duration of the captured slow spans together.")
+	known := m.seconds("spanflame.wall.recorded_time", "The part of the captured slow spans' duration that was recorded.")
 	trace := m.counter("spanflame.wall.trace.size", "By", "Size of the execution trace converted for wall-clock profiles.")
-	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles.")
+	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles, by activity. Writing the execution trace is an estimate.")
 
 	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, according to the CPU profiles.")
 	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, according to the memory profiles.")
@@ -118,9 +121,19 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		for name, n := range w.NeverEnded {
 			o.ObserveInt64(unended, int64(n), metric.WithAttributes(attribute.String("span", name.Span), attribute.String("root", name.Root)))
 		}
-		o.ObserveInt64(pauses, int64(w.Pauses))
+		for is := range wall.NumModes {
+			attrs, current := metric.WithAttributes(attribute.String("mode", is.String())), int64(0)
+			if is == w.Mode {
+				current = 1
+			}
+			o.ObserveInt64(mode, current, attrs)
+			o.ObserveInt64(entered, int64(w.Entered[is]), attrs)
+		}
+		o.ObserveFloat64(length, w.Duration.Seconds())
+		o.ObserveFloat64(known, w.Recorded.Seconds())
 		o.ObserveInt64(trace, int64(w.Bytes))
-		o.ObserveFloat64(wallCPU, w.CPU.Seconds())
+		o.ObserveFloat64(wallCPU, w.Written.Seconds(), metric.WithAttributes(attribute.String("activity", "writing")))
+		o.ObserveFloat64(wallCPU, (w.CPU - w.Written).Seconds(), metric.WithAttributes(attribute.String("activity", "reading")))
 	}
 	stage := a.guard.Stage("metrics")
 	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {

@@ -18,6 +18,7 @@ import (
 	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
+	"spanflame/agent/internal/wall"
 	"spanflame/internal/record"
 )
 
@@ -29,6 +30,9 @@ const (
 	adminAll     = "all"
 	adminMetrics = "metrics"
 )
+
+// wallModes are the choices of WallMode. Without a mode, the recorder chooses.
+var wallModes = map[string]*wall.Mode{"auto": nil, "always": new(wall.AlwaysOn), "armed": new(wall.Armed)}
 
 // minDirBytes is the least that DirMaxBytes can be: room for a few profiles and traces.
 const minDirBytes = 1 << 20
@@ -109,6 +113,10 @@ var settings = setting.Table{
 	setting.Of[float64]{
 		Field: "WallCPUShare", Variable: "SPANFLAME_WALL_CPU_SHARE", Parse: setting.Share, Default: 0.01,
 		Valid: func(f float64) bool { return f > 0 && f <= 1 }, Allowed: setting.AShare,
+	},
+	setting.Of[string]{
+		Field: "WallMode", Variable: "SPANFLAME_WALL_MODE", Parse: setting.Text, Default: "auto",
+		Valid: func(s string) bool { _, ok := wallModes[s]; return ok }, Allowed: "auto, always or armed",
 	},
 
 	setting.Of[string]{

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	runtimetrace "runtime/trace"
 	"strings"
 	"sync"
 	"syscall"
@@ -468,6 +469,53 @@ func TestWallOfEveryKind(t *testing.T) {
 			root, _ := find(spans, k.name)
 			if said := positions.ReplaceAllString(p.said(t, root.ID), ""); !strings.Contains(said, " ms "+k.name+": ") || !strings.Contains(said, k.says) {
 				t.Errorf("the log says of the root span %q, want %q in it", said, k.says)
+			}
+		})
+	}
+}
+
+// TestWallOfEveryKindArmed: where the recording begins inside a request, its profile accounts for all of it, and what was
+// recorded is as exact as ever.
+func TestWallOfEveryKindArmed(t *testing.T) {
+	p := startAgentIn(t, "wall-kinds-armed", "armed")
+	before := wallprofile.BeforeRecording.Leaf()
+	all := kinds(t)
+	ids := make([]oteltrace.TraceID, len(all))
+	for i, k := range all {
+		for runtimetrace.IsEnabled() {
+			time.Sleep(10 * time.Millisecond)
+		}
+		ctx, root := p.Start(t.Context(), k.name)
+		ids[i] = root.SpanContext().TraceID()
+		k.spend(t, ctx, 3*rootTakes) // on a busy machine the recording may begin late
+		root.End()
+	}
+	for i, k := range all {
+		t.Run(k.name, func(t *testing.T) {
+			s := spansOf(t, ids[i], 1)[0]
+			graph := wallGraph(t, s, linkMargin)
+			t.Logf("%v of %v are before the recording", time.Duration(graph.Find(before)), s.Duration())
+			if graph.Find(before) == 0 {
+				t.Error("nothing is before the recording")
+			}
+			if !exact(graph, s) {
+				t.Errorf("%s took %v, its profile has %v:\n%s", s.Name, s.Duration(), own(graph), render(graph))
+			}
+			if strings.HasPrefix(k.name, "iter.Pull") {
+				return // a coroutine that runs in the place of another goroutine since before the recording is known when it switches back
+			}
+			at := largest(graph)
+			if at[len(at)-1] == before {
+				t.Fatalf("most of %s is before the recording:\n%s", s.Name, render(graph))
+			}
+			leaf := at[len(at)-1]
+			running := !strings.HasPrefix(leaf, "[") || leaf == wallprofile.Unsampled.Leaf()
+			path := strings.Join(at, ";")
+			if running != (k.state == "") || !running && leaf != k.state || !strings.Contains(path, "spanflame/e2e."+k.function) {
+				t.Errorf("the largest stack is\n%s\nwant %s … %s in\n%s", path, k.function, k.state, render(graph))
+			}
+			if said := positions.ReplaceAllString(p.said(t, s.ID), ""); !strings.Contains(said, " ms "+k.name+": ") || !strings.Contains(said, k.says) {
+				t.Errorf("the log says %q, want %q in it", said, k.says)
 			}
 		})
 	}

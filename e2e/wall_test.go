@@ -39,7 +39,10 @@ type inProcess struct {
 }
 
 // startAgent starts an agent that is allowed any CPU time, since its budget is not what these tests are about.
-func startAgent(t *testing.T, service string) *inProcess {
+func startAgent(t *testing.T, service string) *inProcess { return startAgentIn(t, service, "auto") }
+
+// startAgentIn starts it in one of the modes of Config.WallMode.
+func startAgentIn(t *testing.T, service, mode string) *inProcess {
 	t.Helper()
 	t.Setenv("OTEL_BSP_SCHEDULE_DELAY", "500")
 	t.Setenv("OTEL_BSP_MAX_QUEUE_SIZE", "50000")
@@ -57,6 +60,7 @@ func startAgent(t *testing.T, service string) *inProcess {
 			Window:           time.Minute, // between two windows there are no CPU samples for a moment
 			SlowSpan:         100 * time.Millisecond,
 			WallCPUShare:     1,
+			WallMode:         mode,
 		},
 		Traces: otelsetup.Signal{Endpoint: "http://" + w.stack.Tempo().OTLPHTTP + "/v1/traces"},
 		Stdout: stdout,

@@ -22,6 +22,7 @@ var links = map[string]string{
 	"go.opentelemetry.io/otel/metric":             "OpenTelemetry's API",
 	"go.opentelemetry.io/otel/trace":              "OpenTelemetry's API",
 	"golang.org/x/exp":                            "reading execution traces",
+	"github.com/petermattis/goid":                 "the numbers of goroutines",
 	"google.golang.org/protobuf":                  "the encoding of messages, protowire alone",
 }
 

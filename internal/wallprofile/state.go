@@ -31,6 +31,7 @@ const (
 	Starting
 	Ending
 	Elsewhere
+	BeforeRecording
 	NotRecorded
 	NumStates // how many there are
 )
@@ -80,6 +81,8 @@ var table = [NumStates]struct {
 	Ending:        {"ending the span", "ending the span", KindOther, NoLink},
 	Elsewhere:     {"elsewhere: span ended on another goroutine", "on another goroutine", KindOther, NoLink},
 	NotRecorded:   {"not recorded", "not recorded", KindOther, NoLink},
+
+	BeforeRecording: {"before the recording", "before the recording", KindOther, NoLink},
 }
 
 var byLeaf = func() map[string]State {

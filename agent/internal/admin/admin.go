@@ -29,6 +29,9 @@ type Options struct {
 	// Problems returns what does not work as it should.
 	Problems func() []Problem
 
+	// Recording describes when slow spans are recorded, empty if they are not; nil if they never are.
+	Recording func() string
+
 	// Token, if not empty, is required by all pages except /healthz and /readyz: as a bearer token, or as the password
 	// of basic authentication, which "go tool pprof" can send.
 	Token string
@@ -45,6 +48,9 @@ type Problem struct {
 // Handler returns the pages. It does not check the name of the host, because it may be mounted in a server of the
 // service, which has names of its own.
 func Handler(o Options) http.Handler {
+	if o.Recording == nil {
+		o.Recording = func() string { return "" }
+	}
 	pages := http.NewServeMux()
 	if o.CPUProfile != nil {
 		p := profiles{cpu: o.CPUProfile, exclusive: make(chan struct{}, 1)}
@@ -62,13 +68,15 @@ func Handler(o Options) http.Handler {
 	if o.Metrics != nil {
 		pages.Handle("GET /metrics", o.Metrics)
 	}
-	pages.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { status(w, r, o.Problems()) })
+	pages.HandleFunc("GET /status", func(w http.ResponseWriter, r *http.Request) { status(w, r, o.Problems(), o.Recording()) })
 
 	all := http.NewServeMux()
 	all.Handle("/", authorized(o.Token, pages))
 	// Probes have no token, and restart or isolate the service if these fail: they say nothing about the agent's state.
 	all.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
-	all.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ready\n") })
+	all.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = io.WriteString(w, "ready\n"+recordingLine(o.Recording()))
+	})
 	return guarded(o.Guard.Stage("operator's pages"), all)
 }
 
@@ -92,8 +100,16 @@ func guarded(stage *guard.Stage, next http.Handler) http.Handler {
 	})
 }
 
-// status writes the problems, as JSON if the request accepts it, else as lines of text. The status code is always 200.
-func status(w http.ResponseWriter, r *http.Request, problems []Problem) {
+// recordingLine is the line of text about the recording.
+func recordingLine(recording string) string {
+	if recording == "" {
+		return ""
+	}
+	return "recording of slow spans: " + recording + "\n"
+}
+
+// status writes the problems and when slow spans are recorded, as JSON if the request accepts it, else as lines of text. The status code is always 200.
+func status(w http.ResponseWriter, r *http.Request, problems []Problem, recording string) {
 	word := "ok"
 	if len(problems) > 0 {
 		word = "degraded"
@@ -101,9 +117,10 @@ func status(w http.ResponseWriter, r *http.Request, problems []Problem) {
 	if strings.Contains(r.Header.Get("Accept"), "application/json") || r.FormValue("format") == "json" {
 		w.Header().Set("Content-Type", "application/json")
 		_ = json.NewEncoder(w).Encode(struct {
-			Status   string    `json:"status"`
-			Problems []Problem `json:"problems"`
-		}{word, append([]Problem{}, problems...)})
+			Status    string    `json:"status"`
+			Problems  []Problem `json:"problems"`
+			Recording string    `json:"recording,omitempty"`
+		}{word, append([]Problem{}, problems...), recording})
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
@@ -111,4 +128,5 @@ func status(w http.ResponseWriter, r *http.Request, problems []Problem) {
 	for _, p := range problems {
 		_, _ = fmt.Fprintf(w, "%s: %s\n", p.Reason, p.Message)
 	}
+	_, _ = io.WriteString(w, recordingLine(recording))
 }

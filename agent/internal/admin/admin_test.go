@@ -255,19 +255,27 @@ func TestMetricsWithExemplars(t *testing.T) {
 // TestStatus checks that probes do not depend on the agent's state, which only the status shows.
 func TestStatus(t *testing.T) {
 	var problems []Problem
-	url := start(t, func(o *Options) { o.Problems = func() []Problem { return problems } })
+	recording := ""
+	url := start(t, func(o *Options) {
+		o.Problems, o.Recording = func() []Problem { return problems }, func() string { return recording }
+	})
 	for _, test := range []struct {
-		problems   []Problem
-		text, json string
+		problems          []Problem
+		recording         string
+		ready, text, json string
 	}{
-		{nil, "ok\n", `{"status":"ok","problems":[]}`},
+		{nil, "", "ready\n", "ok\n", `{"status":"ok","problems":[]}`},
 		{
-			[]Problem{{"delivery", "server unreachable"}, {"wall", "busy"}}, "degraded\ndelivery: server unreachable\nwall: busy\n",
+			nil, "armed, mode changes: 3", "ready\nrecording of slow spans: armed, mode changes: 3\n",
+			"ok\nrecording of slow spans: armed, mode changes: 3\n", `{"status":"ok","problems":[],"recording":"armed, mode changes: 3"}`,
+		},
+		{
+			[]Problem{{"delivery", "server unreachable"}, {"wall", "busy"}}, "", "ready\n", "degraded\ndelivery: server unreachable\nwall: busy\n",
 			`{"status":"degraded","problems":[{"reason":"delivery","message":"server unreachable"},{"reason":"wall","message":"busy"}]}`,
 		},
 	} {
-		problems = test.problems
-		for _, probe := range []struct{ path, want string }{{"/readyz", "ready\n"}, {"/healthz", "ok\n"}, {"/status", test.text}} {
+		problems, recording = test.problems, test.recording
+		for _, probe := range []struct{ path, want string }{{"/readyz", test.ready}, {"/healthz", "ok\n"}, {"/status", test.text}} {
 			if status, _, body := get(t, url+probe.path); status != 200 || string(body) != probe.want {
 				t.Errorf("%v: %s: %d %q, want %q", problems, probe.path, status, body, probe.want)
 			}

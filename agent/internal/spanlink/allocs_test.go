@@ -2,13 +2,17 @@ package spanlink_test
 
 import (
 	"context"
+	runtimetrace "runtime/trace"
 	"testing"
+	"time"
 
 	otelpyroscope "github.com/grafana/otel-profiling-go"
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
 
 	"spanflame/agent/internal/spanlink"
+	"spanflame/agent/internal/wall"
+	"spanflame/internal/record"
 )
 
 // allocations returns how often a local root span, and a child span below one, allocate from start to end.
@@ -35,12 +39,29 @@ func TestASpanIsCheap(t *testing.T) {
 	root, child := allocations(sdk)
 	peerRoot, peerChild := allocations(otelpyroscope.NewTracerProvider(sdk))
 	ourRoot, ourChild := allocations(spanlink.NewTracerProvider(sdk, nil, nil))
-	t.Logf("allocations of a root and of a child: SDK %v and %v, with otel-profiling-go %v and %v, with labels %v and %v",
-		root, child, peerRoot, peerChild, ourRoot, ourChild)
-	if most := peerRoot + 3; ourRoot > most {
+	mode := wall.Armed
+	r, err := wall.Start(wall.Options{SlowSpan: time.Hour, Mode: &mode, Emit: func(record.Record) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+	}()
+	for runtimetrace.IsEnabled() {
+		time.Sleep(time.Millisecond)
+	}
+	armedRoot, armedChild := allocations(spanlink.NewTracerProvider(sdk, r, nil))
+	t.Logf("allocations of a root and of a child: SDK %v and %v, with otel-profiling-go %v and %v, with labels %v and %v, with an armed recorder %v and %v",
+		root, child, peerRoot, peerChild, ourRoot, ourChild, armedRoot, armedChild)
+	if most := peerRoot + 1; ourRoot > most {
 		t.Errorf("a root allocates %v times, at most %v are expected", ourRoot, most)
 	}
-	if most := child + 2; ourChild > most {
+	if most := child + 1; ourChild > most {
 		t.Errorf("a child allocates %v times, at most %v are expected", ourChild, most)
+	}
+	if armedRoot > ourRoot+1 || armedChild > ourChild+1 {
+		t.Errorf("an armed recorder allocates %v times for a root and %v for a child, at most once is expected", armedRoot-ourRoot, armedChild-ourChild)
 	}
 }

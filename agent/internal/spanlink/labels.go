@@ -22,35 +22,54 @@ func setGoroutineLabels(labels)
 
 // labelled records the change of a span to the labels of the goroutine that started it.
 type labelled struct {
-	own    labels // in the span
+	own    labels // in the span; nil if it changed none
 	before labels // before it
-	ended  atomic.Bool
 }
 
 // recent finds the span that a set of labels belongs to, among the last ones: a goroutine may still have
-// the labels of a span that has ended elsewhere. It is lossy, so that it costs a span two memory accesses
-// and no lock: where it has lost a span, a goroutine keeps that span's labels for longer.
-type recent [1024]atomic.Pointer[labelled]
-
-func (r *recent) slot(l labels) *atomic.Pointer[labelled] {
-	const golden = 0x9e3779b97f4a7c15 // spreads addresses, which are multiples of 16
-	return &r[uint64(uintptr(l))*golden>>54]
+// the labels of a span that has ended elsewhere. It is lossy, so that it costs a span a few memory accesses,
+// no memory and no wait: where it has lost a span, a goroutine keeps that span's labels for longer.
+type recent [1024]struct {
+	used atomic.Bool // by a goroutine; another one that wants to goes without
+	labelled
+	ended bool
 }
 
-func (r *recent) add(own, before labels) *labelled {
-	l := &labelled{own: own, before: before}
-	r.slot(own).Store(l)
-	return l
+// use calls f with a slot, unless another goroutine uses it.
+func (r *recent) use(l labels, f func(of *labelled, ended *bool)) {
+	const golden = 0x9e3779b97f4a7c15 // spreads addresses, which are multiples of 16
+	slot := &r[uint64(uintptr(l))*golden>>54]
+	if slot.used.CompareAndSwap(false, true) {
+		f(&slot.labelled, &slot.ended)
+		slot.used.Store(false)
+	}
+}
+
+func (r *recent) add(l labelled) {
+	r.use(l.own, func(of *labelled, ended *bool) { *of, *ended = l, false })
+}
+
+// end notes that the span with these labels has ended.
+func (r *recent) end(own labels) {
+	r.use(own, func(of *labelled, ended *bool) {
+		if of.own == own {
+			*ended = true
+		}
+	})
 }
 
 // settle returns the labels that a goroutine would have if every span that has ended had ended on it.
 func (r *recent) settle(at labels) labels {
 	for range len(r) { // the spans on a goroutine form a chain, but do not rely on it to end
-		l := r.slot(at).Load()
-		if l == nil || l.own != at || !l.ended.Load() {
+		found := false
+		r.use(at, func(of *labelled, ended *bool) {
+			if of.own == at && *ended {
+				at, found = of.before, true
+			}
+		})
+		if !found {
 			break
 		}
-		at = l.before
 	}
 	return at
 }

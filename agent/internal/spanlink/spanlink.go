@@ -45,8 +45,8 @@ import (
 
 // Mark is a span whose start was marked. End marks its end on the goroutine that calls it, under the name
 // that the span has by then, and at the time that its author chose for its end, which is zero if there is none.
-// It returns when the mark was made, and whether the span took long enough for a profile of its own. Calls notes before
-// the end what a client span called.
+// It returns when the mark was made, which is zero if it does not matter when the span ends, and whether the span took
+// long enough for a profile of its own. Calls notes before the end what a client span called.
 type Mark = interface {
 	Calls(wallprofile.Call)
 	End(name string, chosen time.Time) (at time.Time, profiled bool)
@@ -143,13 +143,13 @@ func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.Spa
 		inner.SetAttributes(attribute.Bool(wallprofile.UnsampledAttribute, true))
 	}
 	s.below = below{ctx, s}
-	ctx = s.label(trace.ContextWithSpan(&s.below, s), sc)
+	ctx = s.label(&s.below, sc)
 	done = true
 	return ctx, s
 }
 
-// below is the context of a span, in which it is found by a key where the context's span is not ours. It is a part of the
-// span, so that it takes no memory of its own.
+// below is the context of a span: of trace.ContextWithSpan, and one in which the span is found by a key where the context's
+// span is not ours. It is a part of the span, so that it takes no memory of its own.
 type below struct {
 	context.Context
 	s *span
@@ -158,10 +158,28 @@ type below struct {
 type spanKey struct{}
 
 func (b *below) Value(key any) any {
-	if key == (spanKey{}) {
+	if key == (spanKey{}) || key == otelSpanKey {
 		return b.s
 	}
 	return b.Context.Value(key)
+}
+
+// otelSpanKey is the key by which OpenTelemetry finds the span of a context.
+var otelSpanKey = func() any {
+	asked := keys{Context: context.Background()}
+	trace.SpanFromContext(&asked)
+	return asked.last
+}()
+
+// keys is a context that notes the key which was asked for last.
+type keys struct {
+	context.Context
+	last any
+}
+
+func (k *keys) Value(key any) any {
+	k.last = key
+	return nil
 }
 
 // parentIn returns the nearest span of this package in the context that a span was started in. It is the context's span,
@@ -198,7 +216,8 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 		ctx = pprof.WithLabels(ctx, pprof.Labels()) // a copy
 		pprof.SetGoroutineLabels(ctx)
 	}
-	s.labels = s.p.recent.add(goroutineLabels(), before)
+	s.labels = labelled{own: goroutineLabels(), before: before}
+	s.p.recent.add(s.labels)
 	return ctx
 }
 
@@ -244,7 +263,7 @@ type span struct {
 	start  time.Time // the span's own, if it is marked
 	mark   Mark      // of this span or of the nearest marked one above it, nil if there is none
 	marked bool      // the mark is this span's
-	labels *labelled // nil if it changed none
+	labels labelled
 	ended  atomic.Bool
 	below  below
 }
@@ -264,8 +283,8 @@ func (s *span) End(options ...trace.SpanEndOption) {
 	if !s.ended.CompareAndSwap(false, true) {
 		return
 	}
-	if s.labels != nil {
-		s.labels.ended.Store(true)
+	if s.labels.own != nil {
+		s.p.recent.end(s.labels.own)
 	}
 	options = s.endMark(options)
 	if v == nil {
@@ -273,7 +292,7 @@ func (s *span) End(options ...trace.SpanEndOption) {
 	} else {
 		s.endPanicking(v, options)
 	}
-	if s.labels != nil && goroutineLabels() == s.labels.own {
+	if s.labels.own != nil && goroutineLabels() == s.labels.own {
 		setGoroutineLabels(s.p.recent.settle(s.labels.before))
 	}
 }
@@ -303,6 +322,9 @@ func (s *span) endMark(options []trace.SpanEndOption) (with []trace.SpanEndOptio
 	}
 	ending = true
 	at, profiled := s.mark.End(name, chosen)
+	if at.IsZero() {
+		return with
+	}
 	// The span ends at its mark: on a busy machine what lies between two readings of the clock can be a
 	// garbage collection. A timestamp among the caller's options comes later and overrides this one. It is
 	// the start and what passed since then, like the SDK's, so that setting the clock does not change the

@@ -54,7 +54,12 @@ func (s *span) account() account {
 		a.samples = append(a.samples, sample{entry{at: k.at, stack: k.stack, state: k.state, below: k.below}, k.other, ns})
 	}
 	slices.SortFunc(a.samples, func(x, y sample) int { return cmp.Compare(y.ns, x.ns) })
-	if rest := a.duration - a.covered; rest > 0 {
+	rest := a.duration - a.covered
+	if before := min(l.before, rest); l.lost && before > 0 {
+		a.samples = append(a.samples, sample{entry{stack: noStack, state: l.unknown}, false, int64(before)})
+		rest -= before
+	}
+	if rest > 0 {
 		why := wallprofile.NotRecorded
 		if l.moved && !l.lost {
 			why = wallprofile.Elsewhere
@@ -69,7 +74,9 @@ func (s *span) account() account {
 		for why, ns := range s.ends(a.duration) {
 			a.samples = append(a.samples, sample{entry{stack: noStack, state: why}, false, int64(ns)})
 			a.duration += ns
-			a.covered += ns
+			if why != wallprofile.BeforeRecording && why != wallprofile.NotRecorded {
+				a.covered += ns
+			}
 		}
 	}
 	return a
@@ -128,11 +135,15 @@ func (a *account) fit(whole time.Duration) {
 	}
 }
 
-// ends returns the time between the span's own start and end and its marks, which are marked apart. A goroutine that
+// ends returns the time between the span's own start and end and its marks, which are marked apart: for a span that began
+// before the recording, the time up to that. A goroutine that
 // writes a mark is often preempted right after it, so the clock that was read after the first mark may be late; the
 // whole is exact.
 func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
-	head, tail := s.head, time.Duration(0)
+	head, tail, first := s.head, time.Duration(0), wallprofile.Starting
+	if l := s.conv; l != nil && l.before > 0 {
+		head, first = l.before, l.unknown
+	}
 	if whole := time.Duration(s.whole.Load()); whole > 0 {
 		rest := max(0, whole-marked)
 		head = min(head, rest)
@@ -140,7 +151,7 @@ func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
 	}
 	ends := make(map[wallprofile.State]time.Duration)
 	if head > 0 {
-		ends[wallprofile.Starting] = head
+		ends[first] = head
 	}
 	if tail > 0 {
 		ends[wallprofile.Ending] = tail

@@ -52,6 +52,13 @@ func (b *budget) refill(now time.Time) {
 	}
 }
 
+// limit changes the share.
+func (b *budget) limit(now time.Time, share float64) {
+	b.refill(now)
+	b.share = share
+	b.tokens = min(b.tokens, b.capacity())
+}
+
 // spend charges measured time; the bucket may go below zero and has to recover first.
 func (b *budget) spend(d time.Duration) { b.tokens -= d }
 

@@ -53,6 +53,7 @@ func (w *work) abandon() {
 	}
 	before := r.conv
 	r.conv = newConverter(r.o.ChildMin, r.names.get, r.deadlineReached)
+	r.conv.started = before.started
 	r.conv.events, r.conv.unfollowed, r.conv.crowded = before.events, before.unfollowed, before.crowded
 	r.conv.history.reasons = before.history.reasons
 	clear(r.encoder.open)
@@ -89,12 +90,16 @@ func (w *work) available(roots []*root) time.Duration {
 func (w *work) snapshot() *snapshot {
 	r := w.r
 	w.take()
-	if r.paused || w.available(w.pending) <= r.budget.fixed {
+	if r.paused {
+		w.short = r.mode() == DutyCycle || r.short
+		return nil
+	}
+	if w.available(w.pending) <= r.budget.fixed {
 		w.short = true
 		return nil
 	}
 	asked := time.Now()
-	snap := &snapshot{after: r.last, limit: r.o.RingBytes / 2}
+	snap := &snapshot{after: r.last, limit: r.o.RingBytes / 2, seen: r.seen}
 	_, err := r.flight.WriteTo(snap)
 	r.budget.learnFixed(w.spent())
 	r.stats.snapshots.Add(1)
@@ -170,7 +175,9 @@ func (w *work) follow() map[*root]struct{} {
 
 // measure learns how fast the trace grows.
 func (r *Recorder) measure(snap *snapshot, now time.Time) {
-	r.advanced = now
+	r.advanced, r.seen = now, snap.newest
+	r.charge(now)
+	r.meter.learn(snap.grown)
 	if d := now.Sub(snap.first); !snap.first.IsZero() && d > 0 {
 		r.rate = float64(snap.total) / float64(d)
 	}
@@ -197,6 +204,7 @@ func (w *work) convert(snap *snapshot) {
 	err := r.conv.convert(snap.reader(), r.gap)
 	r.gap = err != nil
 	r.budget.learn(size, cpuTime()-before)
+	r.meter.learnSize(size, r.conv.events-events)
 	r.stats.bytes.Add(uint64(size))
 	r.stats.events.Add(r.conv.events - events)
 	r.stats.skippedGoroutines.Store(r.conv.unfollowed)
@@ -309,6 +317,8 @@ func (r *Recorder) emit(t *root) {
 		a.comment = wallprofile.Comment(d.SpanID, d.Text)
 		r.stats.profiles.Add(uint64(r.encoder.add(wallprofile.ScopeRoot, a)))
 		r.stats.captured.Add(1)
+		r.stats.duration.Add(int64(a.duration))
+		r.stats.recorded.Add(int64(a.covered))
 		if a.covered < a.duration {
 			r.stats.partial.Add(1)
 		}

@@ -14,6 +14,18 @@
 // are carried to the next snapshot, so a span of a minute is covered like one of a tenth of a second.
 // While a slow span runs, snapshots are taken before the ring overwrites its trace.
 //
+// # When it records
+//
+// All of that is charged to a budget: also the writing of the trace, which the goroutines of the service do and which cannot
+// be measured. It is estimated from how often goroutines are scheduled and spans begin, at a price for an event that is
+// measured when the recorder starts. Where recording all the time fits into the budget, the recorder is always on. Where it
+// does not, it is armed: the flight recorder does not run and spans write no marks, until a root span has been running for a fifth of
+// Options.SlowSpan. Then it runs until no such root is left, and for as long as it would have cost as much to start it
+// again. Spans that began before are put onto the goroutines on which they began, whose numbers they have; the end of a
+// first, short generation of the trace has the stacks of the goroutines that were waiting. The time before is "[before the
+// recording]". Where the budget is spent even so, it is a duty cycle: roots are recorded while there is budget, and half of
+// that is for names that had no capture lately. A [Mode] is left only when the cost differs clearly from what led to it.
+//
 // # What belongs to a span
 //
 // A span's own time is the time between its two marks on its own goroutine: the one it was started on.
@@ -93,7 +105,8 @@
 // operating system took off the CPU still counts as running. A goroutine that the runtime starts on
 // behalf of others (time.AfterFunc, finalizers) belongs to no span. The runtime ends a generation of
 // the trace every second and then visits every goroutine, parked or not, which costs about 0.6 µs each.
-// That is charged to the budget. If it alone exceeds the budget (at the default of one hundredth of a
-// core, with more than some 16,000 goroutines), recording is paused for part of the time: slow spans in
-// that part are counted with those that exceeded the budget.
+// That is charged to the budget. Where the numbers of goroutines are not known, as on an architecture or with a version
+// of Go that package goid does not know, recording is not armed but paused for part of the time: slow spans in
+// that part are counted with those that exceeded the budget. In a recording that began inside a span, a goroutine that the
+// span had started before is not known to be the span's, unless a child span began on it.
 package wall

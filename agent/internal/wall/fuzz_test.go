@@ -101,7 +101,7 @@ func FuzzConvert(f *testing.F) {
 		spans = append(spans, &first.span)
 		for n := uint64(2); n <= 3; n++ {
 			child := &span{root: first, parent: &first.span, number: n, first: "child"}
-			first.fresh = append(first.fresh, child)
+			first.learn(child)
 			spans = append(spans, child)
 		}
 		second := &root{r: r, count: 1}

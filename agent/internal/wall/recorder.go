@@ -30,9 +30,13 @@ type Options struct {
 	// keep to an eighth: the ring can exceed its half by one, the copy if it is of a single one.
 	RingBytes int
 
-	// CPUShare is the share of one core that recording, snapshots, conversion and encoding may use
-	// together, averaged over a minute; 0 is 0.01. The share of recording is an estimate.
+	// CPUShare is the share of the CPU time that the process may use (GOMAXPROCS) which everything here may cost: writing
+	// the trace, visits of goroutines, snapshots, conversion and encoding, averaged over a minute; 0 is 0.01. What writing
+	// costs is an estimate.
 	CPUShare float64
+
+	// Mode is when the flight recorder runs; without it, the recorder chooses.
+	Mode *Mode
 
 	// LogLines is how many diagnoses are logged for each span name and minute; 0 is 5, a negative number none.
 	LogLines int
@@ -71,6 +75,11 @@ type Recorder struct {
 	unended unended
 	names   names
 
+	writing atomic.Bool   // marks are written
+	arms    bool          // spans have the number of their goroutine: what began before the recording can be found in it
+	idle    atomic.Bool   // the recorder's goroutine waits for a root to begin
+	stir    chan struct{} // a root began while it was
+
 	mu      sync.Mutex
 	pending []*root
 	closed  bool // no capture will serve what is pending
@@ -93,8 +102,15 @@ type Recorder struct {
 	cut       time.Time // when the newest snapshot was taken
 	gap       bool      // the next generation does not continue the converter's accounts
 
-	paced  time.Time // until when recording is charged to the budget
-	paused bool      // the flight recorder is stopped until the budget has recovered
+	meter   *meter
+	seen    uint64 // the newest generation of the trace in a snapshot
+	chooser chooser
+	paced   time.Time     // until when recording is charged to the budget
+	paused  bool          // the flight recorder does not run
+	short   bool          // the budget was too small for a slow span, since the last choice of the mode
+	retry   time.Time     // not before, after another flight recorder was found to run
+	quiet   time.Time     // since when no old root has been running; zero if one is
+	toggle  time.Duration // CPU time to stop and to start the flight recorder again, learned
 
 	rate     float64   // bytes of trace in a nanosecond, 0 if not known
 	advanced time.Time // when it was measured
@@ -119,10 +135,13 @@ func Start(o Options) (*Recorder, error) {
 		return nil, errors.New("the option Emit is nil; it must receive the records")
 	}
 	r := newRecorder(o)
+	r.arms = numbersGoroutines()
 	if err := r.flight.Start(); err != nil {
 		// The runtime has no error value of its own for this; the only reason is a second recorder.
 		return nil, fmt.Errorf("%w (%v)", ErrBusy, err)
 	}
+	r.meter.calibrate()
+	r.pace(time.Now())
 	go r.run()
 	return r, nil
 }
@@ -142,7 +161,11 @@ func newRecorder(o Options) *Recorder {
 		stop:      make(chan struct{}),
 		deadline:  make(chan struct{}),
 		done:      make(chan struct{}),
-		budget:    newBudget(o.CPUShare, now),
+		stir:      make(chan struct{}, 1),
+		budget:    newBudget(o.CPUShare*float64(runtime.GOMAXPROCS(0)), now),
+		meter:     newMeter(now),
+		chooser:   chooser{since: now},
+		toggle:    firstToggle,
 		diagnoses: diagnosisLog{to: o.Logger, lines: cmp.Or(o.LogLines, defaultLogLines)},
 		cut:       now,
 		paced:     now,
@@ -152,6 +175,7 @@ func newRecorder(o Options) *Recorder {
 	guarded.Emit = func(rec record.Record) { r.emitting.Try(func() { o.Emit(rec) }) }
 	r.encoder = newEncoder(guarded)
 	r.conv = newConverter(o.ChildMin, r.names.get, r.deadlineReached)
+	r.writing.Store(true)
 	return r
 }
 
@@ -192,10 +216,7 @@ func (r *Recorder) request(t *root) (lost *atomic.Uint64) {
 		t.asked = true
 		r.pending = append(r.pending, t)
 	}
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	notify(r.wake)
 	return nil
 }
 
@@ -203,22 +224,43 @@ func (r *Recorder) run() {
 	defer close(r.done)
 	ticks := time.NewTicker(poll)
 	defer ticks.Stop()
+	alarm := time.NewTimer(0)
+	defer alarm.Stop()
 	var due <-chan time.Time
+	// arm starts or stops the recording, and sets the alarm for the next time.
+	arm := func() {
+		var next time.Time
+		quiet := false
+		if r.recording.Run(func() { next, quiet = r.arm(time.Now(), false) }) && quiet {
+			due = nil
+			r.capture()
+			r.recording.Run(func() { next, _ = r.arm(time.Now(), false) })
+		}
+		if !next.IsZero() {
+			alarm.Reset(time.Until(next))
+		}
+	}
 	for {
 		select {
 		case <-r.wake:
-			if due == nil {
+			if due == nil && r.waiting() {
 				due = time.After(coalesce)
 			}
+			arm()
 		case <-due:
 			due = nil
 			r.capture()
+		case <-r.stir:
+			arm()
+		case <-alarm.C:
+			arm()
 		case <-ticks.C:
 			forgetting := false
 			r.recording.Run(func() { forgetting = r.tick(time.Now()) })
 			if forgetting {
 				r.capture()
 			}
+			arm()
 		case <-r.stop:
 			r.stopped.Store(true)
 			if !r.deadlineReached() {
@@ -248,6 +290,7 @@ func (r *Recorder) look(now time.Time) (due bool) {
 func (r *Recorder) tick(now time.Time) (due bool) {
 	r.diagnoses.flush(now)
 	due = r.look(now)
+	r.arm(now, true)
 	if !due && !r.paused && r.overgrown(now) {
 		r.advance()
 	}
@@ -261,33 +304,11 @@ func (r *Recorder) end() {
 	r.diagnoses.end()
 }
 
-// pace charges recording to the budget. In a process with so many goroutines that the runtime's visits alone
-// exceed the budget, recording pauses when the budget is spent and resumes when it has recovered, so that
-// some of the slow spans are captured, rather than none, or all of them at any cost.
-func (r *Recorder) pace(now time.Time) {
-	share := visits(runtime.NumGoroutine())
-	expensive := share > r.o.CPUShare
-	if !r.paused {
-		r.budget.spend(time.Duration(share * float64(now.Sub(r.paced))))
-	}
-	r.paced = now
-	switch {
-	case !r.paused && expensive && r.budget.available(now, "") <= 0:
-		r.flight.Stop()
-		r.paused, r.gap, r.cut = true, true, now
-		if r.stats.pauses.Add(1) == 1 {
-			r.o.Logger.Warn("recording of slow spans paused: with this many goroutines it exceeds its CPU budget; it resumes when the budget has recovered "+
-				"(logged once, then counted)",
-				slog.Int("goroutines", runtime.NumGoroutine()), slog.Float64("takes", share), slog.Float64("may_take", r.o.CPUShare))
-		}
-	case r.paused && (!expensive || r.budget.recovered(now)):
-		if err := r.flight.Start(); err != nil {
-			r.budget.tokens = 0 // tried again when it has recovered once more
-			r.o.Logger.Warn("recording of slow spans cannot resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
-			return
-		}
-		r.paused, r.advanced = false, now
-	}
+// waiting reports whether slow roots wait for a capture.
+func (r *Recorder) waiting() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.pending) > 0
 }
 
 // forgetting reports whether a slow span is running whose trace since the newest snapshot may be overwritten
@@ -309,7 +330,7 @@ func (r *Recorder) forgetting(now time.Time) bool {
 			r.unended.count(Unended{Span: t.first, Root: t.first})
 		}
 	}
-	return slow && now.Sub(r.cut) >= min(maxPiece, r.reach()/2)
+	return slow && !r.paused && now.Sub(r.cut) >= min(maxPiece, r.reach()/2)
 }
 
 // reach returns the period that the ring covers at the current growth rate of the trace.
@@ -327,7 +348,7 @@ func (r *Recorder) overgrown(now time.Time) bool {
 	since := now.Sub(r.advanced)
 	due := since >= maxAdvance || r.rate*float64(since) >= float64(r.o.RingBytes)/8
 	// It must not take more than half of the budget: with very many goroutines it is expensive.
-	return due && float64(r.budget.fixed) <= r.o.CPUShare/2*float64(since)
+	return due && float64(r.budget.fixed) <= r.budget.share/2*float64(since)
 }
 
 // advance ends a generation of the trace.
@@ -335,7 +356,7 @@ func (r *Recorder) advance() {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
 	before, now := cpuTime(), time.Now()
-	snap := &snapshot{after: math.MaxUint64} // keeps nothing
+	snap := &snapshot{after: math.MaxUint64, seen: r.seen} // keeps nothing
 	if _, err := r.flight.WriteTo(snap); err != nil {
 		r.advanced = now
 		r.unreadable("measuring the trace", err)

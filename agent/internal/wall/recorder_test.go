@@ -221,6 +221,7 @@ func manual(t *testing.T) *recording {
 		diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
 		Logger:    discard,
 	})
+	rec.arms = numbersGoroutines()
 	if err := rec.flight.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -268,6 +269,7 @@ func TestGapIsNotRecorded(t *testing.T) {
 	if d.Covered <= 0 || d.Covered+time.Duration(f.leaves[wallprofile.NotRecorded.Leaf()]) != d.Duration {
 		t.Errorf("covered %v of %v", d.Covered, d.Duration)
 	}
+	rec.exact(lostBegin)
 	if f := rec.exact(lost); f.leaves[wallprofile.NotRecorded.Leaf()] < int64(20*time.Millisecond) {
 		t.Errorf("a span whose end was lost:\n%s", f)
 	}
@@ -310,8 +312,8 @@ func TestBudgetSpentIsCounted(t *testing.T) {
 
 // However many spans are slow, the recorder stays within its share, and each span is accounted for.
 func TestBudgetIsKept(t *testing.T) {
-	const share = 0.003 // 180 ms in a minute
-	rec := startRecorder(t, func(o *Options) { o.CPUShare = share })
+	const share = 0.003 // of one core: 180 ms in a minute
+	rec := startRecorder(t, func(o *Options) { o.CPUShare = share / float64(runtime.GOMAXPROCS(0)) })
 	// While the trace is small enough for the budget on any machine, the recorder learns what converting costs on this one.
 	for i := range uint64(6) {
 		_, s := rec.begin(context.Background(), fmt.Sprint("first", i))

@@ -1,6 +1,7 @@
 package wall
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -26,6 +27,7 @@ type converter struct {
 	paths      paths
 	history    *historian
 
+	started         time.Time  // when the recording was, if not with the recorder
 	last            trace.Time // of the newest event
 	woken           wake
 	world           stop
@@ -70,12 +72,11 @@ func (c *converter) track(t *root) {
 		c.learn(t, &t.span)
 	}
 	t.mu.Lock()
-	fresh := t.fresh
-	t.fresh = nil
-	t.mu.Unlock()
-	for _, s := range fresh {
+	for s := t.news; s != nil; s = t.news {
+		s.known()
 		c.learn(t, s)
 	}
+	t.mu.Unlock()
 	for s := range t.conv.members {
 		if s.conv != nil {
 			c.clip(s)
@@ -187,7 +188,7 @@ func (c *converter) convert(r io.Reader, gap bool) (err error) {
 func (c *converter) lose(e trace.Event) {
 	var resumed time.Time
 	if clocks := e.Sync().ClockSnapshot; clocks != nil {
-		resumed = timeOf(clocks.Mono, clocks.Wall)
+		resumed = timeOf(clocks.Mono, clocks.Wall).Add(e.Time().Sub(clocks.Trace))
 	}
 	c.world = stop{}
 	c.history.reset(e.Time())
@@ -202,6 +203,31 @@ func (c *converter) lose(e trace.Event) {
 			if s.ended.Load() != 0 && s.endTime().Before(resumed) {
 				c.abandon(s)
 			}
+		}
+	}
+	c.adopt(e.Time(), resumed)
+}
+
+// adopt begins the spans that run when the trace resumes and whose begin is not in it, on the goroutines on which they began.
+func (c *converter) adopt(now trace.Time, resumed time.Time) {
+	var running []*span
+	for t := range c.tracked {
+		for s := range t.conv.members {
+			if s.conv == nil && s.on != 0 && s.began.Before(resumed) {
+				running = append(running, s)
+			}
+		}
+	}
+	slices.SortFunc(running, func(a, b *span) int { return cmp.Compare(a.number, b.number) })
+	for _, s := range running {
+		on := trace.GoID(s.on)
+		if c.goroutines[on] == nil {
+			c.goroutines[on] = &goroutine{id: on, since: now, stack: noStack}
+		}
+		c.begin(s, now, on, noStack)
+		s.conv.before, s.conv.unknown = resumed.Sub(s.start), wallprofile.NotRecorded
+		if s.began.Before(c.started) {
+			s.conv.unknown = wallprofile.BeforeRecording
 		}
 	}
 }
@@ -253,7 +279,7 @@ func (c *converter) mark(e trace.Event) {
 			return
 		}
 		if s.conv == nil {
-			c.begin(s, e)
+			c.begin(s, e.Time(), e.Goroutine(), c.stacks.intern(e.Stack()))
 		}
 	case endCategory:
 		if c.history.on {
@@ -274,23 +300,22 @@ func (c *converter) mark(e trace.Event) {
 	}
 }
 
-func (c *converter) begin(s *span, e trace.Event) {
-	now := e.Time()
-	g := c.on(e.Goroutine())
+func (c *converter) begin(s *span, now trace.Time, on trace.GoID, at *stack) {
+	g := c.on(on)
 	if g == nil {
-		g = &goroutine{id: e.Goroutine(), state: wallprofile.Running, known: true, since: now, stack: noStack}
+		g = &goroutine{id: on, state: wallprofile.Running, known: true, since: now, stack: noStack}
 		c.goroutines[g.id] = g
 	}
-	c.cut(g, now, c.stacks.intern(e.Stack()))
+	c.cut(g, now, at)
 	leave(g, s.root)
-	var on *lane
+	var to *lane
 	for _, l := range g.lanes {
 		if l.root == s.root {
-			on = l
+			to = l
 		}
 	}
-	if on == nil {
-		on = c.newLane(g, s.root)
+	if to == nil {
+		to = c.newLane(g, s.root)
 		if len(g.lanes) > maxOpen {
 			// Most likely the oldest was never ended.
 			oldest := g.lanes[0].root
@@ -299,9 +324,9 @@ func (c *converter) begin(s *span, e trace.Event) {
 			c.drop(oldest)
 		}
 	}
-	on.push(s)
+	to.push(s)
 
-	s.conv = &spanLedger{from: now, lane: on, seg: on.seg, now: make(ledger), kept: make(ledger)}
+	s.conv = &spanLedger{from: now, lane: to, seg: to.seg, now: make(ledger), kept: make(ledger)}
 	for p := s.parent; p != nil; p = p.parent {
 		if p.conv == nil {
 			continue // its begin was not seen

@@ -39,14 +39,17 @@ var errSnapshot = errors.New("snapshot of the flight recorder is not in the form
 // least one.
 type snapshot struct {
 	after  uint64
-	limit  int // bytes, 0 is none
+	limit  int    // bytes, 0 is none
+	seen   uint64 // the newest generation of the last snapshot
 	header []byte
 	gens   []*generation
 	size   int // bytes kept
 
-	total int       // bytes of the whole ring
-	first time.Time // start of its oldest generation
-	ended int       // how many generations it had
+	total  int       // bytes of the whole ring
+	grown  int       // … of these: after seen
+	newest uint64    // its newest generation
+	first  time.Time // start of its oldest generation
+	ended  int       // how many generations it had
 
 	open *generation // being written; nil between generations
 	skip bool        // the open one is not kept
@@ -73,6 +76,7 @@ func (s *snapshot) Write(p []byte) (int, error) {
 	s.total += len(p)
 	if p[0] == evEndOfGeneration {
 		s.keep(p)
+		s.newest = max(s.newest, s.open.number)
 		s.ended++
 		if !s.skip {
 			s.gens = append(s.gens, s.open)
@@ -87,6 +91,9 @@ func (s *snapshot) Write(p []byte) (int, error) {
 	if s.open.number == 0 {
 		s.open.number = number
 		s.skip = number <= s.after
+	}
+	if number > s.seen {
+		s.grown += len(p)
 	}
 	if len(body) > 0 && body[0] == evSync {
 		s.open.start = clock(body)

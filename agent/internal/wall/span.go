@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/petermattis/goid"
 	oteltrace "go.opentelemetry.io/otel/trace"
 
 	"spanflame/internal/wallprofile"
@@ -15,9 +16,9 @@ import (
 
 // Mark is a span that has begun. End marks its end on the goroutine that calls it, under the name that
 // the span has by then, and at the time that its author chose for its end, which is zero if there is none.
-// It returns when the mark was made, and whether the span took long enough to get a profile of its own, if
-// its local root turns out to be slow. Calls after the first do nothing and report false. Calls notes before the end what a
-// client span called.
+// It returns when the mark was made, which is zero if the span may end at any time since it has no mark and is too short
+// for a profile, and whether the span took long enough to get a profile of its own, if its local root turns out to be slow.
+// Calls after the first do nothing and report false. Calls notes before the end what a client span called.
 type Mark = interface {
 	Calls(wallprofile.Call)
 	End(name string, chosen time.Time) (at time.Time, profiled bool)
@@ -32,7 +33,7 @@ const (
 
 const (
 	maxSpans = 4096             // of one root: running, or ended and not yet converted
-	maxLive  = 4096             // roots in each shard of the registry
+	maxLive  = 1024             // roots in each shard of the registry
 	maxAge   = 15 * time.Minute // of a live root; one that is older was never ended
 	clipped  = time.Millisecond // from a chosen end to its mark; below that the account is shortened, see account.fit
 	grace    = 5 * time.Second  // for the children that outlive a slow root, to get profiles of their own
@@ -43,13 +44,14 @@ type span struct {
 	root   *root
 	parent *span // nil for a root
 	number uint64
-	mark   string // the message of both marks
+	on     int64  // number of the goroutine on which it began, 0 if not known
+	mark   string // the message of both marks, empty until the first is written
 	id     oteltrace.SpanID
 	name   string           // valid for the converter once ended is set; before that started is
 	first  string           // the name at the start
 	call   wallprofile.Call // of a client span; valid as name
 	start  time.Time        // the span's own
-	began  time.Time        // monotonic time of the mark
+	began  time.Time        // monotonic time of the mark; of the start, if there is none
 	head   time.Duration    // from start to the mark
 
 	closing atomic.Bool
@@ -59,9 +61,16 @@ type span struct {
 	whole   atomic.Int64  // ns from start to the span's end, 0 until the clock was read
 
 	prev, next *span        // among the running children of the root; guarded by its lock
+	fresh      freshLinks   // among the children that the converter does not know yet; guarded by its lock
 	outlived   *atomic.Bool // set when it ends after its root; nil unless it outlived that; guarded by the root's lock
 
 	conv *spanLedger // the converter's part, nil until it saw the begin
+}
+
+// freshLinks are those of a child that the converter does not know yet.
+type freshLinks struct {
+	newer, older *span
+	in           bool
 }
 
 // root is a local root span with all its descendants in this process.
@@ -70,58 +79,17 @@ type root struct {
 	r       *Recorder
 	traceID oteltrace.TraceID
 
+	place place
+
 	mu    sync.Mutex
-	fresh []*span // children that the converter does not know yet
-	count int     // spans that are running or not yet converted
-	open  int     // spans that are running
-	child *span   // the first of the running children
-	gone  bool    // no longer in the registry: it is over, or was given up
-	asked bool    // in the recorder's queue; guarded by its lock
+	news  *span // the newest of the children that the converter does not know yet
+	count int   // spans that are running or not yet converted
+	open  int   // spans that are running
+	child *span // the first of the running children
+	gone  bool  // no longer in the registry: it is over, or was given up
+	asked bool  // in the recorder's queue; guarded by its lock
 
 	conv rootLedger // the converter's part
-}
-
-// live is the registry of root spans that run, and of slow ones that ended a short time ago and have children that run.
-type live struct {
-	shards [16]struct {
-		mu    sync.Mutex
-		roots map[*root]struct{}
-	}
-}
-
-func (l *live) add(t *root) bool {
-	s := &l.shards[t.number%uint64(len(l.shards))]
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.roots) >= maxLive {
-		return false
-	}
-	if s.roots == nil {
-		s.roots = make(map[*root]struct{})
-	}
-	s.roots[t] = struct{}{}
-	return true
-}
-
-func (l *live) remove(t *root) {
-	s := &l.shards[t.number%uint64(len(l.shards))]
-	s.mu.Lock()
-	delete(s.roots, t)
-	s.mu.Unlock()
-}
-
-// older calls f for each root that began at least age ago.
-func (l *live) older(now time.Time, age time.Duration, f func(*root)) {
-	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		for t := range s.roots {
-			if now.Sub(t.began) >= age {
-				f(t)
-			}
-		}
-		s.mu.Unlock()
-	}
 }
 
 // Begin marks on the calling goroutine that the sampled span sc started, at the time start by its own
@@ -135,9 +103,27 @@ func (r *Recorder) Begin(parent Mark, sc oteltrace.SpanContext, name string, sta
 	if s == nil {
 		return nil
 	}
-	trace.Log(context.Background(), beginCategory, s.mark)
-	s.head = time.Since(s.start) // now, as in End
+	if r.writing.Load() {
+		s.write(beginCategory)
+		s.head = time.Since(s.start) // now, as in End
+	}
+	if r.idle.Load() && r.idle.CompareAndSwap(true, false) {
+		notify(r.stir)
+	}
 	return s
+}
+
+// write writes a mark.
+func (s *span) write(category string) {
+	if s.mark == "" {
+		var message [2 * binary.MaxVarintLen64]byte
+		n := binary.PutUvarint(message[:], s.number)
+		if s.parent != nil {
+			n += binary.PutUvarint(message[n:], s.root.number)
+		}
+		s.mark = string(message[:n])
+	}
+	trace.Log(context.Background(), category, s.mark)
 }
 
 func (r *Recorder) newSpan(above Mark, sc oteltrace.SpanContext, name string, start time.Time) *span {
@@ -173,7 +159,7 @@ func (s *span) newChild(sc oteltrace.SpanContext, name string, start time.Time) 
 	}
 	t.count++
 	t.open++
-	t.fresh = append(t.fresh, child)
+	t.learn(child)
 	child.next, t.child = t.child, child
 	if child.next != nil {
 		child.next.prev = child
@@ -195,13 +181,40 @@ func (s *span) unlink() {
 }
 
 func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
-	s.number, s.id, s.first, s.start, s.began = s.root.r.numbers.Add(1), sc.SpanID(), name, start, time.Now()
-	var message [2 * binary.MaxVarintLen64]byte
-	n := binary.PutUvarint(message[:], s.number)
-	if s.parent != nil {
-		n += binary.PutUvarint(message[n:], s.root.number)
+	r := s.root.r
+	s.number, s.id, s.first, s.start, s.began = r.numbers.Add(1), sc.SpanID(), name, start, start
+	if r.writing.Load() {
+		s.began = time.Now()
 	}
-	s.mark = string(message[:n])
+	if r.arms {
+		s.on = goid.Get()
+	}
+}
+
+// learn adds a child to those that the converter does not know. The caller holds the root's lock.
+func (t *root) learn(child *span) {
+	child.fresh = freshLinks{older: t.news, in: true}
+	if t.news != nil {
+		t.news.fresh.newer = child
+	}
+	t.news = child
+}
+
+// known takes a child out of the list of those that the converter does not know. The caller holds the root's lock.
+func (s *span) known() {
+	f := s.fresh
+	if !f.in {
+		return
+	}
+	if f.newer == nil {
+		s.root.news = f.older
+	} else {
+		f.newer.fresh.older = f.older
+	}
+	if f.older != nil {
+		f.older.fresh.newer = f.newer
+	}
+	s.fresh = freshLinks{}
 }
 
 // Calls implements [Mark].
@@ -233,12 +246,14 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 	}
 	s.took = took
 	s.ended.Store(int64(max(1, now.Sub(s.began)))) // before the mark: its reader finds what is above
-	if !r.stopped.Load() {
-		trace.Log(context.Background(), endCategory, s.mark)
+	at = now
+	writing := r.writing.Load() && !r.stopped.Load()
+	if writing {
+		s.write(endCategory)
+		// The clock is read right after the mark, which is written as the last thing that Log does: before that
+		// it may have to wait, for all marks go through one lock of the runtime.
+		at = time.Now()
 	}
-	// The clock is read right after the mark, which is written as the last thing that Log does: before that
-	// it may have to wait, for all marks go through one lock of the runtime.
-	at = time.Now()
 	if chosen.IsZero() {
 		s.whole.Store(int64(at.Sub(s.start)))
 	} else {
@@ -248,9 +263,15 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 	t.mu.Lock()
 	t.open--
 	if s.parent == nil {
-		r.names.put(s.number, name)
+		if writing {
+			r.names.put(s.number, name)
+		}
 		t.watchChildren()
 	} else {
+		if !writing && s.fresh.in {
+			s.known() // there is nothing to know of it
+			t.count--
+		}
 		s.unlink()
 		if s.outlived != nil {
 			s.outlived.Store(true)
@@ -273,10 +294,20 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 	case s.parent != nil && last && t.took >= r.o.SlowSpan:
 		r.request(t) // the last child that outlived a slow root
 	}
-	if last {
-		r.live.remove(t)
+	if last && r.live.remove(t) {
+		notify(r.wake)
 	}
-	return at, took >= r.o.ChildMin
+	if !writing && took < min(r.o.ChildMin, r.o.SlowSpan) {
+		at = time.Time{} // nothing depends on it
+	}
+	return at, writing && took >= r.o.ChildMin
+}
+
+func notify(c chan<- struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
 }
 
 // giveUp takes a root that has not ended, or that has children which have not, out of the registry. Spans that start

@@ -33,11 +33,18 @@ type Stats struct {
 
 	NotFollowed map[string]uint64 // parts of waits of which it is not known who caused them, by reason
 
-	Pauses    uint64        // of the recording, because the process has too many goroutines for the budget
+	Mode    Mode
+	Entered [NumModes]uint64 // how often each mode was entered since the start
+
+	Duration time.Duration // of the captured slow root spans together
+	Recorded time.Duration // of that: recorded
+
+	Starts    uint64        // of the flight recorder after it was stopped
 	Snapshots uint64        // taken
 	Bytes     uint64        // of trace converted
 	Events    uint64        // of trace converted
-	CPU       time.Duration // spent on snapshots, conversion and encoding, and on looking at running spans
+	CPU       time.Duration // spent on everything: writing the trace, snapshots, conversion and encoding, and looking at running spans
+	Written   time.Duration // of that: to write the trace, by estimate
 
 	NeverEnded map[Unended]uint64 // spans that were never ended, by their names; see Unended
 }
@@ -47,8 +54,10 @@ type counters struct {
 	skippedBudget, skippedWindow, skippedQueue, skippedStop, unended     atomic.Uint64
 	skippedPanic, skippedChildren                                        atomic.Uint64
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations atomic.Uint64
-	unreadable, crowded, pauses, snapshots, bytes, events                atomic.Uint64
-	cpu                                                                  atomic.Int64
+	unreadable, crowded, starts, snapshots, bytes, events                atomic.Uint64
+	cpu, written, duration, recorded                                     atomic.Int64
+	mode                                                                 atomic.Int32
+	entered                                                              [NumModes]atomic.Uint64
 	notFollowed                                                          [wallprofile.NumNotFollowed]atomic.Uint64
 }
 
@@ -59,7 +68,16 @@ func (r *Recorder) Stats() Stats {
 	for why := wallprofile.Followed + 1; why < wallprofile.NumNotFollowed; why++ {
 		notFollowed[why.String()] = c.notFollowed[why].Load()
 	}
+	var entered [NumModes]uint64
+	for mode := range entered {
+		entered[mode] = c.entered[mode].Load()
+	}
 	return Stats{
+		Mode:               r.mode(),
+		Entered:            entered,
+		Duration:           time.Duration(c.duration.Load()),
+		Recorded:           time.Duration(c.recorded.Load()),
+		Written:            time.Duration(c.written.Load()),
 		Slow:               c.slow.Load(),
 		Captured:           c.captured.Load(),
 		Partial:            c.partial.Load(),
@@ -79,7 +97,7 @@ func (r *Recorder) Stats() Stats {
 		SkippedGenerations: c.skippedGenerations.Load(),
 		Unreadable:         c.unreadable.Load(),
 		NotFollowed:        notFollowed,
-		Pauses:             c.pauses.Load(),
+		Starts:             c.starts.Load(),
 		Snapshots:          c.snapshots.Load(),
 		Bytes:              c.bytes.Load(),
 		Events:             c.events.Load(),

@@ -1,0 +1,229 @@
+package wall
+
+import (
+	"bytes"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"strconv"
+	"time"
+
+	"github.com/petermattis/goid"
+)
+
+const (
+	firstToggle = 2 * time.Millisecond // until it was measured
+	maxLinger   = 250 * time.Millisecond
+
+	// long is how long a root has to run until its name counts as one that was captured, so that roots which never end
+	// leave half of the budget to the others.
+	long = 10 * time.Second
+
+	// resumeAt is the part of the budget that has to be there for the recording to start again after the budget was spent.
+	resumeAt = 10
+)
+
+// armAfter is how long a root runs until the recording starts, if it does not run all the time. With the time that the
+// start takes, and that the recorder's goroutine may have to wait for a CPU, that is within the first quarter of the
+// time from which on a span is slow.
+func (r *Recorder) armAfter() time.Duration { return r.o.SlowSpan / 5 }
+
+// numbersGoroutines reports whether package goid knows where the runtime of this Go version has the number of a goroutine.
+// Where it does not, it reads the number from a stack, as is done here to check it, which would be too slow for every span.
+func numbersGoroutines() bool {
+	const goroutines, calls = 4, 100
+	right := make(chan bool)
+	for range goroutines {
+		go func() {
+			var stack [64]byte
+			text, _ := bytes.CutPrefix(stack[:runtime.Stack(stack[:], false)], []byte("goroutine "))
+			text, _, _ = bytes.Cut(text, []byte(" "))
+			number, err := strconv.ParseInt(string(text), 10, 64)
+			right <- err == nil && number == goid.Get()
+		}()
+	}
+	all, fastest := true, time.Hour
+	for range goroutines {
+		all = <-right && all
+		before := time.Now()
+		for range calls {
+			goid.Get()
+		}
+		fastest = min(fastest, time.Since(before)/calls)
+	}
+	return all && fastest < 200*time.Nanosecond
+}
+
+// charge charges to the budget what recording has cost since the last call.
+func (r *Recorder) charge(now time.Time) {
+	written := r.meter.read(now, r.numbers.Load())
+	if !r.paused {
+		written += time.Duration(visits(runtime.NumGoroutine()) * float64(now.Sub(r.paced)))
+		r.budget.spend(written)
+		r.stats.cpu.Add(int64(written))
+		r.stats.written.Add(int64(written))
+	}
+	r.paced = now
+}
+
+// always returns how many cores recording all the time takes, or would take.
+func (r *Recorder) always() float64 { return r.meter.cores() + visits(runtime.NumGoroutine()) }
+
+// pace charges recording to the budget, and chooses when it runs. Where the spans that began before a recording cannot be
+// found in it, recording pauses when the budget is spent and resumes when it has recovered, so that some of the slow
+// spans are captured, rather than none, or all of them at any cost.
+func (r *Recorder) pace(now time.Time) {
+	r.charge(now)
+	r.budget.limit(now, r.o.CPUShare*float64(runtime.GOMAXPROCS(0)))
+	always := r.always()
+	if !r.arms {
+		r.pause(now, always)
+		return
+	}
+	var mode Mode
+	if r.o.Mode != nil {
+		mode = *r.o.Mode
+	} else {
+		mode = r.chooser.choose(now, finding{
+			always: always, share: r.budget.share, left: float64(r.budget.available(now, "")) / float64(r.budget.capacity()), short: r.short,
+		})
+	}
+	r.short = false
+	r.enter(mode, always)
+	if mode == AlwaysOn && r.paused {
+		r.start(now)
+	}
+}
+
+// pause stops and starts the recording by the budget alone.
+func (r *Recorder) pause(now time.Time, always float64) {
+	expensive := always > r.budget.share
+	switch {
+	case !r.paused && expensive && r.budget.available(now, "") <= 0:
+		r.stopRecording(now)
+		r.enter(DutyCycle, always)
+	case r.paused && (!expensive || r.budget.recovered(now)):
+		if r.start(now) && !expensive {
+			r.enter(AlwaysOn, always)
+		}
+	}
+}
+
+// enter notes the mode.
+func (r *Recorder) enter(mode Mode, always float64) {
+	before := Mode(r.stats.mode.Swap(int32(mode)))
+	if before == mode {
+		return
+	}
+	r.stats.entered[mode].Add(1)
+	r.o.Logger.Info("recording of slow spans: "+mode.String(),
+		slog.String("was", before.String()), slog.Float64("always_on_takes", always), slog.Float64("may_take", r.budget.share))
+}
+
+// arm starts the recording when a root has been running for so long that it may become slow, and stops it when there is none
+// left. It returns when it has to be called again, zero if that is when a root begins; and whether everything that was
+// recorded has ended, so that it can be captured. Whether the budget allows it is decided for the roots that have just become old, or for all.
+func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
+	if r.mode() == AlwaysOn || !r.arms {
+		return time.Time{}, false
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	before := cpuTime()
+	defer func() {
+		cost := cpuTime() - before
+		r.budget.spend(cost)
+		r.stats.cpu.Add(int64(cost))
+	}()
+	least := time.Duration(0)
+	if r.paused && r.mode() == DutyCycle {
+		least = r.budget.capacity() / resumeAt
+	}
+	may := false
+	ask := func(t *root) {
+		may = may || r.budget.available(now, t.currentName()) > least
+	}
+	r.idle.Store(true) // before: a root that begins from here on and is not seen wakes the recorder
+	if next = r.live.ripen(now, r.armAfter(), ask); !next.IsZero() {
+		r.idle.Store(false)
+	}
+	if all && r.live.old.Load() > 0 && r.budget.available(now, "") > least {
+		r.live.older(now, r.armAfter(), func(t *root) {
+			ask(t)
+			if !r.paused && now.Sub(t.began) > long {
+				r.budget.serve(now, t.currentName())
+			}
+		})
+	}
+	switch old := r.live.old.Load() > 0; {
+	case old && r.paused && may:
+		r.start(now)
+		r.quiet = time.Time{}
+	case old && r.paused:
+		r.short = true
+	case old && all && !may:
+		r.short = true
+		r.stopRecording(now)
+	case old:
+		r.quiet = time.Time{}
+	case !r.paused && r.quiet.IsZero():
+		r.quiet = now
+		fallthrough
+	case !r.paused:
+		if r.waiting() {
+			return next, true
+		}
+		// To leave it running costs as much as to start it again, by then.
+		stop := r.quiet.Add(min(maxLinger, time.Duration(float64(r.toggle)/max(r.always(), 1e-6))))
+		if now.Before(stop) {
+			return earliest(next, stop), false
+		}
+		r.stopRecording(now)
+	}
+	return next, false
+}
+
+// earliest returns the earlier one of two times, of which the first may be zero.
+func earliest(a, b time.Time) time.Time {
+	if !a.IsZero() && a.Before(b) {
+		return a
+	}
+	return b
+}
+
+func (r *Recorder) mode() Mode { return Mode(r.stats.mode.Load()) }
+
+// start starts the flight recorder, unless another one was found to run a short time ago.
+func (r *Recorder) start(now time.Time) bool {
+	if now.Before(r.retry) {
+		return false
+	}
+	r.charge(now)
+	r.meter.begin()
+	r.conv.started = time.Now()
+	before := cpuTime()
+	r.writing.Store(true) // before the start: no span that begins in the recording is without a mark
+	if err := r.flight.Start(); err != nil {
+		r.writing.Store(false)
+		r.retry = now.Add(budgetWindow / 2)
+		r.o.Logger.Warn("recording of slow spans cannot resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
+		return false
+	}
+	r.paused, r.gap, r.cut = false, true, now
+	if r.mode() != AlwaysOn {
+		r.advance() // the end of a generation has the stacks of the goroutines that were waiting at its start
+	}
+	r.toggle += (2*(cpuTime()-before) - r.toggle) * 3 / 10
+	r.stats.starts.Add(1)
+	return true
+}
+
+// stopRecording stops the flight recorder.
+func (r *Recorder) stopRecording(now time.Time) {
+	r.charge(now)
+	before := cpuTime()
+	r.writing.Store(false)
+	r.flight.Stop()
+	r.paused, r.gap, r.cut, r.quiet = true, true, now, time.Time{}
+	r.toggle += (2*(cpuTime()-before) - r.toggle) * 3 / 10
+}
