@@ -208,7 +208,7 @@ func (b *browser) picture(name, from, to string) {
 	}
 	clip := eval[page.Viewport](b, fmt.Sprintf(`(() => {
 		const a = document.querySelector(%q).getBoundingClientRect(), b = document.querySelector(%q).getBoundingClientRect();
-		return {x: 0, y: Math.max(0, a.top + scrollY - 8), width: document.documentElement.clientWidth, height: b.bottom - a.top + 16, scale: 1}; })()`, from, to))
+		return {x: 0, y: Math.max(0, a.top + scrollY - 8), width: document.documentElement.clientWidth, height: b.bottom - a.top + 12, scale: 1}; })()`, from, to))
 	beyond := true
 	png := call(b, page.CaptureScreenshot, page.CaptureScreenshotParams{Clip: &clip, CaptureBeyondViewport: &beyond}).Data
 	if len(png) < 1000 {
@@ -236,7 +236,6 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 			t.Errorf("%s is not in the flame graph", frame)
 		}
 	}
-	b.picture("waiting-span", "header.site", "svg.flame")
 
 	// A frame is a link that zooms to it.
 	b.tab(`.flame a[aria-label*="contendedLock"]`)
@@ -269,10 +268,23 @@ func TestBrowserOpensTheSlowestTrace(t *testing.T) {
 		b.until(`document.body.textContent.includes("contendedLock")`)
 	}
 
+	// A request that waits for another one.
+	b.open(v.directory + viewer.SpanPath(v.prices.TraceID, v.prices.ID))
+	b.says("waiting for an RWMutex in workload.(*priceBook).read", "held by POST /api/report", "reportHoldingLock")
+	b.picture("waiting-span", "header.site", "svg.flame")
+
 	// A request across both services, which computes.
 	b.open(v.directory + viewer.SpanPath(v.cart.TraceID, v.cart.ID))
 	b.says("inventory", "workload.bestOffer", "database_save_transaction")
 	b.picture("trace", "header.site", "ul.legend")
+
+	// One that waits for the other service.
+	b.open(v.directory + viewer.TracePath(v.report.TraceID))
+	b.says("What decided how long it took", "in workload.askWarehouse")
+	b.picture("critical-path", "#path", "#path ~ table")
+	b.open(v.directory + viewer.TracePath(v.report.TraceID) + "?whole=1")
+	b.says(" of inventory", "workload.askWarehouse")
+	b.picture("whole-trace", "#flame", "svg.flame")
 
 	// Two spans compared, typed into the form.
 	b.open(v.directory + "/compare")

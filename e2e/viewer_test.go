@@ -44,7 +44,8 @@ type viewed struct {
 	local, remote     source.Source
 	from              time.Time
 	lock, sleep, cart query.Span
-	boxes             query.Span // waits for the inventory
+	prices            query.Span // waits for the lock that the report holds
+	report            query.Span // waits for the inventory
 }
 
 // view drives a workload that does both, and serves the pages over both.
@@ -98,15 +99,14 @@ func drive(t *testing.T, run int) *viewed {
 	})
 	load.Wait()
 	cart = get(t, at+"/api/checkout?items=20")
-	packing, err := faults.Find(t.Context(), "slow-packing", v.workload.Inventory.URL)
+	fault, err := faults.Find(t.Context(), "report-lock", at)
+	if err == nil {
+		err = fault.On(t.Context())
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := packing.On(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	boxes := trace(t, get(t, at+"/api/boxes"), "GET /api/boxes", "POST /api/pack")
-	v.boxes, _ = find(boxes, "GET /api/boxes")
+	prices, report := waitForTheReport(t, at)
 	v.lock, _ = find(trace(t, lock, "GET /load/lock"), "GET /load/lock")
 	v.sleep, _ = find(trace(t, sleep, "GET /load/sleep"), "GET /load/sleep")
 	v.cart, _ = find(trace(t, cart, "GET /api/checkout"), "GET /api/checkout")
@@ -114,16 +114,53 @@ func drive(t *testing.T, run int) *viewed {
 	flameGraph(t, v.sleep, query.Wall, "sleepFor")
 	flameGraph(t, v.cart, query.Wall, "priceBasket")
 	flameGraph(t, v.cart, query.CPU, "priceBasket")
-	flameGraph(t, v.boxes, query.Wall, "boxesHandler")
-	i := slices.IndexFunc(boxes, func(s query.Span) bool { return s.Service == "inventory" })
-	if i < 0 {
-		t.Fatalf("no span of the inventory among %s", names(boxes))
-	}
-	flameGraph(t, boxes[i], query.Wall, "packEveryWay")
+	v.prices, _ = find(trace(t, prices, "GET /api/prices"), "GET /api/prices")
+	flameGraph(t, v.prices, query.Wall, "reportHoldingLock")
+	v.report, _ = find(trace(t, report, "POST /api/report"), "POST /api/report")
+	flameGraph(t, v.report, query.Wall, "reportHoldingLock")
+	var warehouse query.Span
+	eventually(t, "the inventory's part of the trace "+report, func() error {
+		spans := trace(t, report)
+		i := slices.IndexFunc(spans, func(s query.Span) bool { return s.Service == "inventory" })
+		if i < 0 {
+			return fmt.Errorf("it has %s", names(spans))
+		}
+		warehouse = spans[i]
+		return nil
+	})
+	flameGraph(t, warehouse, query.Wall, "askWarehouse")
 	if err := stop(); err != nil { // the last windows are saved, and nothing changes any more
 		t.Fatal(err)
 	}
 	return v
+}
+
+// waitForTheReport returns the traces of a report and of the request that waited longest for the lock which it holds.
+func waitForTheReport(t *testing.T, storefront string) (prices, report string) {
+	t.Helper()
+	reported := make(chan string)
+	go func() {
+		defer close(reported)
+		resp, err := http.Post(storefront+"/api/report", "", http.NoBody)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		_ = resp.Body.Close()
+		reported <- resp.Header.Get("X-Trace-ID")
+	}()
+	for longest := time.Duration(0); ; {
+		start := time.Now()
+		one := get(t, storefront+"/api/prices")
+		if took := time.Since(start); took > longest {
+			prices, longest = one, took
+		}
+		select {
+		case report = <-reported:
+			return prices, report
+		default:
+		}
+	}
 }
 
 // open serves the pages over the directory and over the servers.
@@ -210,7 +247,7 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 	for _, tt := range []struct {
 		span query.Span
 		typ  string
-	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}} {
+	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}, {v.prices, "wall"}} {
 		if err := sameFlame(t, v, tt.span, tt.typ); err != nil {
 			t.Errorf("%s of %s: %v", tt.typ, tt.span.Name, err)
 		}
@@ -258,25 +295,25 @@ func sameFlame(t *testing.T, v *viewed, span query.Span, typ string) error {
 // wholeTraceIsTheSame fails unless the profile of a whole trace, of two services, is that of the directory also from the servers.
 func wholeTraceIsTheSame(t *testing.T, v *viewed) {
 	t.Helper()
-	path := viewer.TracePath(v.boxes.TraceID)
+	path := viewer.TracePath(v.report.TraceID)
 	if err := same(t, v, path+"/whole.pb.gz", path+"?whole=1"); err != nil {
 		t.Errorf("the whole trace: %v", err)
 	}
-	var sum, packed int64
+	var sum, inventory int64
 	for stack, took := range stacks(t, v.servers+path+"/whole.pb.gz") {
 		sum += took
-		if before, after, ok := strings.Cut(stack, ";span: POST /api/pack of inventory;"); ok &&
-			strings.Contains(before, "boxesHandler") && strings.Contains(after, "packEveryWay") {
-			packed += took
+		if before, after, ok := strings.Cut(stack, " of inventory;"); ok &&
+			strings.Contains(before, "reportHoldingLock") && strings.Contains(after, "askWarehouse") {
+			inventory += took
 		}
 	}
-	if sum != int64(v.boxes.Duration()) || 2*packed < sum {
-		t.Errorf("the whole trace took %v, its profile has %v, of them %v in the inventory's packEveryWay:\n%v",
-			v.boxes.Duration(), time.Duration(sum), time.Duration(packed), stacks(t, v.servers+path+"/whole.pb.gz"))
+	if sum != int64(v.report.Duration()) || 2*inventory < sum {
+		t.Errorf("the whole trace took %v, its profile has %v, of them %v in the inventory:\n%v",
+			v.report.Duration(), time.Duration(sum), time.Duration(inventory), stacks(t, v.servers+path+"/whole.pb.gz"))
 	}
 	for _, pages := range []string{v.directory, v.servers} {
 		html := content(t, pages+path)
-		if !strings.Contains(html, "What decided how long it took") || !strings.Contains(html, "on the CPU in workload.packEveryWay") {
+		if !strings.Contains(html, "What decided how long it took") || !strings.Contains(html, "in workload.askWarehouse") {
 			t.Errorf("%s does not say what decided how long the trace took", pages+path)
 		}
 	}

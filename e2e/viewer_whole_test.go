@@ -42,13 +42,11 @@ func TestBrowserFollowsATraceAcrossServices(t *testing.T) {
 	if scope := eval[int](b, `document.querySelectorAll("#path ~ table th[scope=col]").length`); scope != 5 {
 		t.Errorf("the table has %d headers of columns", scope)
 	}
-	b.picture("critical-path", "#path", "#path ~ table")
 
 	// The flame graph of the whole trace, a frame of the other service, and the span alone.
 	b.toContent()
 	b.tab(`a[href$="?whole=1#flame"]`)
 	b.enter("span: POST /reserve of inventory")
-	b.picture("whole-trace", "#flame", "svg.flame")
 	b.tab(`.flame a[aria-label^="main.audit: 800 ms, 80 %"]`)
 	b.enter("Zoomed to")
 	b.says("main.audit: 800 ms, 80 %", "span: POST /reserve of inventory")
