@@ -27,10 +27,13 @@ func WithoutNumbers(diagnosis, span string) string {
 	}
 	diagnosis = position.ReplaceAllString(diagnosis, "")
 	text := number.ReplaceAllString(partOf.ReplaceAllString(diagnosis, "mostly"), "$1")
-	text = strings.Join(strings.Fields(text), " ")
+	text = strings.ReplaceAll(strings.Join(strings.Fields(text), " "), " :", ":")
 	if end := strings.LastIndex(text, ": mostly "); end >= 0 {
 		for _, l := range links[NoLink+1:] {
 			verb, _, _ := strings.Cut(l, " ")
+			if l == links[BusyWith] {
+				verb = "the " + verb
+			}
 			if start := strings.Index(text[:end], ", "+verb+" "); start >= 0 {
 				return text[:start] + text[end:]
 			}

@@ -37,6 +37,14 @@ func TestWithoutNumbers(t *testing.T) {
 			"waiting for the database's answer in store.load, times",
 		},
 		{
+			"5 ms GET /a: b: 4 ms (80 %) runnable and waiting for a CPU in main.a (a.go:1), the CPUs busy with GET /c (59 %): 3 ms of it on the CPU in main.c (a.go:2)",
+			"runnable and waiting for a CPU in main.a: mostly on the CPU in main.c",
+		},
+		{
+			"5 ms GET /a: b: 4 ms (80 %) runnable and waiting for a CPU in main.a, the CPUs busy with others: 3 ms of it on the CPU in main.c",
+			"runnable and waiting for a CPU in main.a: mostly on the CPU in main.c",
+		},
+		{
 			"5 ms another span: 4 ms (80 %) not recorded",
 			"another span: not recorded",
 		},
