@@ -8,7 +8,7 @@ import (
 var (
 	position = regexp.MustCompile(` \([^\s()]+:\d+\)`)
 	partOf   = regexp.MustCompile(`\d+ ms of it`)
-	number   = regexp.MustCompile(`(^| )\(?\d[\d.,]*( (ms|s|%))?\)?`)
+	number   = regexp.MustCompile(`( \d[\d.]*:\d+)|(^| )\(?\d[\d.,]*( (ms|s|%))?\)?`) // or an address, which is kept
 	byCaller = regexp.MustCompile(calledBy + `\S*[^\s,]`)
 )
 
@@ -26,8 +26,8 @@ func WithoutNumbers(diagnosis, span string) string {
 		diagnosis = rest
 	}
 	diagnosis = position.ReplaceAllString(diagnosis, "")
-	text := number.ReplaceAllString(partOf.ReplaceAllString(diagnosis, "mostly"), "$1")
-	text = strings.ReplaceAll(strings.Join(strings.Fields(text), " "), " :", ":")
+	text := number.ReplaceAllString(partOf.ReplaceAllString(diagnosis, "mostly"), "$1$2")
+	text = strings.ReplaceAll(strings.Join(strings.Fields(text), " "), " : mostly ", ": mostly ")
 	if end := strings.LastIndex(text, ": mostly "); end >= 0 {
 		for _, l := range links[NoLink+1:] {
 			verb, _, _ := strings.Cut(l, " ")

@@ -45,6 +45,10 @@ func TestWithoutNumbers(t *testing.T) {
 			"runnable and waiting for a CPU in main.a: mostly on the CPU in main.c",
 		},
 		{
+			"5 ms GET /a: b: 4 ms (80 %) waiting for the answer of an HTTP call in main.a (a.go:1), in the HTTP call POST 127.0.0.1:8081",
+			"waiting for the answer of an HTTP call in main.a, in the HTTP call POST 127.0.0.1:8081",
+		},
+		{
 			"5 ms another span: 4 ms (80 %) not recorded",
 			"another span: not recorded",
 		},
