@@ -44,7 +44,10 @@ func Download(ctx context.Context, address, dir string, cpu time.Duration, missi
 		} else {
 			b, err = listener.Profile(ctx, name)
 		}
-		if unreachable, ok := errors.AsType[*url.Error](err); ok {
+		if ctx.Err() != nil {
+			return "", context.Cause(ctx)
+		}
+		if unreachable, ok := errors.AsType[*url.Error](err); ok && name == names[0] {
 			return "", fmt.Errorf("%s cannot be reached: %w: want the address of an agent's listener, which a service logs when it starts", shown, unreachable.Err)
 		}
 		if err == nil {

@@ -1,6 +1,8 @@
 package source
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/http/pprof"
@@ -81,6 +83,16 @@ func TestDownloadSaysWhatIsWrong(t *testing.T) {
 		if files, err := filepath.Glob(filepath.Join(dir, "*", "*")); err != nil || files != nil {
 			t.Errorf("%s: left %q, %v", address, files, err)
 		}
+	}
+	ctx, interrupt := context.WithCancelCause(t.Context())
+	interrupted := errors.New("interrupted")
+	busy := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		interrupt(interrupted)
+		<-r.Context().Done()
+	}))
+	defer busy.Close()
+	if _, err := Download(ctx, busy.URL, t.TempDir(), time.Second, func(error) {}); err != interrupted {
+		t.Errorf("interrupted: %v", err)
 	}
 	if _, err := Download(t.Context(), gone.URL, filepath.Join(t.TempDir(), "none"), time.Second, nil); !os.IsNotExist(err) {
 		t.Errorf("without a directory: %v", err)
