@@ -30,16 +30,17 @@ const (
 // services lists the services of each profile, with the services that each must wait for.
 var services = map[string]map[string][]string{
 	full: {
-		"storefront": {"inventory", "postgres", "pyroscope", "collector"},
-		"inventory":  {"pyroscope", "collector"},
-		"load":       {"storefront"},
-		"postgres":   nil,
-		"collector":  {"tempo", "prometheus", "loki"},
-		"pyroscope":  nil,
-		"tempo":      nil,
-		"prometheus": nil,
-		"loki":       nil,
-		"grafana":    {"pyroscope", "tempo", "prometheus", "loki"},
+		"storefront":   {"inventory", "postgres", "pyroscope", "collector"},
+		"inventory":    {"pyroscope", "collector"},
+		"load":         {"storefront"},
+		"postgres":     nil,
+		"collector":    {"tempo", "prometheus", "loki"},
+		"pyroscope":    nil,
+		"tempo":        nil,
+		"alertmanager": nil,
+		"prometheus":   {"alertmanager"},
+		"loki":         nil,
+		"grafana":      {"pyroscope", "tempo", "prometheus", "loki"},
 	},
 	minimal: {
 		"storefront-minimal": {"inventory-minimal", "pyroscope", "tempo"},

@@ -27,14 +27,15 @@ func repository(t *testing.T) fstest.MapFS {
 	add("docker-compose.yml")
 	add("Dockerfile")
 	add(".env")
-	for _, server := range []string{"prometheus", "loki", "collector"} {
+	add(runbook)
+	for _, server := range []string{"alertmanager", "prometheus", "loki", "collector"} {
 		add("stack/servers/" + server + "/go.mod")
 	}
 	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		if ext := path.Ext(name); ext == ".yaml" || ext == ".json" {
+		if ext := path.Ext(name); ext == ".yaml" || ext == ".json" || ext == ".gitignore" {
 			add(path.Join("deploy", name))
 		}
 		return nil
@@ -71,8 +72,10 @@ const (
 	pyroscope   = "deploy/pyroscope/pyroscope.yaml"
 	tempo       = "deploy/tempo/tempo.yaml"
 	loki        = "deploy/loki/loki.yaml"
+	notifier    = "deploy/alertmanager/alertmanager.yaml"
 	prometheus  = "deploy/prometheus/prometheus.yaml"
 	alerts      = "deploy/prometheus/alerts.yaml"
+	runbook     = "docs/alerts.md"
 	collector   = "deploy/collector/collector.yaml"
 	datasources = "deploy/grafana/provisioning/datasources/datasources.yaml"
 	providers   = "deploy/grafana/provisioning/dashboards/dashboards.yaml"
@@ -257,6 +260,14 @@ func TestChecksFindDefects(t *testing.T) {
 		{"untested release of the Collector", checkPipeline, compose, "contrib:0.155.0", "contrib:0.159.0", "builds release 0.155.0"},
 		{"alert missing", checkPipeline, alerts, "alert: HeapGrows", "alert: HeapShrinks", "HeapGrows"},
 		{"alert of no service", checkPipeline, alerts, "{{ $labels.service_name }}", "service", "names the service"},
+		{"alert without a link", checkPipeline, alerts, "d/spanflame-memory?", "d/spanflame-heap?", "HeapGrows: the dashboard"},
+		{"alert without a paragraph", checkPipeline, runbook, "## HeapGrows", "## Memory", "HeapGrows: the runbook"},
+		{"slow requests without their page", checkPipeline, alerts, "slow_requests:", "slow:", "SlowRequests: slow_requests"},
+		{"nobody is notified", checkPipeline, prometheus, "alertmanager:9093", "alertmanager:9094", "alertmanager:9093"},
+		{"no receiver", checkPipeline, notifier, "receiver: people", "receiver: nobody", "nobody"},
+		{"receiver's address not mounted", checkPipeline, notifier, "/etc/alertmanager/receiver/url", "/etc/receiver/url", "/etc/receiver/url"},
+		{"silences lost", checkPipeline, compose, "      - alertmanager-data:/alertmanager\n", "", "on no volume"},
+		{"untested release of Alertmanager", checkPipeline, compose, "prom/alertmanager:v0.31.1", "prom/alertmanager:v0.35.0", "builds release 0.31.1"},
 		{"alert without severity", checkPipeline, alerts, "labels: {severity: critical}", "labels: {}", "severity"},
 		{"Loki on another port", checkPipeline, loki, "http_listen_port: 3100", "http_listen_port: 3101", "3100"},
 		{"logs lost", checkPipeline, loki, "chunks_directory: /loki/chunks", "chunks_directory: /tmp/chunks", "/tmp/chunks"},

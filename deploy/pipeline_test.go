@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"path"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -70,10 +71,11 @@ var sendsTo = map[string]struct{ exporter, endpoint string }{
 // slowSpan is the agent's default threshold: slower spans have wall-clock profiles.
 const slowSpan = 100 * time.Millisecond
 
-// checkPipeline checks that the Collector, Prometheus, Loki and the compose file agree.
+// checkPipeline checks that the Collector, Prometheus, Alertmanager, Loki and the compose file agree.
 func checkPipeline(fsys fs.FS) (errs []error) {
 	errs = append(errs, checkCollector(fsys)...)
 	errs = append(errs, checkPrometheus(fsys)...)
+	errs = append(errs, checkAlertmanager(fsys)...)
 	errs = append(errs, checkLoki(fsys)...)
 	return append(errs, checkReleases(fsys)...)
 }
@@ -86,16 +88,18 @@ func checkReleases(fsys fs.FS) (errs []error) {
 		return []error{err}
 	}
 	images := map[string]string{
-		"prometheus": project.Services["prometheus"].Image,
-		"loki":       project.Services["loki"].Image,
+		"alertmanager": project.Services["alertmanager"].Image,
+		"prometheus":   project.Services["prometheus"].Image,
+		"loki":         project.Services["loki"].Image,
 	}
 	if build := project.Services["collector"].Build; build != nil && build.Args["COLLECTOR"] != nil {
 		images["collector"] = *build.Args["COLLECTOR"]
 	}
 	for server, module := range map[string]string{
-		"prometheus": "github.com/prometheus/prometheus",
-		"loki":       "github.com/grafana/loki/v3",
-		"collector":  "go.opentelemetry.io/collector/otelcol",
+		"alertmanager": "github.com/prometheus/alertmanager",
+		"prometheus":   "github.com/prometheus/prometheus",
+		"loki":         "github.com/grafana/loki/v3",
+		"collector":    "go.opentelemetry.io/collector/otelcol",
 	} {
 		name := path.Join("stack/servers", server, "go.mod")
 		content, err := fs.ReadFile(fsys, name)
@@ -201,7 +205,14 @@ func checkPrometheus(fsys fs.FS) (errs []error) {
 			Promote []string `yaml:"promote_resource_attributes"`
 			Keep    bool     `yaml:"keep_identifying_resource_attributes"`
 		} `yaml:"otlp"`
-		Rules []string `yaml:"rule_files"`
+		Rules    []string `yaml:"rule_files"`
+		Alerting struct {
+			Alertmanagers []struct {
+				Static []struct {
+					Targets []string `yaml:"targets"`
+				} `yaml:"static_configs"`
+			} `yaml:"alertmanagers"`
+		} `yaml:"alerting"`
 	}
 	if err := readYAML(fsys, prometheus, &p); err != nil {
 		return append(errs, err)
@@ -217,14 +228,51 @@ func checkPrometheus(fsys fs.FS) (errs []error) {
 	if !slices.Equal(p.Rules, []string{path.Base(alerts)}) {
 		report(prometheus, "rule_files are %v, must be %s", p.Rules, path.Base(alerts))
 	}
+	if a := p.Alerting.Alertmanagers; len(a) != 1 || len(a[0].Static) != 1 || !slices.Equal(a[0].Static[0].Targets, []string{"alertmanager:9093"}) {
+		report(prometheus, "alerting is %+v, must have alertmanager:9093 alone", p.Alerting)
+	}
 	if got := onHost(project, "prometheus", "/etc/prometheus/"+path.Base(alerts)); got != alerts {
 		report(compose, "prometheus: %s is not mounted next to its configuration", alerts)
 	}
 	return append(errs, checkAlerts(fsys)...)
 }
 
-// checkAlerts checks that each rule has the texts that a person on call needs. The expressions are tested with a real
-// Prometheus.
+// checkAlertmanager checks that alerts reach the receiver whose address is in a file.
+func checkAlertmanager(fsys fs.FS) (errs []error) {
+	project, err := loadProject(fsys)
+	if err != nil {
+		return []error{err}
+	}
+	report := func(file, format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %w", file, fmt.Errorf(format, args...)))
+	}
+	if !onVolume(project.Services["alertmanager"], "/alertmanager") {
+		report(compose, "alertmanager: /alertmanager is on no volume")
+	}
+	var a struct {
+		Route struct {
+			Receiver string `yaml:"receiver"`
+		} `yaml:"route"`
+		Receivers []struct {
+			Name     string `yaml:"name"`
+			Webhooks []struct {
+				File string `yaml:"url_file"`
+			} `yaml:"webhook_configs"`
+		} `yaml:"receivers"`
+	}
+	if err := readYAML(fsys, notifier, &a); err != nil {
+		return append(errs, err)
+	}
+	if len(a.Receivers) != 1 || a.Receivers[0].Name != a.Route.Receiver || len(a.Receivers[0].Webhooks) != 1 {
+		report(notifier, "the route's receiver is %q, and the receivers are %+v: must have one with a webhook", a.Route.Receiver, a.Receivers)
+	} else if file := a.Receivers[0].Webhooks[0].File; onHost(project, "alertmanager", file) != "deploy/alertmanager/receiver/url" {
+		report(compose, "alertmanager: the file %s is not of the directory deploy/alertmanager/receiver", file)
+	}
+	return errs
+}
+
+// checkAlerts checks that each rule has the texts and links that a person on call needs. The expressions are tested with a
+// real Prometheus.
 func checkAlerts(fsys fs.FS) (errs []error) {
 	var file struct {
 		Groups []struct {
@@ -246,6 +294,7 @@ func checkAlerts(fsys fs.FS) (errs []error) {
 			if r.Expr == "" || r.Annotations["description"] == "" || !strings.Contains(r.Annotations["summary"], "$labels.service_name") {
 				errs = append(errs, fmt.Errorf("%s: %s: must have an expression, a description, and a summary that names the service", alerts, r.Alert))
 			}
+			errs = append(errs, checkAnnotations(fsys, r.Alert, r.Annotations)...)
 			if severity := r.Labels["severity"]; severity != "critical" && severity != "warning" {
 				errs = append(errs, fmt.Errorf("%s: %s: severity is %q, must be critical or warning", alerts, r.Alert, severity))
 			}
@@ -254,6 +303,34 @@ func checkAlerts(fsys fs.FS) (errs []error) {
 	slices.Sort(names)
 	if want := []string{"HeapGrows", "HighErrorRate", "NoProfilesArrive", "ProfilesDropped", "SlowRequests"}; !slices.Equal(names, want) {
 		errs = append(errs, fmt.Errorf("%s: the rules are %v, must be %v", alerts, names, want))
+	}
+	return errs
+}
+
+var linkedDashboard = regexp.MustCompile(`^http://127\.0\.0\.1:3000/d/([a-z-]+)\?var-service=\{\{ \$labels\.service_name \| urlquery \}\}&from=`)
+
+// checkAnnotations checks that the links of an alert lead to what there is.
+func checkAnnotations(fsys fs.FS, alert string, annotations map[string]string) (errs []error) {
+	report := func(format string, args ...any) {
+		errs = append(errs, fmt.Errorf("%s: %s: %w", alerts, alert, fmt.Errorf(format, args...)))
+	}
+	var found bool
+	if link := linkedDashboard.FindStringSubmatch(annotations["dashboard"]); link != nil {
+		for _, file := range []string{dashboard, memory, "deploy/grafana/dashboards/agent.json"} {
+			content, err := fs.ReadFile(fsys, file)
+			found = found || err == nil && strings.Contains(string(content), fmt.Sprintf("%q: %q", "uid", link[1]))
+		}
+	}
+	if !found {
+		report("the dashboard %q is none of this repository with the alert's service", annotations["dashboard"])
+	}
+	page, heading, _ := strings.Cut(annotations["runbook"], "#")
+	content, err := fs.ReadFile(fsys, page)
+	if err != nil || heading != strings.ToLower(alert) || !strings.Contains(string(content), "\n## "+alert+"\n") {
+		report("the runbook %q is no paragraph of %s with its name", annotations["runbook"], runbook)
+	}
+	if alert == "SlowRequests" && !strings.HasPrefix(annotations["slow_requests"], "http://127.0.0.1:7070/?service={{ $labels.service_name | urlquery }}&from=") {
+		report("slow_requests is %q, must be the page of the service's slow requests", annotations["slow_requests"])
 	}
 	return errs
 }

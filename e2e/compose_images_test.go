@@ -53,6 +53,7 @@ var standIns = map[string]func(t *testing.T) standIn{
 	"grafana/pyroscope":   pyroscopeImage,
 	"grafana/tempo":       tempoImage,
 	"grafana/loki":        lokiImage,
+	"prom/alertmanager":   alertmanagerImage,
 	"prom/prometheus":     prometheusImage,
 	"postgres":            postgresImage,
 }
@@ -231,6 +232,17 @@ func lokiImage(t *testing.T) standIn {
 		config:  []string{`ENTRYPOINT ["/usr/bin/loki"]`},
 		files:   programs(t, map[string]string{"/usr/bin/loki": binary}),
 		folders: map[string]folder{"/loki": {10001, 0o750}, "/tmp": tmp},
+	}
+}
+
+func alertmanagerImage(t *testing.T) standIn {
+	binary, release := server(t, servers.Alertmanager)
+	tool, _ := server(t, servers.Amtool)
+	return standIn{
+		what:    release,
+		config:  []string{`ENTRYPOINT ["/bin/alertmanager"]`, "ENV PATH=/bin"},
+		files:   programs(t, map[string]string{"/bin/alertmanager": binary, "/bin/amtool": tool}),
+		folders: map[string]folder{"/alertmanager": {65534, 0o750}, "/tmp": tmp},
 	}
 }
 

@@ -82,6 +82,7 @@ type tag struct {
 
 // dashboard is the part of a provisioned dashboard that a query needs.
 type dashboard struct {
+	UID        string `json:"uid"`
 	Title      string `json:"title"`
 	Templating struct {
 		List []struct {

@@ -3,18 +3,22 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"net/http"
+	"net/url"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"spanflame/stack/servers"
+	"spanflame/viewer/source"
 	"spanflame/workload/processes"
 )
 
@@ -32,7 +36,8 @@ type native struct {
 // mounts. Then it follows every link that Grafana shows. Grafana cannot be run here; its requests follow from its
 // provisioned data sources and dashboards.
 func TestStack(t *testing.T) {
-	p := startPipeline(t)
+	notified := newPager(t)
+	p := startPipeline(t, notified)
 	begun := time.Now()
 	underLoad(t, p.storefront)
 
@@ -42,18 +47,24 @@ func TestStack(t *testing.T) {
 	t.Run("metric to trace", func(t *testing.T) { p.metricToTrace(t, begun) })
 	t.Run("dashboards", p.dashboards)
 	t.Run("alerts", p.alerts)
+	t.Run("alert on slow requests", func(t *testing.T) { p.alertOnSlowRequests(t, notified) })
 	stop(t, p.workload.Inventory.Stop) // Checkouts fail from now on.
-	t.Run("alert on failing requests", p.alertOnFailingRequests)
+	t.Run("alert on failing requests", func(t *testing.T) { p.alertOnFailingRequests(t, notified) })
 	t.Run("sampling", p.sampling)
 }
 
-func startPipeline(t *testing.T) native {
+func startPipeline(t *testing.T, notified *pager) native {
 	stack, err := servers.Start(t.Context(), servers.Options{
 		Servers: servers.All(), DataDir: filepath.Join(w.dir, "pipeline"), Progress: t.Output(),
+		Overlays: map[string]string{
+			servers.Prometheus:   fmt.Sprintf("global: {evaluation_interval: 5s}\nrule_files: [%s]", quickRules(t)),
+			servers.Alertmanager: "route: {group_wait: 1s}",
+		},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	notified.named(t, filepath.Join(stack.Alertmanager().DataDir, "receiver", "url"))
 	t.Cleanup(func() { stop(t, stack.Stop) })
 	s, err := startWorkload(t.Context(), "pipeline-workload",
 		"PYROSCOPE_SERVER_ADDRESS="+stack.Pyroscope().URL,
@@ -143,23 +154,52 @@ func (p native) alerts(t *testing.T) {
 	})
 }
 
-// alertOnFailingRequests makes checkouts fail until the alert is pending; it fires if that continues for minutes.
-func (p native) alertOnFailingRequests(t *testing.T) {
-	eventually(t, "the alert", func() error {
+// alertOnFailingRequests makes checkouts fail until the alert has reached the receiver.
+func (p native) alertOnFailingRequests(t *testing.T, notified *pager) {
+	notified.await(t, "HighErrorRate", func() error {
 		if status, _, body := request(t, http.MethodPost, p.storefront+"/api/checkout"); status < 500 {
 			return fmt.Errorf("a checkout without inventory has status %d: %s", status, body)
 		}
-		rules, err := p.grafana.rules(t)
-		if err != nil {
-			return err
-		}
-		for _, a := range rules["HighErrorRate"].Alerts {
-			if a.Labels["service_name"] == "storefront" {
-				return nil
-			}
-		}
-		return fmt.Errorf("HighErrorRate is %s", rules["HighErrorRate"].State)
+		return nil
 	})
+}
+
+// alertOnSlowRequests sends slow requests until the alert has reached the receiver. Its links open on data.
+func (p native) alertOnSlowRequests(t *testing.T, notified *pager) {
+	alert := notified.await(t, "SlowRequests", func() error {
+		get(t, p.storefront+"/load/sleep?ms=1500")
+		return nil
+	})
+	pages, err := source.NewServers(p.stack.Tempo().URL, p.stack.Pyroscope().URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, ok := strings.CutPrefix(alert.Annotations["slow_requests"], "http://127.0.0.1:7070")
+	if !ok {
+		t.Fatalf("the link slow_requests is %q", alert.Annotations["slow_requests"])
+	}
+	eventually(t, "the page of slow requests", func() error {
+		if page := content(t, servePages(t, pages)+path); !strings.Contains(page, "GET /load/sleep") {
+			return fmt.Errorf("%s has no GET /load/sleep:\n%s", path, page)
+		}
+		return nil
+	})
+	link, err := url.Parse(alert.Annotations["dashboard"])
+	if err != nil {
+		t.Fatal(err)
+	}
+	query := link.Query()
+	if got := query.Get("var-service"); got != "storefront" {
+		t.Errorf("the dashboard is opened for the service %q: %s", got, link)
+	}
+	from, err1 := strconv.ParseInt(query.Get("from"), 10, 64)
+	to, err2 := strconv.ParseInt(query.Get("to"), 10, 64)
+	if err := errors.Join(err1, err2); err != nil || to-from != (30*time.Minute).Milliseconds() || time.Since(time.UnixMilli(to)) > time.Hour {
+		t.Errorf("the dashboard is opened for another time: %s, %v", link, err)
+	}
+	if i := slices.IndexFunc(p.grafana.dashboards, func(d dashboard) bool { return link.Path == "/d/"+d.UID }); i < 0 {
+		t.Errorf("no dashboard is at %s", link)
+	}
 }
 
 // sampling restarts the Collector so that it keeps slow and failed traces only. It checks that all of these are

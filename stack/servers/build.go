@@ -49,12 +49,14 @@ func Build(ctx context.Context, name string, opts BuildOptions) (binary string, 
 const (
 	Compose  = "docker-compose" // Docker Compose, for Docker engines without it
 	Promtool = "promtool"       // the health check of Prometheus, in its image
+	Amtool   = "amtool"         // the health check of Alertmanager, in its image
 )
 
 // tools has the tools by name, with their directories below modulesDir.
 var tools = map[string]source{
 	Compose:  {name: Compose, dir: "compose", main: "github.com/docker/compose/v2/cmd", typical: 4 * time.Minute},
 	Promtool: {name: Promtool, dir: "prometheus", main: "github.com/prometheus/prometheus/cmd/promtool", typical: 3 * time.Minute},
+	Amtool:   {name: Amtool, dir: "alertmanager", main: "github.com/prometheus/alertmanager/cmd/amtool", typical: 2 * time.Minute},
 }
 
 // modulesDir holds one directory with a go.mod for each server or tool, relative to the module's root.

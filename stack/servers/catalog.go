@@ -18,23 +18,25 @@ import (
 
 // Names of the servers for Options.Servers and the command line.
 const (
-	Pyroscope   = "pyroscope"    // profiles, on the second storage, which survives a kill
-	PyroscopeV1 = "pyroscope-v1" // the same server on its first storage, which older installations use
-	Tempo       = "tempo"        // traces
-	Prometheus  = "prometheus"   // metrics, and the alerts on them
-	Loki        = "loki"         // logs
-	Collector   = "collector"    // receives traces, metrics and logs and sends them to the other servers
+	Pyroscope    = "pyroscope"    // profiles, on the second storage, which survives a kill
+	PyroscopeV1  = "pyroscope-v1" // the same server on its first storage, which older installations use
+	Tempo        = "tempo"        // traces
+	Alertmanager = "alertmanager" // notifies people of alerts
+	Prometheus   = "prometheus"   // metrics, and the alerts on them
+	Loki         = "loki"         // logs
+	Collector    = "collector"    // receives traces, metrics and logs and sends them to the other servers
 )
 
 // Names of the ports that a user may choose, for Options.Ports.
 const (
-	PortPyroscope  = "pyroscope"  // Pyroscope's HTTP interface
-	PortTempo      = "tempo"      // Tempo's HTTP interface
-	PortPrometheus = "prometheus" // Prometheus's HTTP interface
-	PortLoki       = "loki"       // Loki's HTTP interface
-	PortCollector  = "collector"  // the Collector's health check
-	PortOTLPGRPC   = "otlp-grpc"  // OTLP over gRPC: of the Collector if the stack has one, else of Tempo
-	PortOTLPHTTP   = "otlp-http"  // OTLP over HTTP: likewise
+	PortPyroscope    = "pyroscope"    // Pyroscope's HTTP interface
+	PortTempo        = "tempo"        // Tempo's HTTP interface
+	PortAlertmanager = "alertmanager" // Alertmanager's HTTP interface
+	PortPrometheus   = "prometheus"   // Prometheus's HTTP interface
+	PortLoki         = "loki"         // Loki's HTTP interface
+	PortCollector    = "collector"    // the Collector's health check
+	PortOTLPGRPC     = "otlp-grpc"    // OTLP over gRPC: of the Collector if the stack has one, else of Tempo
+	PortOTLPHTTP     = "otlp-http"    // OTLP over HTTP: likewise
 )
 
 // catalog describes all servers. To add a server, add an entry here, an overlay in config and a directory with a
@@ -75,6 +77,19 @@ var catalog = []definition{
 		endsWithin: 5 * time.Second,
 	},
 	{
+		name:    Alertmanager,
+		module:  "alertmanager",
+		main:    "github.com/prometheus/alertmanager/cmd/alertmanager",
+		typical: 2 * time.Minute,
+		base:    "alertmanager/alertmanager.yaml",
+		ready:   "/-/ready",
+		args: []string{
+			"--config.file=" + configFile, "--storage.path=data", `--web.listen-address={{.Addr "alertmanager"}}`,
+			"--cluster.listen-address=", // one instance
+		},
+		ports: []Port{{PortAlertmanager, 9093}},
+	},
+	{
 		name:    Prometheus,
 		module:  "prometheus",
 		main:    "github.com/prometheus/prometheus/cmd/prometheus",
@@ -85,7 +100,8 @@ var catalog = []definition{
 			"--config.file=" + configFile, "--storage.tsdb.path=tsdb", `--web.listen-address={{.Addr "prometheus"}}`,
 			"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage",
 		},
-		ports: []Port{{PortPrometheus, 9090}},
+		ports:   []Port{{PortPrometheus, 9090}},
+		sendsTo: []string{Alertmanager},
 	},
 	{
 		name:    Loki,
@@ -115,7 +131,7 @@ var catalog = []definition{
 func Default() []string { return []string{Pyroscope, Tempo} }
 
 // All returns the names of the servers of the whole pipeline.
-func All() []string { return []string{Pyroscope, Tempo, Prometheus, Loki, Collector} }
+func All() []string { return []string{Pyroscope, Tempo, Alertmanager, Prometheus, Loki, Collector} }
 
 // Names returns the names of all servers.
 func Names() []string {

@@ -25,13 +25,14 @@ type Server struct {
 	LogFile  string // its standard output and standard error
 	DataDir  string // its working directory, with its configuration and its data
 
-	def    definition
-	binary string
-	deploy string               // directory of the configuration that the overlay changes
-	want   map[string]int       // ports that the user asked for
-	ports  addresses            // ports in use
-	peers  map[string]addresses // ports of the servers that this one sends to
-	args   []string             // command line for the ports in use
+	def     definition
+	binary  string
+	deploy  string               // directory of the configuration that the overlay changes
+	overlay string               // of the user, applied last
+	want    map[string]int       // ports that the user asked for
+	ports   addresses            // ports in use
+	peers   map[string]addresses // ports of the servers that run already
+	args    []string             // command line for the ports in use
 
 	mu     sync.Mutex
 	proc   *child.Process // the current or last run
@@ -47,6 +48,9 @@ func (s *Server) configure(a addresses) error {
 	config, args, err := s.def.configure(overlayData{a, s.peers, s.deploy})
 	if err != nil {
 		return err
+	}
+	if config, err = MergeYAML(config, []byte(s.overlay)); err != nil {
+		return fmt.Errorf("configuration of %s: %w", s.Name, err)
 	}
 	s.ports, s.args = a, args
 	if err := os.WriteFile(filepath.Join(s.DataDir, configFile), config, 0o644); err != nil {

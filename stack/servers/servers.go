@@ -1,4 +1,4 @@
-// Package servers builds the real Pyroscope, Tempo, Prometheus, Loki and Collector from their Go modules and
+// Package servers builds the real Pyroscope, Tempo, Alertmanager, Prometheus, Loki and Collector from their Go modules and
 // runs them on loopback, without a container engine. It uses the configuration in deploy, which docker-compose.yml
 // mounts, with an overlay for what must differ here: addresses, paths, and names that differ between releases. The
 // stack command and the end-to-end tests use it. Tests can pause, kill and restart each server. It works inside a
@@ -10,8 +10,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +27,10 @@ type Options struct {
 	CacheDir string         // of built binaries; empty means .cache/servers
 	Ports    map[string]int // numbers by port name; missing or 0 means any free port
 	Progress io.Writer      // receives progress lines of builds, for people; nil means none
+
+	// Overlays has more changes to the configuration of servers, by their names: YAML that is merged into it, as
+	// [MergeYAML] does.
+	Overlays map[string]string
 }
 
 // Stack is a set of running servers. Stop ends it.
@@ -104,36 +110,44 @@ func (s *Stack) start(ctx context.Context, defs []definition, opts Options, data
 			binary:  binary,
 			deploy:  deployDir,
 			want:    opts.Ports,
+			overlay: opts.Overlays[d.name],
 		})
 	}
 	found, err := reserve(defs, opts.Ports)
 	if err != nil {
 		return err
 	}
-	receivers, senders := s.byRole()
-	if err := startAll(ctx, receivers, found); err != nil {
-		return err
-	}
-	// The receivers' ports are final only now.
-	for _, server := range senders {
-		server.peers = make(map[string]addresses)
-		for _, peer := range receivers {
-			server.peers[peer.Name] = peer.ports
+	peers := make(map[string]addresses) // of the servers that run: their ports are final
+	for _, level := range s.levels() {
+		for _, server := range level {
+			server.peers = maps.Clone(peers)
+		}
+		if err := startAll(ctx, level, found); err != nil {
+			return err
+		}
+		for _, server := range level {
+			peers[server.Name] = server.ports
 		}
 	}
-	return startAll(ctx, senders, found)
+	return nil
 }
 
-// byRole divides the servers into those that send to other servers and those that do not.
-func (s *Stack) byRole() (receivers, senders []*Server) {
-	for _, server := range s.servers {
-		if len(server.def.sendsTo) == 0 {
-			receivers = append(receivers, server)
-		} else {
-			senders = append(senders, server)
+// levels divides the servers so that each sends only to servers of earlier levels.
+func (s *Stack) levels() [][]*Server {
+	var levels [][]*Server
+	at := make(map[string]int)
+	for _, server := range s.servers { // which come after those that they send to
+		level := 0
+		for _, peer := range server.def.sendsTo {
+			level = max(level, at[peer]+1)
 		}
+		at[server.Name] = level
+		for level >= len(levels) {
+			levels = append(levels, nil)
+		}
+		levels[level] = append(levels[level], server)
 	}
-	return receivers, senders
+	return levels
 }
 
 // startAll starts the servers concurrently and waits until each is ready. The first failure cancels the others.
@@ -158,6 +172,9 @@ func (s *Stack) Pyroscope() *Server { return s.ofModule("pyroscope") }
 
 // Tempo returns the stack's Tempo, or nil.
 func (s *Stack) Tempo() *Server { return s.ofModule("tempo") }
+
+// Alertmanager returns the stack's Alertmanager, or nil.
+func (s *Stack) Alertmanager() *Server { return s.ofModule("alertmanager") }
 
 // Prometheus returns the stack's Prometheus, or nil.
 func (s *Stack) Prometheus() *Server { return s.ofModule("prometheus") }
@@ -207,8 +224,10 @@ func (s *Stack) Wait(ctx context.Context) error {
 // first, so that their queued data is delivered. Servers that still run when ctx is done are killed, which is an
 // error. After Stop no server runs and the data directory is free. Stop may be called several times and concurrently.
 func (s *Stack) Stop(ctx context.Context) error {
-	receivers, senders := s.byRole()
-	err := errors.Join(closeAll(ctx, senders), closeAll(ctx, receivers))
+	var err error
+	for _, level := range slices.Backward(s.levels()) {
+		err = errors.Join(err, closeAll(ctx, level))
+	}
 	s.release.Do(func() { err = errors.Join(err, s.lock.Close()) })
 	return err
 }
