@@ -248,7 +248,7 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 		span query.Span
 		typ  string
 	}{{v.lock, "wall"}, {v.sleep, "wall"}, {v.cart, "wall"}, {v.cart, "cpu"}, {v.prices, "wall"}} {
-		if err := sameFlame(t, v, tt.span, tt.typ); err != nil {
+		if err := sameFlame(t, v.directory, v.servers, tt.span, tt.typ); err != nil {
 			t.Errorf("%s of %s: %v", tt.typ, tt.span.Name, err)
 		}
 	}
@@ -284,11 +284,10 @@ func TestViewerShowsTheSameFromServersAsFromTheDirectory(t *testing.T) {
 	profilesAreThere(t, v)
 }
 
-// sameFlame returns an error unless the pages over the directory and over the servers have the same profile of a span, and draw it
-// in the same way.
-func sameFlame(t *testing.T, v *viewed, span query.Span, typ string) error {
+// sameFlame returns an error unless the pages at two addresses have the same profile of a span, and draw it in the same way.
+func sameFlame(t *testing.T, here, there string, span query.Span, typ string) error {
 	t.Helper()
-	return same(t, v, fmt.Sprintf("%s/span/%s/%s.pb.gz", viewer.TracePath(span.TraceID), span.ID, typ),
+	return same(t, here, there, fmt.Sprintf("%s/span/%s/%s.pb.gz", viewer.TracePath(span.TraceID), span.ID, typ),
 		strings.Replace(viewer.SpanPath(span.TraceID, span.ID), "#", "&type="+typ+"#", 1))
 }
 
@@ -296,7 +295,7 @@ func sameFlame(t *testing.T, v *viewed, span query.Span, typ string) error {
 func wholeTraceIsTheSame(t *testing.T, v *viewed) {
 	t.Helper()
 	path := viewer.TracePath(v.report.TraceID)
-	if err := same(t, v, path+"/whole.pb.gz", path+"?whole=1"); err != nil {
+	if err := same(t, v.directory, v.servers, path+"/whole.pb.gz", path+"?whole=1"); err != nil {
 		t.Errorf("the whole trace: %v", err)
 	}
 	var sum, inventory int64
@@ -319,15 +318,14 @@ func wholeTraceIsTheSame(t *testing.T, v *viewed) {
 	}
 }
 
-// same returns an error unless the pages over the directory and over the servers have the same file of a profile, and draw the
-// same flame graph.
-func same(t *testing.T, v *viewed, file, page string) error {
+// same returns an error unless the pages at two addresses have the same file of a profile, and draw the same flame graph.
+func same(t *testing.T, here, there, file, page string) error {
 	t.Helper()
-	local, remote := stacks(t, v.directory+file), stacks(t, v.servers+file)
+	local, remote := stacks(t, here+file), stacks(t, there+file)
 	if len(local) == 0 || !maps.Equal(local, remote) {
 		return fmt.Errorf(
-			"%d stacks in the directory, %d on the servers; in the directory alone:\n%v\non the servers alone:\n%v",
-			len(local), len(remote), without(local, remote), without(remote, local),
+			"%d stacks at %s, %d at %s; only at the first:\n%v\nonly at the second:\n%v",
+			len(local), here, len(remote), there, without(local, remote), without(remote, local),
 		)
 	}
 	drawn := func(pages string) string {
@@ -335,7 +333,7 @@ func same(t *testing.T, v *viewed, file, page string) error {
 		flame, _, _ = strings.Cut(flame, `<ul class="actions">`)
 		return flame
 	}
-	if h, th := drawn(v.directory), drawn(v.servers); h != th || h == "" {
+	if h, th := drawn(here), drawn(there); h != th || h == "" {
 		return fmt.Errorf("drawn differently:\n%s\n%s", h, th)
 	}
 	return nil

@@ -1,4 +1,4 @@
-// Command stack runs the real servers without Docker: it builds Pyroscope, Tempo, Alertmanager, Prometheus, Loki and the
+// Command stack runs the real servers without Docker: it builds Pyroscope, Tempo, Jaeger, Alertmanager, Prometheus, Loki and the
 // Collector from their Go modules unless they are cached, and runs all or some of them on loopback until Ctrl-C.
 // It is for demos and for development of this project. It is not for production, which uses the servers' images.
 package main

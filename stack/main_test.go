@@ -21,8 +21,8 @@ func TestWrongArguments(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"down", `unknown command "down"`},
 		{"up now", `unknown command "now"`},
-		{"up --servers zipkin", "known are pyroscope, pyroscope-v1, tempo, alertmanager, prometheus, loki, collector"},
-		{"up --servers collector,tempo", `"collector" sends to "prometheus"`},
+		{"up --servers zipkin", "known are pyroscope, pyroscope-v1, tempo, jaeger, alertmanager, prometheus, loki, collector"},
+		{"up --servers collector,tempo", `"collector" sends to "jaeger"`},
 		{"up --tempo-port x", "invalid argument"},
 		{"up --tempo-port 70000", "allowed is 1 to 65535"},
 		{"build --servers zipkin", "known are"},

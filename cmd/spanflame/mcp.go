@@ -26,7 +26,7 @@ traces by problem, why a trace took so long, the top functions of a span, compar
 answer is short, says how sure it is, and what is missing.
 
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
-from servers with --tempo and --pyroscope. --dir may also be any other directory of profiles.
+from servers with --tempo or --jaeger and --pyroscope. --dir may also be any other directory of profiles.
 
 Exits with 0 when the input ends, and 2 if the command line cannot be used, the directory is not found, or a message cannot be
 read.`,
@@ -39,8 +39,7 @@ read.`,
 	}, cobra.NoArgs)
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
-	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
-	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	o.addServers(flags)
 	flags.DurationVar(&o.slowSpan, "slow-span", defaultSlowSpan, "the services' SPANFLAME_SLOW_SPAN")
 	return cmd
 }

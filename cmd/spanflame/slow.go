@@ -27,7 +27,7 @@ func newSlowCommand() *cobra.Command {
 are, why, and the slowest trace, which the command why explains.
 
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
-from servers with --tempo and --pyroscope.
+from servers with --tempo or --jaeger and --pyroscope.
 
 Exits with 0 if there are traces or none, and 2 if the command line cannot be used or the directory is not found.`,
 		Example: `  spanflame slow
@@ -38,8 +38,7 @@ Exits with 0 if there are traces or none, and 2 if the command line cannot be us
 	}, cobra.NoArgs)
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
-	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
-	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	o.addServers(flags)
 	flags.DurationVar(&o.slowSpan, "slow-span", defaultSlowSpan, "the services' SPANFLAME_SLOW_SPAN")
 	flags.StringVar(&o.Service, "service", "", "only traces through this service")
 	flags.StringVar(&o.Name, "name", "", "only traces with this part in the name of a route or span")

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"spanflame/viewer/source"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"spanflame/internal/record"
 	"spanflame/profiles"
@@ -24,11 +26,19 @@ import (
 
 // viewOptions are the argument and the flags of the command view.
 type viewOptions struct {
-	dir, listen, listener           string
-	tempo, pyroscope, grafana, base string
-	hosts                           []string
-	slowSpan, cpu                   time.Duration
-	localTime                       bool
+	dir, listen, listener    string
+	tempo, jaeger, pyroscope string
+	grafana, base            string
+	hosts                    []string
+	slowSpan, cpu            time.Duration
+	localTime                bool
+}
+
+// addServers adds the flags that name servers.
+func (o *viewOptions) addServers(flags *pflag.FlagSet) {
+	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
+	flags.StringVar(&o.jaeger, "jaeger", "", "URL of a Jaeger server to read traces from instead; requires --pyroscope")
+	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo or --jaeger")
 }
 
 func newViewCommand() *cobra.Command {
@@ -38,8 +48,8 @@ func newViewCommand() *cobra.Command {
 		Short: "Show slow traces and the flame graphs of their spans in a browser",
 		Long: `Serve web pages for the profiles and traces that agents save to DIR, until SIGINT or SIGTERM: slow traces, the
 flame graph of each span, all spans of a name, a service's profiles, comparisons, and memory over time. The default of
-DIR is SPANFLAME_DIR, or else the directory to which agents save by default. With --tempo and --pyroscope the pages
-read these servers instead.
+DIR is SPANFLAME_DIR, or else the directory to which agents save by default. With --tempo or --jaeger
+and --pyroscope the pages read these servers instead.
 
 DIR may also be any other directory with profiles in files, or a single such FILE, written by any tool. The
 pages then show flame graphs, comparisons and memory. Traces are read from files in DIR and DIR/traces whose names
@@ -61,8 +71,7 @@ The pages have no user accounts: listen on loopback, or behind a proxy that auth
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.listen, "listen", "127.0.0.1:7070", "address to listen on")
-	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
-	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	o.addServers(flags)
 	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana server to link to")
 	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
 	flags.DurationVar(&o.slowSpan, "slow-span", 0, "the services' SPANFLAME_SLOW_SPAN, if it is not the default of 100ms")
@@ -71,6 +80,9 @@ The pages have no user accounts: listen on loopback, or behind a proxy that auth
 	flags.DurationVar(&o.cpu, "duration", 10*time.Second, "with a URL, how long to record the CPU profile")
 	return cmd
 }
+
+// traces returns the URL of the server with the traces, if one is named.
+func (o *viewOptions) traces() string { return cmp.Or(o.tempo, o.jaeger) }
 
 // view prints the address of the pages and serves them until ctx ends.
 func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
@@ -135,10 +147,16 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 // openSource opens the directory, or the servers if they are named.
 func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	switch {
-	case o.tempo != "" && o.pyroscope != "" && o.dir != "":
+	case o.tempo != "" && o.jaeger != "":
+		return nil, errors.New("specify either --tempo or --jaeger, not both: each has the traces")
+	case o.traces() != "" && o.pyroscope != "" && o.dir != "":
 		return nil, fmt.Errorf("specify either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
 	case o.tempo != "" && o.pyroscope != "":
 		return source.NewServers(o.tempo, o.pyroscope)
+	case o.jaeger != "" && o.pyroscope != "":
+		return source.NewServersWithJaeger(o.jaeger, o.pyroscope)
+	case o.jaeger != "":
+		return nil, errors.New("--jaeger requires --pyroscope: one has the traces, the other the profiles")
 	case o.tempo != "" || o.pyroscope != "":
 		return nil, errors.New("--tempo and --pyroscope require each other: one has the traces, the other the profiles")
 	}
@@ -183,8 +201,8 @@ func redacted(address string) string {
 }
 
 func described(o viewOptions) string {
-	if o.tempo != "" {
-		return redacted(o.tempo) + " with " + redacted(o.pyroscope)
+	if server := o.traces(); server != "" {
+		return redacted(server) + " with " + redacted(o.pyroscope)
 	}
 	if o.listener != "" {
 		return redacted(o.listener)

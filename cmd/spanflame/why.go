@@ -47,7 +47,7 @@ states in which they spend significantly more time, with the rate q of false dis
 sample of all, if agents took one, or else the faster half of the others that were recorded.
 
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
-from servers with --tempo and --pyroscope.
+from servers with --tempo or --jaeger and --pyroscope.
 
 Exits with 0 if the trace is explained, and 2 if the command line cannot be used, or if the trace is not found or has no
 wall-clock profile.`,
@@ -64,7 +64,7 @@ wall-clock profile.`,
 			if o.since < 0 || o.since > 0 && id != "" {
 				return unusable(fmt.Errorf("--since %v: want a duration above zero, such as 6h, and no TRACE_ID", o.since))
 			}
-			if o.tail != "" && (o.since > 0 || id != "" || o.tempo != "") {
+			if o.tail != "" && (o.since > 0 || id != "" || o.traces() != "") {
 				return unusable(errors.New("--tail: want no TRACE_ID, no --since and no --tempo: servers do not have the profiles of single requests"))
 			}
 			return unusable(o.run(cmd.Context(), id, cmd.OutOrStdout(), cmd.ErrOrStderr()))
@@ -72,8 +72,7 @@ wall-clock profile.`,
 	}, argCount("at most one TRACE_ID", 0, 1))
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
-	flags.StringVar(&o.tempo, "tempo", "", "URL of a Tempo server to read traces from; requires --pyroscope")
-	flags.StringVar(&o.pyroscope, "pyroscope", "", "URL of a Pyroscope server to read profiles from; requires --tempo")
+	o.addServers(flags)
 	flags.StringVar(&o.service, "service", "", "service whose slowest trace to explain")
 	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
 	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the last 7 days of servers)")

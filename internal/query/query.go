@@ -1,5 +1,5 @@
-// Package query reads traces from Tempo and flame graphs from Pyroscope with the same calls that Grafana makes. The
-// viewer, package profiles/input and the end-to-end tests use it. It writes nothing, and it is not a general client: it
+// Package query reads traces from Tempo or Jaeger and flame graphs from Pyroscope, from Tempo and Pyroscope with the same
+// calls that Grafana makes. The viewer, package profiles/input and the end-to-end tests use it. It writes nothing, and it is not a general client: it
 // has the calls that lead from a slow trace to its flame graph.
 package query
 
@@ -74,13 +74,22 @@ func (c client) send(ctx context.Context, path string, query url.Values, mediaTy
 	case len(b) > maxAnswer:
 		return fmt.Errorf("%s: the answer is longer than %d bytes", u, maxAnswer)
 	case resp.StatusCode != http.StatusOK:
-		return fmt.Errorf("%s: status %d: %.200q", u, resp.StatusCode, b)
+		return StatusError{u, resp.StatusCode, fmt.Sprintf("%.200q", b)}
 	}
 	if err := decode(b); err != nil {
 		return fmt.Errorf("%s: %w", u, err)
 	}
 	return nil
 }
+
+// StatusError means that a server answered with another status than 200.
+type StatusError struct {
+	URL    string // without its password
+	Status int
+	Body   string // its beginning, quoted
+}
+
+func (e StatusError) Error() string { return fmt.Sprintf("%s: status %d: %s", e.URL, e.Status, e.Body) }
 
 // into decodes JSON into v.
 func into(v any) func([]byte) error {

@@ -3,6 +3,7 @@ package query
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
@@ -188,4 +189,34 @@ func FuzzFlameGraph(f *testing.F) {
 			parents = frames
 		}
 	})
+}
+
+func TestJaegersAnswers(t *testing.T) {
+	ask := func(status int, body string) (spans []Span, err error) {
+		return NewJaeger(answer(t, status, body)).Find(t.Context(), JaegerQuery{Service: "svc", From: time.Unix(0, 0), To: time.Unix(9, 0), Limit: 10})
+	}
+	span := func(name string, start int) string {
+		return fmt.Sprintf(`{"traceId":"0102030405060708090a0b0c0d0e0f10","spanId":"0102030405060708","name":%q,`+
+			`"startTimeUnixNano":"%d","endTimeUnixNano":"9"}`, name, start)
+	}
+	spans, err := ask(200, `{"result":{"resourceSpans":[{"scopeSpans":[{"spans":[`+span("second", 7)+","+span("first", 5)+`]}]}]}}`)
+	if err != nil || len(spans) != 2 || spans[0].Name != "first" || spans[1].Name != "second" {
+		t.Errorf("%v, %v", spans, err)
+	}
+	for _, none := range []struct {
+		status int
+		body   string
+	}{{404, `{"error":{"httpCode":404,"message":"No traces found"}}`}, {200, `{}`}, {200, `{"result":{"resourceSpans":[]}}`}} {
+		if spans, err := ask(none.status, none.body); err != nil || len(spans) > 0 {
+			t.Errorf("%d %s: %v, %v", none.status, none.body, spans, err)
+		}
+	}
+	for _, bad := range []struct {
+		status int
+		body   string
+	}{{500, `{}`}, {200, `<html>`}, {200, `{"result":{"resourceSpans":7}}`}} {
+		if spans, err := ask(bad.status, bad.body); err == nil {
+			t.Errorf("%d %s: no error, but %v", bad.status, bad.body, spans)
+		}
+	}
 }

@@ -21,6 +21,7 @@ const (
 	Pyroscope    = "pyroscope"    // profiles, on the second storage, which survives a kill
 	PyroscopeV1  = "pyroscope-v1" // the same server on its first storage, which older installations use
 	Tempo        = "tempo"        // traces
+	Jaeger       = "jaeger"       // traces, for those who search them in its pages
 	Alertmanager = "alertmanager" // notifies people of alerts
 	Prometheus   = "prometheus"   // metrics, and the alerts on them
 	Loki         = "loki"         // logs
@@ -31,6 +32,7 @@ const (
 const (
 	PortPyroscope    = "pyroscope"    // Pyroscope's HTTP interface
 	PortTempo        = "tempo"        // Tempo's HTTP interface
+	PortJaeger       = "jaeger"       // Jaeger's HTTP interface
 	PortAlertmanager = "alertmanager" // Alertmanager's HTTP interface
 	PortPrometheus   = "prometheus"   // Prometheus's HTTP interface
 	PortLoki         = "loki"         // Loki's HTTP interface
@@ -75,6 +77,16 @@ var catalog = []definition{
 		// Shutdown takes 2 s, unless it was queried in the last minute: then its query frontend waits
 		// forever for a queue to be removed by a timer that it has stopped. By then its data is on disk.
 		endsWithin: 5 * time.Second,
+	},
+	{
+		name:    Jaeger,
+		module:  "jaeger",
+		main:    "github.com/jaegertracing/jaeger/cmd/jaeger",
+		typical: 4 * time.Minute,
+		base:    "jaeger/jaeger.yaml",
+		ready:   "/api/v3/services",
+		args:    []string{"--config=" + configFile},
+		ports:   []Port{{PortJaeger, 16686}, {"jaeger-grpc", 0}, {"jaeger-otlp", 0}},
 	},
 	{
 		name:    Alertmanager,
@@ -122,7 +134,7 @@ var catalog = []definition{
 		ready:   "/",
 		args:    []string{"--config=" + configFile},
 		ports:   []Port{{PortCollector, 13133}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}},
-		sendsTo: []string{Tempo, Prometheus, Loki},
+		sendsTo: []string{Tempo, Jaeger, Prometheus, Loki},
 	},
 }
 
@@ -131,7 +143,9 @@ var catalog = []definition{
 func Default() []string { return []string{Pyroscope, Tempo} }
 
 // All returns the names of the servers of the whole pipeline.
-func All() []string { return []string{Pyroscope, Tempo, Alertmanager, Prometheus, Loki, Collector} }
+func All() []string {
+	return []string{Pyroscope, Tempo, Jaeger, Alertmanager, Prometheus, Loki, Collector}
+}
 
 // Names returns the names of all servers.
 func Names() []string {

@@ -20,7 +20,7 @@ func everyPort(d definition) addresses {
 }
 
 // listensElsewhere matches addresses that are right in a container network and wrong here.
-var listensElsewhere = regexp.MustCompile(`0\.0\.0\.0|//(tempo|loki|prometheus|alertmanager|pyroscope|collector):|endpoint: tempo`)
+var listensElsewhere = regexp.MustCompile(`0\.0\.0\.0|//(tempo|jaeger|loki|prometheus|alertmanager|pyroscope|collector):|endpoint: tempo`)
 
 func TestEveryConfiguration(t *testing.T) {
 	root, err := moduleRoot()

@@ -1,5 +1,5 @@
-// Package servers builds the real Pyroscope, Tempo, Alertmanager, Prometheus, Loki and Collector from their Go modules and
-// runs them on loopback, without a container engine. It uses the configuration in deploy, which docker-compose.yml
+// Package servers builds the real Pyroscope, Tempo, Jaeger, Alertmanager, Prometheus, Loki and Collector from their Go
+// modules and runs them on loopback, without a container engine. It uses the configuration in deploy, which docker-compose.yml
 // mounts, with an overlay for what must differ here: addresses, paths, and names that differ between releases. The
 // stack command and the end-to-end tests use it. Tests can pause, kill and restart each server. It works inside a
 // checkout, on Unix, and needs the go command. It is not for production, which uses the servers' images.
@@ -172,6 +172,9 @@ func (s *Stack) Pyroscope() *Server { return s.ofModule("pyroscope") }
 
 // Tempo returns the stack's Tempo, or nil.
 func (s *Stack) Tempo() *Server { return s.ofModule("tempo") }
+
+// Jaeger returns the stack's Jaeger, or nil.
+func (s *Stack) Jaeger() *Server { return s.ofModule("jaeger") }
 
 // Alertmanager returns the stack's Alertmanager, or nil.
 func (s *Stack) Alertmanager() *Server { return s.ofModule("alertmanager") }

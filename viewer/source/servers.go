@@ -7,17 +7,13 @@ import (
 	"iter"
 	"maps"
 	"net/url"
-	"regexp"
 	"slices"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
 
 	"spanflame/internal/query"
 	"spanflame/internal/record"
-	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
@@ -25,8 +21,7 @@ import (
 // Limits of requests to the servers.
 const (
 	week          = 168 * time.Hour // of profiles or spans
-	farthest      = 167 * time.Hour // of one search of Tempo, which accepts 7 days at most, in whole seconds
-	searched      = 500             // traces: Tempo answers with any that match, not with the slowest
+	searched      = 500             // traces: the servers answer with any that match, not with the slowest
 	profileMargin = time.Minute     // around a span, as profiles are found by the start of their window
 )
 
@@ -36,12 +31,11 @@ var pyroscopeTypes = map[record.Type]string{
 	record.Mutex: query.MutexDelay, record.Block: query.BlockDelay, record.Goroutine: query.Goroutines,
 }
 
-// Servers is a Tempo server with the traces and a Pyroscope server with the profiles.
+// Servers is a Tempo or Jaeger server with the traces and a Pyroscope server with the profiles.
 type Servers struct {
-	tempo     *query.Tempo
-	pyroscope *query.Pyroscope
-
-	tempoAddress, pyroscopeAddress string // without passwords
+	Traces
+	pyroscope        *query.Pyroscope
+	pyroscopeAddress string // without its password
 }
 
 // ServerError means that a server did not answer, or answered with an error.
@@ -59,11 +53,6 @@ func (e ServerError) Error() string {
 
 func (e ServerError) Unwrap() error { return e.err }
 
-// ofTempo wraps an error of Tempo.
-func (s *Servers) ofTempo(err error) error {
-	return ofServer("Tempo", s.tempoAddress, err)
-}
-
 // ofPyroscope wraps an error of Pyroscope.
 func (s *Servers) ofPyroscope(err error) error {
 	return ofServer("Pyroscope", s.pyroscopeAddress, err)
@@ -79,17 +68,30 @@ func ofServer(server, address string, err error) error {
 
 var _ Source = (*Servers)(nil)
 
-// NewServers returns the servers at two base URLs.
+// NewServers returns Tempo and Pyroscope at two base URLs.
 func NewServers(tempo, pyroscope string) (*Servers, error) {
-	s := &Servers{tempo: query.NewTempo(tempo), pyroscope: query.NewPyroscope(pyroscope)}
-	var err error
-	if s.tempoAddress, err = address("Tempo", tempo); err != nil {
+	at, err := address("Tempo", tempo)
+	if err != nil {
 		return nil, err
 	}
-	if s.pyroscopeAddress, err = address("Pyroscope", pyroscope); err != nil {
+	return newServers(&tempoTraces{query.NewTempo(tempo), at}, pyroscope)
+}
+
+// NewServersWithJaeger returns Jaeger and Pyroscope at two base URLs.
+func NewServersWithJaeger(jaeger, pyroscope string) (*Servers, error) {
+	at, err := address("Jaeger", jaeger)
+	if err != nil {
 		return nil, err
 	}
-	return s, nil
+	return newServers(&jaegerTraces{query.NewJaeger(jaeger), at}, pyroscope)
+}
+
+func newServers(from Traces, pyroscope string) (*Servers, error) {
+	at, err := address("Pyroscope", pyroscope)
+	if err != nil {
+		return nil, err
+	}
+	return &Servers{from, query.NewPyroscope(pyroscope), at}, nil
 }
 
 // address returns a server's base URL without its password.
@@ -112,101 +114,12 @@ func limited(from, to time.Time, back time.Duration) (time.Time, time.Time) {
 	return from, to
 }
 
-// traceQL returns a query for the filter, whose name is f.Name if whole, and contains it otherwise.
-func traceQL(f Filter, whole bool, more ...string) string {
-	var all []string
-	if f.Service != "" {
-		all = append(all, "resource.service.name = "+strconv.Quote(f.Service))
-	}
-	if f.Version != "" {
-		all = append(all, "resource.service.version = "+strconv.Quote(f.Version))
-	}
-	switch {
-	case f.Name != "" && whole:
-		all = append(all, "name = "+strconv.Quote(f.Name))
-	case f.Name != "":
-		all = append(all, "name =~ "+strconv.Quote("(?i).*"+regexp.QuoteMeta(f.Name)+".*"))
-	}
-	if f.Min > 0 {
-		all = append(all, fmt.Sprintf("traceDuration >= %dns", f.Min.Nanoseconds()))
-	}
-	return "{ " + strings.Join(append(all, more...), " && ") + " }"
-}
-
 // checkLength returns an error if a time range of profiles is longer than a week and the margin around its spans.
 func checkLength(from, to time.Time) error {
 	if to.Sub(from) > week+time.Hour {
 		return fmt.Errorf("%w: %v of profiles; ask for 7 days at most", ErrTooLong, to.Sub(from).Round(time.Hour))
 	}
 	return nil
-}
-
-// Search implements [Traces]. Of a time range that is longer than Tempo accepts it searches the end.
-func (s *Servers) Search(ctx context.Context, f Filter) (Found, error) {
-	var found Found
-	from, to := limited(f.From, f.To, farthest)
-	if to.Sub(from) > farthest {
-		if to.Sub(from) > week {
-			found.Notes = append(found.Notes, "Only the last 7 days of the time range were searched: Tempo does not accept a longer one.")
-		}
-		from = to.Add(-farthest)
-	}
-	summaries, err := s.tempo.Search(ctx, traceQL(f, false), from, to, searched)
-	if err != nil {
-		return Found{}, s.ofTempo(err)
-	}
-	if len(summaries) == searched {
-		found.Notes = append(
-			found.Notes,
-			fmt.Sprintf("These are the slowest of %d matching traces, and there are more. Choose a shorter time range or a longer duration.", searched),
-		)
-	}
-	summaries = slices.DeleteFunc(summaries, func(t query.TraceSummary) bool { return f.leavesOut(t.RootName) })
-	for _, t := range summaries[:min(len(summaries), f.Limit)] {
-		found.Traces = append(found.Traces, Summary{TraceID: t.TraceID, Service: t.RootService, Name: t.RootName, Start: t.Start, Duration: t.Duration})
-	}
-	return found, nil
-}
-
-// Requests implements [Traces]. Tempo does not return all spans of a service.
-func (s *Servers) Requests(context.Context, Filter) ([]traces.Span, error) { return nil, nil }
-
-// Trace implements [Traces].
-func (s *Servers) Trace(ctx context.Context, id string) ([]traces.Span, error) {
-	spans, err := s.tempo.Trace(ctx, id)
-	return spans, s.ofTempo(err)
-}
-
-// recorded returns the condition that a span can have a profile, given how long recorded requests take, as far as a query
-// can express it: a span inside a service counts although its request may have been fast, and a request is what a server
-// or a consumer handles. Tempo can search by the duration of a whole trace, but only once all its spans are in one block.
-func recorded(f Filter) string {
-	const marked = "span." + wallprofile.ProfileIDAttribute + ` != "" && `
-	request := fmt.Sprintf("duration >= %dns", f.Slow.Nanoseconds())
-	if f.Requests {
-		return marked + "(kind = server || kind = consumer) && " + request
-	}
-	return fmt.Sprintf("%s(%s || kind != server && kind != consumer && duration >= %dns)", marked, request, min(f.Child, f.Slow).Nanoseconds())
-}
-
-// Captured implements [Traces].
-func (s *Servers) Captured(ctx context.Context, f Filter) ([]traces.Span, error) {
-	from, to := limited(f.From, f.To, query.Longest) // the time range of their profiles
-	if to.Sub(from) > week {
-		return nil, fmt.Errorf("%w: %v of spans; ask for 7 days at most", ErrTooLong, to.Sub(from).Round(time.Hour))
-	}
-	from = later(from, to.Add(-farthest))
-	spans, err := s.tempo.Spans(ctx, traceQL(f, true, recorded(f))+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
-	if err != nil {
-		return nil, s.ofTempo(err)
-	}
-	slices.SortFunc(spans, func(a, b traces.Span) int { return b.Start.Compare(a.Start) })
-	for i := range spans {
-		if spans[i].Service == "" {
-			spans[i].Service = f.Service // older versions of Tempo leave out what the query fixes
-		}
-	}
-	return spans[:min(len(spans), f.Limit)], nil
 }
 
 // labels returns the labels that select profiles in Pyroscope.

@@ -340,6 +340,12 @@ func (x *traceIndex) addLine(at line, text []byte) bool {
 		}
 		return false
 	}
+	x.add(at, spans)
+	return len(spans) > 0
+}
+
+// add adds spans to the index, which are all at one place.
+func (x *traceIndex) add(at line, spans []traces.Span) {
 	services := make(map[string]string, len(spans)) // by span id
 	for _, s := range spans {
 		services[s.ID] = s.Service
@@ -378,7 +384,6 @@ func (x *traceIndex) addLine(at line, text []byte) bool {
 		}
 		x.indexed++
 	}
-	return len(spans) > 0
 }
 
 // maxEntries limits the spans that are kept of one trace.
