@@ -137,7 +137,8 @@ func routes(before, after *requests) []Route {
 // that was not slow has no profile, and counts as one without slow time. The mean is that of each name, weighted in the
 // same way on both sides, so that another mix of requests is no change; names that only one side has are left out.
 // Profiles of slow requests stand for all slow requests of their name: the agent's budget may not allow a profile of each.
-// It returns false if there is no such name.
+// A name that has slow requests on a side but no profile of one is left out, too: how they spent their time is not known.
+// It returns false if no name is left.
 func (c *comparison) byRequest(r *Report) bool {
 	sides := [2]*requests{c.sides[0].requests, c.sides[1].requests}
 	measures := [2]*measure{c.before, c.after}
@@ -152,35 +153,47 @@ func (c *comparison) byRequest(r *Report) bool {
 			}
 		}
 	}
-	share, sum := map[string]float64{}, 0.0
+	var took, profiled [2]map[string]time.Duration // of the slow requests of each name, and of those with a profile
+	for i, m := range measures {
+		took[i], profiled[i] = map[string]time.Duration{}, map[string]time.Duration{}
+		for name, durations := range sides[i].byName {
+			first, _ := slices.BinarySearch(durations, slow)
+			for _, d := range durations[first:] {
+				took[i][name] += d
+			}
+		}
+		for _, w := range m.windows {
+			q := sides[i].all[w.request]
+			profiled[i][q.Name] += q.Duration()
+		}
+	}
+	share, sum, common, without := map[string]float64{}, 0.0, 0, 0
 	for name, before := range sides[0].byName {
 		b, a := float64(len(before)), float64(len(sides[1].byName[name]))
-		if a > 0 {
-			share[name] = a * b / (a + b) // the weight by which the difference is most precise
-			sum += share[name]
+		if a == 0 {
+			continue
 		}
+		common++
+		if took[0][name] > 0 && profiled[0][name] == 0 || took[1][name] > 0 && profiled[1][name] == 0 {
+			without++
+			continue
+		}
+		share[name] = a * b / (a + b) // the weight by which the difference is most precise
+		sum += share[name]
+	}
+	if n := len(sides[0].byName) + len(sides[1].byName) - 2*common; n > 0 {
+		r.note("%s: only one side has requests of some names (%d), which are left out", c.before.name, n)
+	}
+	if without > 0 {
+		r.note("%s: one side has slow requests of some names (%d) but no profile of them; these names are left out", c.before.name, without)
 	}
 	if sum == 0 {
 		return false
 	}
-	if n := len(sides[0].byName) + len(sides[1].byName) - 2*len(share); n > 0 {
-		r.note("%s: only one side has requests of some names (%d), which are left out", c.before.name, n)
-	}
 	for i, m := range measures {
-		profiled := map[string]time.Duration{}
-		for _, w := range m.windows {
-			q := sides[i].all[w.request]
-			profiled[q.Name] += q.Duration()
-		}
 		factor := map[string]float64{}
-		for name, took := range profiled {
-			var all time.Duration
-			for _, d := range sides[i].byName[name] {
-				if d >= slow {
-					all += d
-				}
-			}
-			factor[name] = share[name] / sum / float64(len(sides[i].byName[name])) * float64(all) / float64(took)
+		for name, part := range profiled[i] {
+			factor[name] = share[name] / sum / float64(len(sides[i].byName[name])) * float64(took[i][name]) / float64(part)
 		}
 		p := points{divisors: slices.Repeat([]float64{1.0 / wallBins}, wallBins)}
 		for _, w := range m.windows {

@@ -157,15 +157,22 @@ func TestLoadMixAndBudgetAreNoChange(t *testing.T) {
 		return s
 	}
 	one := side(2000, 1000, 1)
+	unprofiled := &served{} // the budget was spent before the dear ones came
+	unprofiled.serve(random, "GET /cheap", 1, some(2000, 0.15)...)
+	unprofiled.serve(random, "GET /dear", math.MaxInt, some(1000, 0.5)...)
 	for name, other := range map[string]*served{
 		"the same load":     side(2000, 1000, 1),
 		"twice the load":    side(4000, 2000, 1),
 		"another mix":       side(1000, 2000, 1),
 		"a smaller budget":  side(2000, 1000, 4),
 		"none of a request": side(2000, 0, 1),
+		"no profile of one": unprofiled,
 	} {
 		for _, rule := range []string{"wall:+10%@p<0.01", "wall:-10%@p<0.01"} {
-			m, _, v := wall(t, one, other, compare.Options{}, rule)
+			m, r, v := wall(t, one, other, compare.Options{}, rule)
+			if noted := strings.Contains(strings.Join(r.Notes, "\n"), "slow requests of some names (1) but no profile"); noted != (other == unprofiled) {
+				t.Errorf("%s: notes %q", name, r.Notes)
+			}
 			if len(v.Broken) > 0 || len(v.Undecided) != 1 || math.Abs(float64(m.Total.Cum.After/m.Total.Cum.Before)-1) > 1e-6 {
 				t.Errorf("%s: %+v, %+v", name, m.Total.Cum, v)
 			}
