@@ -14,7 +14,7 @@ import (
 // Call is what a client span asked of a database or of another service.
 type Call struct {
 	kind *callKind // nil for no call
-	what string    // a statement as it is in the span, or "GET inventory:8080"
+	what string    // how a statement begins, as it is in the span, or "GET inventory:8080"
 
 	statement bool
 	names     bool // double quotes in the statement are those of names
@@ -33,8 +33,14 @@ var callKinds = []*callKind{
 }
 
 // CallOf returns the call of a client span, from its attributes by OpenTelemetry's conventions, of today or older ones. An
-// attribute that the span does not have is empty.
+// attribute that the span does not have is empty. The call keeps a copy of what it needs, not the attributes.
 func CallOf(attribute func(key string) string) Call {
+	c := callOf(attribute)
+	c.what = strings.Clone(c.what[:min(len(c.what), maxAsked)])
+	return c
+}
+
+func callOf(attribute func(key string) string) Call {
 	first := func(keys ...string) (value string) {
 		for _, key := range keys {
 			if value = attribute(key); value != "" {
@@ -142,10 +148,10 @@ func InCalls(frame string, n int) string {
 	}
 }
 
-// Limits of what a frame has of a statement, in bytes, and of all of it, in characters.
+// Limits of what a call keeps, in bytes, and of what its frame shows of it, in characters.
 const (
-	maxStatement = 2000
-	maxCall      = 100
+	maxAsked = 2000
+	maxCall  = 100
 )
 
 // sqlWords begin the statements that are shown. Others may have values without quotes, as those of Redis.
@@ -165,7 +171,7 @@ var quoteNames = []string{"postgresql", "cockroachdb", "aws.redshift", "redshift
 // statement returns an SQL statement without its values and comments, and with lists of values as "(…)", so that statements
 // which differ in values alone are equal. Of a statement in another language, only its first word is left.
 func statement(s string, names bool) string {
-	s = withoutValues(s[:min(len(s), maxStatement)], names)
+	s = withoutValues(s, names)
 	words := strings.Fields(s)
 	switch {
 	case len(words) == 0 || !isWord(words[0][0]):

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+	"unsafe"
 )
 
 func TestCallOf(t *testing.T) {
@@ -58,10 +59,30 @@ func TestCallOf(t *testing.T) {
 	}
 }
 
+// A call is kept for as long as its span may get a profile: it must not keep a statement of any size alive.
+func TestCallKeepsNoAttribute(t *testing.T) {
+	for key, length := range map[string]int{"db.query.text": 100, "db.statement": 1 << 20, "db.operation": 1 << 20, "rpc.method": 1 << 20} {
+		text := strings.Repeat("SELECT 1 ", length/9)
+		c := CallOf(func(asked string) string {
+			if asked == key {
+				return text
+			}
+			return ""
+		})
+		if len(c.what) == 0 || len(c.what) > maxAsked || unsafe.StringData(c.what) == unsafe.StringData(text) {
+			t.Errorf("%s of %d bytes: the call keeps %d bytes of it", key, len(text), len(c.what))
+		}
+	}
+}
+
 func FuzzStatement(f *testing.F) {
 	f.Add("SELECT 'a', \"b\", $$c$$ FROM t -- d", true)
 	f.Fuzz(func(t *testing.T, s string, names bool) {
-		got := Call{kind: callKinds[0], what: s, statement: true, names: names}.Frame()
+		attributes := map[string]string{"db.query.text": s}
+		if names {
+			attributes["db.system.name"] = "postgresql"
+		}
+		got := CallOf(func(key string) string { return attributes[key] }).Frame()
 		if !utf8.ValidString(got) || strings.ContainsAny(got, "\n\x00") || strings.Contains(got, "'") && !strings.ContainsAny(s, "\"`") {
 			t.Errorf("%q", got)
 		}

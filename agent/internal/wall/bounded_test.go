@@ -105,3 +105,21 @@ func TestSpansThatNeverEndAreForgotten(t *testing.T) {
 	}
 	stream.end()
 }
+
+// TestAStatementIsTakenApartOnce has a span's frame read again and again, as for each sample of its account.
+func TestAStatementIsTakenApartOnce(t *testing.T) {
+	s := &span{first: "SELECT", call: wallprofile.CallOf(func(key string) string {
+		return map[string]string{"db.query.text": "SELECT name FROM article WHERE id = 17"}[key]
+	})}
+	if at := s.step(); at.call != "" {
+		t.Errorf("while it runs its call is %q, which its goroutine may be writing", at.call)
+	}
+	s.ended.Store(1)
+	want := "query: SELECT name FROM article WHERE id = ?"
+	if at := s.step(); at.call != want {
+		t.Errorf("its call is %q, want %q", at.call, want)
+	}
+	if n := testing.AllocsPerRun(10, func() { s.step() }); n != 0 || s.step().call != want || s.call != (wallprofile.Call{}) {
+		t.Errorf("its call is %q after %v allocations, and of the statement is kept %v", s.step().call, n, s.call)
+	}
+}

@@ -64,7 +64,8 @@ type span struct {
 	fresh      freshLinks   // among the children that the converter does not know yet; guarded by its lock
 	outlived   *atomic.Bool // set when it ends after its root; nil unless it outlived that; guarded by the root's lock
 
-	conv *spanLedger // the converter's part, nil until it saw the begin
+	conv  *spanLedger // the converter's part, nil until it saw the begin
+	frame string      // of the call; the converter's, which takes the call for it
 }
 
 // freshLinks are those of a child that the converter does not know yet.
@@ -327,13 +328,12 @@ func (s *span) currentName() string {
 	return s.first
 }
 
-// step is the span as a part of a path.
+// step is the span as a part of a path. Only the converter calls it.
 func (s *span) step() step {
-	name := step{name: s.currentName()}
-	if s.ended.Load() != 0 {
-		name.call = s.call.Frame()
+	if s.ended.Load() != 0 && s.call != (wallprofile.Call{}) {
+		s.frame, s.call = s.call.Frame(), wallprofile.Call{} // once: it takes a statement apart
 	}
-	return name
+	return step{name: s.currentName(), call: s.frame}
 }
 
 // duration returns the time from the span's begin mark to its end by the process's own clock, 0 while it runs.
