@@ -209,10 +209,11 @@ func (s *side) read(ctx context.Context, windows iter.Seq2[profiles.Window, erro
 				return
 			}
 			for _, w := range s.divided(w) {
-				if s.leavesOut(w) {
+				request := s.requests.find(w)
+				if s.leavesOut(w, request) {
 					continue
 				}
-				if err := s.add(w); !yield(w, err) {
+				if err := s.add(w, request); !yield(w, err) {
 					return
 				}
 			}

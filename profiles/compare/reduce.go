@@ -39,7 +39,7 @@ func (s series) sum() (sum int64) {
 type window struct {
 	length  time.Duration // 0 if unknown
 	spans   int           // number of different span IDs, for wall profiles
-	request int           // of a wall profile, the index in the side's requests if they are known
+	request int           // the index in the side's requests, see find
 	start   time.Time
 	work    float64
 }
@@ -86,8 +86,8 @@ type side struct {
 	progress   func(side string, windows int)
 }
 
-// leavesOut reports whether a window is to be left out, and counts it.
-func (s *side) leavesOut(w profiles.Window) bool {
+// leavesOut reports whether a window is to be left out, and counts it. The request is the window's, as find returns it.
+func (s *side) leavesOut(w profiles.Window, request int) bool {
 	if s.span != "" && w.Type != record.Wall && w.Type != record.CPU {
 		return true // its samples do not name their requests
 	}
@@ -103,7 +103,7 @@ func (s *side) leavesOut(w profiles.Window) bool {
 	case "":
 		s.unscoped = s.unscoped || w.Service != ""
 	}
-	if s.requests != nil && (w.Service != "" || len(spanIDs(w.Profile)) > 0) && s.requests.find(w) < 0 {
+	if s.requests != nil && (w.Service != "" || len(spanIDs(w.Profile)) > 0) && request < 0 {
 		if s.span == "" {
 			s.unknown++
 		}
@@ -112,9 +112,13 @@ func (s *side) leavesOut(w profiles.Window) bool {
 	return false
 }
 
-// add reduces one window.
-func (s *side) add(w profiles.Window) error {
+// add reduces one window, of the request that find returned.
+func (s *side) add(w profiles.Window, request int) error {
+	spans := 0
 	if w.Type == record.Wall {
+		if spans = len(spanIDs(w.Profile)); spans == 0 && w.Service != "" {
+			spans = 1 // a server's profile has lost its labels
+		}
 		// Who else was waited for is no change of the functions that wait, and other goroutines' time is not the span's.
 		own := profiles.Own(w.Profile)
 		w.Profile = profiles.WithSamples(own, slices.DeleteFunc(own.Sample, func(s *profile.Sample) bool { return !profiles.OwnTime(s) }))
@@ -130,17 +134,9 @@ func (s *side) add(w profiles.Window) error {
 	if err != nil {
 		return err
 	}
-	win := window{length: time.Duration(p.DurationNanos), start: w.Start}
+	win := window{length: time.Duration(p.DurationNanos), spans: spans, request: request, start: w.Start}
 	if win.length <= 0 {
 		win.length = max(0, w.End.Sub(w.Start))
-	}
-	if w.Type == record.Wall {
-		if win.spans = len(spanIDs(p)); win.spans == 0 && w.Service != "" {
-			win.spans = 1 // a server's profile has lost its labels
-		}
-		if s.requests != nil {
-			win.request = s.requests.find(w)
-		}
 	}
 	if s.work != nil {
 		if win.work, err = s.work(w.Meta); err != nil {

@@ -87,9 +87,9 @@ func spanID(s *profile.Sample) string {
 	return ""
 }
 
-// find returns the index of the request that a wall-clock profile is of, -1 if it is not known.
+// find returns the index of the request that a window is the wall-clock profile of, -1 if it is of none that is known.
 func (r *requests) find(w profiles.Window) int {
-	if len(w.Profile.Sample) > 0 {
+	if r != nil && w.Type == record.Wall && len(w.Profile.Sample) > 0 {
 		if i, ok := r.bySpan[spanID(w.Profile.Sample[0])]; ok {
 			return i
 		}

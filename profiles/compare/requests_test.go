@@ -15,6 +15,7 @@ import (
 
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/compare"
 )
@@ -259,5 +260,25 @@ func TestTablesWithoutDifferencesAreLeftOut(t *testing.T) {
 		if got := b.String(); !strings.Contains(got, "no significant change: wall (100 windows before, 100 after)") || strings.Contains(got, "cum before") {
 			t.Errorf("%s:\n%s", name, got)
 		}
+	}
+}
+
+// A profile may have samples of other goroutines alone, which are not compared.
+func TestProfileOfOtherGoroutinesAlone(t *testing.T) {
+	random := rand.New(rand.NewPCG(11, 12))
+	side := func() *served {
+		s := &served{}
+		s.serve(random, "GET /item", 1, slices.Repeat([]float64{0.2}, 100)...)
+		return s
+	}
+	before, after := side(), side()
+	others := &profile.Location{ID: 9, Line: []profile.Line{{Function: &profile.Function{ID: 9, Name: wallprofile.Others}}}}
+	sample := after.windows[0].Profile.Sample[0]
+	sample.Location = append(sample.Location, others)
+	after.windows[0].Profile.Location = append(after.windows[0].Profile.Location, others)
+	after.windows[0].Profile.Function = append(after.windows[0].Profile.Function, others.Line[0].Function)
+	m, _, _ := wall(t, before, after, compare.Options{}, "wall:+10%")
+	if m.Per != "request" || !near(m.Total.Cum.Before, 0.2e9) || !near(m.Total.Cum.After, 0.99*0.2e9) {
+		t.Errorf("%+v per %s", m.Total.Cum, m.Per)
 	}
 }
