@@ -12,8 +12,14 @@ import (
 //
 //	provider := sdktrace.NewTracerProvider(sdktrace.WithSampler(otelsetup.Sampler(sampler)), ...)
 //
-// A span processor of the service gets these spans, too: the processors of the SDK leave out what is not sampled.
-func Sampler(of sdktrace.Sampler) sdktrace.Sampler { return entries{of} }
+// A span processor of the service gets these spans, too: the processors of the SDK leave out what is not sampled. If the
+// other sampler is nil, it is the default of the SDK.
+func Sampler(of sdktrace.Sampler) sdktrace.Sampler {
+	if of == nil {
+		of = sdktrace.ParentBased(sdktrace.AlwaysSample())
+	}
+	return entries{of}
+}
 
 // entries records the spans by which requests enter the process.
 type entries struct{ sdktrace.Sampler }

@@ -76,3 +76,15 @@ func TestSamplerExportsNothingMore(t *testing.T) {
 		t.Errorf("%d spans are exported, want the sampled one and its child: %v", len(spans), spans.Snapshots())
 	}
 }
+
+func TestSamplerOfNilIsTheDefault(t *testing.T) {
+	provider := sdktrace.NewTracerProvider(sdktrace.WithSampler(Sampler(nil)))
+	defer func() { _ = provider.Shutdown(context.Background()) }()
+	tracer := provider.Tracer("test")
+	_, root := tracer.Start(t.Context(), "root")
+	_, called := tracer.Start(trace.ContextWithRemoteSpanContext(t.Context(),
+		trace.NewSpanContext(trace.SpanContextConfig{TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}})), "caller that is not sampled")
+	if !root.SpanContext().IsSampled() || called.SpanContext().IsSampled() {
+		t.Errorf("a root is sampled: %t, one whose caller is not: %t", root.SpanContext().IsSampled(), called.SpanContext().IsSampled())
+	}
+}
