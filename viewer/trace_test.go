@@ -235,7 +235,7 @@ func TestUnsampledTrace(t *testing.T) {
 	h := pages(t, from, Options{})
 	shows(t, page(t, h, TracePath(fixture.TraceID("t"))), "The sampler decided against this trace")
 	if got := page(t, h, TracePath(fixture.TraceID("sampled"))); strings.Contains(got, "The sampler decided") {
-		t.Error("a sampled trace is said not to be sampled")
+		t.Error("the page of a sampled trace shows that it is not sampled")
 	}
 	requests, err := from.Requests(t.Context(), source.Filter{Service: "shop"})
 	if err != nil || len(requests) != 1 || requests[0].ID != fixture.SpanID("sampled") {

@@ -52,14 +52,14 @@ type Mark = interface {
 	End(name string, chosen time.Time) (at time.Time, profiled bool)
 }
 
-// Marks marks the start of sampled spans, on the goroutine that calls Begin. The parent is the mark of the nearest
-// span above in this process, nil if there is none. The mark is nil when the span is not recorded. Package wall has
+// Marks marks the start of recorded spans, on the goroutine that calls Begin. The parent is the mark of the nearest
+// span above in this process, nil if there is none. The mark is nil when the span gets no profile. Package wall has
 // the implementation.
 type Marks interface {
 	Begin(parent Mark, span trace.SpanContext, name string, start time.Time) Mark
 }
 
-// Span is a sampled span of this package, which alone makes one. A type that embeds a Span is taken for it where it is the
+// Span is a recorded span of this package, which alone makes one. A type that embeds a Span is taken for it where it is the
 // span of a context.
 type Span interface {
 	trace.Span
@@ -241,7 +241,7 @@ func labelOf(ctx context.Context, name string) string {
 }
 
 // started is a TracerProvider for otel-profiling-go to wrap: its tracer starts nothing and returns the
-// span that is in the context, which is labelled after it was found to be sampled.
+// span that is in the context, which is labelled after it was found to be recorded.
 type started struct{ trace.TracerProvider }
 
 func (started) Tracer(string, ...trace.TracerOption) trace.Tracer { return startedTracer{} }
@@ -252,7 +252,7 @@ func (startedTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOp
 	return ctx, trace.SpanFromContext(ctx)
 }
 
-// span is a sampled span. It is in its context itself, so that a span which is taken from there is ended
+// span is a recorded span. It is in its context itself, so that a span which is taken from there is ended
 // here, and so that the tracers of its TracerProvider are wrapped, too.
 type span struct {
 	trace.Span

@@ -39,7 +39,7 @@ const (
 	grace    = 5 * time.Second  // for the children that outlive a slow root, to get profiles of their own
 )
 
-// span is one sampled span between its two marks.
+// span is one recorded span between its two marks.
 type span struct {
 	root   *root
 	parent *span // nil for a root
@@ -93,9 +93,9 @@ type root struct {
 	conv rootLedger // the converter's part
 }
 
-// Begin marks on the calling goroutine that the sampled span sc started, at the time start by its own
+// Begin marks on the calling goroutine that the recorded span sc started, at the time start by its own
 // clock. The parent is the mark of the nearest span above it in this process, nil if there is none.
-// The returned mark is nil when the span is not recorded: the recorder has stopped, or a limit is reached.
+// The returned mark is nil when the span gets no profile: the recorder has stopped, or a limit is reached.
 func (r *Recorder) Begin(parent Mark, sc oteltrace.SpanContext, name string, start time.Time) Mark {
 	if r.stopped.Load() {
 		return nil
