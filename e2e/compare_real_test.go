@@ -97,6 +97,9 @@ func TestEqualRequestsAreSeldomFlagged(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer d.Close()
+	if err := d.ReadTraces(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	at := func(from time.Time) (some []profiles.Entry, requests []traces.Span) {
 		to := from.Add(comparedRequests)
 		for _, e := range entries {

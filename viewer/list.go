@@ -111,6 +111,13 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	if f.Min, err = parseMin(page.Min); err != nil {
 		return err
 	}
+	var requests distributions
+	if page.Show == "" {
+		// Before the search, whose notes then say what is not read yet.
+		if requests, err = s.distributions(r.Context(), f); err != nil {
+			return err
+		}
+	}
 	found, err := s.source.Search(r.Context(), f)
 	if err != nil {
 		return err
@@ -126,10 +133,6 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	if len(found.Traces) == groupedTraces {
 		page.Notes = append(page.Notes,
 			fmt.Sprintf("These are the problems of the slowest %d traces. Choose a shorter time range to see those of all.", groupedTraces))
-	}
-	requests, err := s.distributions(r.Context(), f)
-	if err != nil {
-		return err
 	}
 	why := s.diagnoseSome(r.Context(), found.Traces, s.options.SlowSpan)
 	problems := source.Problems(found.Traces, s.options.SlowSpan)

@@ -1,15 +1,18 @@
 package viewer
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/traces"
 	"spanflame/viewer/internal/fixture"
 	"spanflame/viewer/source"
 )
@@ -59,5 +62,32 @@ func TestEmptyDirectorySaysWhatToDo(t *testing.T) {
 	}
 	if _, err := source.OpenDirectory(file); err == nil {
 		t.Error("a file was opened as a directory")
+	}
+}
+
+// reading is a source that has all traces only once all requests were asked for.
+type reading struct {
+	source.Source
+	done bool
+}
+
+func (s *reading) Requests(ctx context.Context, f source.Filter) ([]traces.Span, error) {
+	s.done = true
+	return s.Source.Requests(ctx, f)
+}
+
+func (s *reading) Search(ctx context.Context, f source.Filter) (source.Found, error) {
+	found, err := s.Source.Search(ctx, f)
+	if !s.done {
+		found.Notes = append(found.Notes, "Older traces are still being read")
+	}
+	return found, err
+}
+
+// TestNotesAreOfWhatIsShown: a page with the distributions of all requests does not say that traces are still being read.
+func TestNotesAreOfWhatIsShown(t *testing.T) {
+	h := pages(t, &reading{Source: open(t, ten(t).Dir)}, Options{})
+	if shown := page(t, h, "/"); !strings.Contains(shown, "requests: median") || strings.Contains(shown, "still being read") {
+		t.Errorf("the page shows\n%s", shown)
 	}
 }

@@ -262,6 +262,9 @@ func (o compareOptions) requestsOf(ctx context.Context, dir string, labels map[s
 			of.To = e.End
 		}
 	}
+	if err := d.ReadTraces(ctx); err != nil {
+		return nil, err
+	}
 	return d.Requests(ctx, of)
 }
 

@@ -225,14 +225,20 @@ func (d *Directory) Captured(ctx context.Context, f Filter) ([]traces.Span, erro
 	return d.index.captured(f), nil
 }
 
-// Requests implements [Traces].
+// Requests implements [Traces]. It has none before all traces are read, which may take several calls; see
+// [Directory.ReadTraces].
 func (d *Directory) Requests(ctx context.Context, f Filter) ([]traces.Span, error) {
+	if err := d.index.refresh(ctx); err != nil {
+		return nil, err
+	}
+	return d.index.requests(f), nil
+}
+
+// ReadTraces waits until all traces are read. The other methods read for a limited time, and the next call continues.
+func (d *Directory) ReadTraces(ctx context.Context) error {
 	for {
-		if err := d.index.refresh(ctx); err != nil {
-			return nil, err
-		}
-		if found, all := d.index.requests(f); all {
-			return found, nil
+		if err := d.index.read(ctx, 0); err != nil || d.index.complete() {
+			return err
 		}
 	}
 }

@@ -37,10 +37,11 @@ const (
 // lines are. It reads only what was added since it last looked, newest files first, and does not keep whole spans: a trace
 // is read again from its lines.
 type traceIndex struct {
-	root   *os.Root // nothing outside it is opened
-	dir    string   // below root; it need not exist yet
-	beside bool     // the files next to dir count, too
-	most   int      // maxIndexed
+	root   *os.Root      // nothing outside it is opened
+	dir    string        // below root; it need not exist yet
+	beside bool          // the files next to dir count, too
+	most   int           // maxIndexed
+	budget time.Duration // refreshBudget
 
 	refreshing chan struct{} // holds one token, which guards reading files
 	mu         sync.RWMutex  // guards what follows
@@ -106,15 +107,18 @@ func (e indexedSpan) took() time.Duration { return time.Duration(e.end - e.start
 
 func newTraceIndex(root *os.Root, dir string, beside bool) *traceIndex {
 	x := &traceIndex{
-		root: root, dir: dir, beside: beside, most: maxIndexed, refreshing: make(chan struct{}, 1),
+		root: root, dir: dir, beside: beside, most: maxIndexed, budget: refreshBudget, refreshing: make(chan struct{}, 1),
 		files: make(map[string]*traceFile), traces: make(map[string]*indexedTrace),
 	}
 	x.refreshing <- struct{}{}
 	return x
 }
 
-// refresh reads what is new, or as much of it as its time allows.
-func (x *traceIndex) refresh(ctx context.Context) error {
+// refresh reads what is new, or as much of it as its time allows, unless that was done just now.
+func (x *traceIndex) refresh(ctx context.Context) error { return x.read(ctx, refreshEvery) }
+
+// read is refresh if the last one is so long ago.
+func (x *traceIndex) read(ctx context.Context, every time.Duration) error {
 	select {
 	case <-x.refreshing:
 		defer func() { x.refreshing <- struct{}{} }()
@@ -122,7 +126,7 @@ func (x *traceIndex) refresh(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	x.mu.RLock()
-	fresh := x.unread == 0 && time.Since(x.refreshed) < refreshEvery
+	fresh := time.Since(x.refreshed) < every
 	x.mu.RUnlock()
 	if fresh {
 		return nil
@@ -131,13 +135,13 @@ func (x *traceIndex) refresh(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	deadline := time.Now().Add(refreshBudget)
+	deadline := time.Now().Add(x.budget)
 	var unread int64
-	for _, f := range todo {
+	for i, f := range todo {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if time.Now().After(deadline) {
+		if i > 0 && time.Now().After(deadline) {
 			unread += f.size - f.read
 			continue
 		}
@@ -518,12 +522,19 @@ func (x *traceIndex) captured(f Filter) []traces.Span {
 	return found[:min(len(found), f.Limit)]
 }
 
-// requests returns the matching spans by which requests entered their service, and whether all traces were read.
-func (x *traceIndex) requests(f Filter) (found []traces.Span, all bool) {
+// complete reports whether all files were read when they were last looked at.
+func (x *traceIndex) complete() bool {
+	x.mu.RLock()
+	defer x.mu.RUnlock()
+	return x.unread == 0
+}
+
+// requests returns the matching spans by which requests entered their service, or none if some are not read yet.
+func (x *traceIndex) requests(f Filter) (found []traces.Span) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
 	if x.unread > 0 {
-		return nil, false
+		return nil
 	}
 	for _, t := range x.traces {
 		for _, e := range t.entries {
@@ -534,7 +545,7 @@ func (x *traceIndex) requests(f Filter) (found []traces.Span, all bool) {
 			}
 		}
 	}
-	return found, true
+	return found
 }
 
 // recorded reports whether a span can have a profile, given how long recorded requests take. All spans between a marked

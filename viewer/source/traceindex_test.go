@@ -178,6 +178,24 @@ func TestIndexIsBounded(t *testing.T) {
 	}
 }
 
+// Reading all traces may take long: only who asks for that waits.
+func TestRequestsDoNotWait(t *testing.T) {
+	d := fixture.New(t)
+	d.Write(d.TraceFile("svc", "20260102T150405"), fixture.Line(t, single("a", time.Second)))
+	d.Write(d.TraceFile("svc", "20260102T160000"), fixture.Line(t, single("b", time.Second)))
+	dir := open(t, d.Dir)
+	dir.index.budget = 0 // of one file at a time
+	if some, err := dir.Requests(t.Context(), Filter{}); err != nil || len(some) > 0 {
+		t.Errorf("one file was read: %v, %v, want no requests", some, err)
+	}
+	if err := dir.ReadTraces(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if all, err := dir.Requests(t.Context(), Filter{}); err != nil || len(all) != 2 {
+		t.Errorf("all files were read: %v, %v, want both requests", all, err)
+	}
+}
+
 // TestFilesOfOtherPrograms: files that are read as a whole, in the directory of traces and next to it, and what else is there.
 func TestFilesOfOtherPrograms(t *testing.T) {
 	d := fixture.New(t)
