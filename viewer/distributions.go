@@ -13,8 +13,8 @@ import (
 // route is the requests of one name to a service.
 type route struct{ service, name string }
 
-// distributions has how long all requests took, whether they were slow or not, sorted; empty if the source does not have
-// them all.
+// distributions has how long all sampled requests took, whether they were slow or not, sorted; empty if the source does not
+// have them all.
 type distributions map[route][]time.Duration
 
 // distributions returns those of the requests in the time of f.
@@ -34,7 +34,7 @@ func (s *server) distributions(ctx context.Context, f source.Filter) (distributi
 	return d, nil
 }
 
-// of describes all requests of a name, empty if they are not known.
+// of describes all sampled requests of a name, empty if they are not known.
 func (d distributions) of(service, name string) (requests, median, p99 string) {
 	took := d[route{service, name}]
 	if len(took) == 0 {

@@ -87,7 +87,7 @@ func (s *reading) Search(ctx context.Context, f source.Filter) (source.Found, er
 // TestNotesAreOfWhatIsShown: a page with the distributions of all requests does not say that traces are still being read.
 func TestNotesAreOfWhatIsShown(t *testing.T) {
 	h := pages(t, &reading{Source: open(t, ten(t).Dir)}, Options{})
-	if shown := page(t, h, "/"); !strings.Contains(shown, "requests: median") || strings.Contains(shown, "still being read") {
+	if shown := page(t, h, "/"); !strings.Contains(shown, "slow or not: median") || strings.Contains(shown, "still being read") {
 		t.Errorf("the page shows\n%s", shown)
 	}
 }

@@ -41,7 +41,7 @@ type namesPage struct {
 type listedName struct {
 	Path                    string
 	Service, Name, Kind     string
-	Requests, Median, P99   string // of all requests, empty if they are not known
+	Requests, Median, P99   string // of all sampled requests, empty if they are not known
 	Count                   int    // captured
 	CapturedMedian, Slowest string
 	slowest                 time.Duration

@@ -241,6 +241,9 @@ func TestUnsampledTrace(t *testing.T) {
 	if err != nil || len(requests) != 1 || requests[0].ID != fixture.SpanID("sampled") {
 		t.Errorf("all requests are %v, %v, want the sampled one", requests, err)
 	}
+	if got := page(t, h, "/"); !strings.Contains(got, "of 1 sampled requests") || strings.Contains(got, "of all") {
+		t.Errorf("the sampled request is said to be all:\n%s", got)
+	}
 }
 
 // Many equal queries are one row, and a call says what it calls.

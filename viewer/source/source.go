@@ -40,8 +40,8 @@ type Traces interface {
 	// Captured returns at most f.Limit spans of f's service and name that can have a profile of their own, given how
 	// long recorded requests take (f.Slow, f.Child), the latest first. Their attributes may be missing.
 	Captured(ctx context.Context, f Filter) ([]traces.Span, error)
-	// Requests returns all spans by which requests of f's service, name and version entered it, whether they were slow or
-	// not, or none if the source does not have them all, or not yet. Their attributes are missing.
+	// Requests returns all sampled spans by which requests of f's service, name and version entered it, whether they were
+	// slow or not, or none if the source does not have them all, or not yet. Their attributes are missing.
 	Requests(ctx context.Context, f Filter) ([]traces.Span, error)
 }
 

@@ -52,6 +52,7 @@ type traceIndex struct {
 	unread     int64     // bytes that are not read yet
 	damaged    int       // lines that could not be read
 	forgotten  int       // traces left out for maxIndexed
+	forgotTo   int64     // when the last of them ended
 }
 
 // traceFile is one file, as far as it has been read.
@@ -415,6 +416,7 @@ func (x *traceIndex) forget() {
 		delete(x.traces, t.id)
 		x.indexed -= len(t.entries)
 		x.forgotten++
+		x.forgotTo = max(x.forgotTo, t.end)
 	}
 }
 
@@ -529,11 +531,12 @@ func (x *traceIndex) complete() bool {
 	return x.unread == 0
 }
 
-// requests returns the matching spans by which requests entered their service, or none if some are not read yet.
+// requests returns the matching spans by which requests entered their service, without those that the sampler decided
+// against, of which only slow ones are saved. It returns none if some are not read yet, or are forgotten.
 func (x *traceIndex) requests(f Filter) (found []traces.Span) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if x.unread > 0 {
+	if x.unread > 0 || x.forgotten > 0 && (f.From.IsZero() || f.From.UnixNano() <= x.forgotTo) {
 		return nil
 	}
 	for _, t := range x.traces {

@@ -176,6 +176,14 @@ func TestIndexIsBounded(t *testing.T) {
 	if !last || !strings.Contains(strings.Join(f.Notes, ""), "The oldest traces are left out") {
 		t.Errorf("the latest trace is there: %v; notes %q", last, f.Notes)
 	}
+	// The requests that are left are not all, except after the end of those that were forgotten.
+	if some, err := dir.Requests(t.Context(), Filter{}); err != nil || len(some) > 0 {
+		t.Errorf("%d requests, %v, want none as some are forgotten", len(some), err)
+	}
+	after := fixture.Began.Add((files*each - 10) * time.Second)
+	if latest, err := dir.Requests(t.Context(), Filter{From: after}); err != nil || len(latest) != 10 {
+		t.Errorf("%d requests, %v, want the latest 10", len(latest), err)
+	}
 }
 
 // Reading all traces may take long: only who asks for that waits.
