@@ -24,12 +24,12 @@ import (
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/instance"
 	"spanflame/agent/internal/push"
-	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/save"
 	"spanflame/agent/internal/spanlink"
 	"spanflame/agent/internal/spool"
 	"spanflame/agent/internal/wall"
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 )
 
 // ErrRunning is returned by Start while another agent runs in the process.

@@ -16,10 +16,10 @@ import (
 
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
-	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/wall"
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 )
 
 // off switches a setting off whose field is text.

@@ -20,6 +20,7 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/internal/redact"
 	"spanflame/profiles"
 	"spanflame/viewer/internal/pprofui"
 	"spanflame/viewer/source"
@@ -140,7 +141,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 	if o.GrafanaURL != "" {
 		u, err := url.Parse(o.GrafanaURL)
 		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("the address of Grafana is %q: want http://HOST or https://HOST", o.GrafanaURL)
+			return nil, fmt.Errorf("the address of Grafana is %q: want http://HOST or https://HOST", redact.URL(o.GrafanaURL))
 		}
 		s.grafana = u
 	}

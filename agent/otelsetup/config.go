@@ -14,9 +14,9 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent"
-	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/telemetry"
+	"spanflame/internal/redact"
 )
 
 // Config configures how a service is profiled, and how its traces, metrics and logs are exported. A field that has its

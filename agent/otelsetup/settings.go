@@ -7,9 +7,9 @@ import (
 	"strconv"
 	"strings"
 
-	"spanflame/agent/internal/redact"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/telemetry"
+	"spanflame/internal/redact"
 )
 
 // exporterPrometheus is an exporter of metrics that changes nothing.

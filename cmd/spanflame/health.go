@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"spanflame/internal/redact"
 )
 
 // healthTimeout limits the time of one check.
@@ -29,8 +31,8 @@ func newHealthCommand() *cobra.Command {
 
 func checkHealth(ctx context.Context, url string) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
+	if err != nil { // which quotes the address
+		return fmt.Errorf("address %q: want one such as http://127.0.0.1:8080/readyz", redact.URL(url))
 	}
 	// No proxy and no redirects: only the answer of the address itself counts.
 	client := &http.Client{
@@ -44,7 +46,7 @@ func checkHealth(ctx context.Context, url string) error {
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500)) // as much of it as can be read
-		return fmt.Errorf("%s: status %d: %q", url, resp.StatusCode, b)
+		return fmt.Errorf("%s: status %d: %q", req.URL.Redacted(), resp.StatusCode, b)
 	}
 	return nil
 }

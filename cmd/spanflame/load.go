@@ -16,6 +16,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"spanflame/internal/redact"
 	"spanflame/workload/faults"
 	"spanflame/workload/load"
 )
@@ -101,7 +102,7 @@ With --url, all requests go to that address of any service. At most 1 MiB of an 
 				return fmt.Errorf("write the report: %w", err)
 			}
 			if report.AllFailed() {
-				return fmt.Errorf("%w: does a service listen at %s?", errAllFailed, redacted(cfg.Target))
+				return fmt.Errorf("%w: does a service listen at %s?", errAllFailed, redact.URL(cfg.Target))
 			}
 			return nil
 		},

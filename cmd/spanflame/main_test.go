@@ -182,7 +182,7 @@ func TestWrongCommandLines(t *testing.T) {
 		"unknown flag":                           {"load", "--sugar"},
 		`--format "pdf": want one of json, text`: {"load", "--format", "pdf"},
 		`url "tea"`:                              {"load", "--url", "tea"},
-		"#top":                                   {"load", "--url", "http://host/#top"},
+		`url "http://host/?…"`:                   {"load", "--url", "http://host/#top"},
 		"require --url":                          {"load", "--body", "tea"},
 		"were all set":                           {"load", "--url", "http://host", "--mix", "cpu=1"},
 		`invalid method "A B"`:                   {"load", "--url", "http://host", "--method", "A B"},
@@ -192,6 +192,40 @@ func TestWrongCommandLines(t *testing.T) {
 	} {
 		if _, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("spanflame %s: %v, want an error with %q", strings.Join(args, " "), err, want)
+		}
+	}
+}
+
+// A token is the password in an address, and what is printed ends in logs of CI.
+func TestNoCommandPrintsAPassword(t *testing.T) {
+	dir := t.TempDir()
+	for _, args := range [][]string{
+		{"view", "http://any:SECRET@127.0.0.1:1/?x=1"},
+		{"view", "http://any:SECRET@127.0.0.1:1"},
+		{"view", "http://any:SECRET@127.0.0.1:1", "--tempo", "http://127.0.0.1:1", "--pyroscope", "http://127.0.0.1:1"},
+		{"view", "HTTP://any:SECRET@127.0.0.1:1"},
+		{"view", "--tempo", "any:SECRET@host", "--pyroscope", "http://127.0.0.1:1"},
+		{"view", dir, "--grafana", "ftp://any:SECRET@host"},
+		{"view", dir, "--base", "http://any:SECRET@127.0.0.1:1"},
+		{"slow", "--dir", "http://any:SECRET@127.0.0.1:1"},
+		{"why", "--dir", "http://any:SECRET@127.0.0.1:1"},
+		{"why", "--dir", "http://any:SECRET@127.0.0.1:1", "--tail", "GET /"},
+		{"mcp", "--dir", "http://any:SECRET@127.0.0.1:1"},
+		{"compare", "http://any:SECRET@127.0.0.1:1/", dir},
+		{"compare", "http://any:SECRET @127.0.0.1:1/debug/pprof/heap", dir},
+		{"leaks", "http://any:SECRET/@127.0.0.1:1/debug/pprof/heap"},
+		{"merge", "http://any:SECRET@127.0.0.1:1/debug/pprof/heap"},
+		{"load", "--url", "http://any:SECRET@127.0.0.1:1/#x"},
+		{"load", "--target", "ftp://any:SECRET@127.0.0.1:1"},
+		{"load", "--target", "http://any:SECRET @127.0.0.1:1", "--fault", "report-lock"},
+		{"load", "--target", "http://any:SECRET@127.0.0.1:1", "--fault", "report-lock"},
+		{"load", "--target", "http://any:SECRET@127.0.0.1:1", "--rate", "100", "--duration", "10ms", "--format", "json"},
+		{"health", "http://any:SECRET @127.0.0.1:1"},
+		{"health", "http://any:SECRET@127.0.0.1:1"},
+	} {
+		stdout, stderr, err := execute(t, args...)
+		if err == nil || strings.Contains(stdout+stderr+err.Error(), "SECRET") {
+			t.Errorf("%q: %v\n%s%s", args, err, stdout, stderr)
 		}
 	}
 }

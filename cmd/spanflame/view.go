@@ -8,7 +8,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -20,6 +19,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 	"spanflame/profiles"
 	"spanflame/viewer"
 )
@@ -98,7 +98,7 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 			return failed
 		}
 		defer func() { err = errors.Join(err, os.RemoveAll(temporary)) }()
-		fmt.Fprintf(out, "Reading the profiles of %s for %v\n", redacted(o.dir), o.cpu)
+		fmt.Fprintf(out, "Reading the profiles of %s for %v\n", redact.URL(o.dir), o.cpu)
 		o.listener = o.dir
 		if o.dir, err = source.Download(ctx, o.dir, temporary, o.cpu, func(err error) { fmt.Fprintln(out, err) }); err != nil {
 			return err
@@ -116,7 +116,11 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
 	if o.base != "" {
-		base, err := source.Open(ctx, o.base)
+		dir, err := savedDir(o.base)
+		if err != nil {
+			return fmt.Errorf("base directory: %w", err)
+		}
+		base, err := source.Open(ctx, dir)
 		if err != nil {
 			return fmt.Errorf("base directory: %w", err)
 		}
@@ -150,7 +154,7 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	case o.tempo != "" && o.jaeger != "":
 		return nil, errors.New("specify either --tempo or --jaeger, not both: each has the traces")
 	case o.traces() != "" && o.pyroscope != "" && o.dir != "":
-		return nil, fmt.Errorf("specify either a directory (%s) or --tempo and --pyroscope, not both", o.dir)
+		return nil, fmt.Errorf("specify either a directory (%s) or --tempo and --pyroscope, not both", redact.Argument(o.dir))
 	case o.tempo != "" && o.pyroscope != "":
 		return source.NewServers(o.tempo, o.pyroscope)
 	case o.jaeger != "" && o.pyroscope != "":
@@ -179,11 +183,11 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 
 // savedDir returns the directory that a command names, or that to which agents save.
 func savedDir(named string) (string, error) {
-	dir := os.Getenv("SPANFLAME_DIR")
+	dir := cmp.Or(named, os.Getenv("SPANFLAME_DIR"))
 	switch {
-	case named != "":
-		return named, nil
-	case dir == "off":
+	case strings.Contains(dir, "://"):
+		return "", fmt.Errorf("%s is an address: want a directory; spanflame view http://HOST:PORT shows the profiles of a listener", redact.URL(dir))
+	case named == "" && dir == "off":
 		return "", errors.New("SPANFLAME_DIR is off: specify a directory, such as spanflame view DIR, or servers, spanflame view --tempo URL --pyroscope URL")
 	case dir != "":
 		return dir, nil
@@ -191,21 +195,12 @@ func savedDir(named string) (string, error) {
 	return record.DefaultDir()
 }
 
-// redacted returns an address without its password.
-func redacted(address string) string {
-	u, err := url.Parse(address)
-	if err != nil {
-		return "the server" // such an address was rejected before
-	}
-	return u.Redacted()
-}
-
 func described(o viewOptions) string {
 	if server := o.traces(); server != "" {
-		return redacted(server) + " with " + redacted(o.pyroscope)
+		return redact.URL(server) + " with " + redact.URL(o.pyroscope)
 	}
 	if o.listener != "" {
-		return redacted(o.listener)
+		return redact.URL(o.listener)
 	}
 	dir, err := savedDir(o.dir)
 	if err != nil {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"spanflame/internal/format"
+	"spanflame/internal/redact"
 	"spanflame/profiles"
 )
 
@@ -76,19 +77,22 @@ func Open(ctx context.Context, argument string, o Options) (iter.Seq2[profiles.W
 		return files(ctx, argument, o)
 	}
 	u, err := url.Parse(argument)
-	if err != nil {
-		return nil, fmt.Errorf("address %q: %w", argument, errors.Unwrap(err))
-	}
 	switch {
+	case err != nil: // which may quote a password
+		return nil, wrongAddress(argument)
 	case u.Host == "":
-		return nil, fmt.Errorf("address %q has no host", argument)
+		return nil, fmt.Errorf("address %q has no host", redact.URL(argument))
 	case u.Scheme == "pyroscope", isWeb(u) && u.Query().Has("query"):
 		return pyroscope(ctx, u, o, time.Now())
 	case isWeb(u) && strings.Contains(u.Path, debugPath):
 		return live(ctx, u, o)
 	}
-	return nil, fmt.Errorf(`address %q: want http://HOST/debug/pprof/… for a running service, `+
-		`or pyroscope://HOST/?query=TYPE{label="value"}&from=now-1h&until=now`, argument)
+	return nil, wrongAddress(argument)
+}
+
+func wrongAddress(argument string) error {
+	return fmt.Errorf(`address %q: want http://HOST/debug/pprof/… for a running service, `+
+		`or pyroscope://HOST/?query=TYPE{label="value"}&from=now-1h&until=now`, redact.URL(argument))
 }
 
 func isWeb(u *url.URL) bool { return u.Scheme == "http" || u.Scheme == "https" }
@@ -140,13 +144,14 @@ func List(ctx context.Context, q profiles.Query, damaged func(d profiles.Damaged
 			continue
 		}
 		found, err := filepath.Glob(argument)
+		shown := redact.Argument(argument)
 		switch {
 		case err != nil:
-			return nil, fmt.Errorf("pattern %q: %w", argument, err)
+			return nil, fmt.Errorf("pattern %q: %w", shown, err)
 		case len(found) == 0 && strings.ContainsAny(argument, patternCharacters):
-			return nil, fmt.Errorf("no file matches %s", argument)
+			return nil, fmt.Errorf("no file matches %s", shown)
 		case len(found) == 0:
-			return nil, fmt.Errorf("%s: %w: want a profile, a directory that has some, or a pattern such as 'saved/*.pb.gz'", argument, errors.Unwrap(missing))
+			return nil, fmt.Errorf("%s: %w: want a profile, a directory that has some, or a pattern such as 'saved/*.pb.gz'", shown, errors.Unwrap(missing))
 		}
 		paths = append(paths, found...)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 )
 
 const (
@@ -27,7 +28,7 @@ const windowVariable = "$window"
 func Work(ctx context.Context, address, expression string) (func(record.Meta) (float64, error), error) {
 	u, err := url.Parse(address)
 	if err != nil || !isWeb(u) || u.Host == "" {
-		return nil, fmt.Errorf("address of Prometheus %q: want http://HOST:PORT", address)
+		return nil, fmt.Errorf("address of Prometheus %q: want http://HOST:PORT", redact.URL(address))
 	}
 	if !strings.Contains(expression, windowVariable) {
 		return nil, fmt.Errorf("work expression %q: want one with [%s], which is the length of each window", expression, windowVariable)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"spanflame/internal/query"
+	"spanflame/internal/redact"
 	"spanflame/profiles"
 )
 
@@ -26,9 +27,9 @@ func IsAddress(name string) bool {
 func Download(ctx context.Context, address, dir string, cpu time.Duration, missing func(error)) (string, error) {
 	u, err := url.Parse(address)
 	if err != nil || !IsAddress(address) || u.Host == "" || !filepath.IsLocal(u.Host) || u.RawQuery != "" || u.Fragment != "" {
-		return "", fmt.Errorf("address %q: want http://HOST:PORT of an agent's listener, such as http://127.0.0.1:16060", address)
+		return "", fmt.Errorf("address %q: want http://HOST:PORT of an agent's listener, such as http://127.0.0.1:16060", redact.URL(address))
 	}
-	shown := (&url.URL{Scheme: u.Scheme, Host: u.Host, Path: u.Path}).String()
+	shown := redact.URL(address)
 	dir = filepath.Join(dir, strings.ReplaceAll(u.Host, ":", "-")) // names the service
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		return "", err

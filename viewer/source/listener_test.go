@@ -70,10 +70,13 @@ func TestDownloadSaysWhatIsWrong(t *testing.T) {
 		locked.URL: "TOKEN@HOST:PORT: the heap profile is missing",
 		gone.URL:   "cannot be reached: dial tcp",
 		strings.Replace(gone.URL, "http://", "http://any:secret@", 1): gone.URL + " cannot be reached",
-		"http://":          "want http://HOST:PORT",
-		"http://../a":      "want http://HOST:PORT",
-		"http://host/?a=b": "want http://HOST:PORT",
-		"ftp://host":       "want http://HOST:PORT",
+		"http://":                     "want http://HOST:PORT",
+		"http://../a":                 "want http://HOST:PORT",
+		"http://host/?a=b":            "want http://HOST:PORT",
+		"ftp://host":                  "want http://HOST:PORT",
+		"http://any:secret@host/?a=b": `address "http://host/?…": want http://HOST:PORT`,
+		"http://any:secret@ho st":     `address "http://ho st": want http://HOST:PORT`,
+		"http://any:secret/1@host":    `address "http://host": want http://HOST:PORT`,
 	} {
 		dir := t.TempDir()
 		_, err := Download(t.Context(), address, dir, time.Second, func(error) {})

@@ -14,6 +14,7 @@ import (
 
 	"spanflame/internal/query"
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
@@ -98,7 +99,7 @@ func newServers(from Traces, pyroscope string) (*Servers, error) {
 func address(name, base string) (string, error) {
 	u, err := url.Parse(base)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return "", fmt.Errorf("%s's address %q: want http://HOST:PORT or https://HOST:PORT", name, base)
+		return "", fmt.Errorf("%s's address %q: want http://HOST:PORT or https://HOST:PORT", name, redact.URL(base))
 	}
 	return u.Redacted(), nil
 }

@@ -14,6 +14,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"spanflame/internal/redact"
 )
 
 // Kind is what the requests that a fault makes slow spend their time on, or that it makes no request slow.
@@ -144,9 +146,10 @@ func request(ctx context.Context, method, address string, answer any) (err error
 	ctx, cancel := context.WithTimeout(ctx, requestTime)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, method, address, nil)
-	if err != nil {
-		return err
+	if err != nil { // which quotes the address
+		return fmt.Errorf("address %q: want http://HOST:PORT of a service", redact.URL(address))
 	}
+	shown := req.URL.Redacted()
 	req.Close = true
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
@@ -155,20 +158,20 @@ func request(ctx context.Context, method, address string, answer any) (err error
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", method, address, err)
+		return fmt.Errorf("%s %s: %w", method, shown, err)
 	}
 	if resp.StatusCode != http.StatusOK {
 		var refusal struct{ Error string }
 		if json.Unmarshal(body, &refusal) == nil && refusal.Error != "" {
 			return errors.New(refusal.Error)
 		}
-		return fmt.Errorf("%s %s: status %d: %.500q", method, address, resp.StatusCode, body)
+		return fmt.Errorf("%s %s: status %d: %.500q", method, shown, resp.StatusCode, body)
 	}
 	if answer == nil {
 		return nil
 	}
 	if err := json.Unmarshal(body, answer); err != nil {
-		return fmt.Errorf("%s %s: %w: %.500q", method, address, err, body)
+		return fmt.Errorf("%s %s: %w: %.500q", method, shown, err, body)
 	}
 	return nil
 }

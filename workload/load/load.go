@@ -17,6 +17,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"spanflame/internal/redact"
 )
 
 const (
@@ -44,10 +46,10 @@ type Config struct {
 func (c Config) Validate() error {
 	u, err := url.Parse(c.Target)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		return fmt.Errorf("target %q: must be http://host:port or https://host:port", c.Target)
+		return fmt.Errorf("target %q: must be http://host:port or https://host:port", redact.URL(c.Target))
 	}
 	if u.RawQuery != "" || u.Fragment != "" {
-		return fmt.Errorf("target %q: must have no query and no fragment; the mix names the endpoints", c.Target)
+		return fmt.Errorf("target %q: must have no query and no fragment; the mix names the endpoints", redact.URL(c.Target))
 	}
 	if !(c.Rate >= 0 && c.Rate <= maxRate) { // written so that NaN is refused
 		return fmt.Errorf("rate %v: must be above 0 and at most %d requests per second", c.Rate, maxRate)

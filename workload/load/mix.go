@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"spanflame/internal/redact"
 	"spanflame/workload/faults"
 )
 
@@ -97,7 +98,7 @@ func FaultMix(f faults.Fault) (mix Mix, rate float64) {
 func ParseURL(address string) (target string, e Endpoint, err error) {
 	u, err := url.Parse(address)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.Fragment != "" {
-		return "", e, fmt.Errorf("url %q: must be http://host:port/path or https://host:port/path, and may have a query", address)
+		return "", e, fmt.Errorf("url %q: must be http://host:port/path or https://host:port/path, and may have a query", redact.URL(address))
 	}
 	e = Endpoint{Name: cmp.Or(u.Path, "/"), Method: http.MethodGet, Path: u.RequestURI()}
 	return (&url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}).String(), e, nil

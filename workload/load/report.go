@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/HdrHistogram/hdrhistogram-go"
+
+	"spanflame/internal/redact"
 )
 
 // maxLatency is the largest latency that a histogram distinguishes; longer ones count as this one.
@@ -79,7 +81,7 @@ func (r Report) AllFailed() bool {
 
 func (r *run) report() Report {
 	report := Report{
-		Target:  r.cfg.Target,
+		Target:  redact.URL(r.cfg.Target),
 		Rate:    r.cfg.Rate,
 		Seconds: time.Since(r.start).Seconds(),
 		Due:     r.due,

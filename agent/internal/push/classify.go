@@ -17,7 +17,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
-	"spanflame/agent/internal/redact"
+	"spanflame/internal/redact"
 )
 
 // Outcome is the result of a push, which decides what to do with the record next.

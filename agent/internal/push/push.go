@@ -23,9 +23,9 @@ import (
 	"sync"
 	"time"
 
-	"spanflame/agent/internal/redact"
 	"spanflame/internal/pyroscopewire"
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 )
 
 const (

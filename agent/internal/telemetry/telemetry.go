@@ -25,7 +25,7 @@ import (
 	sdktrace "go.opentelemetry.io/otel/sdk/trace"
 
 	"spanflame/agent/internal/guard"
-	"spanflame/agent/internal/redact"
+	"spanflame/internal/redact"
 )
 
 // Options configures the destinations of the three signals.

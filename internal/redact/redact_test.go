@@ -21,3 +21,11 @@ func TestURL(t *testing.T) {
 		}
 	}
 }
+
+func TestArgument(t *testing.T) {
+	for argument, want := range map[string]string{"a@b/c?d#e": "a@b/c?d#e", "http://any:hunter2@host/": "http://host/"} {
+		if got := Argument(argument); got != want {
+			t.Errorf("%s: %q, want %q", argument, got, want)
+		}
+	}
+}

@@ -28,6 +28,14 @@ func URL(address string) string {
 	return rest
 }
 
+// Argument returns an argument of a command line: a path as it is, and an address as URL does.
+func Argument(argument string) string {
+	if !strings.Contains(argument, "://") {
+		return argument
+	}
+	return URL(argument)
+}
+
 // omitted stands for a query that is not shown.
 func omitted(query bool) string {
 	if query {
