@@ -42,9 +42,9 @@ sum to the request's duration, largest first.
 With --since, rank instead who made other requests wait in that time: the route, in which function, how many requests
 waited and how long in sum.
 
-With --tail, say instead what the slowest requests of one name have that ordinary ones have not: the functions and
-states in which they spend significantly more time, with the rate q of false discoveries. Ordinary requests are a
-sample of all, if agents took one, or else the faster half of the others that were recorded.
+With --tail, say instead what the slowest requests of one name have that faster ones have not: the functions and states
+in which a request spends more time on average. Faster ones are the faster half of the other recorded requests, all of
+which are slow. This describes these requests and tests nothing: chance alone makes some parts larger.
 
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
 from servers with --tempo or --jaeger and --pyroscope.
@@ -77,7 +77,7 @@ wall-clock profile.`,
 	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
 	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the last 7 days of servers)")
 	flags.DurationVar(&o.since, "since", 0, "rank who made other requests wait within this time, such as 6h")
-	flags.StringVar(&o.tail, "tail", "", "name of the requests whose slowest to compare with ordinary ones")
+	flags.StringVar(&o.tail, "tail", "", "name of the requests whose slowest to compare with faster ones")
 	flags.IntVar(&o.slowest, "slowest", 30, "number of the slowest requests for --tail")
 	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
 	return cmd
@@ -120,7 +120,7 @@ type written interface {
 	WriteJSON(io.Writer) error
 }
 
-// compareTail compares the slowest requests of a name with ordinary ones.
+// compareTail compares the slowest requests of a name with faster ones.
 func (o whyOptions) compareTail(ctx context.Context, stderr io.Writer) (*why.Tail, error) {
 	dir, err := savedDir(o.dir)
 	if err != nil {
@@ -148,7 +148,7 @@ func (o whyOptions) compareTail(ctx context.Context, stderr io.Writer) (*why.Tai
 		}
 		requests.Add(w)
 	}
-	return requests.Tail(ctx, o.slowest)
+	return requests.Tail(o.slowest)
 }
 
 // rank ranks who made other requests wait.

@@ -16,13 +16,11 @@ const (
 )
 
 // SpanScope is the series label of a wall-clock profile that tells profiles of local root spans (ScopeRoot) from those
-// of the spans below them (ScopeChild), whose time is in their root's profile as well, and from those of a sparse sample of
-// local root spans that need not be slow (ScopeOrdinary), with which slow ones are compared.
+// of the spans below them (ScopeChild), whose time is in their root's profile as well.
 const (
-	SpanScope     = "span_scope"
-	ScopeRoot     = "root"
-	ScopeChild    = "child"
-	ScopeOrdinary = "ordinary"
+	SpanScope  = "span_scope"
+	ScopeRoot  = "root"
+	ScopeChild = "child"
 )
 
 // ProfileIDAttribute is the attribute of a span from which Grafana and the viewer link to its profile. Its value is

@@ -98,8 +98,6 @@ func (s *side) leavesOut(w profiles.Window, request int) bool {
 	case wallprofile.ScopeChild:
 		s.children++
 		return true
-	case wallprofile.ScopeOrdinary:
-		return true // a sample, which has not all of the time
 	case "":
 		s.unscoped = s.unscoped || w.Service != ""
 	}

@@ -2,11 +2,9 @@ package why
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -17,12 +15,10 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
-	"spanflame/profiles/compare"
 )
 
 const (
-	// MaxTail is the maximum number of slow requests, and of ordinary ones, that are compared: each is a point of the test.
-	MaxTail = 64
+	minTail = 4 // slow requests
 	// maxRequests limits the requests whose profiles are kept.
 	maxRequests = 50_000
 	maxNames    = 20 // in an error
@@ -39,11 +35,9 @@ type Requests struct {
 
 // request is one request.
 type request struct {
-	id       string
-	start    time.Time // of its window
-	ordinary bool      // it is of the sample of requests that need not be slow
-	took     time.Duration
-	spent    map[spot]time.Duration
+	id    string
+	took  time.Duration
+	spent map[spot]time.Duration
 }
 
 // spot is a function and its state.
@@ -57,8 +51,7 @@ func NewRequests(name string) *Requests {
 // Add adds the requests of a window that have the name. Windows of child spans are left out, as their time is in that of
 // their requests.
 func (r *Requests) Add(w profiles.Window) {
-	scope := w.Labels[wallprofile.SpanScope]
-	if scope == wallprofile.ScopeChild {
+	if w.Labels[wallprofile.SpanScope] == wallprofile.ScopeChild {
 		return
 	}
 	for _, s := range w.Profile.Sample {
@@ -79,7 +72,7 @@ func (r *Requests) Add(w profiles.Window) {
 				r.more++
 				continue
 			}
-			q = &request{id: ids[0], start: w.Start, ordinary: scope == wallprofile.ScopeOrdinary, spent: make(map[spot]time.Duration)}
+			q = &request{id: ids[0], spent: make(map[spot]time.Duration)}
 			r.found[ids[0]] = q
 		}
 		q.took += time.Duration(s.Value[0])
@@ -101,143 +94,91 @@ func rootOf(s *profile.Sample) string {
 	return ""
 }
 
-// Tail tells what the slowest requests of a name have that ordinary ones have not.
+// Tail describes what the slowest requests of a name spend their time on that faster ones do not. The requests are chosen by
+// how long they took, so it is no test of anything: of requests that differ by chance, the slowest have more of something, too.
 type Tail struct {
-	Name     string     `json:"request"`
-	Slow     TailSide   `json:"slow"`
-	Ordinary TailSide   `json:"ordinary"`
-	Parts    []TailPart `json:"parts"` // what the slow ones spend significantly more time in, largest first
-	Notes    []string   `json:"notes,omitempty"`
+	Name   string     `json:"request"`
+	Slow   TailSide   `json:"slow"`
+	Faster TailSide   `json:"faster"`
+	Parts  []TailPart `json:"parts"` // what the slow ones spend more time in, largest first
+	Notes  []string   `json:"notes,omitempty"`
 }
 
 // TailSide describes one of the two sets of requests.
 type TailSide struct {
 	Requests int    `json:"requests"`
-	Median   Millis `json:"median_ms"`
+	Mean     Millis `json:"mean_ms"`
 	Least    Millis `json:"least_ms"`
 	Most     Millis `json:"most_ms"`
 }
 
 // TailPart is a function in one state.
 type TailPart struct {
-	Function string  `json:"function"`
-	State    string  `json:"state"`
-	Slow     Millis  `json:"slow_ms"` // mean of a request
-	Ordinary Millis  `json:"ordinary_ms"`
-	Have     int     `json:"slow_requests"` // how many of the slow ones have it
-	Q        float64 `json:"q"`
+	Function string `json:"function"`
+	State    string `json:"state"`
+	Slow     Millis `json:"slow_ms"` // mean of a request
+	Faster   Millis `json:"faster_ms"`
+	More     Millis `json:"more_ms"`       // the difference
+	Have     int    `json:"slow_requests"` // how many of the slow ones have it
 }
 
-// Tail compares the slowest n requests with ordinary ones by the time that they spend in each function and state, with the
-// tests and the correction of package compare. Ordinary requests are those of the sample that agents take regardless of
-// how long a request takes; without it, they are the faster half of the others.
-func (r *Requests) Tail(ctx context.Context, n int) (*Tail, error) {
-	if n < 4 || n > MaxTail {
-		return nil, fmt.Errorf("the slowest %d requests: want 4 to %d", n, MaxTail)
+// Tail compares the slowest n recorded requests with the faster half of the others, by the mean time that a request spends in
+// each function and state. The differences of all parts add up to that of the requests; parts below a hundredth of it are
+// left out.
+func (r *Requests) Tail(n int) (*Tail, error) {
+	if n < minTail {
+		return nil, fmt.Errorf("the slowest %d requests: want at least %d", n, minTail)
 	}
-	var recorded, ordinary []*request
-	for _, q := range r.found {
-		if q.ordinary {
-			ordinary = append(ordinary, q)
-		} else {
-			recorded = append(recorded, q)
-		}
+	all := slices.SortedFunc(maps.Values(r.found), func(a, b *request) int { return cmp.Or(cmp.Compare(b.took, a.took), cmp.Compare(a.id, b.id)) })
+	n = min(n, len(all)/3) // so that about as many others are left
+	if n < minTail {
+		return nil, fmt.Errorf("%w: %q has %s with a wall-clock profile: want at least %d; other names are %q",
+			profiles.ErrNone, r.name, format.Count(len(all), "request"), 3*minTail, slices.Sorted(maps.Keys(r.names)))
 	}
-	slices.SortFunc(recorded, func(a, b *request) int { return cmp.Or(cmp.Compare(b.took, a.took), cmp.Compare(a.id, b.id)) })
-	t := &Tail{Name: r.name, Parts: []TailPart{}}
+	slow, others := all[:n], all[n:]
+	faster := others[len(others)/2:]
+	t := &Tail{Name: r.name, Slow: sideOf(slow), Faster: sideOf(faster), Parts: []TailPart{}}
 	if r.more > 0 {
-		t.note("there are more than %d requests: choose a shorter time", maxRequests)
+		t.Notes = append(t.Notes, fmt.Sprintf("there are more than %d requests: choose a shorter time", maxRequests))
 	}
-	sampled := len(ordinary) >= n/2
-	if !sampled {
-		n = min(n, len(recorded)/3) // so that about as many others are left
-	}
-	slow := recorded[:min(n, len(recorded))]
-	if !sampled {
-		others := recorded[len(slow):]
-		ordinary = append(ordinary, others[len(others)/2:]...)
-		t.note("there are too few profiles of fast requests: the slowest are compared with the faster half of the recorded ones, all of which are slow")
-	}
-	if len(slow) < 4 || len(ordinary) < 4 {
-		return nil, fmt.Errorf("%w: %q has %s and %d ordinary ones with a wall-clock profile: want at least 4 of each; other names are %q",
-			profiles.ErrNone, r.name, format.Count(len(slow), "slow request"), len(ordinary), slices.Sorted(maps.Keys(r.names)))
-	}
-	byTime := func(a, b *request) int { return cmp.Or(a.start.Compare(b.start), cmp.Compare(a.id, b.id)) }
-	slow = slices.SortedFunc(slices.Values(slow), byTime)
-	slices.SortFunc(ordinary, byTime)
-	ordinary = spread(ordinary, MaxTail)
-	t.Slow, t.Ordinary = sideOf(slow), sideOf(ordinary)
-	report, err := compare.Compare(ctx, windowsOf(ordinary), windowsOf(slow), compare.Options{Normalization: compare.ByNothing})
-	if err != nil {
-		return nil, err
-	}
-	for _, c := range report.Metrics[0].Stacks {
-		if len(c.Stack) != 2 || !c.Cum.Significant || c.Cum.After <= c.Cum.Before {
-			continue
+	parts := make(map[spot]*TailPart)
+	for _, q := range slow {
+		for at, took := range q.spent {
+			p := parts[at]
+			if p == nil {
+				p = &TailPart{Function: at.function, State: at.state}
+				parts[at] = p
+			}
+			p.Slow += Millis(took)
+			p.Have++
 		}
-		p := TailPart{
-			Function: c.Stack[0], State: strings.Trim(c.Stack[1], "[]"),
-			Slow: Millis(c.Cum.After), Ordinary: Millis(c.Cum.Before), Q: c.Cum.Q,
-		}
-		for _, q := range slow {
-			if q.spent[spot{p.Function, p.State}] > 0 {
-				p.Have++
+	}
+	for _, q := range faster {
+		for at, took := range q.spent {
+			if p := parts[at]; p != nil {
+				p.Faster += Millis(took)
 			}
 		}
-		t.Parts = append(t.Parts, p)
 	}
-	slices.SortStableFunc(t.Parts, func(a, b TailPart) int { return cmp.Compare(b.Slow-b.Ordinary, a.Slow-a.Ordinary) })
+	for _, p := range parts {
+		p.Slow, p.Faster = p.Slow/Millis(len(slow)), p.Faster/Millis(len(faster))
+		if p.More = p.Slow - p.Faster; p.More > 0 && p.More >= (t.Slow.Mean-t.Faster.Mean)/100 {
+			t.Parts = append(t.Parts, *p)
+		}
+	}
+	slices.SortFunc(t.Parts, func(a, b TailPart) int {
+		return cmp.Or(cmp.Compare(b.More, a.More), cmp.Compare(a.Function, b.Function), cmp.Compare(a.State, b.State))
+	})
 	return t, nil
 }
 
-func (t *Tail) note(text string, args ...any) { t.Notes = append(t.Notes, fmt.Sprintf(text, args...)) }
-
-// spread returns at most n of all, evenly.
-func spread(all []*request, n int) []*request {
-	if len(all) <= n {
-		return all
-	}
-	some := make([]*request, n)
-	for i := range some {
-		some[i] = all[i*(len(all)-1)/(n-1)]
-	}
-	return some
-}
-
+// sideOf describes requests, the slowest of which is the first.
 func sideOf(of []*request) TailSide {
-	var took []time.Duration
+	var sum time.Duration
 	for _, q := range of {
-		took = append(took, q.took)
+		sum += q.took
 	}
-	slices.Sort(took)
-	n := len(took)
-	return TailSide{Requests: n, Median: Millis((took[(n-1)/2] + took[n/2]) / 2), Least: Millis(took[0]), Most: Millis(took[n-1])}
-}
-
-// windowsOf returns a window for each request, with the stack of each function and state.
-func windowsOf(of []*request) iter.Seq2[profiles.Window, error] {
-	return func(yield func(profiles.Window, error) bool) {
-		for _, q := range of {
-			p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "time", Unit: "nanoseconds"}}}
-			frames := make(map[string]*profile.Location)
-			frame := func(name string) *profile.Location {
-				l := frames[name]
-				if l == nil {
-					l = &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: name}}}}
-					frames[name] = l
-				}
-				return l
-			}
-			for at, took := range q.spent {
-				p.Sample = append(p.Sample, &profile.Sample{
-					Location: []*profile.Location{frame("[" + at.state + "]"), frame(at.function)}, Value: []int64{int64(took)},
-				})
-			}
-			if !yield(profiles.Window{Profile: p}, nil) {
-				return
-			}
-		}
-	}
+	return TailSide{len(of), Millis(sum / time.Duration(len(of))), Millis(of[len(of)-1].took), Millis(of[0].took)}
 }
 
 // WriteJSON writes the tail as JSON.
@@ -251,14 +192,11 @@ func (t *Tail) WriteJSON(w io.Writer) error {
 func (t *Tail) WriteText(w io.Writer) error {
 	var b strings.Builder
 	ms := func(m Millis) string { return format.Amount(float64(m), "nanoseconds") }
-	fmt.Fprintf(&b, "%s: the slowest %d took %s to %s, %s %s to %s\n", format.Clean(t.Name, 200), t.Slow.Requests, ms(t.Slow.Least), ms(t.Slow.Most),
-		format.Count(t.Ordinary.Requests, "ordinary request"), ms(t.Ordinary.Least), ms(t.Ordinary.Most))
+	fmt.Fprintf(&b, "%s: the slowest %d took %s to %s, the faster half of the other recorded ones (%d) %s to %s\n", format.Clean(t.Name, 200),
+		t.Slow.Requests, ms(t.Slow.Least), ms(t.Slow.Most), t.Faster.Requests, ms(t.Faster.Least), ms(t.Faster.Most))
 	for _, p := range t.Parts[:min(len(t.Parts), shownTail)] {
-		fmt.Fprintf(&b, "%9s more  in %d of %d, q %s: %s in %s (%s instead of %s)\n", ms(p.Slow-p.Ordinary), p.Have, t.Slow.Requests,
-			format.Probability(p.Q), p.State, format.Clean(p.Function, 200), ms(p.Slow), ms(p.Ordinary))
-	}
-	if len(t.Parts) == 0 {
-		b.WriteString("No function and state of the slow requests is significantly more than in ordinary ones.\n")
+		fmt.Fprintf(&b, "%9s more  in %d of %d: %s in %s (%s instead of %s)\n", ms(p.More), p.Have, t.Slow.Requests, p.State,
+			format.Clean(p.Function, 200), ms(p.Slow), ms(p.Faster))
 	}
 	if left := len(t.Parts) - shownTail; left > 0 {
 		fmt.Fprintf(&b, "and %d more\n", left)
