@@ -101,6 +101,23 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// Validate returns the error for an option that [New] would not take.
+func (o Options) Validate() error {
+	_, err := o.grafana()
+	return err
+}
+
+func (o Options) grafana() (*url.URL, error) {
+	if o.GrafanaURL == "" {
+		return nil, nil
+	}
+	u, err := url.Parse(o.GrafanaURL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return nil, fmt.Errorf("the address of Grafana is %q: want http://HOST or https://HOST", redact.URL(o.GrafanaURL))
+	}
+	return u, nil
+}
+
 // server makes the pages.
 type server struct {
 	source  source.Source
@@ -138,17 +155,13 @@ func New(from source.Source, o Options) (http.Handler, error) {
 		s.options.Log = slog.Default()
 	}
 	s.options.SlowSpan = cmp.Or(o.SlowSpan, defaultSlowSpan)
-	if o.GrafanaURL != "" {
-		u, err := url.Parse(o.GrafanaURL)
-		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-			return nil, fmt.Errorf("the address of Grafana is %q: want http://HOST or https://HOST", redact.URL(o.GrafanaURL))
-		}
-		s.grafana = u
+	var err error
+	if s.grafana, err = o.grafana(); err != nil {
+		return nil, err
 	}
 	for _, h := range o.Hosts {
 		s.hosts[strings.ToLower(strings.Trim(h, "[]"))] = true
 	}
-	var err error
 	if s.pages, err = template.New("").Funcs(functions(s.zone)).ParseFS(assets, "assets/*.html"); err != nil {
 		return nil, err
 	}

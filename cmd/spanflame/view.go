@@ -92,7 +92,39 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if o.cpu <= 0 {
 		return fmt.Errorf("--duration %v: want a duration above zero, such as 10s", o.cpu)
 	}
-	if source.IsAddress(o.dir) {
+	host, _, err := net.SplitHostPort(o.listen)
+	if err != nil {
+		return fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070: %w", o.listen, err)
+	}
+	options := viewer.Options{GrafanaURL: o.grafana, Hosts: append(o.hosts, host), SlowSpan: o.slowSpan, Log: slog.Default()}
+	if o.localTime {
+		options.Location = time.Local
+	}
+	if err := options.Validate(); err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("--listen %s: the port is in use by another program, maybe another viewer: use --listen 127.0.0.1:0 for a free port", o.listen)
+	}
+	if err != nil {
+		return fmt.Errorf("--listen %s: %w", o.listen, err)
+	}
+	defer listener.Close() // which Serve does, too
+	if o.base != "" {
+		dir, err := savedDir(o.base)
+		if err != nil {
+			return fmt.Errorf("base directory: %w", err)
+		}
+		base, err := source.Open(ctx, dir)
+		if err != nil {
+			return fmt.Errorf("base directory: %w", err)
+		}
+		defer base.Close() // it was only read
+		options.Base = base
+	}
+	// A download takes a while: all else is checked before it. With servers, openSource returns an error.
+	if source.IsAddress(o.dir) && o.traces() == "" && o.pyroscope == "" {
 		temporary, failed := os.MkdirTemp("", "spanflame-view-*")
 		if failed != nil {
 			return failed
@@ -108,40 +140,12 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if err != nil {
 		return err
 	}
-	options := viewer.Options{GrafanaURL: o.grafana, Hosts: o.hosts, SlowSpan: o.slowSpan, Log: slog.Default()}
-	if o.localTime {
-		options.Location = time.Local
-	}
 	if closer, ok := from.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
-	if o.base != "" {
-		dir, err := savedDir(o.base)
-		if err != nil {
-			return fmt.Errorf("base directory: %w", err)
-		}
-		base, err := source.Open(ctx, dir)
-		if err != nil {
-			return fmt.Errorf("base directory: %w", err)
-		}
-		defer base.Close() // it was only read
-		options.Base = base
-	}
-	host, _, err := net.SplitHostPort(o.listen)
-	if err != nil {
-		return fmt.Errorf("--listen %q: want HOST:PORT, such as 127.0.0.1:7070: %w", o.listen, err)
-	}
-	options.Hosts = append(options.Hosts, host)
 	handler, err := viewer.New(from, options)
 	if err != nil {
 		return err
-	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
-	if errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("--listen %s: the port is in use by another program, maybe another viewer: use --listen 127.0.0.1:0 for a free port", o.listen)
-	}
-	if err != nil {
-		return fmt.Errorf("--listen %s: %w", o.listen, err)
 	}
 	start := strings.TrimSuffix(viewer.StartPath(from), "/")
 	fmt.Fprintf(out, "%s is shown at %s%s\n", described(o), viewer.URL(listener.Addr()), start)

@@ -124,6 +124,33 @@ func TestViewOfAListener(t *testing.T) {
 	}
 }
 
+// A profile takes as long as it records: errors of options come before it, and name the address.
+func TestViewChecksBeforeItReadsAListener(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { t.Errorf("it asked for %s", r.URL) }))
+	defer server.Close()
+	const tempo = "http://127.0.0.1:1"
+	for want, args := range map[string][]string{
+		`--listen "7070"`:                  {"--listen", "7070"},
+		"the port is in use":               {"--listen", taken.Addr().String()},
+		"require each other":               {"--tempo", tempo},
+		"--jaeger requires":                {"--jaeger", tempo},
+		"a directory (" + server.URL + ")": {"--tempo", tempo, "--pyroscope", tempo},
+		`Grafana is "javascript:x"`:        {"--grafana", "javascript:x"},
+		"base directory":                   {"--base", filepath.Join(t.TempDir(), "none")},
+		"--slow-span -1s":                  {"--slow-span", "-1s"},
+	} {
+		args = append([]string{"view", server.URL, "--listen", "127.0.0.1:0"}, args...)
+		if stdout, _, err := execute(t, args...); err == nil || !strings.Contains(err.Error(), want) || stdout != "" {
+			t.Errorf("%q: %v and %q, want an error with %q", args, err, stdout, want)
+		}
+	}
+}
+
 func TestViewSaysWhatIsWrong(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
