@@ -87,7 +87,6 @@ test-long: servers ## Run the end-to-end tests that take minutes: spans of every
 	go test -tags long -count=1 -timeout 10m -v -run 'Cgo|Execs|ManyParked' ./agent
 	go test -tags long -count=1 -timeout 30m -v -run TestMedians ./workload # predictions need the machine for themselves
 	$(MAKE) test-truth
-	go test -tags long -count=1 -timeout 10m -v -run TestEqualGates ./cmd/spanflame
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: test-truth

@@ -1,0 +1,84 @@
+package main
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/perf/benchmath"
+
+	"spanflame/profiles/compare"
+	"spanflame/profiles/input"
+)
+
+// TestEqualGates compares each ten runs of a benchmark with the next ten, on a simulated machine that others use as well: a run takes
+// a few per cent more or less, near the one before it as far as memory says, and one in ten meets a burst of other work. Benchstat's
+// test of the same data is counted next to it.
+func TestEqualGates(t *testing.T) {
+	const gates, runs, spread = 500, 10, 0.05
+	dir := t.TempDir()
+	for _, memory := range []float64{0, 0.3, 0.6} {
+		random := rand.New(rand.NewPCG(18, 19))
+		drift := random.NormFloat64()
+		side := func(name string) (path string, values []float64) {
+			var b strings.Builder
+			for range runs {
+				drift = memory*drift + math.Sqrt(1-memory*memory)*random.NormFloat64()
+				v := 1e6 * math.Exp(spread*drift)
+				if random.IntN(10) == 0 {
+					v *= 1 + 0.2*random.ExpFloat64()
+				}
+				values = append(values, v)
+				fmt.Fprintf(&b, "BenchmarkSort-2 3 %.1f ns/op\n", v)
+			}
+			path = filepath.Join(dir, name)
+			if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			return path, values
+		}
+		rules := []string{"sec/op:+2%@p<0.01", "sec/op:+5%@p<0.01", "sec/op(*):+5%@p<0.01", "sec/op:+5%@p<0.05", "sec/op:+5%"}
+		failed, undecided := make([]int, len(rules)), make([]int, len(rules))
+		benchstat := 0
+		for range gates {
+			before, old := side("before.txt")
+			after, now := side("after.txt")
+			b, err := input.Open(t.Context(), before, input.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := input.Open(t.Context(), after, input.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			r, err := compare.Compare(t.Context(), b, a, compare.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for i, text := range rules {
+				rule, err := compare.ParseRule(text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				v := r.Check([]compare.Rule{rule})
+				failed[i] += len(v.Broken)
+				undecided[i] += len(v.Undecided)
+			}
+			of := benchmath.AssumeNothing.Compare(benchmath.NewSample(old, &benchmath.DefaultThresholds), benchmath.NewSample(now, &benchmath.DefaultThresholds))
+			if of.P < of.Alpha {
+				benchstat++
+			}
+		}
+		for i, text := range rules {
+			t.Logf("memory %g, %s: of %d gates between equal sides, %d failed and %d could not be decided", memory, text, gates, failed[i], undecided[i])
+			if strings.HasSuffix(text, "@p<0.01") && failed[i] > gates/100 {
+				t.Errorf("memory %g, %s: %d of %d gates between equal sides failed, want at most %d", memory, text, failed[i], gates, gates/100)
+			}
+		}
+		t.Logf("memory %g: benchstat finds a change in %d of %d", memory, benchstat, gates)
+	}
+}
