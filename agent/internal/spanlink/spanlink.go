@@ -143,13 +143,18 @@ func (t *tracer) link(above, ctx context.Context, inner trace.Span, sc trace.Spa
 		inner.SetAttributes(attribute.Bool(wallprofile.UnsampledAttribute, true))
 	}
 	s.below = below{ctx, s}
-	ctx = s.label(&s.below, sc)
+	ctx = &s.below
+	if trace.SpanFromContext(ctx) != trace.Span(s) {
+		ctx = trace.ContextWithSpan(ctx, s) // OpenTelemetry does not find it by a key, or by another one
+	}
+	ctx = s.label(ctx, sc)
 	done = true
 	return ctx, s
 }
 
-// below is the context of a span: of trace.ContextWithSpan, and one in which the span is found by a key where the context's
-// span is not ours. It is a part of the span, so that it takes no memory of its own.
+// below is the context of a span: it does what trace.ContextWithSpan does, as long as OpenTelemetry has one key for the span
+// of a context. In it the span is also found by a key of ours, where the context's span is another one. It is a part of the
+// span, so that it takes no memory of its own.
 type below struct {
 	context.Context
 	s *span
