@@ -132,7 +132,8 @@ type Config struct {
 	WallCPUShare float64
 
 	// WallMode chooses when the process is traced for wall-clock profiles: always, armed (only while a request runs that may
-	// become slow), or auto (always where WallCPUShare allows it, else armed).
+	// become slow), or auto (always where WallCPUShare allows it, else armed). What writing the trace costs with always is not
+	// limited by WallCPUShare.
 	// SPANFLAME_WALL_MODE; default: auto; allowed: auto, always or armed.
 	WallMode string
 

@@ -54,12 +54,15 @@ func numbersGoroutines() bool {
 	return all && fastest < 200*time.Nanosecond
 }
 
-// charge charges to the budget what recording has cost since the last call.
+// charge charges to the budget what recording has cost since the last call. Where it is to run all the time whatever it
+// costs, the budget is for captures alone: to refuse those would not end the recording.
 func (r *Recorder) charge(now time.Time) {
 	written := r.meter.read(now, r.numbers.Load())
 	if !r.paused {
 		written += time.Duration(visits(runtime.NumGoroutine()) * float64(now.Sub(r.paced)))
-		r.budget.spend(written)
+		if !r.arms || r.o.Mode == nil || *r.o.Mode != AlwaysOn {
+			r.budget.spend(written)
+		}
 		r.stats.cpu.Add(int64(written))
 		r.stats.written.Add(int64(written))
 	}

@@ -59,8 +59,8 @@ func (b *budget) limit(now time.Time, share float64) {
 	b.tokens = min(b.tokens, b.capacity())
 }
 
-// spend charges measured time; the bucket may go below zero and has to recover first.
-func (b *budget) spend(d time.Duration) { b.tokens -= d }
+// spend charges measured time; the bucket may go below zero and has to recover first, which takes a minute at most.
+func (b *budget) spend(d time.Duration) { b.tokens = max(b.tokens-d, -b.capacity()) }
 
 // visit is the CPU time that the runtime spends on each goroutine of the process when it ends a generation of the trace,
 // which it does every second while anything records one.

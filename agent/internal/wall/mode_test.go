@@ -283,6 +283,40 @@ func TestArmedWithoutBudget(t *testing.T) {
 	}
 }
 
+// TestAlwaysWithoutBudget: where everything is to be recorded whatever that costs, the budget is for captures: load for hours
+// takes none of it.
+func TestAlwaysWithoutBudget(t *testing.T) {
+	rec := manual(t)
+	mode := AlwaysOn
+	rec.o.Mode, rec.o.CPUShare = &mode, 0.01
+	rec.budget = newBudget(rec.o.CPUShare, time.Now())
+	rec.meter.perEvent = 1e9
+	for range 100 {
+		runtime.Gosched()
+		rec.numbers.Add(1000)
+		rec.pace(time.Now())
+	}
+	if s := rec.Stats(); s.Written < time.Hour || s.Entered[Armed] != 0 {
+		t.Fatalf("not much is recorded: %+v", s)
+	}
+	_, s := rec.begin(context.Background(), "slow")
+	workA(25 * time.Millisecond)
+	s.end()
+	rec.capture()
+	rec.capture() // the first one may look again for the end of a span
+	rec.exact(s)
+}
+
+// TestDebtIsBounded: however much was spent, a budget has recovered two minutes later.
+func TestDebtIsBounded(t *testing.T) {
+	now := time.Now()
+	b := newBudget(0.01, now)
+	b.spend(time.Hour)
+	if b.available(now, "") > 0 || b.available(now.Add(budgetWindow+time.Second), "") <= 0 || !b.recovered(now.Add(2*budgetWindow)) {
+		t.Errorf("after an hour was spent: %v of %v", b.tokens, b.capacity())
+	}
+}
+
 // TestCalibration: the price of an event is measured, and bounded.
 func TestCalibration(t *testing.T) {
 	rec := manual(t)

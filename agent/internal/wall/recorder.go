@@ -35,7 +35,8 @@ type Options struct {
 	// costs is an estimate.
 	CPUShare float64
 
-	// Mode is when the flight recorder runs; without it, the recorder chooses.
+	// Mode is when the flight recorder runs; without it, the recorder chooses. AlwaysOn may cost more than CPUShare: what writing
+	// the trace costs is then not counted against it.
 	Mode *Mode
 
 	// LogLines is how many diagnoses are logged for each span name and minute; 0 is 5, a negative number none.
