@@ -128,6 +128,9 @@ func TestARepairIsAnImprovement(t *testing.T) {
 	if strings.Contains(got, `<td class="num more">`) {
 		t.Errorf("the repair is shown as a regression:\n%s", got)
 	}
+	// Before the traces are read, the page does not say that there are none.
+	h = pages(t, &reading{Source: open(t, d.Dir), err: source.ErrReading}, Options{})
+	shows(t, page(t, h, "/compare?what=times&service=shop&ato=2026-01-02T15:04:45Z&bfrom=2026-01-02T15:04:45Z"), "still being read: load the page again")
 }
 
 // spanAddress returns a span of the trace "t" as a parameter of a comparison.

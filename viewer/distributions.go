@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -14,13 +15,13 @@ import (
 type route struct{ service, name string }
 
 // distributions has how long all sampled requests took, whether they were slow or not, sorted; empty if the source does not
-// have them all.
+// have them all, or has not read them yet.
 type distributions map[route][]time.Duration
 
 // distributions returns those of the requests in the time of f.
 func (s *server) distributions(ctx context.Context, f source.Filter) (distributions, error) {
 	requests, err := s.source.Requests(ctx, source.Filter{Service: f.Service, From: f.From, To: f.To})
-	if err != nil {
+	if err != nil && !errors.Is(err, source.ErrReading) {
 		return nil, err
 	}
 	d := make(distributions)

@@ -65,14 +65,18 @@ func TestEmptyDirectorySaysWhatToDo(t *testing.T) {
 	}
 }
 
-// reading is a source that has all traces only once all requests were asked for.
+// reading is a source that has all traces only once all requests were asked for, which may fail.
 type reading struct {
 	source.Source
 	done bool
+	err  error
 }
 
 func (s *reading) Requests(ctx context.Context, f source.Filter) ([]traces.Span, error) {
-	s.done = true
+	s.done = s.err == nil
+	if s.err != nil {
+		return nil, s.err
+	}
 	return s.Source.Requests(ctx, f)
 }
 
@@ -89,5 +93,9 @@ func TestNotesAreOfWhatIsShown(t *testing.T) {
 	h := pages(t, &reading{Source: open(t, ten(t).Dir)}, Options{})
 	if shown := page(t, h, "/"); !strings.Contains(shown, "slow or not: median") || strings.Contains(shown, "still being read") {
 		t.Errorf("the page shows\n%s", shown)
+	}
+	h = pages(t, &reading{Source: open(t, ten(t).Dir), err: source.ErrReading}, Options{})
+	if shown := page(t, h, "/"); strings.Contains(shown, "slow or not: median") || !strings.Contains(shown, "still being read") {
+		t.Errorf("while traces are being read, the page shows\n%s", shown)
 	}
 }

@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,16 +54,24 @@ func metricOf(t record.Type, sampleType string) string {
 // testChanges compares the windows of two selections of a type by a metric of package compare.
 func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection, metric string) (verdict, error) {
 	o := compare.Options{Metrics: []string{metric}}
-	var err error
-	if o.RequestsBefore, err = requestsOf(ctx, before, a); err != nil {
-		return verdict{}, err
-	}
-	if o.RequestsAfter, err = requestsOf(ctx, after, b); err != nil {
-		return verdict{}, err
+	reading := false
+	for _, side := range []struct {
+		from     source.Source
+		of       source.Selection
+		requests *[]traces.Span
+	}{{before, a, &o.RequestsBefore}, {after, b, &o.RequestsAfter}} {
+		var err error
+		*side.requests, err = requestsOf(ctx, side.from, side.of)
+		if reading = reading || errors.Is(err, source.ErrReading); err != nil && !errors.Is(err, source.ErrReading) {
+			return verdict{}, err
+		}
 	}
 	report, err := compare.Compare(ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows), o)
 	if err != nil {
 		return verdict{}, err
+	}
+	if reading {
+		report.Notes = append([]string{"Older traces, which have the number of all requests, are still being read: load the page again."}, report.Notes...)
 	}
 	if len(report.Metrics) == 0 {
 		return verdict{Notes: notes(report.Notes)}, nil

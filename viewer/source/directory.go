@@ -225,13 +225,12 @@ func (d *Directory) Captured(ctx context.Context, f Filter) ([]traces.Span, erro
 	return d.index.captured(f), nil
 }
 
-// Requests implements [Traces]. It has none before all traces are read, which may take several calls; see
-// [Directory.ReadTraces].
+// Requests implements [Traces]. To read all traces may take several calls; see [Directory.ReadTraces].
 func (d *Directory) Requests(ctx context.Context, f Filter) ([]traces.Span, error) {
 	if err := d.index.refresh(ctx); err != nil {
 		return nil, err
 	}
-	return d.index.requests(f), nil
+	return d.index.requests(f)
 }
 
 // ReadTraces waits until all traces are read. The other methods read for a limited time, and the next call continues.

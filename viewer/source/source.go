@@ -25,6 +25,9 @@ import (
 // ErrTooLong means that a time range is longer than a source can search at once.
 var ErrTooLong = errors.New("the time range is too long")
 
+// ErrReading means that some traces are not read yet. The next call continues to read them.
+var ErrReading = errors.New("older traces are still being read: try again in a moment")
+
 // Source has traces and profiles.
 type Source interface {
 	Traces
@@ -41,7 +44,8 @@ type Traces interface {
 	// long recorded requests take (f.Slow, f.Child), the latest first. Their attributes may be missing.
 	Captured(ctx context.Context, f Filter) ([]traces.Span, error)
 	// Requests returns all sampled spans by which requests of f's service, name and version entered it, whether they were
-	// slow or not, or none if the source does not have them all, or not yet. Their attributes are missing.
+	// slow or not, or none if the source does not have them all. Their attributes are missing. The error is ErrReading if
+	// they are not all read yet.
 	Requests(ctx context.Context, f Filter) ([]traces.Span, error)
 }
 

@@ -532,12 +532,15 @@ func (x *traceIndex) complete() bool {
 }
 
 // requests returns the matching spans by which requests entered their service, without those that the sampler decided
-// against, of which only slow ones are saved. It returns none if some are not read yet, or are forgotten.
-func (x *traceIndex) requests(f Filter) (found []traces.Span) {
+// against, of which only slow ones are saved. It returns none if some are forgotten.
+func (x *traceIndex) requests(f Filter) (found []traces.Span, err error) {
 	x.mu.RLock()
 	defer x.mu.RUnlock()
-	if x.unread > 0 || x.forgotten > 0 && (f.From.IsZero() || f.From.UnixNano() <= x.forgotTo) {
-		return nil
+	if x.unread > 0 {
+		return nil, ErrReading
+	}
+	if x.forgotten > 0 && (f.From.IsZero() || f.From.UnixNano() <= x.forgotTo) {
+		return nil, nil
 	}
 	for _, t := range x.traces {
 		for _, e := range t.entries {
@@ -548,7 +551,7 @@ func (x *traceIndex) requests(f Filter) (found []traces.Span) {
 			}
 		}
 	}
-	return found
+	return found, nil
 }
 
 // recorded reports whether a span can have a profile, given how long recorded requests take. All spans between a marked
