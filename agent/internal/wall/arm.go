@@ -88,7 +88,7 @@ func (r *Recorder) pace(now time.Time) {
 		mode = *r.o.Mode
 	} else {
 		mode = r.chooser.choose(now, finding{
-			always: always, share: r.budget.share, left: float64(r.budget.available(now, "")) / float64(r.budget.capacity()), short: r.short,
+			always: always, share: r.budget.share, left: float64(r.budget.left(now)) / float64(r.budget.capacity()), short: r.short,
 		})
 	}
 	r.short = false
@@ -102,7 +102,7 @@ func (r *Recorder) pace(now time.Time) {
 func (r *Recorder) pause(now time.Time, always float64) {
 	expensive := always > r.budget.share
 	switch {
-	case !r.paused && expensive && r.budget.available(now, "") <= 0:
+	case !r.paused && expensive && r.budget.left(now) <= 0:
 		r.stopRecording(now)
 		r.enter(DutyCycle, always)
 	case r.paused && (!expensive || r.budget.recovered(now)):
@@ -144,17 +144,17 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 	}
 	may := false
 	ask := func(t *root) {
-		may = may || r.budget.available(now, t.currentName()) > least
+		may = may || r.budget.available(now, t) > least
 	}
 	r.idle.Store(true) // before: a root that begins from here on and is not seen wakes the recorder
 	if next = r.live.ripen(now, r.armAfter(), ask); !next.IsZero() {
 		r.idle.Store(false)
 	}
-	if all && r.live.old.Load() > 0 && r.budget.available(now, "") > least {
+	if all && r.live.old.Load() > 0 && r.budget.left(now) > least {
 		r.live.older(now, r.armAfter(), func(t *root) {
 			ask(t)
 			if !r.paused && now.Sub(t.began) > long {
-				r.budget.serve(now, t.currentName())
+				r.budget.serve(now, t)
 			}
 		})
 	}

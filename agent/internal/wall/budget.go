@@ -15,6 +15,7 @@ type budget struct {
 	tokens time.Duration
 	filled time.Time
 	served map[string]time.Time // span name -> when a span of that name was last captured
+	traced time.Time            // when a sampled root was last captured
 
 	perByte float64       // ns of CPU to convert a byte of trace, learned
 	fixed   time.Duration // CPU to take a snapshot, learned
@@ -35,13 +36,23 @@ func newBudget(share float64, now time.Time) *budget {
 
 func (b *budget) capacity() time.Duration { return time.Duration(b.share * float64(budgetWindow)) }
 
-// available returns the CPU time that may be spent now on a span with this name. Half of the bucket is reserved for names
-// that had no capture within the window, so that a busy route cannot starve a rare one.
-func (b *budget) available(now time.Time, name string) time.Duration {
-	b.refill(now)
-	if last, ok := b.served[name]; ok && now.Sub(last) < budgetWindow {
-		return b.tokens - b.capacity()/2
+// available returns the CPU time that may be spent now on a root. Half of the bucket is reserved for names that had no
+// capture within the window, so that a busy route cannot starve a rare one. Three quarters are reserved for sampled roots,
+// if one was captured within the window: the profile of another one has no trace around it.
+func (b *budget) available(now time.Time, t *root) time.Duration {
+	left := b.left(now)
+	if !t.sampled && now.Sub(b.traced) < budgetWindow {
+		return left - b.capacity()*3/4
 	}
+	if last, ok := b.served[t.currentName()]; ok && now.Sub(last) < budgetWindow {
+		return left - b.capacity()/2
+	}
+	return left
+}
+
+// left returns all the CPU time that may be spent now.
+func (b *budget) left(now time.Time) time.Duration {
+	b.refill(now)
 	return b.tokens
 }
 
@@ -92,7 +103,11 @@ func (b *budget) predict(bytes int) time.Duration { return time.Duration(b.perBy
 // maxServed bounds the names that are remembered; they come from the application.
 const maxServed = 1024
 
-func (b *budget) serve(now time.Time, name string) {
+// serve notes that a root is captured.
+func (b *budget) serve(now time.Time, t *root) {
+	if t.sampled {
+		b.traced = now
+	}
 	if len(b.served) >= maxServed {
 		for n, t := range b.served {
 			if now.Sub(t) >= budgetWindow {
@@ -103,11 +118,11 @@ func (b *budget) serve(now time.Time, name string) {
 			clear(b.served)
 		}
 	}
-	b.served[name] = now
+	b.served[t.currentName()] = now
 }
 
-// fair orders roots for service: in rounds, one root of each name a round, the slowest of its name first;
-// within a round the name that has waited longest first.
+// fair orders roots for service: sampled ones first; these, and then the others, in rounds, one root of each name a round,
+// the slowest of its name first; within a round the name that has waited longest first.
 func (b *budget) fair(roots []*root) []*root {
 	byName := make(map[string][]*root)
 	var names []string
@@ -132,5 +147,13 @@ func (b *budget) fair(roots []*root) []*root {
 			}
 		}
 	}
+	slices.SortStableFunc(ordered, func(x, y *root) int { return cmp.Compare(rank(x), rank(y)) })
 	return ordered
+}
+
+func rank(t *root) int {
+	if t.sampled {
+		return 0
+	}
+	return 1
 }

@@ -98,7 +98,7 @@ func TestBudgetIsCheckedBeforeEncoding(t *testing.T) {
 		t.Fatal("there is no snapshot")
 	}
 	w.convert(snap)
-	rec.budget.serve(time.Now(), "busy")
+	rec.budget.serve(time.Now(), rootNamed("busy"))
 	rec.budget.tokens = rec.budget.capacity() / 4
 	w.resolve()
 	w.emit()

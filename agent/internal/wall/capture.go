@@ -72,14 +72,14 @@ type work struct {
 
 func (w *work) spent() time.Duration { return cpuTime() - w.began }
 
-// available returns the largest remaining budget of the roots' span names, minus the time already spent.
+// available returns the largest remaining budget of the roots, minus the time already spent.
 func (w *work) available(roots []*root) time.Duration {
 	now := time.Now()
-	best := w.r.budget.available(now, "")
+	best := w.r.budget.left(now)
 	if len(roots) > 0 {
-		best = w.r.budget.available(now, roots[0].currentName())
+		best = w.r.budget.available(now, roots[0])
 		for _, t := range roots[1:] {
-			best = max(best, w.r.budget.available(now, t.currentName()))
+			best = max(best, w.r.budget.available(now, t))
 		}
 	}
 	return best - w.spent()
@@ -287,13 +287,13 @@ func (w *work) emit() {
 		}
 	}
 	for _, t := range r.budget.fair(slow) {
-		switch name := t.currentName(); {
+		switch {
 		case r.deadlineReached():
 			r.lose(t, &r.stats.skippedStop)
 		case w.available([]*root{t}) <= 0:
 			r.lose(t, &r.stats.skippedBudget)
 		default:
-			r.budget.serve(time.Now(), name)
+			r.budget.serve(time.Now(), t)
 			r.emit(t)
 		}
 	}

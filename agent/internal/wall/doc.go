@@ -24,7 +24,8 @@
 // again. Spans that began before are put onto the goroutines on which they began, whose numbers they have; the end of a
 // first, short generation of the trace has the stacks of the goroutines that were waiting. The time before is "[before the
 // recording]". Where the budget is spent even so, it is a duty cycle: roots are recorded while there is budget, and half of
-// that is for names that had no capture lately. A [Mode] is left only when the cost differs clearly from what led to it.
+// that is for names that had no capture lately. Where there are sampled roots, three quarters are for these.
+// A [Mode] is left only when the cost differs clearly from what led to it.
 //
 // # What belongs to a span
 //

@@ -261,7 +261,7 @@ func TestArmed(t *testing.T) {
 // budget is for names that had none.
 func TestArmedWithoutBudget(t *testing.T) {
 	rec := armed(t)
-	rec.budget.serve(time.Now(), "busy")
+	rec.budget.serve(time.Now(), rootNamed("busy"))
 	rec.budget.tokens = rec.budget.capacity() / 3
 	slow := func(name string) {
 		_, s := rec.begin(context.Background(), name)
@@ -312,7 +312,7 @@ func TestDebtIsBounded(t *testing.T) {
 	now := time.Now()
 	b := newBudget(0.01, now)
 	b.spend(time.Hour)
-	if b.available(now, "") > 0 || b.available(now.Add(budgetWindow+time.Second), "") <= 0 || !b.recovered(now.Add(2*budgetWindow)) {
+	if b.left(now) > 0 || b.left(now.Add(budgetWindow+time.Second)) <= 0 || !b.recovered(now.Add(2*budgetWindow)) {
 		t.Errorf("after an hour was spent: %v of %v", b.tokens, b.capacity())
 	}
 }

@@ -352,23 +352,54 @@ func TestBudgetIsKept(t *testing.T) {
 	}
 }
 
+// rootNamed returns a sampled root.
+func rootNamed(name string) *root {
+	t := &root{sampled: true}
+	t.first = name
+	return t
+}
+
+// Where the budget is short, roots that are not sampled leave it to those that are, as long as there are such.
+func TestBudgetIsForSampledRootsFirst(t *testing.T) {
+	now := time.Unix(0, 0)
+	b := newBudget(0.01, now)
+	other := rootNamed("other")
+	other.sampled = false
+	b.spend(200 * time.Millisecond)
+	b.serve(now, other)
+	if busy, rare := b.available(now, other), b.available(now, &root{}); busy != 100*time.Millisecond || rare != 400*time.Millisecond {
+		t.Errorf("without sampled roots, others may spend %v and %v, want what sampled ones may", busy, rare)
+	}
+	b.serve(now, rootNamed("busy"))
+	if sampled, rest := b.available(now, rootNamed("busy")), b.available(now, &root{}); sampled != 100*time.Millisecond || rest > 0 {
+		t.Errorf("with two thirds of the budget, a sampled root may spend %v, others %v", sampled, rest)
+	}
+	if rest := b.available(now.Add(20*time.Second), other); rest != 150*time.Millisecond {
+		t.Errorf("with all of the budget, others may spend %v", rest)
+	}
+	other.took = time.Hour
+	if got := b.fair([]*root{other, rootNamed("busy"), rootNamed("other")}); got[2] != other {
+		t.Error("a root that is not sampled comes before one that is")
+	}
+}
+
 func TestBudget(t *testing.T) {
 	now := time.Unix(0, 0)
 	b := newBudget(0.01, now)
-	if got := b.available(now, "a"); got != 600*time.Millisecond {
+	if got := b.available(now, rootNamed("a")); got != 600*time.Millisecond {
 		t.Errorf("a full minute's share is %v", got)
 	}
-	b.serve(now, "busy")
+	b.serve(now, rootNamed("busy"))
 	b.spend(400 * time.Millisecond)
-	if busy, rare := b.available(now, "busy"), b.available(now, "rare"); busy > 0 || rare != 200*time.Millisecond {
+	if busy, rare := b.available(now, rootNamed("busy")), b.available(now, rootNamed("rare")); busy > 0 || rare != 200*time.Millisecond {
 		t.Errorf("busy may spend %v, rare %v", busy, rare)
 	}
 	now = now.Add(20 * time.Second)
-	if got := b.available(now, "rare"); got != 400*time.Millisecond {
+	if got := b.available(now, rootNamed("rare")); got != 400*time.Millisecond {
 		t.Errorf("after 20 s: %v", got)
 	}
 	now = now.Add(time.Hour)
-	if got := b.available(now, "busy"); got != 600*time.Millisecond {
+	if got := b.available(now, rootNamed("busy")); got != 600*time.Millisecond {
 		t.Errorf("after an hour: %v", got)
 	}
 	for range 100 {
@@ -378,7 +409,7 @@ func TestBudget(t *testing.T) {
 		t.Errorf("a megabyte at 5 ns a byte is predicted to take %v", got)
 	}
 	for i := range 3 * maxServed {
-		b.serve(now, fmt.Sprint(i))
+		b.serve(now, rootNamed(fmt.Sprint(i)))
 	}
 	if len(b.served) > maxServed {
 		t.Errorf("%d names are remembered", len(b.served))
@@ -388,7 +419,7 @@ func TestBudget(t *testing.T) {
 func TestFairOrder(t *testing.T) {
 	now := time.Unix(0, 0)
 	b := newBudget(0.01, now)
-	b.serve(now, "busy")
+	b.serve(now, rootNamed("busy"))
 	var roots []*root
 	for i, name := range []string{"busy", "busy", "rare", "busy", "other"} {
 		x := &root{}

@@ -79,6 +79,7 @@ type root struct {
 	span
 	r       *Recorder
 	traceID oteltrace.TraceID
+	sampled bool
 
 	place place
 
@@ -133,7 +134,7 @@ func (r *Recorder) newSpan(above Mark, sc oteltrace.SpanContext, name string, st
 			return child
 		}
 	}
-	t := &root{r: r, traceID: sc.TraceID(), count: 1, open: 1}
+	t := &root{r: r, traceID: sc.TraceID(), sampled: sc.IsSampled(), count: 1, open: 1}
 	t.root = t
 	t.init(sc, name, start)
 	if !r.live.add(t) {
