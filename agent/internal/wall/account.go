@@ -135,23 +135,27 @@ func (a *account) fit(whole time.Duration) {
 	}
 }
 
-// ends returns the time between the span's own start and end and its marks, which are marked apart: for a span that began
-// before the recording, the time up to that. A goroutine that
+// ends returns the time between the span's own start and end and its marks, which are marked apart, and, for a span that
+// began before the recording, the time up to that. A goroutine that
 // writes a mark is often preempted right after it, so the clock that was read after the first mark may be late; the
 // whole is exact.
 func (s *span) ends(marked time.Duration) map[wallprofile.State]time.Duration {
-	head, tail, first := s.head, time.Duration(0), wallprofile.Starting
-	if l := s.conv; l != nil && l.before > 0 {
-		head, first = l.before, l.unknown
+	head, before, tail := s.head, time.Duration(0), time.Duration(0)
+	if s.conv != nil && !s.conv.lost {
+		before = s.conv.before
 	}
 	if whole := time.Duration(s.whole.Load()); whole > 0 {
 		rest := max(0, whole-marked)
 		head = min(head, rest)
-		tail = rest - head
+		before = min(before, rest-head)
+		tail = rest - head - before
 	}
 	ends := make(map[wallprofile.State]time.Duration)
 	if head > 0 {
-		ends[first] = head
+		ends[wallprofile.Starting] = head
+	}
+	if before > 0 {
+		ends[s.conv.unknown] = before
 	}
 	if tail > 0 {
 		ends[wallprofile.Ending] = tail

@@ -49,7 +49,7 @@ type spanLedger struct {
 	lost     bool // the end mark was not seen
 	clipped  bool // it is among the clipped spans of the converter, or was
 	from, to trace.Time
-	before   time.Duration     // from the span's start to from, if its begin was not in the trace
+	before   time.Duration     // from the span's begin to from, if its begin was not in the trace
 	unknown  wallprofile.State // … and what that time is
 	lane     *lane
 	seg      *segment // the lane's at the begin

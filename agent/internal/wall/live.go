@@ -7,8 +7,9 @@ import (
 )
 
 // live is the registry of root spans that run, and of slow ones that ended a short time ago and have children that run.
-// Each shard has them in the order of their begin, so that to find those that have been running for some time takes as
-// many steps as there are such roots, and to add or to remove one takes the same few for any number of roots.
+// Each shard has them in the order in which they began by the process's own clock, whatever their start is, so that to find
+// those that have been running for some time takes as many steps as there are such roots, and to add or to remove one takes
+// the same few for any number of roots.
 type live struct {
 	shards [64]shard
 	old    atomic.Int64 // roots that ripen has found

@@ -283,6 +283,43 @@ func TestArmedWithoutBudget(t *testing.T) {
 	}
 }
 
+// TestArmedWithChosenStart: what start the author of a span chooses, however long ago or far in the future, decides neither
+// how long it is waited for nor when the recording starts. The time before the code started the span is not that before the recording.
+func TestArmedWithChosenStart(t *testing.T) {
+	rec := armed(t)
+	early, late := spanContext(1), spanContext(2)
+	start := time.Now().Add(-maxAge - time.Minute)
+	slow := rec.Begin(nil, early, "early", start)
+	future := rec.Begin(nil, late, "late", time.Now().Add(time.Hour))
+	n := 2 * len(rec.live.shards)
+	for range n {
+		rec.begin(context.Background(), "waits")
+	}
+	rec.look(time.Now())
+	if s := rec.Stats(); s.Unended != 0 || rec.live.registered() != n+2 {
+		t.Errorf("of %d roots, %d are registered, %d given up", n+2, rec.live.registered(), s.Unended)
+	}
+	rec.after(rec.armAfter())
+	if got := rec.live.old.Load(); got != int64(n+2) || !rec.flight.Enabled() {
+		t.Errorf("%d of %d roots may be slow", got, n+2)
+	}
+	workA(25 * time.Millisecond)
+	future.End("late", time.Time{})
+	end := time.Now()
+	slow.End("early", end)
+	rec.capture()
+	f := rec.flame(early.SpanID())
+	if f == nil || f.own != int64(end.Sub(start)) {
+		t.Fatalf("the span took %v, its profile is %v", end.Sub(start), f)
+	}
+	if head := slow.(*span).began.Sub(start); f.leaves[wallprofile.Starting.Leaf()] != int64(head) {
+		t.Errorf("it is started for %v, want %v:\n%s", time.Duration(f.leaves[wallprofile.Starting.Leaf()]), head, f)
+	}
+	if f.leaves[wallprofile.BeforeRecording.Leaf()] <= 0 || f.sumOf("workA") < int64(20*time.Millisecond) {
+		t.Errorf("what comes after that is not there:\n%s", f)
+	}
+}
+
 // TestAlwaysWithoutBudget: where everything is to be recorded whatever that costs, the budget is for captures: load for hours
 // takes none of it.
 func TestAlwaysWithoutBudget(t *testing.T) {

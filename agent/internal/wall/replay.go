@@ -225,7 +225,7 @@ func (c *converter) adopt(now trace.Time, resumed time.Time) {
 			c.goroutines[on] = &goroutine{id: on, since: now, stack: noStack}
 		}
 		c.begin(s, now, on, noStack)
-		s.conv.before, s.conv.unknown = resumed.Sub(s.start), wallprofile.NotRecorded
+		s.conv.before, s.conv.unknown = resumed.Sub(s.began), wallprofile.NotRecorded
 		if s.began.Before(c.started) {
 			s.conv.unknown = wallprofile.BeforeRecording
 		}

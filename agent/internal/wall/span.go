@@ -51,8 +51,8 @@ type span struct {
 	first  string           // the name at the start
 	call   wallprofile.Call // of a client span; valid as name
 	start  time.Time        // the span's own
-	began  time.Time        // monotonic time of the mark; of the start, if there is none
-	head   time.Duration    // from start to the mark
+	began  time.Time        // when the recorder knew of it, by the process's own clock, whatever start is
+	head   time.Duration    // from start to the mark; to began, if there is none
 
 	closing atomic.Bool
 	ended   atomic.Int64  // ns since began, 0 while running
@@ -107,7 +107,7 @@ func (r *Recorder) Begin(parent Mark, sc oteltrace.SpanContext, name string, sta
 	}
 	if r.writing.Load() {
 		s.write(beginCategory)
-		s.head = time.Since(s.start) // now, as in End
+		s.head = max(0, time.Since(s.start)) // now, as in End
 	}
 	if r.idle.Load() && r.idle.CompareAndSwap(true, false) {
 		notify(r.stir)
@@ -184,10 +184,8 @@ func (s *span) unlink() {
 
 func (s *span) init(sc oteltrace.SpanContext, name string, start time.Time) {
 	r := s.root.r
-	s.number, s.id, s.first, s.start, s.began = r.numbers.Add(1), sc.SpanID(), name, start, start
-	if r.writing.Load() {
-		s.began = time.Now()
-	}
+	s.number, s.id, s.first, s.start, s.began = r.numbers.Add(1), sc.SpanID(), name, start, time.Now()
+	s.head = max(0, s.began.Sub(start))
 	if r.arms {
 		s.on = goid.Get()
 	}
