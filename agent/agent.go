@@ -275,7 +275,7 @@ func (s *slowSpans) marks() spanlink.Marks {
 	if s.recorder == nil {
 		recorder, err := wall.Start(*s.options)
 		if err != nil {
-			s.err = fmt.Errorf("slow spans have no wall-clock profiles: %w", err)
+			s.err = withoutWall(err)
 			s.options.Logger.Warn(s.err.Error())
 			return nil
 		}
@@ -284,11 +284,18 @@ func (s *slowSpans) marks() spanlink.Marks {
 	return s.recorder
 }
 
-// running returns the recorder, nil if there is none, and the reason if there should be one.
+// running returns the recorder, nil if there is none, and why slow spans have no wall-clock profiles if they should.
 func (s *slowSpans) running() (*wall.Recorder, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.recorder, s.err
+	if s.recorder == nil || s.recorder.Err() == nil {
+		return s.recorder, s.err
+	}
+	return s.recorder, withoutWall(s.recorder.Err())
+}
+
+func withoutWall(err error) error {
+	return fmt.Errorf("slow spans have no wall-clock profiles: %w", err)
 }
 
 // mode describes when slow spans are recorded, empty if they are not.

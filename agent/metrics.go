@@ -158,6 +158,7 @@ func spansByOutcome(s wall.Stats) map[string]uint64 {
 	return map[string]uint64{
 		"captured":       s.Captured,
 		"over budget":    s.SkippedBudget,
+		"recorder busy":  s.SkippedBusy,
 		"not in window":  s.SkippedWindow,
 		"queue full":     s.SkippedQueue,
 		"shut down":      s.SkippedStop,

@@ -2,7 +2,6 @@ package wall
 
 import (
 	"bytes"
-	"fmt"
 	"log/slog"
 	"runtime"
 	"strconv"
@@ -142,15 +141,19 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 	if r.paused && r.mode() == DutyCycle {
 		least = r.budget.capacity() / resumeAt
 	}
-	may := false
+	may, refused := false, false
 	ask := func(t *root) {
 		may = may || r.budget.available(now, t) > least
+		refused = !may
 	}
 	r.idle.Store(true) // before: a root that begins from here on and is not seen wakes the recorder
 	if next = r.live.ripen(now, r.armAfter(), ask); !next.IsZero() {
 		r.idle.Store(false)
 	}
-	if all && r.live.old.Load() > 0 && r.budget.left(now) > least {
+	switch any := all && r.live.old.Load() > 0; {
+	case any && r.budget.left(now) <= least:
+		refused = true
+	case any:
 		r.live.older(now, r.armAfter(), func(t *root) {
 			ask(t)
 			if !r.paused && now.Sub(t.began) > long {
@@ -163,8 +166,10 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 		r.start(now)
 		r.quiet = time.Time{}
 	case old && r.paused:
-		r.short = true
-	case old && all && !may:
+		r.short = r.short || refused
+	case r.paused && all && r.Err() != nil:
+		r.start(now) // whether it can, so that Err does not outlast its reason
+	case old && all && refused:
 		r.short = true
 		r.stopRecording(now)
 	case old:
@@ -199,6 +204,7 @@ func (r *Recorder) mode() Mode { return Mode(r.stats.mode.Load()) }
 // start starts the flight recorder, unless another one was found to run a short time ago.
 func (r *Recorder) start(now time.Time) bool {
 	if now.Before(r.retry) {
+		r.failed = now
 		return false
 	}
 	r.charge(now)
@@ -208,10 +214,13 @@ func (r *Recorder) start(now time.Time) bool {
 	r.writing.Store(true) // before the start: no span that begins in the recording is without a mark
 	if err := r.flight.Start(); err != nil {
 		r.writing.Store(false)
-		r.retry = now.Add(budgetWindow / 2)
-		r.o.Logger.Warn("recording of slow spans cannot resume", slog.Any("error", fmt.Errorf("%w (%v)", ErrBusy, err)))
+		r.failed, r.retry = now, now.Add(budgetWindow/2)
+		if err = anotherRecorder(err); r.starting(err) {
+			r.o.Logger.Warn("recording of slow spans cannot resume", slog.Any("error", err))
+		}
 		return false
 	}
+	r.starting(nil)
 	r.paused, r.gap, r.cut = false, true, now
 	if r.mode() != AlwaysOn {
 		r.advance() // the end of a generation has the stacks of the goroutines that were waiting at its start

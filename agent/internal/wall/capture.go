@@ -253,12 +253,22 @@ func (w *work) resolve() {
 		case t.span.conv != nil:
 			r.conv.abandon(&t.span)
 		default:
-			why := &r.stats.skippedWindow
-			if w.short {
-				why = &r.stats.skippedBudget
-			}
-			r.lose(t, why)
+			r.lose(t, w.reason(t))
 		}
+	}
+}
+
+// reason returns the counter of the reason why a root is lost of which nothing was seen.
+func (w *work) reason(t *root) *atomic.Uint64 {
+	r := w.r
+	unrecorded := r.paused || t.endTime().Before(r.conv.started)
+	switch {
+	case unrecorded && t.began.Before(r.failed.Add(poll)):
+		return &r.stats.skippedBusy
+	case w.short:
+		return &r.stats.skippedBudget
+	default:
+		return &r.stats.skippedWindow
 	}
 }
 

@@ -2,8 +2,10 @@ package wall
 
 import (
 	"context"
+	"errors"
 	"math"
 	"runtime"
+	runtimetrace "runtime/trace"
 	"slices"
 	"testing"
 	"time"
@@ -317,6 +319,44 @@ func TestArmedWithChosenStart(t *testing.T) {
 	}
 	if f.leaves[wallprofile.BeforeRecording.Leaf()] <= 0 || f.sumOf("workA") < int64(20*time.Millisecond) {
 		t.Errorf("what comes after that is not there:\n%s", f)
+	}
+}
+
+// TestArmedBesideAnotherRecorder: where the service itself uses the flight recorder, that is why slow spans are not recorded, and
+// not the budget.
+func TestArmedBesideAnotherRecorder(t *testing.T) {
+	rec := armed(t)
+	rec.o.Mode, rec.chooser = nil, chooser{mode: Armed, since: time.Now(), stay: time.Hour}
+	other := runtimetrace.NewFlightRecorder(runtimetrace.FlightRecorderConfig{})
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer other.Stop()
+	slow := func() {
+		_, s := rec.begin(context.Background(), "slow")
+		rec.after(rec.armAfter())
+		workA(25 * time.Millisecond)
+		rec.after(0)
+		rec.look(time.Now())
+		rec.arm(time.Now(), true)
+		s.end()
+		rec.capture()
+		rec.capture() // the first one may look again for the end of a span
+	}
+	for range 3 {
+		slow()
+	}
+	if s := rec.Stats(); s.SkippedBusy != 3 || s.Slow != 3 || s.Mode != Armed || !errors.Is(rec.Err(), ErrBusy) {
+		t.Errorf("the error is %v, and the stats are %+v", rec.Err(), s)
+	}
+	other.Stop()
+	rec.arm(time.Now().Add(budgetWindow), true)
+	if rec.Err() != nil || !rec.flight.Enabled() {
+		t.Errorf("after the other one has ended: %v", rec.Err())
+	}
+	slow()
+	if s := rec.Stats(); s.Captured != 1 || s.SkippedBusy != 3 {
+		t.Errorf("after the other one has ended: %+v", s)
 	}
 }
 

@@ -83,7 +83,8 @@ type Recorder struct {
 
 	mu      sync.Mutex
 	pending []*root
-	closed  bool // no capture will serve what is pending
+	closed  bool  // no capture will serve what is pending
+	err     error // of the last start of the flight recorder
 
 	capturing, recording, emitting *guard.Stage
 
@@ -110,6 +111,7 @@ type Recorder struct {
 	paused  bool          // the flight recorder does not run
 	short   bool          // the budget was too small for a slow span, since the last choice of the mode
 	retry   time.Time     // not before, after another flight recorder was found to run
+	failed  time.Time     // when the recording should have started last and could not
 	quiet   time.Time     // since when no old root has been running; zero if one is
 	toggle  time.Duration // CPU time to stop and to start the flight recorder again, learned
 
@@ -138,13 +140,33 @@ func Start(o Options) (*Recorder, error) {
 	r := newRecorder(o)
 	r.arms = numbersGoroutines()
 	if err := r.flight.Start(); err != nil {
-		// The runtime has no error value of its own for this; the only reason is a second recorder.
-		return nil, fmt.Errorf("%w (%v)", ErrBusy, err)
+		return nil, anotherRecorder(err)
 	}
 	r.meter.calibrate()
 	r.pace(time.Now())
 	go r.run()
 	return r, nil
+}
+
+// anotherRecorder is the error of a flight recorder that does not start. The runtime has no error value of its own for this; the only
+// reason is a second recorder.
+func anotherRecorder(err error) error { return fmt.Errorf("%w (%v)", ErrBusy, err) }
+
+// Err returns why slow spans cannot be recorded now, nil if they can: another flight recorder ran when the recording should
+// have started, which is tried again.
+func (r *Recorder) Err() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.err
+}
+
+// starting notes the result of a start of the flight recorder. It reports whether the one before had another.
+func (r *Recorder) starting(err error) (changed bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	changed = (err == nil) != (r.err == nil)
+	r.err = err
+	return changed
 }
 
 func newRecorder(o Options) *Recorder {

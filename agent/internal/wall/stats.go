@@ -7,7 +7,7 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
-// Stats counts what a Recorder did since its start. Slow is the sum of Captured, the five Skipped
+// Stats counts what a Recorder did since its start. Slow is the sum of Captured, the six Skipped
 // of roots, the Crowded that ended later, and those that are still being processed.
 type Stats struct {
 	Slow     uint64 // local root spans that took at least SlowSpan
@@ -17,6 +17,7 @@ type Stats struct {
 	Profiles uint64 // records emitted
 
 	SkippedBudget   uint64 // slow roots not captured: the CPU budget was spent
+	SkippedBusy     uint64 // … another flight recorder ran in the process
 	SkippedWindow   uint64 // … the ring had forgotten their part of the trace, or it was not readable
 	SkippedQueue    uint64 // … too many were waiting
 	SkippedStop     uint64 // … the recorder was stopped
@@ -52,7 +53,7 @@ type Stats struct {
 type counters struct {
 	slow, captured, partial, children, profiles                          atomic.Uint64
 	skippedBudget, skippedWindow, skippedQueue, skippedStop, unended     atomic.Uint64
-	skippedPanic, skippedChildren                                        atomic.Uint64
+	skippedPanic, skippedBusy, skippedChildren                           atomic.Uint64
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations atomic.Uint64
 	unreadable, crowded, starts, snapshots, bytes, events                atomic.Uint64
 	cpu, written, duration, recorded                                     atomic.Int64
@@ -84,6 +85,7 @@ func (r *Recorder) Stats() Stats {
 		Children:           c.children.Load(),
 		Profiles:           c.profiles.Load(),
 		SkippedBudget:      c.skippedBudget.Load(),
+		SkippedBusy:        c.skippedBusy.Load(),
 		SkippedWindow:      c.skippedWindow.Load(),
 		SkippedQueue:       c.skippedQueue.Load(),
 		SkippedStop:        c.skippedStop.Load(),
