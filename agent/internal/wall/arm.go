@@ -102,12 +102,15 @@ func (r *Recorder) pause(now time.Time, always float64) {
 	expensive := always > r.budget.share
 	switch {
 	case !r.paused && expensive && r.budget.left(now) <= 0:
+		r.refuse(now)
 		r.stopRecording(now)
 		r.enter(DutyCycle, always)
 	case r.paused && (!expensive || r.budget.recovered(now)):
 		if r.start(now) && !expensive {
 			r.enter(AlwaysOn, always)
 		}
+	case r.paused:
+		r.refuse(now)
 	}
 }
 
@@ -166,11 +169,13 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 		r.start(now)
 		r.quiet = time.Time{}
 	case old && r.paused:
-		r.short = r.short || refused
+		if refused {
+			r.refuse(now)
+		}
 	case r.paused && all && r.Err() != nil:
 		r.start(now) // whether it can, so that Err does not outlast its reason
 	case old && all && refused:
-		r.short = true
+		r.refuse(now)
 		r.stopRecording(now)
 	case old:
 		r.quiet = time.Time{}
@@ -190,6 +195,9 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 	}
 	return next, false
 }
+
+// refuse notes that the budget is too small to record what may become slow.
+func (r *Recorder) refuse(now time.Time) { r.short, r.refused = true, now }
 
 // earliest returns the earlier one of two times, of which the first may be zero.
 func earliest(a, b time.Time) time.Time {

@@ -91,7 +91,6 @@ func (w *work) snapshot() *snapshot {
 	r := w.r
 	w.take()
 	if r.paused {
-		w.short = r.mode() == DutyCycle || r.short
 		return nil
 	}
 	if w.available(w.pending) <= r.budget.fixed {
@@ -243,7 +242,7 @@ func (w *work) resolve() {
 		case t.conv.queued:
 		case t.conv.over:
 			r.lose(t, &r.stats.skippedWindow) // given up while it ran
-		case !w.short && !t.conv.missed && !r.stopped.Load():
+		case !w.short && !r.paused && !t.conv.missed && !r.stopped.Load():
 			t.conv.missed = true
 			if lost := r.request(t); lost != nil {
 				r.lose(t, lost)
@@ -262,10 +261,12 @@ func (w *work) resolve() {
 func (w *work) reason(t *root) *atomic.Uint64 {
 	r := w.r
 	unrecorded := r.paused || t.endTime().Before(r.conv.started)
+	// What was the reason is the reason until the recorder has looked again.
+	was := func(reason time.Time) bool { return unrecorded && t.began.Before(reason.Add(poll)) }
 	switch {
-	case unrecorded && t.began.Before(r.failed.Add(poll)):
+	case was(r.failed) && r.failed.After(r.refused):
 		return &r.stats.skippedBusy
-	case w.short:
+	case w.short || was(r.refused):
 		return &r.stats.skippedBudget
 	default:
 		return &r.stats.skippedWindow

@@ -112,6 +112,7 @@ type Recorder struct {
 	short   bool          // the budget was too small for a slow span, since the last choice of the mode
 	retry   time.Time     // not before, after another flight recorder was found to run
 	failed  time.Time     // when the recording should have started last and could not
+	refused time.Time     // when the budget was last too small for a slow span
 	quiet   time.Time     // since when no old root has been running; zero if one is
 	toggle  time.Duration // CPU time to stop and to start the flight recorder again, learned
 
