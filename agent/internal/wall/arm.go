@@ -126,8 +126,8 @@ func (r *Recorder) enter(mode Mode, always float64) {
 }
 
 // arm starts the recording when a root has been running for so long that it may become slow, and stops it when there is none
-// left. It returns when it has to be called again, zero if that is when a root begins; and whether everything that was
-// recorded has ended, so that it can be captured. Whether the budget allows it is decided for the roots that have just become old, or for all.
+// left. It returns when it has to be called again, zero if that is when a root begins or at the next tick; and whether everything
+// that was recorded has ended, so that it can be captured. Whether the budget allows it is decided for the roots that have just become old, or for all.
 func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 	if r.mode() == AlwaysOn || !r.arms {
 		return time.Time{}, false
@@ -150,7 +150,8 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 		refused = !may
 	}
 	r.idle.Store(true) // before: a root that begins from here on and is not seen wakes the recorder
-	if next = r.live.ripen(now, r.armAfter(), ask); !next.IsZero() {
+	young := r.live.ripen(now, r.armAfter(), ask)
+	if !young.IsZero() {
 		r.idle.Store(false)
 	}
 	switch any := all && r.live.old.Load() > 0; {
@@ -184,28 +185,24 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 		fallthrough
 	case !r.paused:
 		if r.waiting() {
-			return next, true
+			return time.Time{}, true
 		}
 		// To leave it running costs as much as to start it again, by then.
 		stop := r.quiet.Add(min(maxLinger, time.Duration(float64(r.toggle)/max(r.always(), 1e-6))))
 		if now.Before(stop) {
-			return earliest(next, stop), false
+			return stop, false
 		}
 		r.stopRecording(now)
 	}
-	return next, false
+	if young.IsZero() || !r.paused || r.short {
+		return time.Time{}, false // the tick is soon enough for what is recorded already, or cannot be
+	}
+	// Not for each root: with many of them, those that are due a little later are due together.
+	return later(young, now.Add(r.armAfter()/8)), false
 }
 
 // refuse notes that the budget is too small to record what may become slow.
 func (r *Recorder) refuse(now time.Time) { r.short, r.refused = true, now }
-
-// earliest returns the earlier one of two times, of which the first may be zero.
-func earliest(a, b time.Time) time.Time {
-	if !a.IsZero() && a.Before(b) {
-		return a
-	}
-	return b
-}
 
 func (r *Recorder) mode() Mode { return Mode(r.stats.mode.Load()) }
 

@@ -287,6 +287,40 @@ func TestArmedWithoutBudget(t *testing.T) {
 	}
 }
 
+// TestFewWakeUps: however many roots run, the recorder looks after them no more often than is needed, and while it records,
+// or cannot, only at the ticks.
+func TestFewWakeUps(t *testing.T) {
+	rec := armed(t)
+	rec.o.SlowSpan = time.Minute
+	for range 100 {
+		rec.begin(context.Background(), "waits")
+	}
+	now := time.Now()
+	least := rec.armAfter() / 8
+	if next, _ := rec.arm(now.Add(rec.armAfter()/2), false); next.Before(now.Add(rec.armAfter()/2+least)) || next.After(now.Add(rec.armAfter())) {
+		t.Errorf("it looks again after %v, the first is due after %v", next.Sub(now), rec.armAfter())
+	}
+	_, first := rec.begin(context.Background(), "first")
+	due := first.mark.(*span).began.Add(rec.armAfter())
+	rec.begin(context.Background(), "later")
+	if next, _ := rec.arm(now, false); next.After(due) {
+		t.Errorf("it looks again after %v", next.Sub(now))
+	}
+	rec.budget.tokens = -rec.budget.capacity()
+	if next, _ := rec.arm(due, false); rec.flight.Enabled() || !next.IsZero() {
+		t.Errorf("without budget, it looks again after %v", next.Sub(now))
+	}
+	rec.short = false // as at a tick
+	if next, _ := rec.arm(due, false); next.Before(due.Add(least)) {
+		t.Errorf("it looks again after %v, for one root", next.Sub(due))
+	}
+	rec.budget = newBudget(1, now)
+	rec.begin(context.Background(), "young")
+	if next, _ := rec.arm(due, true); !rec.flight.Enabled() || !next.IsZero() {
+		t.Errorf("while it records, it looks again after %v", next.Sub(now))
+	}
+}
+
 // TestArmedWithChosenStart: what start the author of a span chooses, however long ago or far in the future, decides neither
 // how long it is waited for nor when the recording starts. The time before the code started the span is not that before the recording.
 func TestArmedWithChosenStart(t *testing.T) {
