@@ -59,43 +59,47 @@ func (l *live) remove(t *root) (last bool) {
 	return old && l.old.Add(-1) == 0
 }
 
-// older calls f for each root that began at least age ago.
+// older calls f for each root that began at least age ago. F must not use the registry.
 func (l *live) older(now time.Time, age time.Duration, f func(*root)) {
 	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		for _, list := range []*list{&s.old, &s.young} {
-			for t := list.first; t != nil; t = t.place.next {
-				if now.Sub(t.began) >= age {
-					f(t)
-				}
-			}
+		l.shards[i].older(now, age, f)
+	}
+}
+
+func (s *shard) older(now time.Time, age time.Duration, f func(*root)) {
+	s.mu.Lock()
+	defer s.mu.Unlock() // also if f panics: each span of the service needs the lock
+	for _, list := range []*list{&s.old, &s.young} {
+		for t := list.first; t != nil && now.Sub(t.began) >= age; t = t.place.next {
+			f(t)
 		}
-		s.mu.Unlock()
 	}
 }
 
 // ripen calls f for each root that has been running for age since the last call. It returns when it has to be called
-// again, the zero time if no other root runs.
+// again, the zero time if no other root runs. F must not use the registry.
 func (l *live) ripen(now time.Time, age time.Duration, f func(*root)) (next time.Time) {
 	for i := range l.shards {
-		s := &l.shards[i]
-		s.mu.Lock()
-		for t := s.young.first; t != nil; t = s.young.first {
-			if due := t.began.Add(age); due.After(now) {
-				if next.IsZero() || due.Before(next) {
-					next = due
-				}
-				break
-			}
-			s.young.remove(t)
-			s.old.add(t)
-			l.old.Add(1)
-			f(t)
+		if due := l.ripenIn(&l.shards[i], now, age, f); next.IsZero() || !due.IsZero() && due.Before(next) {
+			next = due
 		}
-		s.mu.Unlock()
 	}
 	return next
+}
+
+func (l *live) ripenIn(s *shard, now time.Time, age time.Duration, f func(*root)) (next time.Time) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for t := s.young.first; t != nil; t = s.young.first {
+		if due := t.began.Add(age); due.After(now) {
+			return due
+		}
+		s.young.remove(t)
+		s.old.add(t)
+		l.old.Add(1)
+		f(t)
+	}
+	return time.Time{}
 }
 
 func (l *list) add(t *root) {

@@ -161,6 +161,29 @@ func TestRipen(t *testing.T) {
 	}
 }
 
+// TestPanicInTheRegistry: a panic of the recorder while it looks at the roots does not keep the service from starting spans.
+func TestPanicInTheRegistry(t *testing.T) {
+	var l live
+	panics := func(*root) { panic("test") }
+	for name, look := range map[string]func(now time.Time){
+		"older": func(now time.Time) { l.older(now, 0, panics) },
+		"ripen": func(now time.Time) { l.ripen(now, 0, panics) },
+	} {
+		l.add(&root{})
+		func() {
+			defer func() { recover() }()
+			look(time.Now())
+			t.Errorf("%s does not panic", name)
+		}()
+		for i := range l.shards {
+			if !l.shards[i].mu.TryLock() {
+				t.Fatalf("%s leaves a shard locked", name)
+			}
+			l.shards[i].mu.Unlock()
+		}
+	}
+}
+
 // armed is a recorder without its goroutine that is armed: the test says when it starts and stops the recording.
 func armed(t *testing.T) *recording {
 	rec := manual(t)
