@@ -132,14 +132,7 @@ func (r *Recorder) arm(now time.Time, all bool) (next time.Time, quiet bool) {
 	if r.mode() == AlwaysOn || !r.arms {
 		return time.Time{}, false
 	}
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before := cpuTime()
-	defer func() {
-		cost := cpuTime() - before
-		r.budget.spend(cost)
-		r.stats.cpu.Add(int64(cost))
-	}()
+	defer r.spending()()
 	least := time.Duration(0)
 	if r.paused && r.mode() == DutyCycle {
 		least = r.budget.capacity() / resumeAt

@@ -344,6 +344,28 @@ func TestFewWakeUps(t *testing.T) {
 	}
 }
 
+// TestStartIsChargedOnce: the CPU time that a start of the recording takes is charged, and no more than that.
+func TestStartIsChargedOnce(t *testing.T) {
+	rec := armed(t)
+	runtime.LockOSThread() // whose CPU time is the recorder's
+	defer runtime.UnlockOSThread()
+	rec.begin(context.Background(), "slow")
+	charged := func() time.Duration { s := rec.Stats(); return s.CPU - s.Written }
+	for range 10 {
+		before, was := cpuTime(), charged()
+		rec.after(rec.armAfter())
+		if got, spent := charged()-was, cpuTime()-before; !rec.flight.Enabled() || got > spent {
+			t.Fatalf("%v are charged for %v", got, spent)
+		}
+		rec.stopRecording(time.Now())
+		rec.arm(time.Now(), false)
+		rec.begin(context.Background(), "slow")
+	}
+	if cpuTime() > 0 && charged() <= 0 {
+		t.Error("nothing is charged")
+	}
+}
+
 // TestArmedWithChosenStart: what start the author of a span chooses, however long ago or far in the future, decides neither
 // how long it is waited for nor when the recording starts. The time before the code started the span is not that before the recording.
 func TestArmedWithChosenStart(t *testing.T) {

@@ -299,15 +299,22 @@ func (r *Recorder) run() {
 // look is called at every tick: it charges recording to the budget and checks the running spans, which it charges as
 // well. It reports whether a capture is due.
 func (r *Recorder) look(now time.Time) (due bool) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	before := cpuTime()
+	defer r.spending()()
 	r.pace(now)
-	due = r.forgetting(now)
-	cost := cpuTime() - before
-	r.budget.spend(cost)
-	r.stats.cpu.Add(int64(cost))
-	return due
+	return r.forgetting(now)
+}
+
+// spending begins a piece of the recorder's work. The function that it returns ends it, and charges its CPU time. A piece
+// has no others in it.
+func (r *Recorder) spending() (end func()) {
+	runtime.LockOSThread()
+	before := cpuTime()
+	return func() {
+		defer runtime.UnlockOSThread()
+		cost := cpuTime() - before
+		r.budget.spend(cost)
+		r.stats.cpu.Add(int64(cost))
+	}
 }
 
 // tick does what is due regularly. It reports whether a capture is due.
@@ -316,6 +323,7 @@ func (r *Recorder) tick(now time.Time) (due bool) {
 	due = r.look(now)
 	r.arm(now, true)
 	if !due && !r.paused && r.overgrown(now) {
+		defer r.spending()()
 		r.advance()
 	}
 	return due
@@ -375,10 +383,8 @@ func (r *Recorder) overgrown(now time.Time) bool {
 	return due && float64(r.budget.fixed) <= r.budget.share/2*float64(since)
 }
 
-// advance ends a generation of the trace.
+// advance ends a generation of the trace. Its caller charges what that takes.
 func (r *Recorder) advance() {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
 	before, now := cpuTime(), time.Now()
 	snap := &snapshot{after: math.MaxUint64, seen: r.seen} // keeps nothing
 	if _, err := r.flight.WriteTo(snap); err != nil {
@@ -387,10 +393,7 @@ func (r *Recorder) advance() {
 		return
 	}
 	r.measure(snap, now)
-	cost := cpuTime() - before
-	r.budget.learnFixed(cost)
-	r.budget.spend(cost)
-	r.stats.cpu.Add(int64(cost))
+	r.budget.learnFixed(cpuTime() - before)
 }
 
 // giveUp counts what no capture will serve any more.
