@@ -350,8 +350,12 @@ func ended(s Stats) uint64 { return s.Captured + s.SkippedBudget + s.SkippedWind
 
 // quiet waits until all of n slow spans have been captured and nothing is recorded, if that is the mode.
 func (rec *recording) quiet(mode Mode, n uint64) {
-	for mode == Armed && (runtimetrace.IsEnabled() || ended(rec.Stats()) < n) {
-		time.Sleep(time.Millisecond)
+	rec.t.Helper()
+	for start := time.Now(); mode == Armed && (runtimetrace.IsEnabled() || ended(rec.Stats()) < n); time.Sleep(time.Millisecond) {
+		if time.Since(start) > time.Minute {
+			rec.t.Fatalf("a minute after the end of %d slow spans, they are not captured, or it is still recorded: %v, %+v",
+				n, runtimetrace.IsEnabled(), rec.Stats())
+		}
 	}
 }
 
