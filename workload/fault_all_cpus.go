@@ -40,12 +40,16 @@ type price struct {
 	Cents int64 `json:"cents"`
 }
 
-// priceHandler answers GET /api/price, with 10 ms of CPU time.
+// priceHandler answers GET /api/price, with 40 ms of CPU time: more than a goroutine may run at a time while others wait.
 func priceHandler(r *http.Request) (any, error) {
 	if _, err := queryInts(r); err != nil {
 		return nil, err
 	}
-	return price{bestOffer(catalogue[0].cents)}, nil
+	var sum price
+	for _, p := range catalogue[:4] {
+		sum.Cents += bestOffer(p.cents)
+	}
+	return sum, nil
 }
 
 // forecasted is the answer to POST /api/forecast.

@@ -11,7 +11,7 @@ import (
 // The customers in the index, and how many of them a request looks up.
 const (
 	indexed = 5000
-	lookups = 2000
+	lookups = 8000
 )
 
 // customerIndex finds customers by name. It is a hash map.

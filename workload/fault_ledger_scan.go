@@ -11,7 +11,7 @@ import (
 )
 
 // movements is how many movements of goods the ledger has.
-const movements = 20_000
+const movements = 400_000
 
 // The statements of the ledger. The last balance of each product is with its last movement.
 const (
@@ -39,7 +39,7 @@ func (s *Service) addLedgerScan() {
 		Victim:   faults.Request{Method: "GET", Path: "/api/stock", PerSecond: 5},
 		Span:     "GET /api/balance",
 		Knobs:    []faults.Knob{{Name: "movements", Unit: "rows", Default: movements, Min: 1000, Max: movements}},
-		Cap:      "20000 rows of memory",
+		Cap:      "400000 rows of memory",
 	}})}
 	l.open = sync.OnceValues(func() (*sql.DB, error) {
 		db, err := sql.Open("sqlite", ":memory:")

@@ -18,7 +18,7 @@ func (s *Service) addSlowPricing() {
 		Does:     "the tariff is parsed and its patterns are compiled again for each item of a basket",
 		Repair:   "the tariff is compiled once, when the service starts",
 		Function: "spanflame/workload.compileTariff",
-		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=3", PerSecond: 5},
+		Victim:   faults.Request{Method: "POST", Path: "/api/checkout?items=6", PerSecond: 5},
 		Span:     "pricing",
 	}})
 }
