@@ -47,7 +47,7 @@ func TestSlowTraceOpensOntoItsFlameGraph(t *testing.T) {
 	opens := func(root query.Span, guilty, other string) {
 		for _, profileType := range []string{query.CPU, query.Wall} {
 			graph := flameGraph(t, root, profileType, guilty)
-			if n := graph.Find(other); n != 0 {
+			if n := ownTimeIn(graph, other); n != 0 {
 				t.Errorf("the %s flame graph of %s has %v of %s, which is another request's", profileType, root.Name, time.Duration(n), other)
 			}
 			// If other processes use the CPU, most of a request's time passes between two CPU samples.

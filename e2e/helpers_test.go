@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"spanflame/internal/query"
+	"spanflame/internal/wallprofile"
 	"spanflame/workload/processes"
 )
 
@@ -49,6 +50,20 @@ func request(t *testing.T, method, url string) (int, http.Header, []byte) {
 		t.Fatal(err)
 	}
 	return resp.StatusCode, resp.Header, body
+}
+
+// ownTimeIn is query.Frame.Find for a span's own time: not below a frame that says who else was at work meanwhile.
+func ownTimeIn(f *query.Frame, part string) (sum int64) {
+	switch {
+	case wallprofile.IsCause(f.Name):
+		return 0
+	case strings.Contains(f.Name, part):
+		return f.Total
+	}
+	for _, c := range f.Children {
+		sum += ownTimeIn(c, part)
+	}
+	return sum
 }
 
 // eventually calls ask until it returns no error, and fails the test with its last error after patience.

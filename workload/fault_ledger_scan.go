@@ -11,14 +11,14 @@ import (
 )
 
 // movements is how many movements of goods the ledger has.
-const movements = 400_000
+const movements = 60_000
 
 // The statements of the ledger. The last balance of each product is with its last movement.
 const (
-	fillLedger = `CREATE TABLE movements (id INTEGER PRIMARY KEY, product INTEGER, pieces INTEGER, balance INTEGER);
+	fillLedger = `CREATE TABLE movements (id INTEGER PRIMARY KEY, product TEXT, pieces INTEGER, balance INTEGER);
 		WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < %d)
-		INSERT INTO movements SELECT i, i %% 8, 1, i / 8 FROM n`
-	sumLedger     = `SELECT count(*) FROM movements WHERE product = $1 AND id <= $2`
+		INSERT INTO movements SELECT i, 'product-' || (i %% 8), 1, i / 8 FROM n`
+	sumLedger     = `SELECT count(*) FROM movements WHERE lower(product) = $1 AND id <= $2`
 	balanceLedger = `SELECT balance FROM movements WHERE id = $1`
 )
 
@@ -33,13 +33,13 @@ func (s *Service) addLedgerScan() {
 	l := &ledger{fault: s.addFault(&fault{is: faults.Fault{
 		Name:     "ledger-scan",
 		Kind:     faults.Outside,
-		Does:     "the inventory counts a product's movements, and its database has no index for that: it reads the whole ledger",
+		Does:     "the inventory counts a product's movements by its name in small letters, for which there is no index: the database reads the whole ledger",
 		Repair:   "the balance is read from the last movement",
 		Function: "spanflame/workload.(*ledger).sumOfMovements",
 		Victim:   faults.Request{Method: "GET", Path: "/api/stock", PerSecond: 5},
 		Span:     "GET /api/balance",
 		Knobs:    []faults.Knob{{Name: "movements", Unit: "rows", Default: movements, Min: 1000, Max: movements}},
-		Cap:      "400000 rows of memory",
+		Cap:      "60000 rows of memory",
 	}})}
 	l.open = sync.OnceValues(func() (*sql.DB, error) {
 		db, err := sql.Open("sqlite", ":memory:")
@@ -87,7 +87,7 @@ func (l *ledger) lastBalance(ctx context.Context, db *sql.DB) (pieces int, err e
 //
 //go:noinline
 func (l *ledger) sumOfMovements(ctx context.Context, db *sql.DB, rows int) (pieces int, err error) {
-	err = db.QueryRowContext(context.WithoutCancel(ctx), sumLedger, 0, rows).Scan(&pieces)
+	err = db.QueryRowContext(context.WithoutCancel(ctx), sumLedger, "product-0", rows).Scan(&pieces)
 	return pieces, err
 }
 

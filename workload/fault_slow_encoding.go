@@ -9,7 +9,7 @@ import (
 )
 
 // feedProducts is how many products the feed has.
-const feedProducts = 2000
+const feedProducts = 10_000
 
 // addSlowEncoding adds the fault that a large answer is encoded by reflection, from maps, for each request.
 func (s *Service) addSlowEncoding() {
