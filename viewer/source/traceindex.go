@@ -373,7 +373,11 @@ func (x *traceIndex) add(at line, spans []traces.Span) {
 		}
 		// A span whose parent is in the same batch is inside its service.
 		parent, here := services[s.ParentID]
-		if here && parent == s.Service && !Marked(s) || len(t.entries) >= maxEntries {
+		root, most := s.ParentID == "" && !t.rooted, maxEntries
+		if !Marked(s) {
+			most = maxUnmarked
+		}
+		if !root && (here && parent == s.Service && !Marked(s) || len(t.entries) >= most) {
 			continue
 		}
 		e := indexedSpan{
@@ -381,7 +385,7 @@ func (x *traceIndex) add(at line, spans []traces.Span) {
 			version: shorten(s.Resource["service.version"]), kind: s.Kind, unsampled: s.Attributes[wallprofile.UnsampledAttribute] != "",
 			start: s.Start.UnixNano(), end: s.End.UnixNano(), marked: Marked(s),
 		}
-		if s.ParentID == "" && !t.rooted {
+		if root {
 			t.rooted = true
 			t.entries = slices.Insert(t.entries, 0, e)
 		} else {
@@ -391,8 +395,12 @@ func (x *traceIndex) add(at line, spans []traces.Span) {
 	}
 }
 
-// maxEntries limits the spans that are kept of one trace.
-const maxEntries = 200
+// maxEntries limits the spans that are kept of one trace, and maxUnmarked those without a profile: a request often ends in
+// a later batch than hundreds of its queries. The root is always kept.
+const (
+	maxEntries  = 200
+	maxUnmarked = maxEntries / 2
+)
 
 // shorten copies the start of a name, so that the index does not keep the whole line in memory.
 func shorten(s string) string {

@@ -145,6 +145,34 @@ func TestSearchFilters(t *testing.T) {
 	}
 }
 
+// TestRequestsThatEndAfterManyQueries: the root of a trace, and a request that another service received, are found although
+// batches with more of their spans than the index keeps were saved before them.
+func TestRequestsThatEndAfterManyQueries(t *testing.T) {
+	d := fixture.New(t)
+	for _, request := range []fixture.Span{
+		{ID: "stock", Parent: "shop", Service: "stock", Name: "reserve", Took: time.Second / 2, Profiled: true},
+		{ID: "shop", Service: "shop", Name: "POST /checkout", Took: time.Second},
+	} {
+		request.Trace = "a"
+		var queries []fixture.Span
+		for i := range maxEntries + 1 {
+			queries = append(queries, fixture.Span{
+				Trace: "a", ID: fmt.Sprint(request.ID, i), Parent: request.ID, Service: request.Service, Name: "SELECT", Took: time.Millisecond,
+			})
+		}
+		d.Spans(queries...)
+		d.Spans(request)
+	}
+	dir := open(t, d.Dir)
+	for _, f := range []Filter{{}, {Name: "checkout"}, {Service: "stock", Name: "reserve"}} {
+		f.Limit = 10
+		got, err := dir.Search(t.Context(), f)
+		if want := fmt.Sprintf("POST /checkout %d", 2*(maxEntries+2)); err != nil || names(got) != want || got.Traces[0].Main.Name != "reserve" {
+			t.Errorf("%+v: %q, to diagnose is %+v, %v, want %q, reserve", f, names(got), got.Traces, err, want)
+		}
+	}
+}
+
 func TestIndexIsBounded(t *testing.T) {
 	d := fixture.New(t)
 	dir := open(t, d.Dir)
