@@ -41,7 +41,7 @@ check: ## Check formatting, line lengths, go.mod, vet, staticcheck and the allow
 	@echo "check: go mod tidy"
 	@go mod tidy -diff
 	@echo "check: go vet"
-	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./agent ./workload ./cmd/spanflame ./cmd/spanflame/demo && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
+	@go vet ./... && go vet -tags long,stack ./e2e/... ./examples ./examples/service ./agent ./workload ./cmd/spanflame ./cmd/spanflame/demo && go vet -tags compose ./e2e/... && go -C bench vet ./... && go -C deploy/kubernetes/check vet ./...
 	@echo "check: staticcheck"
 	@go tool -modfile=tools/go.mod staticcheck ./...
 	@echo "check: allowed imports"
@@ -90,7 +90,8 @@ test-long: servers ## Run the end-to-end tests that take minutes: spans of every
 	go test -tags long -count=1 -timeout 30m -v -run TestTheJobOfThePage ./examples # a gate needs the machine for itself
 
 .PHONY: test-truth
-test-truth: ## Make each fault of the workload, and compare its diagnosis with what is to blame; UPDATE=-update writes docs/faults.md
+test-truth: ## Make each mistake of examples/service and of the workload, and compare its diagnosis with what is to blame; UPDATE=-update writes examples/README.md and docs/faults.md
+	go test -tags long -count=1 -timeout 10m -v -run Shop ./examples/service $(UPDATE)
 	go test -tags long -count=1 -timeout 90m -v -run 'TestTruth|TestFaultsInTurn' ./cmd/spanflame/demo $(UPDATE)
 
 .PHONY: pictures

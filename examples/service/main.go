@@ -3,12 +3,13 @@
 // checkout, and look at the profiles of its slow requests:
 //
 //	go run ./examples/service
-//	curl http://127.0.0.1:8090/quotes/tea http://127.0.0.1:8090/forecast/tea
+//	curl http://127.0.0.1:8090/quotes/tea http://127.0.0.1:8090/forecast/tea http://127.0.0.1:8090/basket
 //	go run ./cmd/spanflame view data/quotes/saved
 //
 // The service asks three suppliers for the price of a product at the same time, keeps the answers in SQLite, and
-// computes a forecast from them. It and the test next to it show how the agent joins an existing service. It is not a
-// template for a service: it plays its suppliers itself.
+// computes a forecast from them. It and the test next to it show how the agent joins an existing service. Its shop makes
+// the mistakes that services make, and another test writes what the diagnoses say of them into examples/README.md. It is
+// not a template for a service: it plays the other services itself.
 package main
 
 import (
@@ -33,6 +34,7 @@ import (
 	semconv "go.opentelemetry.io/otel/semconv/v1.40.0"
 
 	"spanflame/agent"
+	"spanflame/agent/otelsetup"
 )
 
 // serviceName is the service's name on every signal.
@@ -80,13 +82,18 @@ func start(ctx context.Context, listen, dir string) error {
 func run(ctx context.Context, ln net.Listener, o setup) (err error) {
 	logger := slog.New(o.logs)
 	attributes := resource.NewSchemaless(semconv.ServiceName(serviceName))
-	traces := sdktrace.NewTracerProvider(sdktrace.WithResource(attributes), sdktrace.WithBatcher(o.spans))
 	meters := sdkmetric.NewMeterProvider(sdkmetric.WithResource(attributes), sdkmetric.WithReader(o.metrics))
-	defer func() { err = errors.Join(err, ended(traces.Shutdown), ended(meters.Shutdown)) }()
-
-	profiler, err := agent.Start(ctx, agent.Config{
+	defer func() { err = errors.Join(err, ended(meters.Shutdown)) }()
+	cfg := agent.Config{
 		ServiceName: serviceName, Dir: filepath.Join(o.dir, "saved"), AdminAddress: "off", Logger: logger, MeterProvider: meters,
-	})
+	}
+	saver, err := otelsetup.NewTraceSaver(ctx, cfg)
+	if err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	traces := sdktrace.NewTracerProvider(sdktrace.WithResource(attributes), sdktrace.WithBatcher(o.spans), sdktrace.WithSpanProcessor(saver))
+	defer func() { err = errors.Join(err, ended(traces.Shutdown)) }()
+	profiler, err := agent.Start(ctx, cfg)
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}

@@ -34,18 +34,24 @@ type instruments struct {
 // suppliers are the suppliers by name, with the time that each takes to answer. The last one makes every quote slow.
 var suppliers = map[string]time.Duration{"near": 5 * time.Millisecond, "far": 30 * time.Millisecond, "slow": 180 * time.Millisecond}
 
+// tables has the tables of the quotes, and of the shop's items, which has no index.
+const tables = `CREATE TABLE IF NOT EXISTS quotes (product TEXT, supplier TEXT, cents INTEGER);
+	CREATE TABLE IF NOT EXISTS items AS
+	WITH RECURSIVE numbers(n) AS (VALUES(0) UNION ALL SELECT n+1 FROM numbers WHERE n < 9999) SELECT n AS item, 7*n AS cents FROM numbers`
+
 // service answers requests for quotes and forecasts.
 type service struct {
 	instruments
 	db     *sql.DB
 	client *http.Client
 	base   string // URL of the suppliers
+	shop   *shop
 
 	mu        sync.Mutex         // held while a forecast is computed: concurrent requests wait for it
 	forecasts map[string]float64 // guarded by mu
 }
 
-// newService opens the database in dir. base is the URL of the suppliers.
+// newService opens the database in dir. base is the URL of the suppliers. Streams end when ctx does.
 func newService(ctx context.Context, i instruments, base, dir string) (*service, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
@@ -57,20 +63,25 @@ func newService(ctx context.Context, i instruments, base, dir string) (*service,
 		return nil, err
 	}
 	db.SetMaxOpenConns(1) // SQLite has one writer
-	if _, err := db.ExecContext(ctx, `CREATE TABLE IF NOT EXISTS quotes (product TEXT, supplier TEXT, cents INTEGER)`); err != nil {
-		return nil, errors.Join(fmt.Errorf("create the table of quotes: %w", err), db.Close())
+	if _, err := db.ExecContext(ctx, tables); err != nil {
+		return nil, errors.Join(fmt.Errorf("create the tables: %w", err), db.Close())
 	}
 	transport := otelhttp.NewTransport(&http.Transport{},
 		otelhttp.WithTracerProvider(i.tracers), otelhttp.WithMeterProvider(i.meters), otelhttp.WithPropagators(propagation.TraceContext{}))
-	return &service{
+	s := &service{
 		instruments: i, db: db, base: base, forecasts: map[string]float64{},
 		client: &http.Client{Transport: transport, Timeout: 10 * time.Second},
-	}, nil
+	}
+	if s.shop, err = newShop(ctx, s); err != nil {
+		return nil, errors.Join(err, db.Close())
+	}
+	return s, nil
 }
 
 func (s *service) close() error {
+	err := s.shop.close()
 	s.client.CloseIdleConnections()
-	return s.db.Close()
+	return errors.Join(err, s.db.Close())
 }
 
 // routes returns the service's routes, each request with a span.
@@ -81,6 +92,7 @@ func (s *service) routes() http.Handler {
 	r.Get("/quotes/{product}", s.answer(s.quote))
 	r.Get("/forecast/{product}", s.answer(s.forecast))
 	r.Get("/suppliers/{supplier}/{product}", s.answer(s.supply))
+	s.shop.addTo(r)
 	return r
 }
 
@@ -142,21 +154,27 @@ func (s *service) quote(r *http.Request) (any, error) {
 	return best, nil
 }
 
-// ask asks one supplier over HTTP.
+// ask asks one supplier.
 func (s *service) ask(ctx context.Context, supplier, product string) (o offer, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+"/suppliers/"+supplier+"/"+product, nil)
+	err = s.fetch(ctx, "/suppliers/"+supplier+"/"+product, &o)
+	return o, err
+}
+
+// fetch asks another service over HTTP.
+func (s *service) fetch(ctx context.Context, path string, answer any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.base+path, nil)
 	if err != nil {
-		return o, err
+		return err
 	}
 	resp, err := s.client.Do(req)
 	if err != nil {
-		return o, err
+		return err
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode != http.StatusOK {
-		return o, fmt.Errorf("supplier %s: status %s", supplier, resp.Status)
+		return fmt.Errorf("%s: status %s", path, resp.Status)
 	}
-	return o, json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 1<<10)).Decode(&o)
+	return json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 1<<10)).Decode(answer)
 }
 
 // supply is the answer of a supplier, which takes its time.

@@ -228,21 +228,41 @@ func TestTheAgentIsAddedInTenLines(t *testing.T) {
 	}
 }
 
-// get sends a request and returns the body of its answer, which must have status 200.
-func get(t *testing.T, url string) string {
+// get sends a GET request and returns the body of its answer.
+func get(t *testing.T, url string) string { t.Helper(); return send(t, http.MethodGet, url) }
+
+// send sends a request and returns the body of its answer.
+func send(t *testing.T, method, url string) string { t.Helper(); return read(t, open(t, method, url)) }
+
+// open sends a request and returns the body of its answer, which must have status 200, before all of it is there.
+func open(t *testing.T, method, url string) io.ReadCloser {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
-	resp, err := client.Get(url)
+	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
 	if err != nil {
 		t.Error(err)
-		return ""
+		return http.NoBody
 	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Errorf("%s: status %d, %v: %s", url, resp.StatusCode, err, body)
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Error(err)
+		return http.NoBody
 	}
-	return string(body)
+	if resp.StatusCode != http.StatusOK {
+		t.Errorf("%s: status %d", url, resp.StatusCode)
+	}
+	return resp.Body
+}
+
+// read returns all of a body.
+func read(t *testing.T, body io.ReadCloser) string {
+	t.Helper()
+	defer body.Close()
+	b, err := io.ReadAll(body)
+	if err != nil {
+		t.Error(err)
+	}
+	return string(b)
 }
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
