@@ -40,6 +40,7 @@ type slowTracesPage struct {
 	Period                      period
 	Services                    []string
 	Slow                        string // the least duration of a trace that is grouped
+	Time                        timeline
 	Problems, Lasting           []listedProblem
 	MoreProblems                int  // that are not shown
 	Faster                      bool // there are traces, but no problems
@@ -59,6 +60,9 @@ type listedProblem struct {
 	Cost, Median, Slowest string
 	Count, Errors         int
 	Requests, Usual, P99  string // how many requests of the name there are in all, their median and their 99 %; empty if they are not known
+	Share                 string // of the cost of all problems, or of all that last
+	When                  []timelineRect
+	WhenText              string
 	Width                 string // of the bar, in percent
 	Path                  string // of the slowest
 	All, LeaveOut         string // paths of the page; LeaveOut is empty if the name cannot be given
@@ -136,6 +140,17 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	}
 	why := s.diagnoseSome(r.Context(), found.Traces, s.options.SlowSpan)
 	problems := source.Problems(found.Traces, s.options.SlowSpan)
+	page.Time = newTimeline(page.Period, found.Traces)
+	cost := make(map[bool]time.Duration) // of those that last, and of the others
+	for _, p := range problems {
+		cost[p.Lasts] += p.Cost()
+	}
+	newListed := func(p source.Problem) listedProblem {
+		l := newListedProblem(p, why, q, requests)
+		l.Share = format.Share(int64(p.Cost()), int64(cost[p.Lasts]))
+		l.When, l.WhenText = page.Time.of(p.Traces)
+		return l
+	}
 	if id != "" {
 		i := slices.IndexFunc(problems, func(p source.Problem) bool { return p.ID() == id })
 		if i < 0 {
@@ -145,13 +160,13 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 			}
 		}
 		all := problems[i].Traces
-		problem := newListedProblem(problems[i], why, q, requests)
+		problem := newListed(problems[i])
 		page.Problem, page.MoreTraces = &problem, max(0, len(all)-listedTraces)
 		page.Traces = listed(all[:min(len(all), listedTraces)], why)
 		return s.render(w, http.StatusOK, "traces.html", page)
 	}
 	for _, p := range problems[:min(len(problems), listedProblems)] {
-		l := newListedProblem(p, why, q, requests)
+		l := newListed(p)
 		l.Width = format.Percent(min(1, float64(p.Cost())/float64(max(1, problems[0].Cost()))))
 		if p.Lasts {
 			page.Lasting = append(page.Lasting, l)

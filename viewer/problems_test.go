@@ -82,7 +82,8 @@ func TestTenProblemsAtOnce(t *testing.T) {
 	if n := strings.Count(shown, `class="took"`); n != len(mistakes)+1 {
 		t.Errorf("%d rows, want one for each of %d problems and the stream", n, len(mistakes))
 	}
-	inOrder(t, shown, "16.8 s", "POST /checkout", "40 × · median 419 ms · slowest 439 ms · of 41 sampled requests, slow or not: median 419 ms, 99 % 439 ms",
+	inOrder(t, shown, "16.8 s", "POST /checkout", "53.2 %",
+		"40 × · median 419 ms · slowest 439 ms · of 41 sampled requests, slow or not: median 419 ms, 99 % 439 ms",
 		"waiting for a mutex in shop.(*Till).settle: mostly in sql.(*Tx).Commit", "All 40 traces",
 		"2.7 s", "GET /pool", "3 × · median 901 ms · slowest 902 ms", "waiting for a free connection of database/sql's pool in shop.load",
 		"on the CPU in shop.price", "helping the garbage collector in shop.decode", "waiting for the database's answer in shop.list",
