@@ -59,7 +59,7 @@ var expected = map[string]struct {
 }{
 	"storefront/n-plus-one":      {nothing, "the function that asks once is named, and its caller is passed over as a method of the same type", ""},
 	"storefront/row-lock":        {nothing, "the database is not followed: the query is named", ""},
-	"storefront/all-cpus":        {request, "the CPUs are busy with the request that computes", nothing},
+	"storefront/all-cpus":        {nothing, "a request that still runs has no route yet", request},
 	"storefront/much-garbage":    {nothing, "who makes the garbage is not looked for", ""},
 	"storefront/many-goroutines": {nothing, "thousands of goroutines are not followed", ""},
 	"storefront/open-bodies":     {nothing, "the goroutines of a connection are in no function of the service", ""},
