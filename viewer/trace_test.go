@@ -242,7 +242,7 @@ func TestUnsampledTrace(t *testing.T) {
 		t.Errorf("all requests are %v, %v, want the sampled one", requests, err)
 	}
 	if got := page(t, h, "/"); !strings.Contains(got, "of 1 sampled requests") || strings.Contains(got, "of all") {
-		t.Errorf("the sampled request is said to be all:\n%s", got)
+		t.Errorf("the page calls the sampled request all requests:\n%s", got)
 	}
 }
 

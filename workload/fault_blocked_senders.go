@@ -24,7 +24,7 @@ func (s *Service) addBlockedSenders() {
 	m.fault = s.addFault(&fault{free: m.free, is: faults.Fault{
 		Name:     "blocked-senders",
 		Kind:     faults.Leak,
-		Does:     "two goroutines send their answers to a channel without room, and the request reads one: the other goroutine waits for ever",
+		Does:     "two goroutines send their answers to a channel without room, and the request reads one: the other goroutine never ends",
 		Repair:   "the channel has room for both answers",
 		Function: "spanflame/workload.sendAnswer",
 		Victim:   faults.Request{Method: "GET", Path: "/api/fastest", PerSecond: 20},

@@ -206,7 +206,7 @@ var shopLeaks = []struct {
 // leakWindows is how many profiles of a second a leak has.
 const leakWindows = 30
 
-// TestTheShopsLeaks makes each leak of the shop. What is said to grow most must be what leaks.
+// TestTheShopsLeaks makes each leak of the shop. What leaks must be what grows most in the report.
 func TestTheShopsLeaks(t *testing.T) {
 	t.Setenv("PYROSCOPE_UPLOAD_INTERVAL", "1s")
 	var rows []string
@@ -236,11 +236,11 @@ func TestTheShopsLeaks(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(grown.Suspects) == 0 {
-				t.Fatal("nothing is said to grow")
+				t.Fatal("the report has nothing that grows")
 			}
 			first, blame := grown.Suspects[0], "service."+l.blame
 			if first.Kind != l.kind || wallprofile.Short(first.Site) != blame {
-				t.Errorf("%s of %s is said to grow most, want %s of %s", first.Kind, first.Site, l.kind, blame)
+				t.Errorf("%s of %s grows most in the report, want %s of %s", first.Kind, first.Site, l.kind, blame)
 			}
 			rows = append(rows, fmt.Sprintf("| %s | `%s` | %s of %s |\n", l.name, blame, first.Kind, wallprofile.Short(first.Site)))
 		})

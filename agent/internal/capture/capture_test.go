@@ -229,7 +229,7 @@ func TestWindowsFollowEachOther(t *testing.T) {
 	}
 }
 
-// TestBoundary: windows end at the instance's offset after the multiples of their length, for ever.
+// TestBoundary checks that all windows end at the instance's offset after a multiple of their length.
 func TestBoundary(t *testing.T) {
 	at := func(s string) time.Time {
 		v, err := time.Parse("15:04:05.000", s)
