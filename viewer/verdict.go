@@ -2,7 +2,6 @@ package viewer
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,7 +9,6 @@ import (
 
 	"spanflame/internal/format"
 	"spanflame/internal/record"
-	"spanflame/internal/traces"
 	"spanflame/profiles/compare"
 	"spanflame/profiles/leaks"
 )
@@ -54,23 +52,19 @@ func metricOf(t record.Type, sampleType string) string {
 // testChanges compares the windows of two selections of a type by a metric of package compare.
 func testChanges(ctx context.Context, before, after source.Source, a, b source.Selection, metric string) (verdict, error) {
 	o := compare.Options{Metrics: []string{metric}}
-	reading := false
-	for _, side := range []struct {
-		from     source.Source
-		of       source.Selection
-		requests *[]traces.Span
-	}{{before, a, &o.RequestsBefore}, {after, b, &o.RequestsAfter}} {
-		var err error
-		*side.requests, err = requestsOf(ctx, side.from, side.of)
-		if reading = reading || errors.Is(err, source.ErrReading); err != nil && !errors.Is(err, source.ErrReading) {
-			return verdict{}, err
-		}
+	var err error
+	var readingBefore, readingAfter bool
+	if o.RequestsBefore, readingBefore, err = source.RequestsOf(ctx, before, a); err != nil {
+		return verdict{}, err
+	}
+	if o.RequestsAfter, readingAfter, err = source.RequestsOf(ctx, after, b); err != nil {
+		return verdict{}, err
 	}
 	report, err := compare.Compare(ctx, before.Series(ctx, a, testedWindows), after.Series(ctx, b, testedWindows), o)
 	if err != nil {
 		return verdict{}, err
 	}
-	if reading {
+	if readingBefore || readingAfter {
 		report.Notes = append([]string{"Older traces, which have the number of all requests, are still being read: load the page again."}, report.Notes...)
 	}
 	if len(report.Metrics) == 0 {
@@ -95,14 +89,6 @@ func testChanges(ctx context.Context, before, after source.Source, a, b source.S
 		v.Rows = append(v.Rows, row)
 	}
 	return v, nil
-}
-
-// requestsOf returns all requests of the time of a selection of wall-clock profiles.
-func requestsOf(ctx context.Context, from source.Source, sel source.Selection) ([]traces.Span, error) {
-	if sel.Type != record.Wall {
-		return nil, nil
-	}
-	return from.Requests(ctx, source.Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To})
 }
 
 // notes makes notes, which may name functions, fit to be shown.

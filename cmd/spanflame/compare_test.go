@@ -157,16 +157,7 @@ func TestCommandsReadTheSavedProfiles(t *testing.T) {
 
 // The traces next to the profiles count all requests.
 func TestCompareDividesByAllRequests(t *testing.T) {
-	dir := t.TempDir()
-	began := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
-	for i := range 200 {
-		at, took := began.Add(time.Duration(i)*time.Second+time.Millisecond), 20*time.Millisecond
-		if i < 100 && i%2 == 0 || i%50 == 49 {
-			took = time.Duration(300+i%7) * time.Millisecond
-		}
-		saveRequest(t, dir, i+1, at, took, took > 100*time.Millisecond)
-	}
-	half := began.Add(100 * time.Second).Format(time.RFC3339)
+	dir, half := saveRequests(t)
 	args := []string{"compare", dir, dir, "--before", "to=" + half, "--after", "from=" + half}
 	for _, tt := range []struct {
 		more []string
@@ -187,6 +178,20 @@ func TestCompareDividesByAllRequests(t *testing.T) {
 			t.Errorf("%v: exit code %d (%v), want %d in\n%s", tt.more, code, err, tt.code, stdout)
 		}
 	}
+}
+
+// saveRequests saves 200 requests. Before half, every second one is slow, and after it, few are.
+func saveRequests(t *testing.T) (dir, half string) {
+	dir = t.TempDir()
+	began := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
+	for i := range 200 {
+		at, took := began.Add(time.Duration(i)*time.Second+time.Millisecond), 20*time.Millisecond
+		if i < 100 && i%2 == 0 || i%50 == 49 {
+			took = time.Duration(300+i%7) * time.Millisecond
+		}
+		saveRequest(t, dir, i+1, at, took, took > 100*time.Millisecond)
+	}
+	return dir, began.Add(100 * time.Second).Format(time.RFC3339)
 }
 
 // saveRequest saves a request of the service shop like an agent: its span, and a wall-clock profile if it is slow.

@@ -67,6 +67,7 @@ func ask(t *testing.T, dir string) func(tool string, arguments map[string]any) (
 func TestMCP(t *testing.T) {
 	dir := t.TempDir()
 	id := saveTrace(t, dir, true)
+	requests, half := saveRequests(t)
 	type arguments = map[string]any
 	for _, tt := range []struct {
 		dir, tool string
@@ -85,6 +86,7 @@ func TestMCP(t *testing.T) {
 		{"../../examples/slow-pricing", "compare", arguments{"type": "cpu", "before_version": "slow-pricing", "after_version": "repaired"},
 			[]string{"compileTariff", "windows"}},
 		{"../../examples/lock-convoy", "compare", arguments{"type": "mutex", "before_version": "lock-convoy", "after_version": "repaired"}, []string{"settle"}},
+		{requests, "compare", arguments{"type": "wall", "before_to": half, "after_from": half}, []string{"wall, per request", "main.handle"}},
 	} {
 		t.Run(fmt.Sprint(tt.tool, tt.arguments), func(t *testing.T) {
 			text, failed := ask(t, tt.dir)(tt.tool, tt.arguments)

@@ -138,6 +138,19 @@ func OfSpan(s traces.Span, t record.Type) Selection {
 	return Selection{Service: s.Service, Type: t, From: s.Start, To: s.End, SpanIDs: []string{s.ID}}
 }
 
+// RequestsOf returns all requests in the time of selected wall-clock profiles, by whose number these are divided; none for
+// other types. Reading reports that there are none because the traces are not all read yet.
+func RequestsOf(ctx context.Context, from Traces, s Selection) (requests []traces.Span, reading bool, err error) {
+	if s.Type != record.Wall {
+		return nil, false, nil
+	}
+	requests, err = from.Requests(ctx, Filter{Service: s.Service, Version: s.Version, From: s.From, To: s.To})
+	if errors.Is(err, ErrReading) {
+		return nil, true, nil
+	}
+	return requests, false, err
+}
+
 // Window is the time of one profile. Instance, From and End select it.
 type Window struct {
 	Instance string // empty if it is not known

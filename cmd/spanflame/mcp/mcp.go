@@ -430,16 +430,12 @@ func (s server) compare(ctx context.Context, a Sides) (string, error) {
 	}
 	before.Slow, after.Slow = s.SlowSpan, s.SlowSpan
 	var o compare.Options
-	if typ == record.Wall {
-		for _, side := range []struct {
-			of       source.Selection
-			requests *[]traces.Span
-		}{{before, &o.RequestsBefore}, {after, &o.RequestsAfter}} {
-			of := source.Filter{Service: service, Version: side.of.Version, From: side.of.From, To: side.of.To}
-			if *side.requests, err = s.Source.Requests(ctx, of); err != nil {
-				return "", err
-			}
-		}
+	var readingBefore, readingAfter bool
+	if o.RequestsBefore, readingBefore, err = source.RequestsOf(ctx, s.Source, before); err != nil {
+		return "", err
+	}
+	if o.RequestsAfter, readingAfter, err = source.RequestsOf(ctx, s.Source, after); err != nil {
+		return "", err
 	}
 	report, err := compare.Compare(ctx, s.Source.Series(ctx, before, windows), s.Source.Series(ctx, after, windows), o)
 	if errors.Is(err, profiles.ErrNone) {
@@ -449,6 +445,9 @@ func (s server) compare(ctx context.Context, a Sides) (string, error) {
 		return "", err
 	}
 	var b strings.Builder
+	if readingBefore || readingAfter {
+		b.WriteString("Missing: older traces, which have the number of all requests, are still being read: ask again.\n")
+	}
 	err = report.WriteText(&b, shownRows)
 	return b.String(), err
 }

@@ -5,14 +5,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
 
+	"github.com/google/pprof/profile"
 	sdk "github.com/modelcontextprotocol/go-sdk/mcp"
 
 	"spanflame/internal/traces"
+	"spanflame/profiles"
 	"spanflame/viewer/source"
 )
 
@@ -48,6 +51,31 @@ func TestSlowTracesUnread(t *testing.T) {
 		if !strings.Contains(short(text), want) {
 			t.Errorf("%q is not in:\n%s", want, short(text))
 		}
+	}
+}
+
+// unread is a source of a service whose traces are not read yet.
+type unread struct{ source.Source }
+
+func (unread) Services(context.Context, time.Time, time.Time) ([]string, error) {
+	return []string{"shop"}, nil
+}
+
+func (unread) Requests(context.Context, source.Filter) ([]traces.Span, error) {
+	return nil, source.ErrReading
+}
+
+func (unread) Series(context.Context, source.Selection, int) iter.Seq2[profiles.Window, error] {
+	wall := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
+	p := &profile.Profile{SampleType: []*profile.ValueType{wall}, Sample: []*profile.Sample{{Value: []int64{1}}}}
+	return func(yield func(profiles.Window, error) bool) { yield(profiles.Window{Profile: p}, nil) }
+}
+
+// TestCompareUnread: wall-clock profiles are compared before all requests are read, and the answer says what is missing.
+func TestCompareUnread(t *testing.T) {
+	text, err := server{Options{Source: unread{}}}.compare(t.Context(), Sides{Type: "wall", AfterFrom: "1h"})
+	if want := "Missing: older traces"; err != nil || !strings.HasPrefix(text, want) || !strings.Contains(text, "1 window before") {
+		t.Errorf("%v, want %q in\n%s", err, want, text)
 	}
 }
 
