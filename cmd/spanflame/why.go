@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"time"
 
 	"github.com/google/pprof/profile"
@@ -14,6 +13,7 @@ import (
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/profiles"
+	"spanflame/profiles/input"
 	"spanflame/profiles/why"
 	"spanflame/viewer/source"
 )
@@ -131,18 +131,12 @@ func (o whyOptions) compareTail(ctx context.Context, stderr io.Writer) (*why.Tai
 		q.From = time.Now().Add(-o.last)
 	}
 	leftOut := func(d profiles.Damaged) { fmt.Fprintf(stderr, "left out: %v\n", d) }
-	entries, damaged, err := profiles.Find(ctx, q, dir)
+	windows, err := input.Open(ctx, dir, input.Options{Query: q, Damaged: leftOut})
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range damaged {
-		leftOut(d)
-	}
-	if services := profiles.ServiceNames(entries); len(services) > 1 {
-		return nil, fmt.Errorf("%s has profiles of several services, select one with --service: %s", dir, strings.Join(services, ", "))
-	}
 	requests := why.NewRequests(o.tail)
-	for w, err := range profiles.WithoutDamaged(profiles.Read(ctx, entries), leftOut) {
+	for w, err := range windows {
 		if err != nil {
 			return nil, err
 		}
