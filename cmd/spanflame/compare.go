@@ -42,7 +42,12 @@ func unusable(err error) error {
 
 // withExitCodes makes every error in a command line end the process with codeUse.
 func withExitCodes(cmd *cobra.Command, args cobra.PositionalArgs) *cobra.Command {
-	cmd.Args = func(cmd *cobra.Command, given []string) error { return unusable(args(cmd, given)) }
+	cmd.Args = func(cmd *cobra.Command, given []string) error {
+		if err := args(cmd, given); err != nil {
+			return unusable(err)
+		}
+		return unusable(cmd.ValidateFlagGroups()) // whose error cobra would return as it is
+	}
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return unusable(err) })
 	return cmd
 }

@@ -64,8 +64,11 @@ wall-clock profile.`,
 			if o.since < 0 || o.since > 0 && id != "" {
 				return unusable(fmt.Errorf("--since %v: want a duration above zero, such as 6h, and no TRACE_ID", o.since))
 			}
-			if o.tail != "" && (o.since > 0 || id != "" || o.traces() != "") {
-				return unusable(errors.New("--tail: want no TRACE_ID, no --since and no --tempo: servers do not have the profiles of single requests"))
+			if o.last < 0 {
+				return unusable(fmt.Errorf("--last %v: want a duration above zero, such as 1h", o.last))
+			}
+			if o.tail != "" && id != "" {
+				return unusable(errors.New("--tail: want no TRACE_ID"))
 			}
 			return unusable(o.run(cmd.Context(), id, cmd.OutOrStdout(), cmd.ErrOrStderr()))
 		},
@@ -80,6 +83,10 @@ wall-clock profile.`,
 	flags.StringVar(&o.tail, "tail", "", "name of the requests whose slowest to compare with faster ones")
 	flags.IntVar(&o.slowest, "slowest", 30, "number of the slowest requests for --tail")
 	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
+	// The profiles of single requests, without their traces, are in directories only.
+	for _, name := range []string{"since", "name", "tempo", "jaeger", "pyroscope"} {
+		cmd.MarkFlagsMutuallyExclusive("tail", name)
+	}
 	return cmd
 }
 

@@ -91,8 +91,8 @@ func TestWhy(t *testing.T) {
 		}
 	}
 	for want, args := range map[string][]string{
-		"want a duration above zero": {id, "--since", "1h", "--dir", dir},
-		"is not found":               {strings.Repeat("0", 32), "--dir", dir}, "no trace is found": {"--service", "other", "--dir", dir},
+		"want a duration above zero": {id, "--since", "1h", "--dir", dir}, "--last -1h0m0s: want": {"--last", "-1h", "--dir", dir},
+		"is not found": {strings.Repeat("0", 32), "--dir", dir}, "no trace is found": {"--service", "other", "--dir", dir},
 		"has a wall-clock profile": {"--dir", bare}, "--format": {"--format", "xml"}, "want at most one": {"a", "b"}, "directory not found": {"--dir", dir + "/none"},
 	} {
 		if _, _, err := execute(t, append([]string{"why"}, args...)...); err == nil || exitCode(err) != codeUse || !strings.Contains(err.Error(), want) {
@@ -103,13 +103,22 @@ func TestWhy(t *testing.T) {
 
 // TestWhyTail: the slowest requests of a name are compared with faster ones, and wrong use says what is wrong.
 func TestWhyTail(t *testing.T) {
-	dir := t.TempDir()
-	saveTrace(t, dir, true)
+	dir, several := t.TempDir(), t.TempDir()
+	id := saveTrace(t, dir, true)
+	saveTrace(t, several, true)
+	saveWindows(t, several, record.Meta{Service: "other", Type: record.Wall}, "wall", "nanoseconds", 1, func(int) int64 { return 1 })
 	for want, args := range map[string][]string{
 		`"GET /cart" has 1 request with a wall-clock profile`: {"--tail", "GET /cart"},
 		`other names are ["GET /cart"]`:                       {"--tail", "GET /none"},
 		"want at least 4":                                     {"--tail", "GET /cart", "--slowest", "3"},
-		"want no TRACE_ID":                                    {"--tail", "GET /cart", "--since", "1h"},
+		"want no TRACE_ID":                                    {id, "--tail", "GET /cart"},
+		"[since tail] were all set":                           {"--tail", "GET /cart", "--since", "1h"},
+		"[name tail] were all set":                            {"--tail", "GET /cart", "--name", "cart"},
+		"[tail tempo] were all set":                           {"--tail", "GET /cart", "--tempo", "http://127.0.0.1:1"},
+		"[jaeger tail] were all set":                          {"--tail", "GET /cart", "--jaeger", "http://127.0.0.1:1"},
+		"[pyroscope tail] were all set":                       {"--tail", "GET /cart", "--pyroscope", "http://127.0.0.1:1"},
+		"--last -1h0m0s: want a duration above zero":          {"--tail", "GET /cart", "--last", "-1h"},
+		"select one with --service: other, shop":              {"--tail", "GET /cart", "--dir", several},
 	} {
 		_, _, err := execute(t, append([]string{"why", "--dir", dir}, args...)...)
 		if code := exitCode(err); code != 2 || !strings.Contains(err.Error(), want) {
