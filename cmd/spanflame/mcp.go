@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"io"
 	"time"
 
@@ -11,10 +9,8 @@ import (
 
 	"spanflame/cmd/spanflame/mcp"
 	"spanflame/profiles/why"
+	"spanflame/viewer/source"
 )
-
-// defaultSlowSpan is the agent's default of SPANFLAME_SLOW_SPAN.
-const defaultSlowSpan = 100 * time.Millisecond
 
 func newMCPCommand() *cobra.Command {
 	var o viewOptions
@@ -38,26 +34,20 @@ read.`,
 		},
 	}, cobra.NoArgs)
 	flags := cmd.Flags()
-	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
-	o.addServers(flags)
-	flags.DurationVar(&o.slowSpan, "slow-span", defaultSlowSpan, "the services' SPANFLAME_SLOW_SPAN")
+	o.addSource(flags)
+	o.addSlowSpan(flags)
 	return cmd
 }
 
 // serveMCP answers until the input ends or ctx does.
-func serveMCP(ctx context.Context, in io.Reader, out io.Writer, o viewOptions) (err error) {
-	if o.slowSpan <= 0 {
-		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
-	}
-	from, err := openSource(ctx, o)
-	if err != nil {
+func serveMCP(ctx context.Context, in io.Reader, out io.Writer, o viewOptions) error {
+	if err := o.checkSlowSpan(); err != nil {
 		return err
 	}
-	if closer, ok := from.(io.Closer); ok {
-		defer func() { err = errors.Join(err, closer.Close()) }()
-	}
-	explain := func(ctx context.Context, traceID, service, name string, last time.Duration) (*why.Report, error) {
-		return whyOptions{service: service, name: name, last: last}.explain(ctx, from, traceID)
-	}
-	return mcp.Run(ctx, mcp.Options{Source: from, Version: versionText(), SlowSpan: o.slowSpan, Explain: explain}, in, out)
+	return withSource(ctx, o, func(from source.Source) error {
+		explain := func(ctx context.Context, traceID, service, name string, last time.Duration) (*why.Report, error) {
+			return whyOptions{service: service, name: name, last: last}.explain(ctx, from, traceID)
+		}
+		return mcp.Run(ctx, mcp.Options{Source: from, Version: versionText(), SlowSpan: o.slowSpan, Explain: explain}, in, out)
+	})
 }

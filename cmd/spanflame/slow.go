@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"spanflame/cmd/spanflame/mcp"
+	"spanflame/viewer/source"
 )
 
 type slowOptions struct {
@@ -37,9 +37,8 @@ Exits with 0 if there are traces or none, and 2 if the command line cannot be us
 		},
 	}, cobra.NoArgs)
 	flags := cmd.Flags()
-	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
-	o.addServers(flags)
-	flags.DurationVar(&o.slowSpan, "slow-span", defaultSlowSpan, "the services' SPANFLAME_SLOW_SPAN")
+	o.addSource(flags)
+	o.addSlowSpan(flags)
 	flags.StringVar(&o.Service, "service", "", "only traces through this service")
 	flags.StringVar(&o.Name, "name", "", "only traces with this part in the name of a route or span")
 	flags.StringVar(&o.Without, "without", "", "leave out traces with these parts in the name of their root, with commas between them")
@@ -47,26 +46,22 @@ Exits with 0 if there are traces or none, and 2 if the command line cannot be us
 	return cmd
 }
 
-func (o slowOptions) run(ctx context.Context, stdout io.Writer) (err error) {
+func (o slowOptions) run(ctx context.Context, stdout io.Writer) error {
+	if err := o.checkSlowSpan(); err != nil {
+		return err
+	}
 	switch {
-	case o.slowSpan <= 0:
-		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
 	case o.last < 0:
 		return fmt.Errorf("--last %v: want a duration above zero, such as 1h", o.last)
 	case o.last > 0:
 		o.Last = o.last.String()
 	}
-	from, err := openSource(ctx, o.viewOptions)
-	if err != nil {
+	return withSource(ctx, o.viewOptions, func(from source.Source) error {
+		text, err := mcp.SlowTraces(ctx, mcp.Options{Source: from, SlowSpan: o.slowSpan}, o.Slow)
+		if err != nil {
+			return err
+		}
+		_, err = io.WriteString(stdout, text)
 		return err
-	}
-	if closer, ok := from.(io.Closer); ok {
-		defer func() { err = errors.Join(err, closer.Close()) }()
-	}
-	text, err := mcp.SlowTraces(ctx, mcp.Options{Source: from, SlowSpan: o.slowSpan}, o.Slow)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(stdout, text)
-	return err
+	})
 }

@@ -24,7 +24,7 @@ import (
 	"spanflame/viewer"
 )
 
-// viewOptions are the argument and the flags of the command view.
+// viewOptions are the argument and the flags of the command view. Other commands have those of the source.
 type viewOptions struct {
 	dir, listen, listener    string
 	tempo, jaeger, pyroscope string
@@ -32,6 +32,27 @@ type viewOptions struct {
 	hosts                    []string
 	slowSpan, cpu            time.Duration
 	localTime                bool
+}
+
+// defaultSlowSpan is the agent's default of SPANFLAME_SLOW_SPAN.
+const defaultSlowSpan = 100 * time.Millisecond
+
+// addSlowSpan adds the flag --slow-span.
+func (o *viewOptions) addSlowSpan(flags *pflag.FlagSet) {
+	flags.DurationVar(&o.slowSpan, "slow-span", defaultSlowSpan, "the services' SPANFLAME_SLOW_SPAN")
+}
+
+func (o *viewOptions) checkSlowSpan() error {
+	if o.slowSpan <= 0 {
+		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
+	}
+	return nil
+}
+
+// addSource adds the flags that name a directory or servers.
+func (o *viewOptions) addSource(flags *pflag.FlagSet) {
+	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
+	o.addServers(flags)
 }
 
 // addServers adds the flags that name servers.
@@ -74,7 +95,7 @@ The pages have no user accounts: listen on loopback, or behind a proxy that auth
 	o.addServers(flags)
 	flags.StringVar(&o.grafana, "grafana", "", "URL of a Grafana server to link to")
 	flags.StringVar(&o.base, "base", "", "directory of profiles to compare with")
-	flags.DurationVar(&o.slowSpan, "slow-span", 0, "the services' SPANFLAME_SLOW_SPAN, if it is not the default of 100ms")
+	o.addSlowSpan(flags)
 	flags.StringSliceVar(&o.hosts, "host", nil, "additional host names under which the pages are served")
 	flags.BoolVar(&o.localTime, "local-time", false, "show times in this machine's time zone instead of UTC")
 	flags.DurationVar(&o.cpu, "duration", 10*time.Second, "with a URL, how long to record the CPU profile")
@@ -86,8 +107,8 @@ func (o *viewOptions) traces() string { return cmp.Or(o.tempo, o.jaeger) }
 
 // view prints the address of the pages and serves them until ctx ends.
 func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
-	if o.slowSpan < 0 {
-		return fmt.Errorf("--slow-span %v: want a duration above zero, such as 50ms", o.slowSpan)
+	if err := o.checkSlowSpan(); err != nil {
+		return err
 	}
 	if o.cpu <= 0 {
 		return fmt.Errorf("--duration %v: want a duration above zero, such as 10s", o.cpu)
@@ -136,6 +157,19 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 			return err
 		}
 	}
+	return withSource(ctx, o, func(from source.Source) error {
+		handler, err := viewer.New(from, options)
+		if err != nil {
+			return err
+		}
+		start := strings.TrimSuffix(viewer.StartPath(from), "/")
+		fmt.Fprintf(out, "%s is shown at %s%s\n", described(o), viewer.URL(listener.Addr()), start)
+		return viewer.Serve(ctx, listener, handler, options.Log)
+	})
+}
+
+// withSource opens the directory, or the servers if they are named, for a function, and closes it afterwards.
+func withSource(ctx context.Context, o viewOptions, use func(source.Source) error) (err error) {
 	from, err := openSource(ctx, o)
 	if err != nil {
 		return err
@@ -143,13 +177,7 @@ func view(ctx context.Context, out io.Writer, o viewOptions) (err error) {
 	if closer, ok := from.(io.Closer); ok {
 		defer func() { err = errors.Join(err, closer.Close()) }()
 	}
-	handler, err := viewer.New(from, options)
-	if err != nil {
-		return err
-	}
-	start := strings.TrimSuffix(viewer.StartPath(from), "/")
-	fmt.Fprintf(out, "%s is shown at %s%s\n", described(o), viewer.URL(listener.Addr()), start)
-	return viewer.Serve(ctx, listener, handler, options.Log)
+	return use(from)
 }
 
 // openSource opens the directory, or the servers if they are named.

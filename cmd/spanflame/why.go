@@ -74,8 +74,7 @@ wall-clock profile.`,
 		},
 	}, argCount("at most one TRACE_ID", 0, 1))
 	flags := cmd.Flags()
-	flags.StringVar(&o.dir, "dir", "", "directory that agents save to (default SPANFLAME_DIR, or the directory to which agents save by default)")
-	o.addServers(flags)
+	o.addSource(flags)
 	flags.StringVar(&o.service, "service", "", "service whose slowest trace to explain")
 	flags.StringVar(&o.name, "name", "", "part of the name of the request whose slowest trace to explain")
 	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the last 7 days of servers)")
@@ -90,7 +89,7 @@ wall-clock profile.`,
 	return cmd
 }
 
-func (o whyOptions) run(ctx context.Context, id string, stdout, stderr io.Writer) (err error) {
+func (o whyOptions) run(ctx context.Context, id string, stdout, stderr io.Writer) error {
 	write, err := byFormat(o.format, map[string]func(written, io.Writer) error{"text": written.WriteText, "json": written.WriteJSON})
 	if err != nil {
 		return err
@@ -102,23 +101,18 @@ func (o whyOptions) run(ctx context.Context, id string, stdout, stderr io.Writer
 		}
 		return write(tail, stdout)
 	}
-	from, err := openSource(ctx, o.viewOptions)
-	if err != nil {
-		return err
-	}
-	if closer, ok := from.(io.Closer); ok {
-		defer func() { err = errors.Join(err, closer.Close()) }()
-	}
-	var report written
-	if o.since > 0 {
-		report, err = o.rank(ctx, from)
-	} else {
-		report, err = o.explain(ctx, from, id)
-	}
-	if err != nil {
-		return err
-	}
-	return write(report, stdout)
+	return withSource(ctx, o.viewOptions, func(from source.Source) (err error) {
+		var report written
+		if o.since > 0 {
+			report, err = o.rank(ctx, from)
+		} else {
+			report, err = o.explain(ctx, from, id)
+		}
+		if err != nil {
+			return err
+		}
+		return write(report, stdout)
+	})
 }
 
 // written is a report.
