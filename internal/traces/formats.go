@@ -40,31 +40,36 @@ type envelope struct {
 	Data    json.RawMessage `json:"data"`    // Jaeger
 }
 
-// otlpStart begins most lines: those of the agent, the Collector and the SDKs.
-var otlpStart = []byte(`{"resourceSpans"`)
+var (
+	// otlpStart begins most lines: those of the agent, the Collector and the SDKs.
+	otlpStart = []byte(`{"resourceSpans"`)
+	// oldSpans is OTLP's name of newSpans until 2022, which Tempo's older API has.
+	oldSpans, newSpans = []byte(`"instrumentationLibrarySpans"`), []byte(`"scopeSpans"`)
+)
 
 // unwrap returns OTLP JSON from what may be in an envelope, or the traces of Jaeger.
 func unwrap(text []byte) (otlp []byte, of []jaegerTrace, err error) {
-	if bytes.HasPrefix(text, otlpStart) {
-		return text, nil, nil
+	if !bytes.HasPrefix(text, otlpStart) {
+		var e envelope
+		if err := json.Unmarshal(text, &e); err != nil {
+			return nil, nil, err
+		}
+		switch {
+		case e.Data != nil:
+			err = json.Unmarshal(e.Data, &of)
+			return nil, of, err
+		case e.Trace != nil:
+			return unwrap(e.Trace)
+		case e.Result != nil:
+			return unwrap(e.Result)
+		case e.Batches != nil:
+			text = append(append([]byte(`{"resourceSpans":`), e.Batches...), '}')
+		}
 	}
-	var e envelope
-	if err := json.Unmarshal(text, &e); err != nil {
-		return nil, nil, err
+	if bytes.Contains(text, oldSpans) { // most lines are not copied
+		text = bytes.ReplaceAll(text, oldSpans, newSpans)
 	}
-	switch {
-	case e.Data != nil:
-		err = json.Unmarshal(e.Data, &of)
-		return nil, of, err
-	case e.Trace != nil:
-		return unwrap(e.Trace)
-	case e.Result != nil:
-		return unwrap(e.Result)
-	case e.Batches != nil:
-		text = append(append([]byte(`{"resourceSpans":`), e.Batches...), '}')
-	}
-	// OTLP's name until 2022, which Tempo's older API has.
-	return bytes.ReplaceAll(text, []byte(`"instrumentationLibrarySpans"`), []byte(`"scopeSpans"`)), nil, nil
+	return text, nil, nil
 }
 
 // jaegerTrace is a trace in the JSON of Jaeger's API and pages.

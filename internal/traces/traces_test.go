@@ -268,7 +268,8 @@ func TestOtherPrograms(t *testing.T) {
 		"processes": {"p1": {"serviceName": "shop", "tags": []}}
 	}], "total": 0}`)
 	for name, text := range map[string]string{
-		"OTLP": `{"resourceSpans":[` + hexIDs + `]}`, "with spaces": "{\n  \"resourceSpans\" : [" + hexIDs + "]}", "Tempo": `{"batches":[` + base64IDs + `]}`,
+		"OTLP": `{"resourceSpans":[` + hexIDs + `]}`, "old OTLP": `{"resourceSpans":[` + base64IDs + `]}`,
+		"with spaces": "{\n  \"resourceSpans\" : [" + hexIDs + "]}", "Tempo": `{"batches":[` + base64IDs + `]}`,
 		"Tempo v2": `{"trace":{"resourceSpans":[` + hexIDs + `]}}`, "Jaeger's OTLP": `{"result":{"resourceSpans":[` + hexIDs + `]}}`, "Jaeger": jaeger,
 	} {
 		got, err := Unmarshal([]byte(text))
