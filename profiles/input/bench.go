@@ -28,14 +28,15 @@ var benchmarkLine = regexp.MustCompile(`(?m)^Benchmark\S*[ \t]+[0-9]+[ \t]+[0-9.
 // benchmarks returns the output of benchmarks in a file, as windows: one for each repetition, with the benchmarks as its
 // functions. It returns nil if the file is something else.
 func benchmarks(path string) (iter.Seq2[profiles.Window, error], error) {
+	// Opening a pipe would wait for its writer.
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return nil, err
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close() // it was only read
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, err
-	}
 	head := make([]byte, 4096)
 	n, err := io.ReadFull(f, head)
 	if err == io.EOF || bytes.IndexByte(head[:n], 0) >= 0 {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -83,6 +84,17 @@ func TestWhatIsThereInstead(t *testing.T) {
 	}
 	if _, err := read(t, t.TempDir(), input.Options{}); !errors.Is(err, profiles.ErrNone) || !strings.Contains(err.Error(), "no file there is named *.pb.gz, ") {
 		t.Errorf("of an empty directory: %v", err)
+	}
+}
+
+// TestPipe: to open a pipe would wait for its writer.
+func TestPipe(t *testing.T) {
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read(t, pipe, input.Options{}); err == nil || !strings.Contains(err.Error(), "not a regular file") {
+		t.Errorf("%v, want that it is not a regular file", err)
 	}
 }
 
