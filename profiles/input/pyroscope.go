@@ -196,7 +196,7 @@ func (r pyroscopeReader) windows(ctx context.Context) iter.Seq2[profiles.Window,
 					continue // removed in the meantime
 				}
 				if err == nil && level {
-					w.Profile.Scale(1 / float64(len(within)))
+					err = profiles.Scale(w.Profile, 1/float64(len(within)))
 				}
 				if !yield(w, err) || err != nil {
 					return

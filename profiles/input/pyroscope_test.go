@@ -38,7 +38,7 @@ func chosen(all []captured, selector string, start, end int64) []captured {
 }
 
 // pyroscope answers the two requests of reading windows like Pyroscope: one returns the ends of the cells with captures,
-// the other the sum of the captures.
+// the other the sum of the captures, each of which has a stack of its own.
 func pyroscope(t *testing.T, all []captured) (address string) {
 	t.Helper()
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -101,15 +101,11 @@ func pyroscope(t *testing.T, all []captured) (address string) {
 			}
 			parts := strings.Split(typ, ":")
 			p := &profile.Profile{SampleType: []*profile.ValueType{{Type: parts[1], Unit: parts[2]}}, TimeNanos: 1, DurationNanos: 1}
-			var sum int64
-			for _, c := range chosen(all, selector, int64(times[0]), int64(times[1])) {
-				sum += c.value
-			}
-			if sum > 0 {
-				f := &profile.Function{ID: 1, Name: "main.f"}
-				l := &profile.Location{ID: 1, Line: []profile.Line{{Function: f}}}
-				p.Function, p.Location = []*profile.Function{f}, []*profile.Location{l}
-				p.Sample = []*profile.Sample{{Location: p.Location, Value: []int64{sum}}}
+			for i, c := range chosen(all, selector, int64(times[0]), int64(times[1])) {
+				f := &profile.Function{ID: uint64(i + 1), Name: fmt.Sprint("main.f", i)}
+				l := &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f}}}
+				p.Function, p.Location = append(p.Function, f), append(p.Location, l)
+				p.Sample = append(p.Sample, &profile.Sample{Location: []*profile.Location{l}, Value: []int64{c.value}})
 			}
 			var b bytes.Buffer
 			if err := p.WriteUncompressed(&b); err != nil {
@@ -134,6 +130,7 @@ func TestWindowsOfPyroscope(t *testing.T) {
 		two = append(two, captured{"a", at(15 * i), int64(1 + i)}, captured{"b", at(15*i + 5), 100})
 	}
 	paused := append(slices.Clone(one), captured{"a", at(210), 7})
+	rare := []captured{{"a", at(0), 1}, {"a", at(15), 1}}
 	const cpu, inUse = "process_cpu:cpu:nanoseconds:cpu:nanoseconds", "memory:inuse_space:bytes:space:bytes"
 	for name, tt := range map[string]struct {
 		captures []captured
@@ -147,6 +144,7 @@ func TestWindowsOfPyroscope(t *testing.T) {
 		"two captures each":                {one, cpu, 90, "30s", "[ 0 30 3] [ 30 30 7] [ 60 30 11]"},
 		"one or two captures":              {one, cpu, 90, "20s", "[ 0 30 3] [ 30 15 3] [ 45 15 4] [ 60 30 11]"},
 		"a level is a mean":                {one, inUse, 90, "30s", "[ 0 30 2] [ 30 30 4] [ 60 30 6]"},
+		"each stack is rare":               {rare, inUse, 30, "30s", "[ 0 30 1]"},
 		"instances add up":                 {two, cpu, 30, "30s", "[ 0 30 203]"},
 		"levels of instances do not":       {two, inUse, 30, "30s", "[a 0 30 2] [b 5 30 100]"},
 		"of a pause not more than a step":  {paused, cpu, 240, "30s", "[ 0 30 3] [ 30 30 7] [ 60 45 11] [ 210 15 7]"},
@@ -169,8 +167,8 @@ func TestWindowsOfPyroscope(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			seconds := w.End.Sub(w.Start).Seconds()
-			got = append(got, fmt.Sprint([]any{w.Labels["service_instance_id"], w.Start.Sub(epoch).Seconds(), seconds, w.Profile.Sample[0].Value[0]}))
+			seconds, total := w.End.Sub(w.Start).Seconds(), profiles.Total(w.Profile, 0, profiles.OwnTime)
+			got = append(got, fmt.Sprint([]any{w.Labels["service_instance_id"], w.Start.Sub(epoch).Seconds(), seconds, total}))
 			if w.Service != "shop" || w.Type != record.Type(tt.typ[:strings.Index(tt.typ, ":")]) || w.Profile.TimeNanos != w.Start.UnixNano() ||
 				w.Profile.DurationNanos != int64(seconds*1e9) {
 				t.Errorf("%s: window %+v of %d for %d ns", name, w.Meta, w.Profile.TimeNanos, w.Profile.DurationNanos)
