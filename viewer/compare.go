@@ -143,37 +143,27 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	p, err = mean(ctx, s.source, b)
+	p, err = s.source.Profile(ctx, b)
 	if err == nil || errors.Is(err, profiles.ErrNone) {
 		var err2 error
-		base, err2 = mean(ctx, before, a)
+		base, err2 = before.Profile(ctx, a)
 		err = missing(c.Type, err2, err)
 	}
 	if err != nil {
 		return nil, nil, nil, err
 	}
 	v = &verdict{}
-	value := profiles.DefaultSampleIndex(p)
-	if value < 0 {
-		return p, base, v, nil
-	}
-	judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
-	if err != nil {
-		v.Notes = append(v.Notes, format.Clean(err.Error(), 400)) // the difference is shown without it
-		return p, base, v, nil
-	}
-	scaleTo(base, judged.totals[0])
-	scaleTo(p, judged.totals[1])
-	return p, base, &judged, nil
-}
-
-// scaleTo scales a profile, so that it has the total that a verdict has.
-func scaleTo(p *profile.Profile, total float64) {
 	if value := profiles.DefaultSampleIndex(p); value >= 0 {
-		if all := sum(p, value); all > 0 && total > 0 {
-			p.Scale(total / float64(all))
+		judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
+		if err != nil { // the difference is shown without it
+			judged = verdict{Notes: []string{format.Clean(err.Error(), 400)}}
 		}
+		v = &judged
 	}
+	if err := cmp.Or(scale(ctx, before, a, base, v.totals[0]), scale(ctx, s.source, b, p, v.totals[1])); err != nil {
+		return nil, nil, nil, err
+	}
+	return p, base, v, nil
 }
 
 // missingProfile is an error that says which side of a comparison has no profile.
@@ -242,51 +232,62 @@ func (s *server) spanAt(ctx context.Context, id string) (traces.Span, error) {
 	return sp, nil
 }
 
-// mean returns a selection's profile as the mean of its windows or, of wall-clock profiles, of its requests. It returns the
-// sum if their number is not known.
-func mean(ctx context.Context, from source.Source, sel source.Selection) (*profile.Profile, error) {
-	p, err := from.Profile(ctx, sel)
-	if err != nil || source.Level(sel.Type) {
-		return p, err
+// scale scales a selection's profile to a total or, if that is 0, to the mean of its windows or, of wall-clock profiles, of
+// its requests. It leaves the sum if their number is not known.
+func scale(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile, total float64) error {
+	ratio := ratioTo(p, total)
+	if ratio == 0 {
+		var err error
+		if ratio, err = meanRatio(ctx, from, sel, p); err != nil || ratio == 1 {
+			return err
+		}
+	}
+	return profiles.Scale(p, ratio)
+}
+
+// ratioTo returns what a profile is multiplied by so that it has a total, or 0 if nothing gives it that.
+func ratioTo(p *profile.Profile, total float64) float64 {
+	if value := profiles.DefaultSampleIndex(p); value >= 0 && total > 0 {
+		if all := sum(p, value); all > 0 {
+			return total / float64(all)
+		}
+	}
+	return 0
+}
+
+// meanRatio returns what a selection's profile is multiplied by so that it is a mean.
+func meanRatio(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) (float64, error) {
+	if source.Level(sel.Type) {
+		return 1, nil
 	}
 	if sel.Type == record.Wall {
-		if scaled, err := meanRequest(ctx, from, sel, p); err != nil || scaled {
-			return p, err
+		if ratio, err := requestRatio(ctx, from, sel, p); err != nil || ratio > 0 {
+			return ratio, err
 		}
 	}
 	windows, err := from.Windows(ctx, sel)
-	if n := len(windows); n > 1 {
-		p.Scale(1 / float64(n))
-	}
-	return p, err
+	return 1 / float64(max(len(windows), 1)), err
 }
 
-// meanRequest scales a wall-clock profile to the mean of its requests. If samples do not have the IDs of their requests, it
-// is as long as the recorded requests took on average: the profile of a request has all of its time. It reports whether it
-// scaled: wall-clock profiles of other tools are not of requests.
-func meanRequest(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) (scaled bool, err error) {
+// requestRatio returns what a wall-clock profile is multiplied by so that it is the mean of its requests. If samples do not
+// have the IDs of their requests, it is as long as the recorded requests took on average: the profile of a request has all
+// of its time. It returns 0 if they are not known: wall-clock profiles of other tools are not of requests.
+func requestRatio(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) (float64, error) {
 	if n := len(spansIn(p)); n > 0 {
-		p.Scale(1 / float64(n))
-		return true, nil
+		return 1 / float64(n), nil
 	}
 	requests, err := from.Captured(
 		ctx,
 		source.Filter{Service: sel.Service, Version: sel.Version, From: sel.From, To: sel.To, Slow: sel.Slow, Requests: true, Limit: capturedSpans},
 	)
 	if err != nil {
-		return false, err
+		return 0, err
 	}
 	took := 0.0
 	for _, sp := range requests {
 		took += float64(sp.Duration()) / float64(len(requests))
 	}
-	if value := profiles.DefaultSampleIndex(p); value >= 0 && took > 0 {
-		if all := sum(p, value); all > 0 {
-			p.Scale(took / float64(all))
-			return true, nil
-		}
-	}
-	return false, nil
+	return ratioTo(p, took), nil
 }
 
 // spansIn returns the IDs of spans that samples have.

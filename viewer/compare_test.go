@@ -255,6 +255,16 @@ func (u *unlabelled) Captured(_ context.Context, f source.Filter) ([]traces.Span
 	return u.requests, nil
 }
 
+// mean returns a selection's profile as a comparison has it without a verdict.
+func mean(t *testing.T, from source.Source, sel source.Selection) (*profile.Profile, error) {
+	t.Helper()
+	p, err := from.Profile(t.Context(), sel)
+	if err != nil {
+		return nil, err
+	}
+	return p, scale(t.Context(), from, sel, p, 0)
+}
+
 func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
 	sel := source.Selection{
 		Service: "shop", Version: "2", Type: record.Wall, Slow: 50 * time.Millisecond, From: fixture.Began,
@@ -272,7 +282,7 @@ func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
 		{nil, 200e6}, // nothing is known of them: the mean of the three windows
 	} {
 		from := &unlabelled{requests: tt.requests}
-		p, err := mean(t.Context(), from, sel)
+		p, err := mean(t, from, sel)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -283,6 +293,26 @@ func TestMeanOfRequestsThatProfilesDoNotTell(t *testing.T) {
 			Service: "shop", Version: "2", Slow: sel.Slow, Requests: true, From: sel.From, To: sel.To, Limit: capturedSpans,
 		}); from.asked != want {
 			t.Errorf("asked for %+v, want %+v", from.asked, want)
+		}
+	}
+}
+
+// A mean has the stacks that are in few of its windows, and so has a part of a verdict's total.
+func TestMeanHasRareStacks(t *testing.T) {
+	s := fixture.New(t)
+	for i := range 4 {
+		start := fixture.Began.Add(time.Duration(i) * time.Minute)
+		s.Profile(record.Meta{Service: "shop", Type: record.CPU, Start: start, End: start.Add(15 * time.Second)}, "cpu",
+			"nanoseconds", fixture.Sample(fmt.Sprint("main.main;main.f", i), 1, ""))
+	}
+	d, sel := open(t, s.Dir), source.Selection{Service: "shop", Type: record.CPU}
+	for total, want := range map[float64]int64{0: 1, 2: 2} {
+		p, err := d.Profile(t.Context(), sel)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := scale(t.Context(), d, sel, p, total); err != nil || sum(p, 0) != want {
+			t.Errorf("scaled to %v: %d, %v, want %d", total, sum(p, 0), err, want)
 		}
 	}
 }
@@ -310,7 +340,7 @@ func TestMeanLeavesOutDamaged(t *testing.T) {
 	}
 	for _, b := range [][]byte{whole[:len(whole)-12], whole} {
 		write(b)
-		p, err := mean(t.Context(), d, source.Selection{Service: "shop", Type: record.CPU})
+		p, err := mean(t, d, source.Selection{Service: "shop", Type: record.CPU})
 		if err != nil || sum(p, 0) != 6e8 {
 			t.Errorf("%d of %d bytes: the mean is %v, %v, want 6e8", len(b), len(whole), p, err)
 		}

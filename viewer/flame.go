@@ -1,6 +1,7 @@
 package viewer
 
 import (
+	"cmp"
 	"net/url"
 	"slices"
 
@@ -134,12 +135,11 @@ func newDifference(before, after *profile.Profile, beforeScale, afterScale float
 // subtract returns what became less against what became more, of two sides at least one of which is itself a difference. It
 // is empty if they do not have the same sample types.
 func subtract(before, after flame.Side) difference {
-	scaled := func(s flame.Side, by float64) *profile.Profile {
-		p := s.Profile.Copy()
-		p.Scale(by * s.Scale)
-		return p
+	a, b := after.Profile.Copy(), before.Profile.Copy()
+	if err := cmp.Or(profiles.Scale(a, after.Scale), profiles.Scale(b, -before.Scale)); err != nil {
+		return difference{}
 	}
-	p, err := profile.Merge([]*profile.Profile{scaled(after, 1), scaled(before, -1)})
+	p, err := profile.Merge([]*profile.Profile{a, b})
 	if err != nil {
 		return difference{}
 	}

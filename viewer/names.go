@@ -322,8 +322,7 @@ func (s *server) namePair(ctx context.Context, q url.Values) (p, base *profile.P
 		if base, err = s.source.Profile(ctx, selection(service, b.median)); err != nil {
 			return nil, nil, err
 		}
-		p.Scale(1 / float64(len(b.slow)))
-		base.Scale(1 / float64(len(b.median)))
+		err = cmp.Or(profiles.Scale(p, 1/float64(len(b.slow))), profiles.Scale(base, 1/float64(len(b.median))))
 	default:
 		err = badRequest("part=%q: want all, slow, median or difference.", q.Get("part"))
 	}

@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"fmt"
+	"net/url"
 	"regexp"
 	"strings"
 	"testing"
@@ -73,6 +74,24 @@ func TestByName(t *testing.T) {
 	slow := page(t, h, "/name?service=svc&name=GET+%2F&part=slow")
 	shows(t, slow, "[waiting: mutex]: 2 s, 100 %")
 	shows(t, page(t, h, "/name?service=svc&name=none"), "No span of this name")
+}
+
+// The mean of the slowest spans has the stacks that are in few of them.
+func TestByNameHasRareStacks(t *testing.T) {
+	d := fixture.New(t)
+	var samples []fixture.Stack
+	for i := range 30 {
+		name := fmt.Sprint("s", i)
+		stack, value := "span: GET /;main.work", int64(100e6)
+		if i >= 27 { // the slowest 10 %
+			stack, value = fmt.Sprint("span: GET /;main.rare", i), 1
+		}
+		d.Spans(fixture.Span{Trace: name, ID: name, Service: "svc", Name: "GET /", Took: time.Duration(100+i) * time.Millisecond, Profiled: true})
+		samples = append(samples, fixture.Sample(stack, value, name))
+	}
+	d.Wall("svc", 0, time.Minute, samples...)
+	spec := url.Values{"kind": {"name"}, "service": {"svc"}, "name": {"GET /"}, "part": {"difference"}}
+	shows(t, page(t, pages(t, open(t, d.Dir), Options{}), "/flame/"+encodeSpec(spec)+"/flamegraph"), "main.rare", "main.work")
 }
 
 // If there are many spans, the profiles of an even selection are merged; all spans are counted.
