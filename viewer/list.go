@@ -40,7 +40,7 @@ type slowTracesPage struct {
 	Period                      period
 	Services                    []string
 	Slow                        string // the least duration of a trace that is grouped
-	Time                        timeline
+	Time                        string // of the small bars
 	Problems, Lasting           []listedProblem
 	MoreProblems                int  // that are not shown
 	Faster                      bool // there are traces, but no problems
@@ -140,7 +140,8 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	}
 	why := s.diagnoseSome(r.Context(), found.Traces, s.options.SlowSpan)
 	problems := source.Problems(found.Traces, s.options.SlowSpan)
-	page.Time = newTimeline(page.Period, found.Traces)
+	axis := newTimeline(page.Period, found.Traces)
+	page.Time = axis.words(s.zone)
 	cost := make(map[bool]time.Duration) // of those that last, and of the others
 	for _, p := range problems {
 		cost[p.Lasts] += p.Cost()
@@ -148,7 +149,7 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	newListed := func(p source.Problem) listedProblem {
 		l := newListedProblem(p, why, q, requests)
 		l.Share = format.Share(int64(p.Cost()), int64(cost[p.Lasts]))
-		l.When, l.WhenText = page.Time.of(p.Traces)
+		l.When, l.WhenText = axis.of(p.Traces)
 		return l
 	}
 	if id != "" {

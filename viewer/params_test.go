@@ -46,6 +46,8 @@ func TestLocalTime(t *testing.T) {
 	shows(t, tr, `<time datetime="2026-01-02T15:04:05Z">2026-01-02 16:04:05 &#43;01:00</time>`)
 	const local = "2026-01-02 16:04:05 +01:00"
 	shows(t, page(t, h, "/profiles?service=storefront&type=wall"), "from <b>2026-01-02 16:04:05 &#43;01:00</b> to <b>2026-01-02 16:")
+	shows(t, page(t, h, "/"), "when the traces of a row began, from 2026-01-02 16:04:05 &#43;01:00 to 2026-01-02 16:")
+	shows(t, page(t, pages(t, open(t, d.Dir), Options{}), "/"), "began, from 2026-01-02 15:04:05 to 2026-01-02 15:04:05 UTC.")
 	if got, err := parseTime(local, time.Time{}); err != nil || !got.Equal(fixture.Began) {
 		t.Errorf("%s is %v, %v", local, got, err)
 	}

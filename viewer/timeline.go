@@ -5,7 +5,6 @@ import (
 	"slices"
 	"time"
 
-	"spanflame/internal/format"
 	"spanflame/viewer/source"
 )
 
@@ -35,8 +34,8 @@ func newTimeline(p period, all []source.Summary) timeline {
 	return t
 }
 
-// String describes the axis.
-func (t timeline) String() string { return format.Clock(t.From) + " to " + format.Clock(t.To) }
+// words describes the axis.
+func (t timeline) words(z zone) string { return z.clock(t.From) + " to " + z.clock(t.To) }
 
 // timelineRect is a bar of the drawing.
 type timelineRect struct{ X, Y, Height int }

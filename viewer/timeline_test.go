@@ -23,11 +23,11 @@ func TestTimeline(t *testing.T) {
 	if !slices.Equal(bars, want) || words != "1 in the earlier half of the time, 5 in the later" {
 		t.Errorf("%v, %s; want %v", bars, words, want)
 	}
-	if got := axis.String(); got != "2026-01-02 15:00:00 to 2026-01-02 16:00:00" {
+	if got := axis.words(zone{}); got != "2026-01-02 15:00:00 to 2026-01-02 16:00:00" {
 		t.Errorf("the axis is %s", got)
 	}
 	if axis := newTimeline(period{}, at(20, 5, 50)); !axis.From.Equal(from.Add(5*time.Minute)) || !axis.To.Equal(from.Add(50*time.Minute)) {
-		t.Errorf("without a period, the axis is %s", axis)
+		t.Errorf("without a period, the axis is %v", axis)
 	}
 	if bars, _ := newTimeline(period{}, at(7)).of(at(7)); len(bars) != 1 || bars[0].X != 0 {
 		t.Errorf("of one trace, the bars are %v", bars)
