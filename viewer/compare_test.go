@@ -2,6 +2,7 @@ package viewer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"html"
 	"net/url"
@@ -131,6 +132,10 @@ func TestARepairIsAnImprovement(t *testing.T) {
 	// Before the traces are read, the page does not say that there are none.
 	h = pages(t, &reading{Source: open(t, d.Dir), err: source.ErrReading}, Options{})
 	shows(t, page(t, h, "/compare?what=times&service=shop&ato=2026-01-02T15:04:45Z&bfrom=2026-01-02T15:04:45Z"), "still being read: load the page again")
+	// Without a verdict, a side is the mean of the requests that were recorded.
+	h = pages(t, &reading{Source: open(t, d.Dir), err: errors.New("traces cannot be read")}, Options{})
+	shows(t, page(t, h, "/compare?what=times&service=shop&ato=2026-01-02T15:04:45Z&bfrom=2026-01-02T15:04:45Z"),
+		"traces cannot be read", "Each side is the mean of its requests or windows, if their number is known", "before <b>314 ms</b> · after <b>600 ms</b>")
 }
 
 // spanAddress returns a span of the trace "t" as a parameter of a comparison.
