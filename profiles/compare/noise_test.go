@@ -81,7 +81,7 @@ func TestTheSmallestChangeIsFound(t *testing.T) {
 		}
 	}
 	t.Logf("found in %d of %d", found, trials)
-	if found < trials*7/10 {
+	if found < trials*7/10 || found > trials*9/10 {
 		t.Errorf("found in %d of %d, want about %d", found, trials, trials*4/5)
 	}
 }
