@@ -124,6 +124,7 @@ func TestEveryLinkOfPprofsInputs(t *testing.T) {
 	}
 	module := strings.TrimSpace(string(out))
 	seen := make(map[string]bool) // contents, as some files are there several times
+	walked := 0
 	for _, dir := range []string{"profile/testdata", "internal/driver/testdata", "internal/report/testdata", "fuzz/corpus", "fuzz/testdata"} {
 		files, err := filepath.Glob(filepath.Join(module, filepath.FromSlash(dir), "*"))
 		if err != nil {
@@ -138,11 +139,12 @@ func TestEveryLinkOfPprofsInputs(t *testing.T) {
 			if _, err := profile.ParseData(b); err != nil {
 				continue // such as the output that a test expects
 			}
+			walked++
 			t.Run(filepath.Base(file), func(t *testing.T) { walk(t, file) })
 		}
 	}
-	if len(seen) < 20 {
-		t.Errorf("google/pprof has %d files of tests, want at least 20", len(seen))
+	if walked < 19 {
+		t.Errorf("google/pprof has %d profiles for its tests, want at least 19", walked)
 	}
 }
 
