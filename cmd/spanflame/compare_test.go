@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"encoding/binary"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -162,20 +161,25 @@ func TestCompareDividesByAllRequests(t *testing.T) {
 	for _, tt := range []struct {
 		more []string
 		code int
+		want string // in the report, or the error
 	}{
-		{[]string{"--fail-on", "wall:+10%@p<0.01"}, 0},
-		{[]string{"--fail-on", "wall:-50%@p<0.01"}, codeFound},
-		{[]string{"--fail-on", "wall:-50%@p<0.01", "--span", "GET /item"}, codeFound},
-		{[]string{"--span", "GET /other"}, codeUse},
-		{[]string{"--span", "GET /item", "--label", "colour=red"}, codeUse},
+		{[]string{"--fail-on", "wall:+10%@p<0.01"}, 0, "wall, per request"},
+		{[]string{"--fail-on", "wall:-50%@p<0.01"}, codeFound, "wall, per request"},
+		{[]string{"--fail-on", "wall:-50%@p<0.01", "--span", "GET /item"}, codeFound, "wall, per request"},
+		{[]string{"--span", "GET /other"}, codeUse, "before: no profile matches"},
+		{[]string{"--label", "colour=red"}, 0, "wall, per span"}, // traces do not have the label
+		{[]string{"--span", "GET /item", "--label", "colour=red"}, codeUse, `span "GET /item": the requests of both sides must be known`},
 	} {
 		stdout, _, err := execute(t, append(args, tt.more...)...)
-		code := 0
+		code, text := 0, stdout
 		if err != nil {
 			code = exitCode(err)
 		}
-		if code != tt.code || code != codeUse && !strings.Contains(stdout, "wall, per request") {
-			t.Errorf("%v: exit code %d (%v), want %d in\n%s", tt.more, code, err, tt.code, stdout)
+		if code == codeUse {
+			text = err.Error()
+		}
+		if code != tt.code || !strings.Contains(text, tt.want) {
+			t.Errorf("%v: exit code %d (%v), want %d and %q in\n%s", tt.more, code, err, tt.code, tt.want, text)
 		}
 	}
 }
@@ -189,54 +193,79 @@ func saveRequests(t *testing.T) (dir, half string) {
 		if i < 100 && i%2 == 0 || i%50 == 49 {
 			took = time.Duration(300+i%7) * time.Millisecond
 		}
-		saveRequest(t, dir, i+1, at, took, took > 100*time.Millisecond)
+		r := savedRequest{traceID: fmt.Sprintf("%032x", i+1), spanID: fmt.Sprintf("%016x", i+1), name: "GET /item", at: at, took: took}
+		if took > 100*time.Millisecond {
+			r.marked, r.stack = true, []string{"main.handle"}
+		}
+		r.save(t, dir)
 	}
 	return dir, began.Add(100 * time.Second).Format(time.RFC3339)
 }
 
-// saveRequest saves a request of the service shop like an agent: its span, and a wall-clock profile if it is slow.
-func saveRequest(t *testing.T, dir string, n int, at time.Time, took time.Duration, slow bool) {
+// savedRequest is a request of the service shop.
+type savedRequest struct {
+	traceID, spanID string // in hexadecimal digits
+	name            string
+	at              time.Time
+	took            time.Duration
+	marked          bool     // its span says that it has a profile
+	stack           []string // of its wall-clock profile, the leaf first; none without a profile
+}
+
+// save saves the request like an agent: its span, and its profile with the label colour=red.
+func (r savedRequest) save(t *testing.T, dir string) {
 	t.Helper()
-	id := binary.BigEndian.AppendUint64(nil, uint64(n))
+	write := func(path string, b []byte) {
+		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, b, 0o600)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	attribute := func(key, value string) []*commonpb.KeyValue {
+		return []*commonpb.KeyValue{{Key: key, Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: value}}}}
+	}
+	traceID, err := hex.DecodeString(r.traceID)
+	spanID, errSpan := hex.DecodeString(r.spanID)
+	if err := errors.Join(err, errSpan); err != nil {
+		t.Fatal(err)
+	}
+	span := &tracepb.Span{
+		TraceId: traceID, SpanId: spanID, Name: r.name, Kind: tracepb.Span_SPAN_KIND_SERVER,
+		StartTimeUnixNano: uint64(r.at.UnixNano()), EndTimeUnixNano: uint64(r.at.Add(r.took).UnixNano()),
+	}
+	if r.marked {
+		span.Attributes = attribute(wallprofile.ProfileIDAttribute, r.spanID)
+	}
 	var line, raw, file bytes.Buffer
 	if err := traces.Marshal(&line, []*tracepb.ResourceSpans{{
-		Resource: &resourcepb.Resource{Attributes: []*commonpb.KeyValue{{
-			Key: "service.name", Value: &commonpb.AnyValue{Value: &commonpb.AnyValue_StringValue{StringValue: "shop"}},
-		}}},
-		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{{
-			TraceId: append(id, id...), SpanId: id, Name: "GET /item", Kind: tracepb.Span_SPAN_KIND_SERVER,
-			StartTimeUnixNano: uint64(at.UnixNano()), EndTimeUnixNano: uint64(at.Add(took).UnixNano()),
-		}}}},
+		Resource:   &resourcepb.Resource{Attributes: attribute("service.name", "shop")},
+		ScopeSpans: []*tracepb.ScopeSpans{{Spans: []*tracepb.Span{span}}},
 	}}); err != nil {
 		t.Fatal(err)
 	}
-	spans := filepath.Join(dir, "traces", "shop", fmt.Sprint(n, ".jsonl"))
-	m := record.Meta{
-		Service: "shop", Type: record.Wall, Start: at, End: at.Add(took), Labels: map[string]string{wallprofile.SpanScope: wallprofile.ScopeRoot},
-	}
-	path := filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath()))
-	if err := errors.Join(os.MkdirAll(filepath.Dir(spans), 0o700), os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(spans, line.Bytes(), 0o600)); err != nil {
-		t.Fatal(err)
-	}
-	if !slow {
+	write(filepath.Join(dir, "traces", "shop", r.spanID+".jsonl"), line.Bytes())
+	if r.stack == nil {
 		return
 	}
-	st := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
-	f := &profile.Function{ID: 1, Name: "main.handle"}
-	l := &profile.Location{ID: 1, Line: []profile.Line{{Function: f}}}
-	p := &profile.Profile{
-		SampleType: []*profile.ValueType{st}, PeriodType: st, Function: []*profile.Function{f}, Location: []*profile.Location{l},
-		TimeNanos: at.UnixNano(), DurationNanos: int64(took),
-		Sample: []*profile.Sample{{
-			Value: []int64{int64(took)}, Location: []*profile.Location{l}, Label: map[string][]string{wallprofile.SpanID: {hex.EncodeToString(id)}},
-		}},
+	wall := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
+	p := &profile.Profile{SampleType: []*profile.ValueType{wall}, PeriodType: wall, TimeNanos: r.at.UnixNano(), DurationNanos: int64(r.took)}
+	sample := &profile.Sample{Value: []int64{int64(r.took)}, Label: map[string][]string{wallprofile.SpanID: {r.spanID}}}
+	for i, name := range r.stack {
+		f := &profile.Function{ID: uint64(i + 1), Name: name}
+		l := &profile.Location{ID: f.ID, Line: []profile.Line{{Function: f}}}
+		p.Function, p.Location, sample.Location = append(p.Function, f), append(p.Location, l), append(sample.Location, l)
+	}
+	p.Sample = []*profile.Sample{sample}
+	m := record.Meta{
+		Service: "shop", Type: record.Wall, Start: r.at, End: r.at.Add(r.took),
+		Labels: map[string]string{wallprofile.SpanScope: wallprofile.ScopeRoot, "colour": "red"},
 	}
 	if err := p.Write(&raw); err != nil {
 		t.Fatal(err)
 	}
-	if err := errors.Join(record.Encode(&file, record.Record{Meta: m, Profile: raw.Bytes()}), os.WriteFile(path, file.Bytes(), 0o600)); err != nil {
+	if err := record.Encode(&file, record.Record{Meta: m, Profile: raw.Bytes()}); err != nil {
 		t.Fatal(err)
 	}
+	write(filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath())), file.Bytes())
 }
 
 func TestCompareReadsALiveService(t *testing.T) {

@@ -1,17 +1,12 @@
 package main
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
-	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/pprof/profile"
 
 	"spanflame/internal/record"
 	"spanflame/internal/wallprofile"
@@ -20,42 +15,18 @@ import (
 // saveTrace saves a trace of one span of a second, and its profile: it waited for another request.
 func saveTrace(t *testing.T, dir string, profiled bool) (traceID string) {
 	t.Helper()
-	traceID = strings.Repeat("ab", 16)
-	spanID := strings.Repeat("cd", 8)
-	start := time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC)
-	line := fmt.Sprintf(`{"resourceSpans":[{"resource":{"attributes":[{"key":"service.name","value":{"stringValue":"shop"}}]},"scopeSpans":[{"spans":[
-		{"traceId":%q,"spanId":%q,"name":"GET /cart","kind":2,"startTimeUnixNano":"%d","endTimeUnixNano":"%d",
-		"attributes":[{"key":%q,"value":{"stringValue":%q}}]}]}]}]}`, traceID, spanID, start.UnixNano(), start.Add(time.Second).UnixNano(),
-		wallprofile.ProfileIDAttribute, spanID)
-	write := func(path string, b []byte) {
-		if err := errors.Join(os.MkdirAll(filepath.Dir(path), 0o700), os.WriteFile(path, b, 0o600)); err != nil {
-			t.Fatal(err)
+	r := savedRequest{
+		traceID: strings.Repeat("ab", 16), spanID: strings.Repeat("cd", 8), name: "GET /cart",
+		at: time.Date(2026, 1, 2, 15, 0, 0, 0, time.UTC), took: time.Second, marked: true,
+	}
+	if profiled {
+		r.stack = []string{
+			wallprofile.Syscall.Leaf(), "main.audit", wallprofile.CauseFrame(wallprofile.HeldBy, wallprofile.OtherRequest, "POST /audit"),
+			wallprofile.WaitMutex.Leaf(), "sync.(*Mutex).Lock", "main.cart", wallprofile.SpanPrefix + "GET /cart",
 		}
 	}
-	write(filepath.Join(dir, "traces", record.DirName("shop"), "1.jsonl"), []byte(strings.ReplaceAll(line, "\n", " ")+"\n"))
-	if !profiled {
-		return traceID
-	}
-	wall := &profile.ValueType{Type: "wall", Unit: "nanoseconds"}
-	p := &profile.Profile{SampleType: []*profile.ValueType{wall}, PeriodType: wall, TimeNanos: start.UnixNano(), DurationNanos: int64(time.Second)}
-	sample := &profile.Sample{Value: []int64{int64(time.Second)}, Label: map[string][]string{wallprofile.SpanID: {spanID}}}
-	for i, f := range []string{
-		wallprofile.Syscall.Leaf(), "main.audit", wallprofile.CauseFrame(wallprofile.HeldBy, wallprofile.OtherRequest, "POST /audit"),
-		wallprofile.WaitMutex.Leaf(), "sync.(*Mutex).Lock", "main.cart", wallprofile.SpanPrefix + "GET /cart",
-	} {
-		fn := &profile.Function{ID: uint64(i + 1), Name: f}
-		l := &profile.Location{ID: fn.ID, Line: []profile.Line{{Function: fn}}}
-		p.Function, p.Location, sample.Location = append(p.Function, fn), append(p.Location, l), append(sample.Location, l)
-	}
-	p.Sample = []*profile.Sample{sample}
-	m := record.Meta{Service: "shop", Type: record.Wall, Start: start, End: start.Add(time.Second),
-		Labels: map[string]string{wallprofile.SpanScope: wallprofile.ScopeRoot}}
-	var b, file bytes.Buffer
-	if err := errors.Join(p.Write(&b), record.Encode(&file, record.Record{Meta: m, Profile: b.Bytes()})); err != nil {
-		t.Fatal(err)
-	}
-	write(filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath())), file.Bytes())
-	return traceID
+	r.save(t, dir)
+	return r.traceID
 }
 
 func TestWhy(t *testing.T) {
