@@ -26,6 +26,24 @@ func benchstatFile(t *testing.T, name string) string {
 	return filepath.Join(strings.TrimSpace(string(out)), "cmd", "benchstat", "testdata", name)
 }
 
+// compared compares two files.
+func compared(t *testing.T, before, after string) *compare.Report {
+	t.Helper()
+	b, err := input.Open(t.Context(), before, input.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := input.Open(t.Context(), after, input.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := compare.Compare(t.Context(), b, a, compare.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // samples returns what benchstat reads of a unit, by benchmark.
 func samples(t *testing.T, path, unit string) map[string][]float64 {
 	t.Helper()
@@ -68,19 +86,7 @@ func TestBenchmarksAreComparedAsByBenchstat(t *testing.T) {
 			return kept
 		}
 		before, after := cut(before), cut(after)
-		b, err := input.Open(t.Context(), before, input.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := input.Open(t.Context(), after, input.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := compare.Compare(t.Context(), b, a, compare.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		m := r.Metrics[0]
+		m := compared(t, before, after).Metrics[0]
 		olds, news := samples(t, before, "sec/op"), samples(t, after, "sec/op")
 		if m.Name != "sec/op" || m.WindowsBefore != runs || len(m.Functions) != len(olds) || len(olds) != 36 {
 			t.Fatalf("%s with %d windows and %d functions", m.Name, m.WindowsBefore, len(m.Functions))
@@ -125,23 +131,8 @@ func TestBenchmarks(t *testing.T) {
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	side := func() *compare.Report {
-		b, err := input.Open(t.Context(), path, input.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		a, err := input.Open(t.Context(), path, input.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		r, err := compare.Compare(t.Context(), b, a, compare.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return r
-	}
 	got := make(map[string]float64)
-	for _, m := range side().Metrics {
+	for _, m := range compared(t, path, path).Metrics {
 		if m.WindowsBefore != 1 {
 			t.Errorf("%s has %d windows, want 1", m.Name, m.WindowsBefore)
 		}

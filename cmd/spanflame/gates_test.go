@@ -12,7 +12,6 @@ import (
 	"golang.org/x/perf/benchmath"
 
 	"spanflame/profiles/compare"
-	"spanflame/profiles/input"
 )
 
 // TestEqualGates compares each ten runs of a benchmark with the next ten, on a simulated machine that others use as well: a run takes
@@ -47,18 +46,7 @@ func TestEqualGates(t *testing.T) {
 		for range gates {
 			before, old := side("before.txt")
 			after, now := side("after.txt")
-			b, err := input.Open(t.Context(), before, input.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			a, err := input.Open(t.Context(), after, input.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
-			r, err := compare.Compare(t.Context(), b, a, compare.Options{})
-			if err != nil {
-				t.Fatal(err)
-			}
+			r := compared(t, before, after)
 			for i, text := range rules {
 				rule, err := compare.ParseRule(text)
 				if err != nil {
