@@ -118,6 +118,9 @@ func TestBenchmarksAreComparedAsByBenchstat(t *testing.T) {
 				t.Errorf("%s: the change of the medians is %v, the interval %+v", c.Name, change, c.Cum.Ratio)
 			}
 		}
+		if !equal && found[1] == 0 {
+			t.Errorf("%d runs: of %d benchmarks, compare finds none changed, and benchstat %d", runs, len(olds), found[0])
+		}
 		t.Logf("%d runs: of %d benchmarks, benchstat finds %d changed, each with p < 0.05, and compare %d, all with q < 0.05", runs, len(olds), found[0], found[1])
 	}
 }
