@@ -172,7 +172,7 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 		if s.below == nil || s.below.outermost().link == wallprofile.StartedBy {
 			continue // or nobody was waited for yet
 		}
-		at, stack := s.below.place(d.Top.Function, by)
+		at, _, stack := s.below.place(d.Top.Function, by)
 		spent.Add(at, stack.line(at.Function), stack.functions(), time.Duration(s.ns))
 		all += time.Duration(s.ns)
 	}
@@ -190,7 +190,7 @@ func busy(there []sample, whole time.Duration) (c wallprofile.Cause) {
 			continue
 		}
 		whose[s.below.label] += time.Duration(s.ns)
-		if at, stack := s.below.place(); at.Function != "" {
+		if at, _, stack := s.below.place(); at.Function != "" {
 			spent.Add(at, stack.line(at.Function), stack.functions(), time.Duration(s.ns))
 		}
 	}
@@ -201,20 +201,20 @@ func busy(there []sample, whole time.Duration) (c wallprofile.Cause) {
 }
 
 // place returns where whoever was waited for spent time, of those that waited for one another the one that the others
-// waited for, and the stack there. The callers are as those of [wallprofile.CausePlace].
-func (c *cause) place(callers ...string) (at wallprofile.Place, there *stack) {
+// waited for, and its state and stack there. The callers are as those of [wallprofile.CausePlace].
+func (c *cause) place(callers ...string) (at wallprofile.Place, state wallprofile.State, there *stack) {
 	for ; c != nil; c = c.above {
 		if c.not != wallprofile.Followed {
-			return wallprofile.Place{Leaf: c.not.Leaf()}, noStack
+			return wallprofile.Place{Leaf: c.not.Leaf()}, wallprofile.Running, noStack
 		}
 		if c.stack == nil {
 			continue
 		}
 		if at = wallprofile.CausePlace(c.state.Leaf(), c.stack.functions(), callers...); at != (wallprofile.Place{}) {
-			return at, c.stack
+			return at, c.state, c.stack
 		}
 	}
-	return at, noStack
+	return at, wallprofile.Running, noStack
 }
 
 // culprit is who made a wait longer, and the function by which that one ended it, empty if that is not known.

@@ -132,6 +132,7 @@ func newEncoder(o Options) *encoder {
 
 // add adds an account to the scope's open record. It returns how many records it had to emit for that.
 func (x *encoder) add(scope string, a account) (emitted int) {
+	a.samples = fold(a)
 	start := a.span.start
 	if b := x.open[scope]; b != nil {
 		first, last := earlier(b.first, start), later(b.last, start)
