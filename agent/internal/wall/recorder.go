@@ -251,11 +251,9 @@ func (r *Recorder) run() {
 	alarm := time.NewTimer(0)
 	defer alarm.Stop()
 	var due <-chan time.Time
-	// arm starts or stops the recording, and sets the alarm for the next time.
-	arm := func() {
-		var next time.Time
-		quiet := false
-		if r.recording.Run(func() { next, quiet = r.arm(time.Now(), false) }) && quiet {
+	// armed captures if no root that is slow runs any more, and sets the alarm for the next time that arm is due.
+	armed := func(next time.Time, quiet bool) {
+		if quiet {
 			due = nil
 			r.capture()
 			r.recording.Run(func() { next, _ = r.arm(time.Now(), false) })
@@ -263,6 +261,12 @@ func (r *Recorder) run() {
 		if !next.IsZero() {
 			alarm.Reset(time.Until(next))
 		}
+	}
+	arm := func() {
+		var next time.Time
+		quiet := false
+		r.recording.Run(func() { next, quiet = r.arm(time.Now(), false) })
+		armed(next, quiet)
 	}
 	for {
 		select {
@@ -279,12 +283,13 @@ func (r *Recorder) run() {
 		case <-alarm.C:
 			arm()
 		case <-ticks.C:
-			forgetting := false
-			r.recording.Run(func() { forgetting = r.tick(time.Now()) })
+			var next time.Time
+			forgetting, quiet := false, false
+			r.recording.Run(func() { forgetting, next, quiet = r.tick(time.Now()) })
 			if forgetting {
 				r.capture()
 			}
-			arm()
+			armed(next, quiet)
 		case <-r.stop:
 			r.stopped.Store(true)
 			if !r.deadlineReached() {
@@ -317,16 +322,16 @@ func (r *Recorder) spending() (end func()) {
 	}
 }
 
-// tick does what is due regularly. It reports whether a capture is due.
-func (r *Recorder) tick(now time.Time) (due bool) {
+// tick does what is due regularly. It reports whether a capture is due, and what arm returns.
+func (r *Recorder) tick(now time.Time) (due bool, next time.Time, quiet bool) {
 	r.diagnoses.flush(now)
 	due = r.look(now)
-	r.arm(now, true)
+	next, quiet = r.arm(now, true)
 	if !due && !r.paused && r.overgrown(now) {
 		defer r.spending()()
 		r.advance()
 	}
-	return due
+	return due, next, quiet
 }
 
 // end ends the recording.
