@@ -71,7 +71,7 @@ func TestNothingGlobalIsSet(t *testing.T) {
 	a.TracerProvider(sdktrace.NewTracerProvider())
 	unchanged("while the agent runs")
 	if got := runtime.SetMutexProfileFraction(-1); got != 10 {
-		t.Errorf("mutex profile fraction %d, want the default, 100", got)
+		t.Errorf("mutex profile fraction %d, want the default, 10", got)
 	}
 	if err := a.Shutdown(context.Background()); err == nil || !strings.Contains(err.Error(), "stay in "+cfg.SpoolDir) {
 		t.Errorf("Shutdown without a server: %v, want how many profiles are left and where", err)

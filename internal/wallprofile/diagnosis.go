@@ -24,7 +24,7 @@ func (p Place) where() string {
 	return Short(p.Function) + " (" + p.Line + ")"
 }
 
-// Position returns a line of a file as a diagnosis has it, such as "stock.go:123", empty if it is not known.
+// Position returns a line of a file in the form that diagnoses use, such as "stock.go:123", empty if it is not known.
 func Position(file string, line int64) string {
 	if file == "" || line <= 0 {
 		return ""

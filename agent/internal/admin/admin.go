@@ -72,7 +72,7 @@ func Handler(o Options) http.Handler {
 
 	all := http.NewServeMux()
 	all.Handle("/", authorized(o.Token, pages))
-	// Probes have no token, and restart or isolate the service if these fail: they say nothing about the agent's state.
+	// Probes have no token, and restart or isolate the service if these fail: they do not depend on the agent's state.
 	all.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok\n") })
 	all.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = io.WriteString(w, "ready\n"+recordingLine(o.Recording()))
@@ -108,7 +108,8 @@ func recordingLine(recording string) string {
 	return "recording of slow spans: " + recording + "\n"
 }
 
-// status writes the problems and when slow spans are recorded, as JSON if the request accepts it, else as lines of text. The status code is always 200.
+// status writes the problems and when slow spans are recorded, as JSON if the request accepts it, else as lines of text.
+// The status code is always 200.
 func status(w http.ResponseWriter, r *http.Request, problems []Problem, recording string) {
 	word := "ok"
 	if len(problems) > 0 {

@@ -9,7 +9,7 @@ import (
 )
 
 // TestAnotherKey: where OpenTelemetry does not find a span by the key that it asked for at the start of the process, the
-// context of a span has it all the same, so that the service's traces are whole.
+// context of a span still has it, so that the service's traces are whole.
 func TestAnotherKey(t *testing.T) {
 	before := otelSpanKey
 	defer func() { otelSpanKey = before }()

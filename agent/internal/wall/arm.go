@@ -30,7 +30,7 @@ func (r *Recorder) armAfter() time.Duration { return r.o.SlowSpan / 5 }
 // numbersGoroutines reports whether package goid knows where the runtime of this Go version has the number of a goroutine.
 // Where it does not, it reads the number from a stack, as is done here to check it, which would be too slow for every span.
 func numbersGoroutines() bool {
-	const goroutines, calls = 4, 100
+	const goroutines = 4
 	right := make(chan bool)
 	for range goroutines {
 		go func() {
@@ -41,16 +41,11 @@ func numbersGoroutines() bool {
 			right <- err == nil && number == goid.Get()
 		}()
 	}
-	all, fastest := true, time.Hour
+	all := true
 	for range goroutines {
 		all = <-right && all
-		before := time.Now()
-		for range calls {
-			goid.Get()
-		}
-		fastest = min(fastest, time.Since(before)/calls)
 	}
-	return all && fastest < 200*time.Nanosecond
+	return all && fastest(func() { goid.Get() }) < 200
 }
 
 // charge charges to the budget what recording has cost since the last call. Where it is to run all the time whatever it

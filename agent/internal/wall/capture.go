@@ -261,7 +261,7 @@ func (w *work) resolve() {
 func (w *work) reason(t *root) *atomic.Uint64 {
 	r := w.r
 	unrecorded := r.paused || t.endTime().Before(r.conv.started)
-	// What was the reason is the reason until the recorder has looked again.
+	// A reason holds until the next tick.
 	was := func(reason time.Time) bool { return unrecorded && t.began.Before(reason.Add(poll)) }
 	switch {
 	case was(r.failed) && r.failed.After(r.refused):

@@ -403,9 +403,9 @@ func TestArmedWithChosenStart(t *testing.T) {
 	}
 }
 
-// TestArmedBesideAnotherRecorder: where the service itself uses the flight recorder, that is why slow spans are not recorded, and
+// TestArmedWithAnotherRecorder: where the service itself uses the flight recorder, that is why slow spans are not recorded, and
 // not the budget.
-func TestArmedBesideAnotherRecorder(t *testing.T) {
+func TestArmedWithAnotherRecorder(t *testing.T) {
 	rec := armed(t)
 	rec.o.Mode, rec.chooser = nil, chooser{mode: Armed, since: time.Now(), stay: time.Hour}
 	other := runtimetrace.NewFlightRecorder(runtimetrace.FlightRecorderConfig{})
@@ -482,6 +482,13 @@ func TestCalibration(t *testing.T) {
 	rec.meter.calibrate()
 	if p := rec.meter.perEvent; p < 20 || p > 1000 {
 		t.Errorf("an event costs %v ns", p)
+	}
+	spin := func() {
+		for begun := time.Now(); time.Since(begun) < 10*time.Microsecond; {
+		}
+	}
+	if ns := fastest(spin); ns < 10_000 {
+		t.Errorf("what spins for 10 µs takes %v ns", ns)
 	}
 	before := rec.meter.read(time.Now(), 0)
 	for range 10_000 {
