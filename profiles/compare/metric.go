@@ -21,6 +21,7 @@ type comparison struct {
 	divisors      [2]float64 // sum for each side
 	scale         float64    // from before to after for Report.Diff, 0 for that of the divisors
 	points        [2]points
+	binned        bool // the points are parts of a time range, not windows
 	tested        bool
 	ranks         ranks      // if tested
 	order         []int      // the side of each window in the order of time, if sides take turns
@@ -152,11 +153,11 @@ func (c *comparison) mean(side int, s series) (mean float64) {
 
 func (c *comparison) metric(r *Report) Metric {
 	b, a := c.before, c.after
-	per, binned := perRequest, c.byRequest(r)
-	if !binned {
-		per, binned = c.perTime()
+	per := perRequest
+	if c.binned = c.byRequest(r); !c.binned {
+		per, c.binned = c.perTime()
 	}
-	if !binned {
+	if !c.binned {
 		var divisors [2][]float64
 		per, divisors = c.divide(r)
 		for i, d := range divisors {
@@ -171,7 +172,7 @@ func (c *comparison) metric(r *Report) Metric {
 	}
 	if c.tested {
 		c.ranks = newRanks(len(c.points[0].divisors), len(c.points[1].divisors))
-		if !binned && turns(b.windows, a.windows) {
+		if !c.binned && turns(b.windows, a.windows) {
 			c.order = order(c.points)
 		}
 		c.dependence = newDependence(c.points[0].values(b.total), c.points[1].values(a.total), c.order, totalCaution)
@@ -381,6 +382,7 @@ func (c *comparison) values(before, after series) Values {
 		r := c.ranks.compare(vb, va, means, u, 1-c.options.Alpha)
 		v.P, v.Difference, v.Ratio = r.p, r.difference, r.ratio
 		v.noise = newNoise(vb, va, r.ratio, 1-c.options.Alpha, c.order != nil)
+		v.noise.binned = c.binned
 		v.Smallest = Number(v.noise.smallest(c.options.Alpha))
 		return v
 	}

@@ -17,6 +17,7 @@ type noise struct {
 	before, after float64 // the largest change of a side that is split against itself, as a logarithm
 	error         float64 // of the logarithm of the quotient of both sides, infinite if it is unknown
 	freedom       float64
+	binned        bool    // the values are of parts of a time range, not of windows
 	apart         float64 // the factor by which sides that drift change more than the halves of a side
 }
 
@@ -88,10 +89,10 @@ func (n noise) advice(change, p float64, windowsBefore, windowsAfter int) string
 	switch {
 	case !(times > 1 && times < 1000): // the sides change by themselves, or how much is not known
 		return "record for a longer time, and let the sides take turns"
-	case n.freedom == float64(windowsBefore+windowsAfter-2):
-		return fmt.Sprintf("record about %s on each side", format.Count(int(math.Ceil(float64(max(windowsBefore, windowsAfter))*times)), "window"))
+	case n.binned:
+		return fmt.Sprintf("record for about %.0f times as long", math.Ceil(times))
 	}
-	return fmt.Sprintf("record for about %.0f times as long", math.Ceil(times))
+	return fmt.Sprintf("record about %s on each side", format.Count(int(math.Ceil(float64(max(windowsBefore, windowsAfter))*times)), "window"))
 }
 
 // explainNoise adds a note on the smallest change of each total that the windows can show.

@@ -1,8 +1,10 @@
 package compare_test
 
 import (
+	"iter"
 	"math"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -99,6 +101,23 @@ func TestWhatToRecord(t *testing.T) {
 	all := verdict(t, noisy(random, 8, 5, 0.2, 0), noisy(random, 8, 5, 0.2, 0), "cpu(*):+8%@p<0.05")
 	if len(all.Undecided) != 1 || !strings.Contains(all.Undecided[0].Error(), "all functions vary too much") {
 		t.Errorf("%+v", all)
+	}
+}
+
+// TestWhatToRecordOfSlowRequests: what decides about slow requests is the time, also if there are as many of them as parts
+// that the time is divided into.
+func TestWhatToRecordOfSlowRequests(t *testing.T) {
+	random := rand.New(rand.NewPCG(17, 18))
+	slow := func() iter.Seq2[profiles.Window, error] {
+		return slowSide(random, slices.Repeat([]float64{0.3, 0.4}, 10)...)
+	}
+	r, err := compare.ParseRule("wall:+20%@p<0.05")
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := mustCompare(t, slow(), slow(), compare.Options{Normalization: compare.ByDuration}).Check([]compare.Rule{r})
+	if len(v.Undecided) != 1 || !strings.Contains(v.Undecided[0].Error(), " times as long") {
+		t.Errorf("%+v", v)
 	}
 }
 
