@@ -9,8 +9,8 @@ import (
 	"spanflame/profiles/internal/stat"
 )
 
-// power is the normal deviate of the probability, 80 %, with which the smallest change that data can show is found.
-const power = 0.8416
+// power is the probability with which the smallest change that data can show is found.
+const power = 0.8
 
 // noise describes how much a quantity varies although nothing changed.
 type noise struct {
@@ -74,7 +74,7 @@ func median(values []float64) float64 {
 
 // byChance returns the smallest change, as a logarithm, that has a p below the given one with a probability of 80 %.
 func (n noise) byChance(p float64) float64 {
-	return (stat.StudentQuantile(n.freedom, 1-p/2) + power) * n.error
+	return (stat.StudentQuantile(n.freedom, 1-p/2) + stat.NormalQuantile(power)) * n.error
 }
 
 // smallest returns the smallest change that the data can show, as a share: it is found with a probability of 80 %, and what
