@@ -124,9 +124,10 @@ func (c comparison) wanted() string {
 	return "Say at least one of the times."
 }
 
-// comparisonPair reads both sides, scaled so that they can be compared: a span as it is; times, versions and directories as
-// the verdict on them has them, or, without its numbers, as the mean of a window or of a slow request.
-func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *profile.Profile, v *verdict, err error) {
+// comparisonPair reads both sides of the comparison with the parameters q, scaled so that they can be compared: a span as it
+// is; times, versions and directories as the verdict on them has them, or, without its numbers, as the mean of a window or
+// of a slow request. The verdict is kept, as the pages of the program pprof are of the same comparison.
+func (s *server) comparisonPair(ctx context.Context, q url.Values, c comparison) (p, base *profile.Profile, v *verdict, err error) {
 	if !c.complete() {
 		return nil, nil, nil, badRequest("%s", c.wanted())
 	}
@@ -152,13 +153,18 @@ func (s *server) comparisonPair(ctx context.Context, c comparison) (p, base *pro
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	v = &verdict{}
-	if value := profiles.DefaultSampleIndex(p); value >= 0 {
-		judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
-		if err != nil { // the difference is shown without it
-			judged = verdict{Notes: []string{format.Clean(err.Error(), 400)}}
+	key := fmt.Sprintf("%q", q)
+	v, known := s.verdicts.get(key)
+	if !known {
+		v = &verdict{}
+		if value := profiles.DefaultSampleIndex(p); value >= 0 {
+			judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
+			if err != nil { // the difference is shown without it
+				judged = verdict{Notes: []string{format.Clean(err.Error(), 400)}}
+			}
+			v = &judged
 		}
-		v = &judged
+		s.verdicts.put(key, v)
 	}
 	if err := cmp.Or(scale(ctx, before, a, base, v.totals[0]), scale(ctx, s.source, b, p, v.totals[1])); err != nil {
 		return nil, nil, nil, err
@@ -388,7 +394,7 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 		return found, nil
 	}
 	return once(ctx, s, key, func(ctx context.Context) (*comparisonResult, error) {
-		p, base, v, err := s.comparisonPair(ctx, c)
+		p, base, v, err := s.comparisonPair(ctx, q, c)
 		if err != nil {
 			return nil, err
 		}

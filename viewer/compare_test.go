@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"html"
+	"iter"
 	"net/url"
 	"os"
 	"regexp"
@@ -17,6 +18,7 @@ import (
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
 	"spanflame/internal/wallprofile"
+	"spanflame/profiles"
 	"spanflame/viewer/internal/fixture"
 	"spanflame/viewer/source"
 )
@@ -202,6 +204,17 @@ func TestASingleWindowIsNotHalved(t *testing.T) {
 	}
 }
 
+// counting counts how often the windows of a selection are read one by one.
+type counting struct {
+	source.Source
+	series int
+}
+
+func (c *counting) Series(ctx context.Context, sel source.Selection, most int) iter.Seq2[profiles.Window, error] {
+	c.series++
+	return c.Source.Series(ctx, sel, most)
+}
+
 func TestCompareTellsAChangeFromChance(t *testing.T) {
 	d := fixture.New(t)
 	for i := range 16 {
@@ -213,7 +226,8 @@ func TestCompareTellsAChangeFromChance(t *testing.T) {
 		d.Profile(record.Meta{Service: "storefront", Type: record.CPU, Start: start, End: start.Add(15 * time.Second)}, "cpu", "nanoseconds",
 			fixture.Sample("main.main;main.slow", slow+fixture.Jitter(i), ""), fixture.Sample("main.main;main.same", 2e9+fixture.Jitter(i+3), ""))
 	}
-	h := pages(t, open(t, d.Dir), Options{})
+	from := &counting{Source: open(t, d.Dir)}
+	h := pages(t, from, Options{})
 	middle := fixture.Began.Add(120 * time.Second).Format(time.RFC3339)
 	q := url.Values{"what": {"times"}, "type": {"cpu"}, "service": {"storefront"}, "ato": {middle}, "bfrom": {middle}}
 	got := page(t, h, "/compare?"+q.Encode())
@@ -222,6 +236,11 @@ func TestCompareTellsAChangeFromChance(t *testing.T) {
 		if row := rowOf(got, name); !strings.Contains(strings.ReplaceAll(row, "&#43;", "+"), want) {
 			t.Errorf("%s: %q, want %s", name, row, want)
 		}
+	}
+
+	shows(t, page(t, h, html.UnescapeString(regexp.MustCompile(`/flame/[^"]*`).FindString(got))), "main.slow", "back to the comparison")
+	if from.series != 2 {
+		t.Errorf("the pages of the comparison read %d series of windows, want one for each side", from.series)
 	}
 
 	q.Set("ato", fixture.Began.Add(15*time.Second).Format(time.RFC3339))

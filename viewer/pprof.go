@@ -49,7 +49,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 		}
 		b = pprofui.Bar{Back: "/compare?" + q.Encode(), BackText: "back to the comparison", Title: c.title(s.zone)}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) {
-			p, base, _, err := s.comparisonPair(ctx, c)
+			p, base, _, err := s.comparisonPair(ctx, q, c)
 			return p, base, err
 		}
 	case "profiles":

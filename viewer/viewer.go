@@ -135,6 +135,7 @@ type server struct {
 	diagnoses *cache[diagnosis]
 	memories  *cache[[]source.MemoryPoint]
 	compared  *cache[*comparisonResult]
+	verdicts  *cache[*verdict] // also of comparisons that are too large to be kept
 	wholes    *cache[*why.Trace]
 }
 
@@ -149,6 +150,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 		diagnoses: newCache[diagnosis](keptDiagnoses, time.Hour),
 		memories:  newCache[[]source.MemoryPoint](keptProfiles, keptFor),
 		compared:  newCache[*comparisonResult](keptMounts, keptFor),
+		verdicts:  newCache[*verdict](keptMounts, keptFor),
 		wholes:    newCache[*why.Trace](keptMounts, keptFor),
 	}
 	if s.options.Log == nil {
