@@ -133,10 +133,10 @@ func repetition(all map[string]measured, i int) (profiles.Window, error) {
 
 // unitOf returns the unit of samples in which values of a benchmark's unit are written, and the factor to it.
 func unitOf(unit string) (of string, factor float64) {
-	switch base, _, _ := strings.Cut(unit, "/"); {
-	case base == "sec":
+	switch base, _, _ := strings.Cut(unit, "/"); base {
+	case "sec":
 		return "nanoseconds", 1e9
-	case base == "B":
+	case "B":
 		return "bytes", 1
 	}
 	return "count", 1

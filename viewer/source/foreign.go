@@ -55,7 +55,7 @@ type foreignFile struct {
 // openForeign reads the files at a path, which is not a link; service is the service of those that do not name theirs. It
 // returns nil for a directory without profiles, and an error for a single file that cannot be used.
 func openForeign(ctx context.Context, path, service string) (*foreignFiles, error) {
-	l := &foreignFiles{path: path, service: service, turn: make(chan struct{}, 1)}
+	l := &foreignFiles{path: path, service: service, turn: make(chan struct{}, 1), files: make(map[string]foreignFile)}
 	if err := l.look(ctx); err != nil {
 		return nil, err
 	}
@@ -110,9 +110,6 @@ func (l *foreignFiles) look(ctx context.Context) error {
 		return ctx.Err()
 	})
 	if err != nil {
-		if l.files == nil {
-			l.files = files
-		}
 		maps.Copy(l.files, files) // these are not read again
 		return fmt.Errorf("list profiles: %w", err)
 	}

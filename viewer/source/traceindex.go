@@ -76,6 +76,9 @@ func isTraceName(name string) bool {
 // whole reports whether a file is read as a whole.
 func (f *traceFile) whole() bool { return !strings.HasSuffix(f.name, ends[0]) }
 
+// ofTraces reports whether a file is in the directory of traces. One next to it need not be of traces.
+func (f *traceFile) ofTraces() bool { return path.Dir(f.name) != "." }
+
 // line is the place of a line with spans of a trace, or of a document, in the decompressed file.
 type line struct {
 	file   *traceFile
@@ -235,7 +238,7 @@ func (x *traceIndex) drop() {
 	}
 }
 
-// readWhole reads a file that is not a growing one of lines. A file next to the directory of traces need not be of traces.
+// readWhole reads a file that is not a growing one of lines.
 func (x *traceIndex) readWhole(f *traceFile) error {
 	text, err := x.contents(f)
 	if err != nil && !errors.Is(err, errUnreadable) {
@@ -248,7 +251,7 @@ func (x *traceIndex) readWhole(f *traceFile) error {
 			found = x.addLine(line{f, int64(at.Offset), at.Length}, text[at.Offset:at.Offset+at.Length]) || found
 		}
 	}
-	if err != nil && (found || path.Dir(f.name) != ".") {
+	if err != nil && (found || f.ofTraces()) {
 		x.countDamaged()
 	}
 	return nil
@@ -340,7 +343,7 @@ func (x *traceIndex) addLine(at line, text []byte) bool {
 	}
 	spans, err := traces.Unmarshal(text)
 	if err != nil {
-		if path.Dir(at.file.name) != "." {
+		if at.file.ofTraces() {
 			x.countDamaged()
 		}
 		return false
