@@ -131,15 +131,6 @@ func (s *server) comparisonPair(ctx context.Context, q url.Values, c comparison)
 	if !c.complete() {
 		return nil, nil, nil, badRequest("%s", c.wanted())
 	}
-	if c.What == "spans" {
-		p, err = s.comparedSpan(ctx, c.spanB, c.Type.Type)
-		if err == nil || errors.Is(err, profiles.ErrNone) {
-			var err2 error
-			base, err2 = s.comparedSpan(ctx, c.spanA, c.Type.Type)
-			err = missing(c.Type, err2, err)
-		}
-		return p, base, nil, err
-	}
 	before, a, b, err := s.sides(ctx, c)
 	if err != nil {
 		return nil, nil, nil, err
@@ -153,17 +144,25 @@ func (s *server) comparisonPair(ctx context.Context, q url.Values, c comparison)
 	if err != nil {
 		return nil, nil, nil, err
 	}
+	value, baseValue := profiles.DefaultSampleIndex(p), profiles.DefaultSampleIndex(base)
+	if value < 0 || baseValue < 0 {
+		return nil, nil, nil, missingProfile{"One of the profiles has no values."}
+	}
+	if after, before := p.SampleType[value], base.SampleType[baseValue]; before.Type != after.Type || before.Unit != after.Unit {
+		return nil, nil, nil, missingProfile{fmt.Sprintf("The sides have different sample types, %s in %s and %s in %s.",
+			before.Type, before.Unit, after.Type, after.Unit)}
+	}
+	if c.What == "spans" {
+		return p, base, nil, nil
+	}
 	key := fmt.Sprintf("%q", q)
 	v, known := s.verdicts.get(key)
 	if !known {
-		v = &verdict{}
-		if value := profiles.DefaultSampleIndex(p); value >= 0 {
-			judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
-			if err != nil { // the difference is shown without it
-				judged = verdict{Notes: []string{format.Clean(err.Error(), 400)}}
-			}
-			v = &judged
+		judged, err := testChanges(ctx, before, s.source, a, b, metricOf(c.Type.Type, p.SampleType[value].Type))
+		if err != nil { // the difference is shown without it
+			judged = verdict{Notes: []string{format.Clean(err.Error(), 400)}}
 		}
+		v = &judged
 		s.verdicts.put(key, v)
 	}
 	if err := cmp.Or(scale(ctx, before, a, base, v.totals[0]), scale(ctx, s.source, b, p, v.totals[1])); err != nil {
@@ -193,11 +192,16 @@ func missing(t profileType, before, after error) error {
 	return before
 }
 
-// sides returns the selections of a comparison that is not of spans, and the source of the side before. A base directory of
-// another tool need not have the service's name, which is that of the directory: if it has a single service, it is that.
+// sides returns the selections of a comparison, and the source of the side before. A base directory of another tool need not
+// have the service's name, which is that of the directory: if it has a single service, it is that.
 func (s *server) sides(ctx context.Context, c comparison) (before source.Source, a, b source.Selection, err error) {
 	before = s.source
-	if c.What == "directories" {
+	switch c.What {
+	case "spans":
+		spanA, errA := s.spanAt(ctx, c.spanA)
+		spanB, errB := s.spanAt(ctx, c.spanB)
+		return before, source.OfSpan(spanA, c.Type.Type), source.OfSpan(spanB, c.Type.Type), cmp.Or(errA, errB)
+	case "directories":
 		before = s.options.Base
 	}
 	of := source.Selection{Service: c.service, Type: c.Type.Type, Slow: s.options.SlowSpan}
@@ -214,14 +218,6 @@ func (s *server) sides(ctx context.Context, c comparison) (before source.Source,
 		}
 	}
 	return before, a, b, nil
-}
-
-func (s *server) comparedSpan(ctx context.Context, id string, t record.Type) (*profile.Profile, error) {
-	sp, err := s.spanAt(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	return s.source.Profile(ctx, source.OfSpan(sp, t))
 }
 
 // spanAt returns the span at TRACE/SPAN.
@@ -399,13 +395,6 @@ func (s *server) comparison(ctx context.Context, q url.Values, c comparison) (*c
 			return nil, err
 		}
 		value, baseValue := profiles.DefaultSampleIndex(p), profiles.DefaultSampleIndex(base)
-		if value < 0 || baseValue < 0 {
-			return nil, missingProfile{"One of the profiles has no values."}
-		}
-		if b := base.SampleType[baseValue]; b.Type != p.SampleType[value].Type || b.Unit != p.SampleType[value].Unit {
-			return nil, missingProfile{fmt.Sprintf("The sides have different sample types, %s in %s and %s in %s.",
-				b.Type, b.Unit, p.SampleType[value].Type, p.SampleType[value].Unit)}
-		}
 		found := &comparisonResult{
 			Before: format.Value(sum(base, baseValue), p.SampleType[value].Unit), After: format.Value(sum(p, value), p.SampleType[value].Unit),
 			Of: c.Type.of(p.SampleType[value].Type), difference: newDifference(base, p, 1, 1),

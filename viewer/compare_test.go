@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"html"
 	"iter"
+	"net/http"
 	"net/url"
 	"os"
 	"regexp"
@@ -201,6 +202,27 @@ func TestASingleWindowIsNotHalved(t *testing.T) {
 		if got := page(t, h, "/compare?what=times&service="+service); strings.Contains(got, "the half from") != want {
 			t.Errorf("halves of %s are an option: %v, want %v", service, !want, want)
 		}
+	}
+}
+
+// Sides of different sample types are refused before their windows are read.
+func TestCompareRefusesDifferentTypes(t *testing.T) {
+	cpuOf := func(unit string) source.Source {
+		d := fixture.New(t)
+		d.Profile(record.Meta{Service: "shop", Type: record.CPU, Start: fixture.Began, End: fixture.Began.Add(15 * time.Second)}, "cpu", unit,
+			fixture.Sample("main.main", 1e9, ""))
+		return open(t, d.Dir)
+	}
+	from := &counting{Source: cpuOf("nanoseconds")}
+	h := pages(t, from, Options{Base: cpuOf("count")})
+	q := url.Values{"what": {"directories"}, "type": {"cpu"}, "service": {"shop"}}
+	shows(t, page(t, h, "/compare?"+q.Encode()), "The sides have different sample types, cpu in count and cpu in nanoseconds")
+	q.Set("kind", "compare")
+	if got := get(h, "/flame/"+encodeSpec(q)+"/flamegraph"); got.Code != http.StatusNotFound {
+		t.Errorf("the page of pprof has status %d, want %d", got.Code, http.StatusNotFound)
+	}
+	if from.series > 0 {
+		t.Errorf("%d series of windows were read", from.series)
 	}
 }
 
