@@ -2,16 +2,11 @@ package query
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
-
-	"spanflame/internal/traces"
 )
 
 // Jaeger is a Jaeger server, which is asked through version 3 of its API.
@@ -52,30 +47,19 @@ func (j *Jaeger) Find(ctx context.Context, q JaegerQuery) ([]Span, error) {
 	if q.AtLeast > 0 {
 		params.Set("query.duration_min", q.AtLeast.String())
 	}
-	return j.spans(ctx, "/api/v3/traces", params)
+	return j.found(ctx, "/api/v3/traces", params)
 }
 
 // Trace returns the spans of a trace, in the order of their starts; none if the trace is unknown.
 func (j *Jaeger) Trace(ctx context.Context, traceID string) ([]Span, error) {
-	return j.spans(ctx, "/api/v3/traces/"+url.PathEscape(traceID), nil)
+	return j.found(ctx, "/api/v3/traces/"+url.PathEscape(traceID), nil)
 }
 
-// spans returns the spans of an answer; none if it is that nothing was found.
-func (j *Jaeger) spans(ctx context.Context, path string, params url.Values) ([]Span, error) {
-	var answer struct {
-		Result json.RawMessage `json:"result"`
-	}
-	err := j.call(ctx, path, params, nil, into(&answer))
+// found returns the spans of an answer; none if it is that nothing was found.
+func (j *Jaeger) found(ctx context.Context, path string, params url.Values) ([]Span, error) {
+	spans, err := j.spans(ctx, path, params)
 	if status, ok := errors.AsType[StatusError](err); ok && status.Status == http.StatusNotFound {
 		return nil, nil
 	}
-	if err != nil || len(answer.Result) == 0 {
-		return nil, err
-	}
-	spans, err := traces.Unmarshal(answer.Result)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	slices.SortStableFunc(spans, func(a, b Span) int { return a.Start.Compare(b.Start) })
-	return spans, nil
+	return spans, err
 }

@@ -11,8 +11,11 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
+
+	"spanflame/internal/traces"
 )
 
 // maxAnswer limits the body of an answer, in bytes.
@@ -80,6 +83,19 @@ func (c client) send(ctx context.Context, path string, query url.Values, mediaTy
 		return fmt.Errorf("%s: %w", u, err)
 	}
 	return nil
+}
+
+// Span is one span of a trace.
+type Span = traces.Span
+
+// spans returns the spans of an answer, in the order of their starts.
+func (c client) spans(ctx context.Context, path string, query url.Values) (spans []Span, err error) {
+	err = c.call(ctx, path, query, nil, func(answer []byte) (err error) {
+		spans, err = traces.Unmarshal(answer)
+		return err
+	})
+	slices.SortStableFunc(spans, func(a, b Span) int { return a.Start.Compare(b.Start) })
+	return spans, err
 }
 
 // StatusError means that a server answered with another status than 200.

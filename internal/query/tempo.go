@@ -3,7 +3,6 @@ package query
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/url"
@@ -11,8 +10,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"spanflame/internal/traces"
 )
 
 // Tempo is a Tempo server.
@@ -135,24 +132,7 @@ func (t *Tempo) Spans(ctx context.Context, traceQL string, start, end time.Time,
 	return all, nil
 }
 
-// Span is one span of a trace.
-type Span = traces.Span
-
 // Trace returns the spans of a trace, in the order of their starts; none if the trace is unknown.
 func (t *Tempo) Trace(ctx context.Context, traceID string) ([]Span, error) {
-	var answer struct {
-		Trace json.RawMessage `json:"trace"`
-	}
-	if err := t.call(ctx, "/api/v2/traces/"+url.PathEscape(traceID), nil, nil, into(&answer)); err != nil {
-		return nil, err
-	}
-	if len(answer.Trace) == 0 {
-		return nil, nil
-	}
-	spans, err := traces.Unmarshal(answer.Trace)
-	if err != nil {
-		return nil, fmt.Errorf("trace %s: %w", traceID, err)
-	}
-	slices.SortStableFunc(spans, func(a, b Span) int { return a.Start.Compare(b.Start) })
-	return spans, nil
+	return t.spans(ctx, "/api/v2/traces/"+url.PathEscape(traceID), nil)
 }
