@@ -1,6 +1,6 @@
 // Package source reads traces and profiles from where they are kept: a directory that agents save to, any other
-// directory or file with profiles, or Tempo and Pyroscope. The pages of package source and the demo read through it.
-// It makes no pages and serves nothing, and it only reads.
+// directory or file with profiles, Tempo or Jaeger with Pyroscope, or an agent's listener, of which it saves the profiles
+// first. The pages of package viewer, the command mcp and the demo read through it. It makes no pages and serves nothing.
 package source
 
 import (
