@@ -27,6 +27,17 @@ func WithoutDamaged(windows iter.Seq2[Window, error], report func(Damaged)) iter
 	}
 }
 
+// SpanIDs returns the IDs of the spans that samples of a profile name.
+func SpanIDs(p *profile.Profile) map[string]bool {
+	ids := make(map[string]bool)
+	for _, s := range p.Sample {
+		for _, id := range s.Label[wallprofile.SpanID] {
+			ids[id] = true
+		}
+	}
+	return ids
+}
+
 // OfSpans reduces each profile to the samples of the spans, and leaves out profiles without such samples.
 func OfSpans(windows iter.Seq2[Window, error], spanIDs ...string) iter.Seq2[Window, error] {
 	return func(yield func(Window, error) bool) {

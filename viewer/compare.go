@@ -18,7 +18,6 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/record"
 	"spanflame/internal/traces"
-	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 )
 
@@ -275,7 +274,7 @@ func meanRatio(ctx context.Context, from source.Source, sel source.Selection, p 
 // have the IDs of their requests, it is as long as the recorded requests took on average: the profile of a request has all
 // of its time. It returns 0 if they are not known: wall-clock profiles of other tools are not of requests.
 func requestRatio(ctx context.Context, from source.Source, sel source.Selection, p *profile.Profile) (float64, error) {
-	if n := len(spansIn(p)); n > 0 {
+	if n := len(profiles.SpanIDs(p)); n > 0 {
 		return 1 / float64(n), nil
 	}
 	requests, err := from.Captured(
@@ -290,17 +289,6 @@ func requestRatio(ctx context.Context, from source.Source, sel source.Selection,
 		took += float64(sp.Duration()) / float64(len(requests))
 	}
 	return ratioTo(p, took), nil
-}
-
-// spansIn returns the IDs of spans that samples have.
-func spansIn(p *profile.Profile) map[string]bool {
-	ids := make(map[string]bool)
-	for _, sample := range p.Sample {
-		for _, id := range sample.Label[wallprofile.SpanID] {
-			ids[id] = true
-		}
-	}
-	return ids
 }
 
 // comparePage is the data of the page Compare.

@@ -237,7 +237,7 @@ func (s *server) have(ctx context.Context, spans []traces.Span) map[string]bool 
 		if err != nil {
 			continue
 		}
-		if there := spansIn(p); len(there) > 0 {
+		if there := profiles.SpanIDs(p); len(there) > 0 {
 			for _, id := range of {
 				have[id] = there[id]
 			}

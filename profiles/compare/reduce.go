@@ -101,7 +101,7 @@ func (s *side) leavesOut(w profiles.Window, request int) bool {
 	case "":
 		s.unscoped = s.unscoped || w.Service != ""
 	}
-	if s.requests != nil && (w.Service != "" || len(spanIDs(w.Profile)) > 0) && request < 0 {
+	if s.requests != nil && (w.Service != "" || len(profiles.SpanIDs(w.Profile)) > 0) && request < 0 {
 		if s.span == "" {
 			s.unknown++
 		}
@@ -114,7 +114,7 @@ func (s *side) leavesOut(w profiles.Window, request int) bool {
 func (s *side) add(w profiles.Window, request int) error {
 	spans := 0
 	if w.Type == record.Wall {
-		if spans = len(spanIDs(w.Profile)); spans == 0 && w.Service != "" {
+		if spans = len(profiles.SpanIDs(w.Profile)); spans == 0 && w.Service != "" {
 			spans = 1 // a server's profile has lost its labels
 		}
 		// Who else was waited for is no change of the functions that wait, and other goroutines' time is not the span's.
@@ -262,17 +262,6 @@ func grain(p *profile.Profile, unit string) float64 {
 		return heapRate
 	}
 	return 1
-}
-
-// spanIDs returns the spans that the samples of a wall profile name.
-func spanIDs(p *profile.Profile) map[string]bool {
-	ids := map[string]bool{}
-	for _, s := range p.Sample {
-		for _, id := range s.Label[wallprofile.SpanID] {
-			ids[id] = true
-		}
-	}
-	return ids
 }
 
 // reduce adds up the samples of one profile by function and by stack. A function that occurs several times on a stack
