@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"spanflame/internal/format"
+	"spanflame/profiles/compare"
 	"spanflame/viewer/source"
 )
 
@@ -37,9 +38,9 @@ func (s *server) distributions(ctx context.Context, f source.Filter) (distributi
 
 // of describes all sampled requests of a name, empty if they are not known.
 func (d distributions) of(service, name string) (requests, median, p99 string) {
-	took := d[route{service, name}]
-	if len(took) == 0 {
+	took := compare.NewDurations(d[route{service, name}])
+	if took.Requests == 0 {
 		return "", "", ""
 	}
-	return fmt.Sprint(len(took)), format.Duration(quantile(took, 0.5)), format.Duration(quantile(took, 0.99))
+	return fmt.Sprint(took.Requests), format.Duration(took.Median), format.Duration(took.P99)
 }

@@ -105,8 +105,8 @@ func (r *requests) only(p *profile.Profile) *profile.Profile {
 	}))
 }
 
-// describe returns the distribution of sorted durations.
-func describe(d []time.Duration) Durations {
+// NewDurations describes sorted durations.
+func NewDurations(d []time.Duration) Durations {
 	if len(d) == 0 {
 		return Durations{}
 	}
@@ -120,7 +120,7 @@ func routes(before, after *requests) []Route {
 	for _, side := range []*requests{before, after} {
 		for name, durations := range side.byName {
 			if _, ok := took[name]; !ok {
-				all = append(all, Route{name, describe(before.byName[name]), describe(after.byName[name])})
+				all = append(all, Route{name, NewDurations(before.byName[name]), NewDurations(after.byName[name])})
 			}
 			for _, d := range durations {
 				took[name] += d
