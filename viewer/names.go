@@ -70,15 +70,21 @@ func (s *server) names(w http.ResponseWriter, r *http.Request) error {
 	page.Names = byName(spans, q)
 	page.Names = page.Names[:min(len(page.Names), listedNames)]
 	for i := range page.Names {
-		if n := &page.Names[i]; !calls(n.Kind) {
+		if n := &page.Names[i]; n.Kind == "" {
 			n.Requests, n.Median, n.P99 = all.of(n.Service, n.Name)
 		}
 	}
 	return s.render(w, http.StatusOK, "names.html", page)
 }
 
-// calls reports whether spans of a kind are those of a caller, whose name is often that of the request that it makes.
-func calls(kind string) bool { return kind == "client" || kind == "producer" }
+// callKind returns a kind of spans if they are those of a caller, whose name is often that of the request that it makes, and
+// "" for all other kinds.
+func callKind(kind string) string {
+	if kind == "client" || kind == "producer" {
+		return kind
+	}
+	return ""
+}
 
 // byName returns the names of spans, that of the slowest first, with pages of the time range in q. Those of callers are apart
 // from the spans that they call.
@@ -86,10 +92,7 @@ func byName(spans []traces.Span, q url.Values) []listedName {
 	type key struct{ service, name, kind string }
 	took := make(map[key][]time.Duration)
 	for _, sp := range spans {
-		k := key{sp.Service, sp.Name, sp.Kind}
-		if !calls(k.kind) {
-			k.kind = ""
-		}
+		k := key{sp.Service, sp.Name, callKind(sp.Kind)}
 		took[k] = append(took[k], sp.Duration())
 	}
 	var names []listedName
@@ -293,7 +296,7 @@ func (s *server) bucketsOf(ctx context.Context, q url.Values) (bucket, error) {
 		return bucket{}, err
 	}
 	return buckets(slices.DeleteFunc(spans, func(sp traces.Span) bool {
-		return calls(sp.Kind) != calls(q.Get("kind")) || q.Get("kind") != "" && sp.Kind != q.Get("kind")
+		return callKind(sp.Kind) != callKind(q.Get("kind"))
 	})), nil
 }
 
