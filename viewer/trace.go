@@ -323,13 +323,15 @@ func rows(
 // foldedFrom is the number of equal spans from which they have one row: a loop of queries would push the rest off the page.
 const foldedFrom = 4
 
-// folded groups the spans below one that are the same but for their time, and have nothing below them. Each group has the
-// place of its first span, and begins with its longest. The selected span is not folded into another one.
+// folded groups the spans below one that are the same but for their time and the values of their queries, and have nothing
+// below them. Each group has the place of its first span, and begins with its longest. The selected span is not folded into
+// another one.
 func folded(spans []traces.Span, children map[string][]traces.Span, selected string) (groups [][]traces.Span) {
-	type key struct{ service, name, kind, query, host string }
+	type key struct{ service, name, kind, call, host string }
 	at := make(map[key]int)
 	for _, s := range spans {
-		k := key{s.Service, s.Name, s.Kind, attribute(s, queryAttributes...), attribute(s, hostAttributes...)}
+		call := wallprofile.CallOf(func(name string) string { return s.Attributes[name] }).Frame()
+		k := key{s.Service, s.Name, s.Kind, call, attribute(s, "server.address", "net.peer.name")}
 		i, ok := at[k]
 		if !ok || len(children[s.ID]) > 0 || s.Error || s.ID == selected {
 			i = len(groups)
@@ -363,7 +365,7 @@ func first(spans []traces.Span) time.Time {
 // target returns what a span calls or serves, by the attributes of OpenTelemetry's conventions, the older ones included: a
 // method and an address, or a query. It is empty where the name says it.
 func target(s traces.Span) string {
-	text := attribute(s, queryAttributes...)
+	text := attribute(s, "db.query.text", "db.statement")
 	if text == "" {
 		if text = attribute(s, "url.full", "http.url", "url.path", "http.target"); text != "" {
 			if u, err := url.Parse(text); err == nil {
@@ -378,12 +380,6 @@ func target(s traces.Span) string {
 	}
 	return text
 }
-
-// The attributes of spans that name a query, and the host of a call.
-var (
-	queryAttributes = []string{"db.query.text", "db.statement"}
-	hostAttributes  = []string{"server.address", "net.peer.name"}
-)
 
 // attribute returns the first of some attributes that a span has.
 func attribute(s traces.Span, names ...string) string {

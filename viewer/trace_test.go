@@ -246,7 +246,7 @@ func TestUnsampledTrace(t *testing.T) {
 	}
 }
 
-// Many equal queries are one row, and a call says what it calls.
+// Many queries that are equal but for their values are one row, and a call says what it calls.
 func TestRepeatsAreOneRow(t *testing.T) {
 	d := fixture.New(t)
 	all := []fixture.Span{
@@ -266,6 +266,8 @@ func TestRepeatsAreOneRow(t *testing.T) {
 			q.Took = 7 * time.Millisecond
 		case 300:
 			q.Attributes = map[string]string{"db.statement": "SELECT 1"}
+		case 400: // the same query of another value
+			q.Attributes = map[string]string{"db.statement": "SELECT price FROM items WHERE id = 400"}
 		}
 		all = append(all, q)
 	}
