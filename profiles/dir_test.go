@@ -401,7 +401,7 @@ func TestWindows(t *testing.T) {
 }
 
 // Many readers look at a directory that is being written to and cleaned.
-func TestReadersBesideAWriter(t *testing.T) {
+func TestReadersDuringAWrite(t *testing.T) {
 	dir, d := t.TempDir(), (*profiles.Dir)(nil)
 	window := func(i int) record.Meta {
 		m := meta(record.Wall)

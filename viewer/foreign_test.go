@@ -215,9 +215,9 @@ func TestOpenTellsDirectoriesApart(t *testing.T) {
 		}
 	}
 	// Directories with the names of an agent's hide no files, and files are found by what is in them, too.
-	fixture.Foreign(t, filepath.Join(traces, "cpu.out"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main;main.beside", 1e9, ""))
+	fixture.Foreign(t, filepath.Join(traces, "cpu.out"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main;main.next", 1e9, ""))
 	fixture.Foreign(t, filepath.Join(traces, "traces", "a", "b.prof"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main;main.below", 1e9, ""))
-	shows(t, page(t, pages(t, open(t, traces), Options{}), "/profiles"), "main.beside", "main.below", "2 s of CPU")
+	shows(t, page(t, pages(t, open(t, traces), Options{}), "/profiles"), "main.next", "main.below", "2 s of CPU")
 	// A file that an agent saved is recognised in every directory.
 	hour := filepath.Dir(fixture.OneFile(t, saved.Dir))
 	if got := open(t, hour); StartPath(got) != "/profiles" {

@@ -307,7 +307,7 @@ func TestAdjust(t *testing.T) {
 	if rejected != 4 {
 		t.Errorf("%d are rejected, want 4: %v", rejected, qs)
 	}
-	// Beside many changes a family of one has a large weight, but no q below its p.
+	// Next to many changes a family of one has a large weight, but no q below its p.
 	qs = make([]float64, 100)
 	all = []hypothesis{{0, 0.3, &qs[0]}}
 	for i := range qs[1:] {

@@ -160,15 +160,15 @@ func OpenDirectory(dir string) (*Directory, error) {
 	return newDirectory(dir, saved, true)
 }
 
-// newDirectory opens a directory whose profiles are listed by files; beside is set if traces next to its directory of traces
+// newDirectory opens a directory whose profiles are listed by files; nextTo is set if traces next to its directory of traces
 // count, too.
-func newDirectory(dir string, files lister, beside bool) (*Directory, error) {
+func newDirectory(dir string, files lister, nextTo bool) (*Directory, error) {
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, err
 	}
 	return &Directory{
-		profiles: files, root: root, index: newTraceIndex(root, "traces", beside), diagnoses: newDiagnosisIndex(), damaged: make(map[string]error),
+		profiles: files, root: root, index: newTraceIndex(root, "traces", nextTo), diagnoses: newDiagnosisIndex(), damaged: make(map[string]error),
 	}, nil
 }
 

@@ -157,9 +157,9 @@ func TestForeignSeries(t *testing.T) {
 	}
 }
 
-// TestFilesBeside: profiles next to those of an agent, and in directories there, are shown as well, under the name of the directory, and so are the
-// agent's traces.
-func TestFilesBeside(t *testing.T) {
+// TestFilesNextTo: profiles next to those of an agent, and in directories there, are shown as well, under the name of the
+// directory, and so are the agent's traces.
+func TestFilesNextTo(t *testing.T) {
 	saved := fixture.Shop(t)
 	fixture.Foreign(t, filepath.Join(saved.Dir, "cpu.prof"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main", 5e8, ""))
 	fixture.Foreign(t, filepath.Join(saved.Dir, "deep", "cpu.prof"), fixture.Began, "cpu", "nanoseconds", fixture.Sample("main.main", 5e8, ""))

@@ -39,7 +39,7 @@ const (
 type traceIndex struct {
 	root   *os.Root      // nothing outside it is opened
 	dir    string        // below root; it need not exist yet
-	beside bool          // the files next to dir count, too
+	nextTo bool          // the files next to dir count, too
 	most   int           // maxIndexed
 	budget time.Duration // refreshBudget
 
@@ -109,9 +109,9 @@ type indexedSpan struct {
 
 func (e indexedSpan) took() time.Duration { return time.Duration(e.end - e.start) }
 
-func newTraceIndex(root *os.Root, dir string, beside bool) *traceIndex {
+func newTraceIndex(root *os.Root, dir string, nextTo bool) *traceIndex {
 	x := &traceIndex{
-		root: root, dir: dir, beside: beside, most: maxIndexed, budget: refreshBudget, refreshing: make(chan struct{}, 1),
+		root: root, dir: dir, nextTo: nextTo, most: maxIndexed, budget: refreshBudget, refreshing: make(chan struct{}, 1),
 		files: make(map[string]*traceFile), traces: make(map[string]*indexedTrace),
 	}
 	x.refreshing <- struct{}{}
@@ -190,7 +190,7 @@ func (x *traceIndex) look() ([]*traceFile, error) {
 		}
 	}
 	dirs := []string{x.dir}
-	if x.beside {
+	if x.nextTo {
 		dirs = append(dirs, ".")
 	}
 	for len(dirs) > 0 {
