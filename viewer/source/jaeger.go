@@ -3,7 +3,6 @@ package source
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"spanflame/internal/query"
 	"spanflame/internal/traces"
@@ -41,8 +40,8 @@ func (j *jaegerTraces) Trace(ctx context.Context, id string) ([]traces.Span, err
 
 // Captured implements [Traces].
 func (j *jaegerTraces) Captured(ctx context.Context, f Filter) ([]traces.Span, error) {
-	if from, to := limited(f.From, f.To, query.Longest); to.Sub(from) > week {
-		return nil, fmt.Errorf("%w: %v of spans; ask for 7 days at most", ErrTooLong, to.Sub(from).Round(time.Hour))
+	if err := checkSpans(limited(f.From, f.To, query.Longest)); err != nil {
+		return nil, err
 	}
 	index, _, err := j.index(ctx, f, query.JaegerQuery{Operation: f.Name, AtLeast: min(f.Child, f.Slow)})
 	if err != nil {
@@ -69,7 +68,6 @@ func (j *jaegerTraces) index(ctx context.Context, f Filter, q query.JaegerQuery)
 	q.From, q.To = limited(f.From, f.To, week)
 	q.Limit = searched
 	x = newTraceIndex(nil, "", false)
-	known := make(map[string]bool) // traces that are in the index
 	for _, service := range services {
 		q.Service = service
 		spans, err := j.server.Find(ctx, q)
@@ -80,14 +78,11 @@ func (j *jaegerTraces) index(ctx context.Context, f Filter, q query.JaegerQuery)
 		var added []traces.Span
 		for _, s := range spans {
 			found[s.TraceID] = true
-			if !known[s.TraceID] {
+			if x.traces[s.TraceID] == nil {
 				added = append(added, s)
 			}
 		}
 		x.add(line{}, added)
-		for id := range found {
-			known[id] = true
-		}
 		if len(found) >= searched {
 			notes = append(notes, fmt.Sprintf(
 				"These are the slowest of the latest %d traces of %s, and there are more. Choose a shorter time range.", searched, service))

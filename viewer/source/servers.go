@@ -123,6 +123,14 @@ func checkLength(from, to time.Time) error {
 	return nil
 }
 
+// checkSpans returns an error if a time range of spans is longer than a week.
+func checkSpans(from, to time.Time) error {
+	if to.Sub(from) > week {
+		return fmt.Errorf("%w: %v of spans; ask for 7 days at most", ErrTooLong, to.Sub(from).Round(time.Hour))
+	}
+	return nil
+}
+
 // labels returns the labels that select profiles in Pyroscope.
 func (s Selection) labels() query.Selector {
 	labels := query.Selector{record.ServiceLabel: s.Service}

@@ -98,8 +98,8 @@ func recorded(f Filter) string {
 // Captured implements [Traces].
 func (t *tempoTraces) Captured(ctx context.Context, f Filter) ([]traces.Span, error) {
 	from, to := limited(f.From, f.To, query.Longest) // the time range of their profiles
-	if to.Sub(from) > week {
-		return nil, fmt.Errorf("%w: %v of spans; ask for 7 days at most", ErrTooLong, to.Sub(from).Round(time.Hour))
+	if err := checkSpans(from, to); err != nil {
+		return nil, err
 	}
 	from = later(from, to.Add(-farthest))
 	spans, err := t.server.Spans(ctx, traceQL(f, true, recorded(f))+" | select(resource.service.name, name)", from, to, min(f.Limit, searched))
