@@ -89,14 +89,14 @@ func isPart(message []byte) bool {
 	return m.Err() == nil
 }
 
-// OfAgent reports whether a directory, given by its path below one that agents save to, has the profiles of a day, which
-// Dir lists.
-func OfAgent(below string) bool {
+// OfAgent reports whether a directory below dir has the profiles of a day that an agent saved to dir, which [Dir] lists.
+func OfAgent(dir, below string) bool {
+	below, err := filepath.Rel(dir, below)
 	parts := strings.Split(filepath.ToSlash(below), "/")
-	if len(parts) != 3 || parts[0] != savedDir {
+	if err != nil || len(parts) != 3 || parts[0] != savedDir {
 		return false
 	}
-	_, err := time.Parse(time.DateOnly, parts[2])
+	_, err = time.Parse(time.DateOnly, parts[2])
 	return err == nil
 }
 
@@ -153,7 +153,7 @@ func Find(ctx context.Context, q Query, paths ...string) ([]Entry, []Damaged, er
 				return err
 			}
 			if file.IsDir() {
-				if below, err := filepath.Rel(path, at); err == nil && OfAgent(below) {
+				if OfAgent(path, at) {
 					return fs.SkipDir
 				}
 				return nil

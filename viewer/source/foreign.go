@@ -83,7 +83,7 @@ func (l *foreignFiles) look(ctx context.Context) error {
 			return fs.SkipDir
 		case err != nil:
 			return err
-		case d.IsDir() && l.ofAgent(path):
+		case d.IsDir() && profiles.OfAgent(l.path, path):
 			return fs.SkipDir
 		case !d.Type().IsRegular():
 			return nil
@@ -116,12 +116,6 @@ func (l *foreignFiles) look(ctx context.Context) error {
 	separateKinds(files)
 	l.files, l.others, l.looked = files, others, time.Now()
 	return nil
-}
-
-// ofAgent reports whether a directory has profiles that an agent saved.
-func (l *foreignFiles) ofAgent(path string) bool {
-	below, err := filepath.Rel(l.path, path)
-	return err == nil && profiles.OfAgent(below)
 }
 
 // looks reports whether a file without the name of a profile begins as one, and notes it in others. A file is opened once,
