@@ -119,15 +119,16 @@ func (f inputFlags) selected(more pairs, stderr io.Writer) (input.Options, error
 	from, to := moment{"--from", f.from}, moment{"--to", f.to}
 	for _, given := range []pairs{{"--label", f.labels}, more} {
 		for _, pair := range given.values {
-			name, value, ok := strings.Cut(pair, "=")
-			switch {
-			case !ok || name == "":
-				return o, fmt.Errorf("%s %q: want name=value", given.flag, pair)
-			case name == "from":
+			name, value, err := nameValue(given.flag, pair)
+			if err != nil {
+				return o, err
+			}
+			switch name {
+			case "from":
 				from = moment{given.flag + " from", value}
-			case name == "to":
+			case "to":
 				to = moment{given.flag + " to", value}
-			case name == "service":
+			case "service":
 				o.Query.Service = value
 			default:
 				o.Query.Labels[name] = value
@@ -148,6 +149,15 @@ func (f inputFlags) selected(more pairs, stderr io.Writer) (input.Options, error
 		}
 	}
 	return o, nil
+}
+
+// nameValue parses a value of a flag.
+func nameValue(flag, pair string) (name, value string, err error) {
+	name, value, ok := strings.Cut(pair, "=")
+	if !ok || name == "" {
+		return "", "", fmt.Errorf("%s %q: want name=value", flag, pair)
+	}
+	return name, value, nil
 }
 
 // showEvery is the interval at which progress is reported.

@@ -151,9 +151,9 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 	}
 	q.Labels = make(map[string]string)
 	for _, pair := range o.labels {
-		name, value, ok := strings.Cut(pair, "=")
-		if !ok || name == "" {
-			return q, fmt.Errorf("--label %q: want name=value", pair)
+		name, value, err := nameValue("--label", pair)
+		if err != nil {
+			return q, err
 		}
 		q.Labels[name] = value
 	}
