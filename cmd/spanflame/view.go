@@ -186,7 +186,7 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	case o.tempo != "" && o.jaeger != "":
 		return nil, errors.New("specify either --tempo or --jaeger, not both: each has the traces")
 	case o.traces() != "" && o.pyroscope != "" && o.dir != "":
-		return nil, fmt.Errorf("specify either a directory (%s) or --tempo and --pyroscope, not both", redact.Argument(o.dir))
+		return nil, fmt.Errorf("specify either a directory (%s) or servers (--tempo or --jaeger, and --pyroscope), not both", redact.Argument(o.dir))
 	case o.tempo != "" && o.pyroscope != "":
 		return source.NewServers(o.tempo, o.pyroscope)
 	case o.jaeger != "" && o.pyroscope != "":
@@ -194,7 +194,7 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	case o.jaeger != "":
 		return nil, errors.New("--jaeger requires --pyroscope: one has the traces, the other the profiles")
 	case o.tempo != "" || o.pyroscope != "":
-		return nil, errors.New("--tempo and --pyroscope require each other: one has the traces, the other the profiles")
+		return nil, errors.New("--tempo (or --jaeger) and --pyroscope require each other: one has the traces, the other the profiles")
 	}
 	dir, err := savedDir(o.dir)
 	if err != nil {
