@@ -62,14 +62,15 @@ func TestEqualWindowsAreSeldomFlagged(t *testing.T) {
 					break
 				}
 				pairs++
-				if differ(t, block[:comparedWindows], block[comparedWindows:], compare.Options{Metrics: []string{metric}}) {
+				o := compare.Options{Metrics: []string{metric}}
+				if differ(compared(t, block[:comparedWindows], block[comparedWindows:], o)) {
 					following++
 				}
 				var turns [2][]profiles.Entry
 				for i, e := range block {
 					turns[i%2] = append(turns[i%2], e)
 				}
-				if differ(t, turns[0], turns[1], compare.Options{Metrics: []string{metric}}) {
+				if differ(compared(t, turns[0], turns[1], o)) {
 					inTurns++
 				}
 			}
@@ -120,7 +121,14 @@ func TestEqualRequestsAreSeldomFlagged(t *testing.T) {
 		var before, after []profiles.Entry
 		before, o.RequestsBefore = at(from)
 		after, o.RequestsAfter = at(from.Add(comparedRequests))
-		if pairs++; differ(t, before, after, o) {
+		if len(o.RequestsBefore) == 0 || len(o.RequestsAfter) == 0 {
+			t.Fatalf("%d requests before %v, and %d after it", len(o.RequestsBefore), from.Add(comparedRequests), len(o.RequestsAfter))
+		}
+		m := compared(t, before, after, o)
+		if m.Per != "request" || !m.Tested {
+			t.Errorf("%d and %d profiles are divided per %s, tested: %t; want a test per request", len(before), len(after), m.Per, m.Tested)
+		}
+		if pairs++; differ(m) {
 			flagged++
 		}
 	}
@@ -177,14 +185,18 @@ func recordWorkload(t *testing.T, length time.Duration) (saved string) {
 	return saved
 }
 
-// differ reports whether a comparison finds any change.
-func differ(t *testing.T, before, after []profiles.Entry, o compare.Options) bool {
+// compared compares windows by the metric of the options.
+func compared(t *testing.T, before, after []profiles.Entry, o compare.Options) compare.Metric {
 	t.Helper()
 	ctx := t.Context()
 	r, err := compare.Compare(ctx, profiles.Read(ctx, before), profiles.Read(ctx, after), o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := r.Metrics[0]
+	return r.Metrics[0]
+}
+
+// differ reports whether a comparison found any change.
+func differ(m compare.Metric) bool {
 	return m.Total.Significant() || len(m.Changed()) > 0 || slices.ContainsFunc(m.Stacks, compare.Change.Significant)
 }
