@@ -12,7 +12,6 @@ import (
 	"regexp"
 	"sync"
 	"testing"
-	"time"
 )
 
 // notification is what Alertmanager posts to a webhook, as far as it is read here.
@@ -95,7 +94,7 @@ func quickRules(t *testing.T) string {
 		t.Fatalf("%d rules wait before they fire, want 4", n)
 	}
 	file := filepath.Join(t.TempDir(), "alerts.yaml")
-	quick := waitsFor.ReplaceAll(rules, fmt.Appendf(nil, "$1 %.0fs", (5*time.Second).Seconds()))
+	quick := waitsFor.ReplaceAll(rules, []byte("$1 5s"))
 	if err := os.WriteFile(file, quick, 0o644); err != nil {
 		t.Fatal(err)
 	}
