@@ -316,7 +316,11 @@ func checkAnnotations(fsys fs.FS, alert string, annotations map[string]string) (
 	}
 	var found bool
 	if link := linkedDashboard.FindStringSubmatch(annotations["dashboard"]); link != nil {
-		for _, file := range []string{dashboard, memory, "deploy/grafana/dashboards/agent.json"} {
+		files, err := fs.Glob(fsys, path.Join(path.Dir(dashboard), "*.json"))
+		if err != nil {
+			return []error{err}
+		}
+		for _, file := range files {
 			content, err := fs.ReadFile(fsys, file)
 			found = found || err == nil && strings.Contains(string(content), fmt.Sprintf("%q: %q", "uid", link[1]))
 		}
