@@ -196,7 +196,8 @@ func newCompareCommand() *cobra.Command {
 'saved/*.pb.gz', the address of a live service such as http://127.0.0.1:16060/debug/pprof/profile, or a query
 such as 'pyroscope://127.0.0.1:4040/?query=process_cpu:cpu:nanoseconds:cpu:nanoseconds{service_name="shop"}&from=now-1h'.
 
-Without sides, --before and --after select them from the directory to which agents save, as of the command view.
+Without sides, --before and --after select them from the directory that agents save to (SPANFLAME_DIR, or the default
+directory).
 
 With at least four windows on each side, every difference has a confidence interval and a significance test. A rule
 of --fail-on is metric[(function)]:+N%[@p<P] for an increase, or -N% for a decrease: cpu:+10%@p<0.01 fails if the

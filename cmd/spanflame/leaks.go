@@ -37,8 +37,8 @@ func newLeaksCommand() *cobra.Command {
 		Short: "Find stacks whose memory or goroutines grow and do not stop growing",
 		Long: `Look for leaks in a series of memory and goroutine profiles of one service: a directory, a pattern of files, a
 query of a Pyroscope server, or the address of a live service with --windows 12 or more. The default is the directory
-to which agents save, as of the command view. Caches that fill up,
-warm-up, garbage that is not collected yet, and memory that follows the load are not reported as leaks.
+that agents save to (SPANFLAME_DIR, or the default directory). Caches that fill up, warm-up, garbage that is not collected
+yet, and memory that follows the load are not reported as leaks.
 
 The limit of --limit is a number of bytes like 512MiB, GOMEMLIMIT for the value of that environment variable, or
 cgroup for the limit of the container in which this command runs. The report predicts when it will be reached.

@@ -39,7 +39,8 @@ func newMergeCommand() *cobra.Command {
 		Short: "Merge saved profiles into one file",
 		Long: `Merge saved profiles of one service and one type into one compressed pprof file. DIR is a directory that an
 agent saves to, or any other with profiles in files; a pattern such as 'saved/*.pb.gz' works too. The default is the
-directory to which agents save, as of the command view. Files that cannot be used are reported and left out.
+directory that agents save to (SPANFLAME_DIR, or the default directory). Files that cannot be used are reported and left
+out.
 
 With --pgo the result is a profile for profile-guided optimization: CPU samples only, without labels. "go build" uses
 the file default.pgo in the directory of the main package automatically, and any other with -pgo=FILE.`,

@@ -126,7 +126,7 @@ func TestTheShopsProblems(t *testing.T) {
 	}
 }
 
-// theStreamComesLast checks the list of problems, as the start page has it.
+// theStreamComesLast checks that the list of problems, which the start page shows, ends with the stream.
 func theStreamComesLast(t *testing.T, dir *source.Directory) {
 	found, err := dir.Search(t.Context(), source.Filter{Service: serviceName, Min: slowest, Diagnose: true, Limit: 1000})
 	if err != nil {
