@@ -267,17 +267,9 @@ func victim(t *testing.T, saved string, f faults.Fault, faulty phase) diagnosed 
 	}
 	defer dir.Close()
 	name := spanName(f)
-	list, err := dir.Search(t.Context(), source.Filter{Service: f.Service, Name: name, To: faulty.ended, Limit: 1000})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var victims []diagnosed
+	var found []diagnosed
 	sent := 0
-	for _, summary := range list.Traces {
-		spans, err := dir.Trace(t.Context(), summary.TraceID)
-		if err != nil {
-			t.Fatal(err)
-		}
+	for _, spans := range victims(t, dir, f.Service, name, faulty) {
 		for _, span := range spans {
 			if span.Service != f.Service || span.Name != name {
 				continue
@@ -291,18 +283,35 @@ func victim(t *testing.T, saved string, f faults.Fault, faulty phase) diagnosed 
 				t.Fatal(err)
 			}
 			if d := profiles.DiagnosisOf(p, span.ID, span.Name, span.Duration()); d != "" {
-				victims = append(victims, diagnosed{span, d})
+				found = append(found, diagnosed{span, d})
 			}
 		}
 	}
-	if len(victims) == 0 {
-		t.Fatalf("no victim of %d has a wall-clock profile", len(list.Traces))
+	if len(found) == 0 {
+		t.Fatalf("no victim of %d has a wall-clock profile", sent)
 	}
-	if 2*len(victims) < sent {
-		t.Errorf("of %d requests, only %d have a wall-clock profile: the median may be of those that did not wait", sent, len(victims))
+	if 2*len(found) < sent {
+		t.Errorf("of %d requests, only %d have a wall-clock profile: the median may be of those that did not wait", sent, len(found))
 	}
-	slices.SortFunc(victims, func(a, b diagnosed) int { return cmp.Compare(a.span.Duration(), b.span.Duration()) })
-	return victims[len(victims)/2]
+	slices.SortFunc(found, func(a, b diagnosed) int { return cmp.Compare(a.span.Duration(), b.span.Duration()) })
+	return found[len(found)/2]
+}
+
+// victims returns the traces in a phase of the load that entered a service by spans of a name.
+func victims(t *testing.T, dir *source.Directory, service, name string, in phase) (all [][]traces.Span) {
+	t.Helper()
+	list, err := dir.Search(t.Context(), source.Filter{Service: service, Name: name, From: in.begun, To: in.ended, Limit: 1000})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range list.Traces {
+		spans, err := dir.Trace(t.Context(), s.TraceID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, spans)
+	}
+	return all
 }
 
 // read returns the saved windows of some profile types, as the commands do.

@@ -69,9 +69,10 @@ func without(t *testing.T, f faults.Fault) (row string, err error) {
 		t.Fatal(err)
 	}
 	defer dir.Close()
+	request := f.Victim.Method + " " + f.Victim.Route()
 	var took, less, after []time.Duration
 	var largest why.Part
-	for _, spans := range victims(t, dir, f, faulty) {
+	for _, spans := range victims(t, dir, storefront, request, faulty) {
 		of, ok := why.Main(spans, source.Marked)
 		if !ok {
 			continue
@@ -89,7 +90,7 @@ func without(t *testing.T, f faults.Fault) (row string, err error) {
 			took, less = append(took, time.Duration(report.Took)), append(less, time.Duration(largest.Without))
 		}
 	}
-	for _, spans := range victims(t, dir, f, repaired) {
+	for _, spans := range victims(t, dir, storefront, request, repaired) {
 		i := slices.IndexFunc(spans, func(s traces.Span) bool { return s.Service == storefront && s.Kind == "server" })
 		if i >= 0 && len(after) < withoutRequests {
 			after = append(after, spans[i].Duration())
@@ -106,25 +107,6 @@ func without(t *testing.T, f faults.Fault) (row string, err error) {
 		return fmt.Sprintf("%.1f ms", float64(median(all))/float64(time.Millisecond))
 	}
 	return fmt.Sprintf("| %s/%s | %s | %s | %s | %s |\n", f.Service, f.Name, ms(took), ms(less), ms(after), largest.Words()), err
-}
-
-// victims returns the traces of a fault's victims in a phase of the load.
-func victims(t *testing.T, dir *source.Directory, f faults.Fault, in phase) (all [][]traces.Span) {
-	t.Helper()
-	list, err := dir.Search(t.Context(), source.Filter{
-		Service: storefront, Name: f.Victim.Method + " " + f.Victim.Route(), From: in.begun, To: in.ended, Limit: 1000,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range list.Traces {
-		spans, err := dir.Trace(t.Context(), s.TraceID)
-		if err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, spans)
-	}
-	return all
 }
 
 func median(all []time.Duration) time.Duration {
