@@ -99,7 +99,7 @@ func innermost(l *profile.Location) string {
 }
 
 // Own returns a wall-clock profile without the causes of its waits: its stacks end in the goroutine that waited, and in
-// that one's state. It shares everything else with p, which may be of any type and is not changed.
+// that one's state. It shares everything but the list of samples with p, which may be of any type and is not changed.
 func Own(p *profile.Profile) *profile.Profile {
 	samples := slices.Clone(p.Sample)
 	for i, s := range samples {

@@ -118,8 +118,8 @@ func (s *side) add(w profiles.Window, request int) error {
 			spans = 1 // a server's profile has lost its labels
 		}
 		// Who else was waited for is no change of the functions that wait, and other goroutines' time is not the span's.
-		own := profiles.Own(w.Profile)
-		w.Profile = profiles.WithSamples(own, slices.DeleteFunc(own.Sample, func(s *profile.Sample) bool { return !profiles.OwnTime(s) }))
+		w.Profile = profiles.Own(w.Profile)
+		w.Profile.Sample = slices.DeleteFunc(w.Profile.Sample, func(s *profile.Sample) bool { return !profiles.OwnTime(s) })
 	}
 	if s.span != "" && w.Type == record.CPU {
 		w.Profile = s.requests.only(w.Profile)
