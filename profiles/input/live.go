@@ -1,11 +1,10 @@
 package input
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"io"
 	"iter"
-	"net/http"
 	"net/url"
 	"path"
 	"slices"
@@ -13,6 +12,7 @@ import (
 	"strings"
 	"time"
 
+	"spanflame/internal/query"
 	"spanflame/internal/record"
 	"spanflame/profiles"
 )
@@ -23,9 +23,6 @@ const (
 	// debugPath is the parent path of other profiles, such as /debug/fgprof.
 	debugPath = "/debug/"
 )
-
-// slack is the time that a response may take in addition to its profile's duration.
-const slack = 30 * time.Second
 
 // endpoint is one of the profiles of a live service.
 type endpoint struct {
@@ -90,9 +87,7 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 	}
 	q.Del("debug") // selects a text format
 	u.RawQuery = q.Encode()
-	client := &http.Client{Timeout: length + slack}
 	return func(yield func(profiles.Window, error) bool) {
-		defer client.CloseIdleConnections()
 		for n := range max(1, o.Windows) {
 			if n > 0 && !e.over {
 				wait := time.NewTimer(length)
@@ -104,7 +99,7 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 					return
 				}
 			}
-			w, err := fetch(ctx, client, u, e.typ)
+			w, err := fetch(ctx, u, length, e.typ)
 			if !yield(w, err) || err != nil {
 				return
 			}
@@ -112,23 +107,15 @@ func live(ctx context.Context, u *url.URL, o Options) (iter.Seq2[profiles.Window
 	}, nil
 }
 
-// fetch requests one profile.
-func fetch(ctx context.Context, client *http.Client, u *url.URL, t record.Type) (profiles.Window, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
-	if err != nil {
-		return profiles.Window{}, err
-	}
+// fetch requests one profile, of at most a length.
+func fetch(ctx context.Context, u *url.URL, length time.Duration, t record.Type) (profiles.Window, error) {
+	server := url.URL{Scheme: u.Scheme, User: u.User, Host: u.Host}
 	start := time.Now()
-	resp, err := client.Do(req)
+	b, err := query.NewListener(server.String()).Get(ctx, u.EscapedPath(), u.Query(), length)
 	if err != nil {
 		return profiles.Window{}, err // has the address
 	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		text, _ := io.ReadAll(io.LimitReader(resp.Body, 300)) // best effort
-		return profiles.Window{}, fmt.Errorf("%s: status %d: %.200q", u.Redacted(), resp.StatusCode, text)
-	}
-	p, err := profiles.Parse(resp.Body)
+	p, err := profiles.Parse(bytes.NewReader(b))
 	if err != nil {
 		return profiles.Window{}, fmt.Errorf("%s: %w", u.Redacted(), err)
 	}
