@@ -38,6 +38,7 @@ import (
 // viewed is a workload that saves what it sends: its pages can be had from the directory and from the servers.
 type viewed struct {
 	dir               string
+	instance          string
 	workload          *processes.Workload
 	directory         string // URL of the pages over the directory
 	servers           string // URL of the pages over Tempo and Pyroscope
@@ -64,8 +65,8 @@ func view(t *testing.T) *viewed {
 // 500 ms, compute, and wait for the other service, during ordinary load.
 func drive(t *testing.T, run int) *viewed {
 	t.Helper()
-	v := &viewed{dir: t.TempDir(), from: time.Now()}
 	name := fmt.Sprintf("%s-%d", strings.ReplaceAll(t.Name(), "/", "-"), run)
+	v := &viewed{dir: t.TempDir(), instance: name, from: time.Now()}
 	var err error
 	if v.workload, err = startWorkload(t.Context(), name, "SPANFLAME_DIR="+v.dir, "SPANFLAME_SLOW_SPAN="+slowSpan.String(),
 		"OTEL_RESOURCE_ATTRIBUTES=service.version="+version+",service.instance.id="+name); err != nil {
@@ -392,8 +393,11 @@ func profilesAreThere(t *testing.T, v *viewed) {
 // adds up the windows of a time.
 func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 	t.Helper()
-	memory := func(source source.Source, most int) []source.MemoryPoint {
-		points, err := source.Memory(t.Context(), "storefront", v.from, time.Now(), most)
+	of := source.Selection{ // the servers have the memory of other storefronts, too
+		Service: "storefront", Instance: v.instance, Type: record.Memory, From: v.from, To: time.Now(),
+	}
+	memory := func(from source.Source, most int) []source.MemoryPoint {
+		points, err := from.Memory(t.Context(), of, most)
 		if err != nil || len(points) == 0 {
 			t.Fatalf("memory: %d points, %v", len(points), err)
 		}
@@ -409,27 +413,20 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 	for _, p := range memory(v.local, 10_000) {
 		// Asked for from here, the point of the window has the window's own millisecond, of which the server counts
 		// only the beginning as that time.
-		from := p.From.Truncate(time.Millisecond).Add(time.Millisecond - 100*time.Millisecond)
-		for w, err := range v.remote.Series(
-			t.Context(),
-			source.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: from, To: time.Now()},
-			240,
-		) {
+		since := of
+		since.From = p.From.Truncate(time.Millisecond).Add(time.Millisecond - 100*time.Millisecond)
+		for w, err := range v.remote.Series(t.Context(), since, 240) {
 			if err != nil {
 				t.Fatal(err)
 			}
 			if sum := total(w.Profile); sum != p.Bytes {
-				t.Errorf("the first window from %v has %d bytes, want the %d of %v", from, sum, p.Bytes, p.From)
+				t.Errorf("the first window from %v has %d bytes, want the %d of %v", since.From, sum, p.Bytes, p.From)
 			}
 			break
 		}
 	}
 	windows := 0
-	for w, err := range v.remote.Series(
-		t.Context(),
-		source.Selection{Service: "storefront", Instance: all[0].Instance, Type: record.Memory, From: v.from, To: time.Now()},
-		240,
-	) {
+	for w, err := range v.remote.Series(t.Context(), of, 240) {
 		if err != nil || windows == len(all) {
 			t.Fatalf("more windows than %d, or %v", len(all), err)
 		}
@@ -445,10 +442,9 @@ func memoryIsOfOneWindow(t *testing.T, v *viewed) {
 		if p.Bytes > most {
 			t.Errorf("%d bytes from %v to %v, but no window had more than %d", p.Bytes, p.From, p.To, most)
 		}
-		merged, err := v.remote.Profile(
-			t.Context(),
-			source.Selection{Service: "storefront", Instance: p.Instance, Type: record.Memory, From: p.From, To: p.To},
-		)
+		part := of
+		part.From, part.To = p.From, p.To
+		merged, err := v.remote.Profile(t.Context(), part)
 		if err != nil {
 			t.Error(err)
 			continue

@@ -30,6 +30,7 @@ type memoryPage struct {
 	First, Last string
 	From, To    time.Time
 	Growth      string // per hour
+	Address     string // of the page, of whichever instance
 	Plot        string
 	Points      []point   // the plot in numbers
 	Restarted   time.Time // when the process began whose growth is shown, zero if there was no restart
@@ -41,13 +42,24 @@ type memoryPage struct {
 	Why         string
 }
 
+// Suspected is a table of suspects, each of which leads to the memory of its instance.
+func (p memoryPage) Suspected(rows []suspect) struct {
+	Address string
+	Rows    []suspect
+} {
+	return struct {
+		Address string
+		Rows    []suspect
+	}{p.Address, rows}
+}
+
 type point struct {
 	Time  time.Time
 	Bytes string
 }
 
 func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "last", "from", "to", "frame")
+	q, err := parameters(r, "service", "instance", "last", "from", "to", "frame")
 	if err != nil {
 		return err
 	}
@@ -63,7 +75,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		page.Why = "There are no profiles yet: an agent captures memory once in each window."
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
-	points, err := s.memoryPoints(r.Context(), page.Service, page.Period)
+	points, err := s.memoryPoints(r.Context(), page.Service, q.Get("instance"), page.Period)
 	if err != nil {
 		return err
 	}
@@ -91,6 +103,10 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		if v := q.Get(name); v != "" {
 			of.Set(name, v)
 		}
+	}
+	page.Address = "/memory?" + of.Encode()
+	if v := q.Get("instance"); v != "" {
+		of.Set("instance", v)
 	}
 	page.Plot = "/memory/plot.svg?" + of.Encode()
 	spec := url.Values{
@@ -121,13 +137,13 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	return s.render(w, http.StatusOK, "memory.html", page)
 }
 
-func (s *server) memoryPoints(ctx context.Context, service string, p period) ([]source.MemoryPoint, error) {
-	key := fmt.Sprintf("memory %q %q %q %q", service, p.Last, p.From, p.To)
+func (s *server) memoryPoints(ctx context.Context, service, instance string, p period) ([]source.MemoryPoint, error) {
+	key := fmt.Sprintf("memory %q %q %q %q %q", service, instance, p.Last, p.From, p.To)
 	if points, ok := s.memories.get(key); ok {
 		return points, nil
 	}
 	return once(ctx, s, key, func(ctx context.Context) ([]source.MemoryPoint, error) {
-		points, err := s.source.Memory(ctx, service, p.from, p.to, plotted)
+		points, err := s.source.Memory(ctx, source.Selection{Service: service, Instance: instance, From: p.from, To: p.to}, plotted)
 		if err == nil {
 			s.memories.put(key, points)
 		}
@@ -167,7 +183,7 @@ func inuse(p *profile.Profile) *profile.Profile {
 
 // memoryPlot draws memory over time. The page has it as an image and in numbers.
 func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
-	q, err := parameters(r, "service", "last", "from", "to", "theme")
+	q, err := parameters(r, "service", "instance", "last", "from", "to", "theme")
 	if err != nil {
 		return err
 	}
@@ -179,7 +195,7 @@ func (s *server) memoryPlot(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	points, err := s.memoryPoints(r.Context(), q.Get("service"), p)
+	points, err := s.memoryPoints(r.Context(), q.Get("service"), q.Get("instance"), p)
 	if err != nil {
 		return err
 	}

@@ -55,6 +55,7 @@ func TestMemoryIsOfOneInstance(t *testing.T) {
 	h := pages(t, open(t, d.Dir), Options{})
 	got := page(t, h, "/memory")
 	shows(t, got, "<b>10 MiB</b>", "<b>14 MiB</b>", "pod-2", "&#43;4 MiB", "main.hold")
+	shows(t, page(t, h, "/memory?instance=pod-1"), "<b>5 MiB</b>", "pod-1", "No stack grows like a leak", "/memory/plot.svg?instance=pod-1&amp;")
 	shows(t, page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(got)), "main.hold")
 
 	// Of all windows it is the mean of one, not their sum.
@@ -98,7 +99,11 @@ func TestMemoryNamesTheLeak(t *testing.T) {
 	d := fixture.New(t)
 	for i := range 40 {
 		start := fixture.Began.Add(time.Duration(i) * 15 * time.Second)
-		d.Profile(record.Meta{Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second)}, "inuse_space", "bytes",
+		m := record.Meta{
+			Service: "storefront", Type: record.Memory, Start: start, End: start.Add(15 * time.Second),
+			Labels: map[string]string{record.InstanceLabel: "pod-1&instance=2"},
+		}
+		d.Profile(m, "inuse_space", "bytes",
 			fixture.Sample("main.main;main.same", 50<<20+fixture.Jitter(i), ""), fixture.Sample("main.main;main.leak", int64(i)<<20+fixture.Jitter(i), ""))
 	}
 	h := pages(t, open(t, d.Dir), Options{})
@@ -109,6 +114,8 @@ func TestMemoryNamesTheLeak(t *testing.T) {
 	if strings.Contains(suspects, "main.same") {
 		t.Errorf("a stack that did not grow is suspected:\n%s", suspects)
 	}
+	of := regexpOf(t, suspects, `href="([^"]*instance=[^"]*)"`)
+	shows(t, page(t, h, of), "instance <bdi>pod-1&amp;instance=2</bdi>", "main.leak")
 
 	shows(t, page(t, h, "/memory?service=storefront&to="+fixture.Began.Add(time.Minute).Format(time.RFC3339)), "No stack grows like a leak.")
 }

@@ -383,8 +383,9 @@ func (d *Directory) Services(ctx context.Context, _, _ time.Time) ([]string, err
 }
 
 // Memory implements [Profiles].
-func (d *Directory) Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error) {
-	entries, err := d.list(ctx, Selection{Service: service, Type: record.Memory, From: from, To: to})
+func (d *Directory) Memory(ctx context.Context, sel Selection, most int) ([]MemoryPoint, error) {
+	sel.Type = record.Memory
+	entries, err := d.list(ctx, sel)
 	if err != nil {
 		return nil, err
 	}

@@ -452,9 +452,10 @@ func (s *Servers) Services(ctx context.Context, from, to time.Time) ([]string, e
 }
 
 // Memory implements [Profiles]. If there are more windows than points, each point is the mean of several.
-func (s *Servers) Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error) {
-	from, to = limited(from, to, time.Hour)
-	windows, err := s.windows(ctx, Selection{Service: service, Type: record.Memory, From: from, To: to})
+func (s *Servers) Memory(ctx context.Context, sel Selection, most int) ([]MemoryPoint, error) {
+	sel.Type = record.Memory
+	sel.From, sel.To = limited(sel.From, sel.To, time.Hour)
+	windows, err := s.windows(ctx, sel)
 	if err != nil {
 		return nil, err
 	}

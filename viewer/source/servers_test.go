@@ -129,7 +129,7 @@ func TestMemoryOfServersIsOfOneWindow(t *testing.T) {
 		{100, []int64{10, 20, 30, 40, 50, 60}}, {6, []int64{10, 20, 30, 40, 50, 60}}, {3, []int64{15, 35, 55}},
 		{4, []int64{15, 35, 55}}, {1, []int64{35}},
 	} {
-		points, err := s.Memory(t.Context(), "shop", start.Add(-time.Minute), start.Add(time.Hour), tt.most)
+		points, err := s.Memory(t.Context(), Selection{Service: "shop", From: start.Add(-time.Minute), To: start.Add(time.Hour)}, tt.most)
 		var got []int64
 		for _, p := range points {
 			got = append(got, p.Bytes)
@@ -138,7 +138,7 @@ func TestMemoryOfServersIsOfOneWindow(t *testing.T) {
 			t.Errorf("at most %d points: %d, %v, want %d", tt.most, got, err, tt.want)
 		}
 	}
-	points, err := s.Memory(t.Context(), "shop", start, start.Add(time.Hour), 3)
+	points, err := s.Memory(t.Context(), Selection{Service: "shop", From: start, To: start.Add(time.Hour)}, 3)
 	if err != nil || len(points) != 3 {
 		t.Fatal(points, err)
 	}

@@ -68,9 +68,9 @@ type Profiles interface {
 	Services(ctx context.Context, from, to time.Time) ([]string, error)
 	// LeftOut describes the profiles that cannot be used, as far as they were found; it is empty if there are none.
 	LeftOut() string
-	// Memory returns how much memory was in use at the end of each window, by time, with at most most points. If the
-	// service has several instances, it is of the one that used most at its start or end.
-	Memory(ctx context.Context, service string, from, to time.Time, most int) ([]MemoryPoint, error)
+	// Memory returns how much memory was in use at the end of each selected window, by time, with at most most points,
+	// whatever the type in s. If s selects several instances, it is of the one that used most at its start or end.
+	Memory(ctx context.Context, s Selection, most int) ([]MemoryPoint, error)
 }
 
 // Filter selects traces or spans. Zero fields do not restrict.

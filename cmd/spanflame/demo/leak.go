@@ -24,7 +24,7 @@ const shownPoints = 7
 
 // leak returns the function whose memory in use grew most from the beginning to the end.
 func (b *backend) leak(ctx context.Context, from, to time.Time) (leak, error) {
-	points, err := b.source.Memory(ctx, storefront, from, to, shownPoints)
+	points, err := b.source.Memory(ctx, source.Selection{Service: storefront, From: from, To: to}, shownPoints)
 	if err != nil {
 		return leak{}, err
 	}
