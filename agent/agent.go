@@ -35,6 +35,9 @@ import (
 // ErrRunning is returned by Start while another agent runs in the process.
 var ErrRunning = errors.New("an agent is running in this process already: shut it down first")
 
+// ErrNotRecording is returned by [Agent.WriteTrace] while the agent does not trace the process.
+var ErrNotRecording = wall.ErrNotRecording
+
 // running reports whether an agent runs: the runtime has one CPU profiler and one set of profile rates.
 var running atomic.Bool
 
@@ -367,6 +370,28 @@ func (a *Agent) AdminAddr() string {
 func (a *Agent) CPUProfile(ctx context.Context, w io.Writer, d time.Duration) error {
 	if err := a.capture.CPUProfile(ctx, w, d); err != nil {
 		return fmt.Errorf("agent: %w", err)
+	}
+	return nil
+}
+
+// WriteTrace writes the execution trace of the last seconds to w, as "go tool trace" reads it. The runtime has one flight
+// recorder, and the agent holds it, so that [runtime/trace.FlightRecorder] of the service itself fails to start: this is what its
+// WriteTo would write. It may be called at any time, also at several at once, and while [runtime/trace.Start] runs; slow spans lose
+// nothing by it. How much the ring has depends on [Config.WallRingBytes], up to ten seconds.
+//
+// The recorder runs from the first call of [Agent.TracerProvider] on. The error is [ErrNotRecording] while it does not,
+// as may be the case unless [Config.WallMode] is always.
+func (a *Agent) WriteTrace(w io.Writer) error {
+	recorder, err := a.slow.running()
+	switch {
+	case err != nil:
+	case recorder == nil:
+		err = fmt.Errorf("%w: the service has not called TracerProvider, or wall-clock profiles are off", ErrNotRecording)
+	default:
+		_, err = recorder.WriteTo(w)
+	}
+	if err != nil {
+		return fmt.Errorf("agent: write the trace: %w", err)
 	}
 	return nil
 }

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	runtimetrace "runtime/trace"
+	"io"
 	"slices"
 	"strings"
 	"sync"
@@ -43,7 +43,7 @@ func realTrace(tb testing.TB) *snapshot {
 	return take(tb, r.flight)
 }
 
-func take(tb testing.TB, from *runtimetrace.FlightRecorder) *snapshot {
+func take(tb testing.TB, from io.WriterTo) *snapshot {
 	tb.Helper()
 	snap := &snapshot{}
 	if _, err := from.WriteTo(snap); err != nil {

@@ -68,7 +68,7 @@ var ErrBusy = errors.New("another flight recorder runs in this process; stop it 
 // Recorder captures slow spans. Its methods can be called concurrently.
 type Recorder struct {
 	o       Options
-	flight  *trace.FlightRecorder
+	flight  *flight
 	live    live
 	numbers atomic.Uint64
 	stopped atomic.Bool
@@ -174,10 +174,10 @@ func newRecorder(o Options) *Recorder {
 	now := time.Now()
 	r := &Recorder{
 		o: o,
-		flight: trace.NewFlightRecorder(trace.FlightRecorderConfig{
+		flight: &flight{recorder: trace.NewFlightRecorder(trace.FlightRecorderConfig{
 			MinAge:   ringAge,
 			MaxBytes: uint64(max(1, o.RingBytes/2)),
-		}),
+		})},
 		capturing: o.Guard.Stage("capture wall"),
 		recording: o.Guard.Stage("record wall"),
 		emitting:  o.Guard.Stage("emit"),
