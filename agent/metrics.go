@@ -35,6 +35,7 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 
 	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by the outcome of capturing their wall-clock profile.")
 	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans whose wall-clock profile lacks a part that was not recorded.")
+	fast := m.counter("spanflame.wall.fast_spans", "{span}", "Fast local root spans chosen to compare slow ones with, by the outcome of capturing them.")
 	children := m.counter("spanflame.wall.skipped_children", "{span}", "Child spans without a wall-clock profile of their own, by reason.")
 	goroutines := m.counter("spanflame.wall.skipped_goroutines", "{goroutine}",
 		"Goroutines started by a span whose work was not followed because there were too many.")
@@ -110,6 +111,8 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 			o.ObserveInt64(slow, int64(n), metric.WithAttributes(attribute.String("outcome", outcome)))
 		}
 		o.ObserveInt64(partial, int64(w.Partial))
+		o.ObserveInt64(fast, int64(w.Fast), metric.WithAttributes(attribute.String("outcome", "captured")))
+		o.ObserveInt64(fast, int64(w.FastLost), metric.WithAttributes(attribute.String("outcome", "lost")))
 		o.ObserveInt64(children, int64(w.SkippedChildren), reason("as root"))
 		o.ObserveInt64(children, int64(w.DroppedChildren), reason("too many spans"))
 		o.ObserveInt64(goroutines, int64(w.SkippedGoroutines))

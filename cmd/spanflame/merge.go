@@ -18,6 +18,7 @@ import (
 
 	"spanflame/internal/format"
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
 	"spanflame/profiles/input"
 )
@@ -77,9 +78,13 @@ func (o mergeOptions) run(ctx context.Context, stdout, stderr io.Writer) error {
 	if err := errors.Join(oneService(entries), oneType(entries)); err != nil {
 		return err
 	}
-	if versions := versionsOf(entries); len(versions) > 1 {
-		fmt.Fprintf(stderr, "note: the profiles are of several versions, select one with --label %s=VERSION: %s\n",
-			record.VersionLabel, strings.Join(versions, ", "))
+	for _, of := range []struct{ label, value, what string }{
+		{record.VersionLabel, "VERSION", "versions"}, {wallprofile.SpanScope, "SCOPE", "kinds of spans"},
+	} {
+		if values := valuesOf(entries, of.label); len(values) > 1 {
+			fmt.Fprintf(stderr, "note: the profiles are of several %s, select one with --label %s=%s: %s\n",
+				of.what, of.label, of.value, strings.Join(values, ", "))
+		}
 	}
 	merger := profiles.Merger{DropLabels: o.pgo}
 	merged := 0
@@ -174,16 +179,17 @@ func (o mergeOptions) query(now time.Time) (q profiles.Query, err error) {
 	return q, nil
 }
 
-// versionsOf returns the versions of the service, sorted: code of another version has other lines.
-func versionsOf(entries []profiles.Entry) []string {
-	var versions []string
+// valuesOf returns the values of a label, sorted. Code of another version has other lines, and the time of a child span is
+// also in the profile of its request.
+func valuesOf(entries []profiles.Entry, label string) []string {
+	var values []string
 	for _, e := range entries {
-		if v := e.Labels[record.VersionLabel]; v != "" {
-			versions = append(versions, v)
+		if v := e.Labels[label]; v != "" {
+			values = append(values, v)
 		}
 	}
-	slices.Sort(versions)
-	return slices.Compact(versions)
+	slices.Sort(values)
+	return slices.Compact(values)
 }
 
 // oneService returns an error if entries are of several services: their sum would describe no program.

@@ -42,9 +42,10 @@ sum to the request's duration, largest first.
 With --since, rank instead who made other requests wait in that time: the route, in which function, how many requests
 waited and how long in sum.
 
-With --tail, say instead what the slowest requests of one name have that faster ones have not: the functions and states
-in which a request spends more time on average. Faster ones are the faster half of the other recorded requests, all of
-which are slow. This describes these requests and tests nothing: chance alone makes some parts larger.
+With --tail, say instead what the slowest requests of one name have that fast ones have not: the functions and states in
+which a request spends significantly more time, with the rate q of false discoveries. Fast ones are of the sample that
+agents take. Without it, the slowest are compared with the faster half of the other recorded requests, which describes
+them and tests nothing.
 
 Traces and profiles are read from the directory that agents save to (--dir, SPANFLAME_DIR, or the default directory), or
 from servers with --tempo or --jaeger and --pyroscope.
@@ -143,7 +144,7 @@ func (o whyOptions) compareTail(ctx context.Context, stderr io.Writer) (*why.Tai
 		}
 		requests.Add(w)
 	}
-	return requests.Tail(o.slowest)
+	return requests.Tail(ctx, o.slowest)
 }
 
 // rank ranks who made other requests wait.

@@ -79,17 +79,17 @@ func TestWhyTail(t *testing.T) {
 	saveTrace(t, several, true)
 	saveWindows(t, several, record.Meta{Service: "other", Type: record.Wall}, "wall", "nanoseconds", 1, func(int) int64 { return 1 })
 	for want, args := range map[string][]string{
-		`"GET /cart" has 1 request with a wall-clock profile`: {"--tail", "GET /cart"},
-		`other names are ["GET /cart"]`:                       {"--tail", "GET /none"},
-		"want at least 4":                                     {"--tail", "GET /cart", "--slowest", "3"},
-		"want no TRACE_ID":                                    {id, "--tail", "GET /cart"},
-		"[since tail] were all set":                           {"--tail", "GET /cart", "--since", "1h"},
-		"[name tail] were all set":                            {"--tail", "GET /cart", "--name", "cart"},
-		"[tail tempo] were all set":                           {"--tail", "GET /cart", "--tempo", "http://127.0.0.1:1"},
-		"[jaeger tail] were all set":                          {"--tail", "GET /cart", "--jaeger", "http://127.0.0.1:1"},
-		"[pyroscope tail] were all set":                       {"--tail", "GET /cart", "--pyroscope", "http://127.0.0.1:1"},
-		"--last -1h0m0s: want a duration above zero":          {"--tail", "GET /cart", "--last", "-1h"},
-		"select one with --service: other, shop":              {"--tail", "GET /cart", "--dir", several},
+		`"GET /cart" has 1 slow request and 0 fast ones with a wall-clock profile`: {"--tail", "GET /cart"},
+		`other names are ["GET /cart"]`:                                            {"--tail", "GET /none"},
+		"want at least 4":                                                          {"--tail", "GET /cart", "--slowest", "3"},
+		"want no TRACE_ID":                                                         {id, "--tail", "GET /cart"},
+		"[since tail] were all set":                                                {"--tail", "GET /cart", "--since", "1h"},
+		"[name tail] were all set":                                                 {"--tail", "GET /cart", "--name", "cart"},
+		"[tail tempo] were all set":                                                {"--tail", "GET /cart", "--tempo", "http://127.0.0.1:1"},
+		"[jaeger tail] were all set":                                               {"--tail", "GET /cart", "--jaeger", "http://127.0.0.1:1"},
+		"[pyroscope tail] were all set":                                            {"--tail", "GET /cart", "--pyroscope", "http://127.0.0.1:1"},
+		"--last -1h0m0s: want a duration above zero":                               {"--tail", "GET /cart", "--last", "-1h"},
+		"select one with --service: other, shop":                                   {"--tail", "GET /cart", "--dir", several},
 	} {
 		_, _, err := execute(t, append([]string{"why", "--dir", dir}, args...)...)
 		if code := exitCode(err); code != 2 || !strings.Contains(err.Error(), want) {

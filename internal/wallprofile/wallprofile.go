@@ -16,11 +16,13 @@ const (
 )
 
 // SpanScope is the series label of a wall-clock profile that tells profiles of local root spans (ScopeRoot) from those
-// of the spans below them (ScopeChild), whose time is in their root's profile as well.
+// of the spans below them (ScopeChild), whose time is in their root's profile as well, and from those of a sparse sample of
+// fast local root spans (ScopeFast), with which slow ones are compared.
 const (
 	SpanScope  = "span_scope"
 	ScopeRoot  = "root"
 	ScopeChild = "child"
+	ScopeFast  = "fast"
 )
 
 // ProfileIDAttribute is the attribute of a span from which Grafana and the viewer link to its profile. Its value is

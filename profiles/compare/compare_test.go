@@ -1182,3 +1182,18 @@ func TestUnitsAreConverted(t *testing.T) {
 		t.Errorf("error %v for a value that is too large in nanoseconds", err)
 	}
 }
+
+// TestTheSampleOfFastRequestsIsLeftOut: it has not all of their time.
+func TestTheSampleOfFastRequestsIsLeftOut(t *testing.T) {
+	wall := func(scope string, seconds float64) profiles.Window {
+		w := cpu(map[string]float64{"main;wait": seconds})
+		w.Type, w.Profile.SampleType = record.Wall, []*profile.ValueType{{Type: "wall", Unit: "nanoseconds"}}
+		w.Labels = map[string]string{"span_scope": scope}
+		w.Profile.Sample[0].Label = map[string][]string{"span_id": {scope}}
+		return w
+	}
+	side := func() iter.Seq2[profiles.Window, error] { return sequence(wall("root", 3), wall("fast", 0.1)) }
+	if r := mustCompare(t, side(), side(), compare.Options{}); r.Before.Windows != 1 || r.Metrics[0].RawBefore != 3e9 {
+		t.Errorf("%d windows with %d ns, want the one of 3 s", r.Before.Windows, r.Metrics[0].RawBefore)
+	}
+}

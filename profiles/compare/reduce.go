@@ -98,6 +98,8 @@ func (s *side) leavesOut(w profiles.Window, request int) bool {
 	case wallprofile.ScopeChild:
 		s.children++
 		return true
+	case wallprofile.ScopeFast:
+		return true // of a sample: it has not all of their time
 	case "":
 		s.unscoped = s.unscoped || w.Service != ""
 	}

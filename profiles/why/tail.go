@@ -2,9 +2,11 @@ package why
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"iter"
 	"maps"
 	"slices"
 	"strings"
@@ -15,10 +17,13 @@ import (
 	"spanflame/internal/format"
 	"spanflame/internal/wallprofile"
 	"spanflame/profiles"
+	"spanflame/profiles/compare"
 )
 
 const (
-	minTail = 4 // slow requests
+	minTail = 4 // slow requests, and fast ones
+	// MaxTail is the maximum number of slow requests, and of fast ones, that are compared: each is a point of the tests.
+	MaxTail = 64
 	// maxRequests limits the requests whose profiles are kept.
 	maxRequests = 50_000
 	maxNames    = 20 // in an error
@@ -36,6 +41,8 @@ type Requests struct {
 // request is one request.
 type request struct {
 	id    string
+	start time.Time // of its window
+	fast  bool      // it is of the sample of fast requests
 	took  time.Duration
 	spent map[spot]time.Duration
 }
@@ -51,7 +58,8 @@ func NewRequests(name string) *Requests {
 // Add adds the requests of a window that have the name. Windows of child spans are left out, as their time is in that of
 // their requests.
 func (r *Requests) Add(w profiles.Window) {
-	if w.Labels[wallprofile.SpanScope] == wallprofile.ScopeChild {
+	scope := w.Labels[wallprofile.SpanScope]
+	if scope == wallprofile.ScopeChild {
 		return
 	}
 	for _, s := range w.Profile.Sample {
@@ -72,7 +80,7 @@ func (r *Requests) Add(w profiles.Window) {
 				r.more++
 				continue
 			}
-			q = &request{id: ids[0], spent: make(map[spot]time.Duration)}
+			q = &request{id: ids[0], start: w.Start, fast: scope == wallprofile.ScopeFast, spent: make(map[spot]time.Duration)}
 			r.found[ids[0]] = q
 		}
 		q.took += time.Duration(s.Value[0])
@@ -94,14 +102,14 @@ func rootOf(s *profile.Sample) string {
 	return ""
 }
 
-// Tail describes what the slowest requests of a name spend their time on that faster ones do not. The requests are chosen by
-// how long they took, so it is no test of anything: of requests that differ by chance, the slowest have more of something, too.
+// Tail tells what the slowest requests of a name spend their time on that faster ones do not.
 type Tail struct {
-	Name   string     `json:"request"`
-	Slow   TailSide   `json:"slow"`
-	Faster TailSide   `json:"faster"`
-	Parts  []TailPart `json:"parts"` // what the slow ones spend more time in, largest first
-	Notes  []string   `json:"notes,omitempty"`
+	Name    string     `json:"request"`
+	Slow    TailSide   `json:"slow"`
+	Faster  TailSide   `json:"faster"`
+	Sampled bool       `json:"sampled"` // the faster ones are a sample of fast requests, and the parts are significant
+	Parts   []TailPart `json:"parts"`   // what the slow ones spend more time in, largest first
+	Notes   []string   `json:"notes,omitempty"`
 }
 
 // TailSide describes one of the two sets of requests.
@@ -114,33 +122,98 @@ type TailSide struct {
 
 // TailPart is a function in one state.
 type TailPart struct {
-	Function string `json:"function"`
-	State    string `json:"state"`
-	Slow     Millis `json:"slow_ms"` // mean of a request
-	Faster   Millis `json:"faster_ms"`
-	More     Millis `json:"more_ms"`       // the difference
-	Have     int    `json:"slow_requests"` // how many of the slow ones have it
+	Function string  `json:"function"`
+	State    string  `json:"state"`
+	Slow     Millis  `json:"slow_ms"` // mean of a request
+	Faster   Millis  `json:"faster_ms"`
+	More     Millis  `json:"more_ms"`       // the difference
+	Have     int     `json:"slow_requests"` // how many of the slow ones have it
+	Q        float64 `json:"q,omitempty"`   // the rate of false discoveries at which it is significant, 0 if it is not tested
 }
 
-// Tail compares the slowest n recorded requests with the faster half of the others, by the mean time that a request spends in
-// each function and state. The differences of all parts add up to that of the requests; parts below a hundredth of it are
-// left out.
-func (r *Requests) Tail(n int) (*Tail, error) {
-	if n < minTail {
-		return nil, fmt.Errorf("the slowest %d requests: want at least %d", n, minTail)
+// Tail compares the slowest n recorded requests with the sample of fast requests that agents take, by the mean time that a
+// request spends in each function and state. Parts are those with significantly more time, by the tests of package compare,
+// with a request as a window. Without a sample, the slowest are compared with the faster half of the other recorded ones, which
+// is no test of anything: of requests that differ by chance, the slowest have more of something, too. Parts below a hundredth
+// of the difference are left out.
+func (r *Requests) Tail(ctx context.Context, n int) (*Tail, error) {
+	if n < minTail || n > MaxTail {
+		return nil, fmt.Errorf("the slowest %d requests: want at least %d and at most %d", n, minTail, MaxTail)
 	}
-	all := slices.SortedFunc(maps.Values(r.found), func(a, b *request) int { return cmp.Or(cmp.Compare(b.took, a.took), cmp.Compare(a.id, b.id)) })
-	n = min(n, len(all)/3) // so that about as many others are left
-	if n < minTail {
-		return nil, fmt.Errorf("%w: %q has %s with a wall-clock profile: want at least %d; other names are %q",
-			profiles.ErrNone, r.name, format.Count(len(all), "request"), 3*minTail, slices.Sorted(maps.Keys(r.names)))
+	bySpeed := func(a, b *request) int { return cmp.Or(cmp.Compare(b.took, a.took), cmp.Compare(a.id, b.id)) }
+	slow, faster := []*request(nil), []*request(nil)
+	for _, q := range slices.SortedFunc(maps.Values(r.found), bySpeed) {
+		if q.fast {
+			faster = append(faster, q)
+		} else {
+			slow = append(slow, q)
+		}
 	}
-	slow, others := all[:n], all[n:]
-	faster := others[len(others)/2:]
-	t := &Tail{Name: r.name, Slow: sideOf(slow), Faster: sideOf(faster), Parts: []TailPart{}}
+	t := &Tail{Name: r.name, Sampled: len(faster) >= minTail, Parts: []TailPart{}}
 	if r.more > 0 {
-		t.Notes = append(t.Notes, fmt.Sprintf("there are more than %d requests: choose a shorter time", maxRequests))
+		t.note("there are more than %d requests: choose a shorter time", maxRequests)
 	}
+	if t.Sampled {
+		slow, faster = slow[:min(n, len(slow))], spread(faster)
+	} else {
+		n = min(n, len(slow)/3) // so that about as many others are left
+		others := slow[n:]
+		slow, faster = slow[:n], others[len(others)/2:]
+	}
+	if len(slow) < minTail {
+		return nil, fmt.Errorf("%w: %q has %s and %d fast ones with a wall-clock profile: want at least %d slow and %d fast ones, or %d slow ones; "+
+			"other names are %q", profiles.ErrNone, r.name, format.Count(r.slow(), "slow request"), len(r.found)-r.slow(),
+			minTail, minTail, 3*minTail, slices.Sorted(maps.Keys(r.names)))
+	}
+	t.Slow, t.Faster = sideOf(slow), sideOf(faster)
+	significant := make(map[spot]float64)
+	if t.Sampled {
+		var err error
+		if significant, err = test(ctx, faster, slow); err != nil {
+			return nil, err
+		}
+	}
+	for at, p := range differences(slow, faster) {
+		var real bool
+		if p.Q, real = significant[at]; t.Sampled && !real {
+			continue
+		}
+		if p.More > 0 && p.More >= (t.Slow.Mean-t.Faster.Mean)/100 {
+			t.Parts = append(t.Parts, *p)
+		}
+	}
+	slices.SortFunc(t.Parts, func(a, b TailPart) int {
+		return cmp.Or(cmp.Compare(b.More, a.More), cmp.Compare(a.Function, b.Function), cmp.Compare(a.State, b.State))
+	})
+	return t, nil
+}
+
+func (t *Tail) note(text string, args ...any) { t.Notes = append(t.Notes, fmt.Sprintf(text, args...)) }
+
+// slow returns how many requests are not of the sample of fast ones.
+func (r *Requests) slow() (n int) {
+	for _, q := range r.found {
+		if !q.fast {
+			n++
+		}
+	}
+	return n
+}
+
+// spread returns at most MaxTail of all, evenly.
+func spread(all []*request) []*request {
+	if len(all) <= MaxTail {
+		return all
+	}
+	some := make([]*request, MaxTail)
+	for i := range some {
+		some[i] = all[i*(len(all)-1)/(MaxTail-1)]
+	}
+	return some
+}
+
+// differences returns the parts of the slow requests.
+func differences(slow, faster []*request) map[spot]*TailPart {
 	parts := make(map[spot]*TailPart)
 	for _, q := range slow {
 		for at, took := range q.spent {
@@ -162,14 +235,47 @@ func (r *Requests) Tail(n int) (*Tail, error) {
 	}
 	for _, p := range parts {
 		p.Slow, p.Faster = p.Slow/Millis(len(slow)), p.Faster/Millis(len(faster))
-		if p.More = p.Slow - p.Faster; p.More > 0 && p.More >= (t.Slow.Mean-t.Faster.Mean)/100 {
-			t.Parts = append(t.Parts, *p)
+		p.More = p.Slow - p.Faster
+	}
+	return parts
+}
+
+// test returns the q of the functions and states in which the requests of one set spend significantly more or less time than
+// those of the other.
+func test(ctx context.Context, before, after []*request) (map[spot]float64, error) {
+	report, err := compare.Compare(ctx, windowsOf(before), windowsOf(after), compare.Options{Normalization: compare.ByNothing})
+	if err != nil {
+		return nil, err
+	}
+	significant := make(map[spot]float64)
+	for _, c := range report.Metrics[0].Stacks {
+		if len(c.Stack) == 2 && c.Cum.Significant {
+			significant[spot{c.Stack[0], strings.Trim(c.Stack[1], "[]")}] = c.Cum.Q
 		}
 	}
-	slices.SortFunc(t.Parts, func(a, b TailPart) int {
-		return cmp.Or(cmp.Compare(b.More, a.More), cmp.Compare(a.Function, b.Function), cmp.Compare(a.State, b.State))
-	})
-	return t, nil
+	return significant, nil
+}
+
+// windowsOf returns a window for each request by time, with the stack of each function and state.
+func windowsOf(of []*request) iter.Seq2[profiles.Window, error] {
+	byTime := func(a, b *request) int { return cmp.Or(a.start.Compare(b.start), cmp.Compare(a.id, b.id)) }
+	return func(yield func(profiles.Window, error) bool) {
+		for _, q := range slices.SortedFunc(slices.Values(of), byTime) {
+			p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "time", Unit: "nanoseconds"}}}
+			for at, took := range q.spent {
+				p.Sample = append(p.Sample, &profile.Sample{
+					Location: []*profile.Location{frame("[" + at.state + "]"), frame(at.function)}, Value: []int64{int64(took)},
+				})
+			}
+			if !yield(profiles.Window{Profile: p}, nil) {
+				return
+			}
+		}
+	}
+}
+
+func frame(name string) *profile.Location {
+	return &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: name}}}}
 }
 
 // sideOf describes requests, the slowest of which is the first.
@@ -192,11 +298,22 @@ func (t *Tail) WriteJSON(w io.Writer) error {
 func (t *Tail) WriteText(w io.Writer) error {
 	var b strings.Builder
 	ms := func(m Millis) string { return format.Amount(float64(m), "nanoseconds") }
-	fmt.Fprintf(&b, "%s: the slowest %d took %s to %s, the faster half of the other recorded ones (%d) %s to %s\n", format.Clean(t.Name, 200),
+	faster := "the faster half of the other recorded ones (%d) %s to %s\n"
+	if t.Sampled {
+		faster = "%d fast ones %s to %s\n"
+	}
+	fmt.Fprintf(&b, "%s: the slowest %d took %s to %s, "+faster, format.Clean(t.Name, 200),
 		t.Slow.Requests, ms(t.Slow.Least), ms(t.Slow.Most), t.Faster.Requests, ms(t.Faster.Least), ms(t.Faster.Most))
 	for _, p := range t.Parts[:min(len(t.Parts), shownTail)] {
-		fmt.Fprintf(&b, "%9s more  in %d of %d: %s in %s (%s instead of %s)\n", ms(p.More), p.Have, t.Slow.Requests, p.State,
+		q := ""
+		if t.Sampled {
+			q = ", q " + format.Probability(p.Q)
+		}
+		fmt.Fprintf(&b, "%9s more  in %d of %d%s: %s in %s (%s instead of %s)\n", ms(p.More), p.Have, t.Slow.Requests, q, p.State,
 			format.Clean(p.Function, 200), ms(p.Slow), ms(p.Faster))
+	}
+	if t.Sampled && len(t.Parts) == 0 {
+		b.WriteString("The slow ones have no function and state significantly more than the fast ones.\n")
 	}
 	if left := len(t.Parts) - shownTail; left > 0 {
 		fmt.Fprintf(&b, "and %d more\n", left)

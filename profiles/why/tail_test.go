@@ -57,7 +57,7 @@ func TestTail(t *testing.T) {
 		r.Add(window(1000+i, wallprofile.ScopeRoot, "GET /other", at{"shop.other", "", time.Second}))
 		r.Add(window(i, wallprofile.ScopeChild, "GET /item", at{"shop.child", "", time.Second}))
 	}
-	tail, err := r.Tail(10)
+	tail, err := r.Tail(t.Context(), 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,10 +81,27 @@ func TestTail(t *testing.T) {
 		"   150 ms more  in 5 of 10: waiting: mutex in shop.lock (150 ms instead of 0 ns)\n"; text.String() != want {
 		t.Errorf("the text is\n%s, want\n%s", &text, want)
 	}
-	if tail, err := r.Tail(30); err != nil || tail.Slow.Requests != 13 {
+	if tail, err := r.Tail(t.Context(), 30); err != nil || tail.Slow.Requests != 13 {
 		t.Errorf("more than a third are slow: %+v, %v", tail, err)
 	}
-	if _, err := NewRequests("GET /none").Tail(30); !errors.Is(err, profiles.ErrNone) {
+
+	for i := range 4 {
+		r.Add(window(2000+i, wallprofile.ScopeFast, "GET /item", at{"shop.work", "", time.Duration(50+i) * time.Millisecond}))
+	}
+	if tail, err = r.Tail(t.Context(), 10); err != nil || len(tail.Parts) == 0 || !tail.Sampled || tail.Faster != (TailSide{4, 51*ms + ms/2, 50 * ms, 53 * ms}) {
+		t.Fatalf("with a sample: %+v, %v", tail, err)
+	}
+	if p := tail.Parts[0]; p.Function != "shop.wait" || p.Q <= 0 || p.Q > 0.05 || p.More != 1000*ms {
+		t.Errorf("with a sample, the first part is %+v", p)
+	}
+	text.Reset()
+	if err := tail.WriteText(&text); err != nil || !strings.Contains(text.String(), ", 4 fast ones 50 ms to 53 ms\n") || !strings.Contains(text.String(), ", q 0.0") {
+		t.Errorf("with a sample: %v\n%s", err, &text)
+	}
+	if tail, err := r.Tail(t.Context(), 30); err != nil || tail.Slow.Requests != 30 {
+		t.Errorf("not all slow ones are compared: %+v, %v", tail, err)
+	}
+	if _, err := NewRequests("GET /none").Tail(t.Context(), 30); !errors.Is(err, profiles.ErrNone) {
 		t.Errorf("no requests have a tail: %v", err)
 	}
 }

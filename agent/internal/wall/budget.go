@@ -38,9 +38,12 @@ func (b *budget) capacity() time.Duration { return time.Duration(b.share * float
 
 // available returns the CPU time that may be spent now on a root. Half of the bucket is reserved for names that had no
 // capture within the window, so that a busy route cannot starve a rare one. Three quarters are reserved for sampled roots,
-// if one was captured within the window: the profile of another one has no trace around it.
+// if one was captured within the window: the profile of another one has no trace around it. Half is reserved for slow roots.
 func (b *budget) available(now time.Time, t *root) time.Duration {
 	left := b.left(now)
+	if t.fast() {
+		return left - b.capacity()/2
+	}
 	if !t.sampled && now.Sub(b.traced) < budgetWindow {
 		return left - b.capacity()*3/4
 	}
@@ -121,7 +124,7 @@ func (b *budget) serve(now time.Time, t *root) {
 	b.served[t.currentName()] = now
 }
 
-// fair orders roots for service: sampled ones first; these, and then the others, in rounds, one root of each name a round,
+// fair orders roots for service: sampled ones first, fast ones last; the sampled ones, and then the others, in rounds, one root of each name a round,
 // the slowest of its name first; within a round the name that has waited longest first.
 func (b *budget) fair(roots []*root) []*root {
 	byName := make(map[string][]*root)
@@ -152,8 +155,12 @@ func (b *budget) fair(roots []*root) []*root {
 }
 
 func rank(t *root) int {
-	if t.sampled {
+	switch {
+	case t.fast():
+		return 2
+	case t.sampled:
 		return 0
+	default:
+		return 1
 	}
-	return 1
 }

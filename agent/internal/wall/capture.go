@@ -43,6 +43,8 @@ func (w *work) abandon() {
 		if t.duration() >= r.o.SlowSpan && !t.conv.emitted && !t.conv.counted {
 			t.conv.counted = true
 			r.stats.skippedPanic.Add(1)
+		} else if t.chosen && t.fast() && !t.conv.emitted {
+			r.stats.fastLost.Add(1)
 		}
 	}
 	for t := range r.conv.tracked {
@@ -277,6 +279,9 @@ func (w *work) reason(t *root) *atomic.Uint64 {
 func (r *Recorder) lose(t *root, why *atomic.Uint64) {
 	if !t.conv.emitted && !t.conv.counted {
 		t.conv.counted = true
+		if t.fast() {
+			why = &r.stats.fastLost
+		}
 		why.Add(1)
 	}
 	r.stats.skippedChildren.Add(uint64(len(t.conv.children)))
@@ -289,27 +294,44 @@ func (w *work) emit() {
 	r := w.r
 	finished := r.conv.finished
 	r.conv.finished = nil
-	slow := finished[:0]
+	wanted := finished[:0]
 	for _, t := range finished {
-		if t.duration() != 0 && t.took >= r.o.SlowSpan {
-			slow = append(slow, t)
+		if t.duration() != 0 && (t.chosen || !t.fast()) {
+			wanted = append(wanted, t)
 		} else {
 			r.conv.drop(t)
 		}
 	}
-	for _, t := range r.budget.fair(slow) {
+	for _, t := range r.budget.fair(wanted) {
 		switch {
 		case r.deadlineReached():
 			r.lose(t, &r.stats.skippedStop)
 		case w.available([]*root{t}) <= 0:
 			r.lose(t, &r.stats.skippedBudget)
+		case t.fast():
+			r.emitFast(t)
 		default:
 			r.budget.serve(time.Now(), t)
 			r.emit(t)
 		}
 	}
-	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeRoot)))
-	r.stats.profiles.Add(uint64(r.encoder.flush(wallprofile.ScopeChild)))
+	for _, scope := range scopes {
+		r.stats.profiles.Add(uint64(r.encoder.flush(scope)))
+	}
+}
+
+// emitFast emits a root of the sample of fast ones, without the profiles of its children and without a diagnosis. It has
+// one only if it is known completely: half of a fast request would seem to be a faster one.
+func (r *Recorder) emitFast(t *root) {
+	a := t.span.account()
+	if a.covered == 0 || a.covered < a.duration {
+		r.lose(t, &r.stats.fastLost)
+		return
+	}
+	r.stats.profiles.Add(uint64(r.encoder.add(wallprofile.ScopeFast, a)))
+	r.stats.fast.Add(1)
+	t.conv.emitted = true
+	r.conv.drop(t)
 }
 
 // emit emits the complete parts of a root: itself, unless that was done, and its children.

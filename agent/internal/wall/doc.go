@@ -98,7 +98,8 @@
 //
 // A slow root span becomes a record with the series label span_scope="root", its child spans of at least
 // Options.ChildMin become records with span_scope="child"; every sample has the label span_id. A child's
-// time is also in its root's record: totals of a service are those of span_scope="root".
+// time is also in its root's record: totals of a service are those of span_scope="root". A few root spans that are not
+// slow are captured as well, in records with span_scope="fast", so that slow ones can be compared with them.
 //
 // # Limits (Go 1.26)
 //

@@ -16,6 +16,9 @@ import (
 // server; the receiver splits the record of a single span that is larger.
 const maxRecordSamples = 4_000
 
+// scopes are those of all records, each of which has spans of one.
+var scopes = [...]string{wallprofile.ScopeRoot, wallprofile.ScopeChild, wallprofile.ScopeFast}
+
 // maxSpread is how far the starts of the spans in one record may lie apart: Pyroscope finds a span's samples
 // by the record's start, which Grafana looks for within half a minute of the span.
 const maxSpread = 10 * time.Second
@@ -126,7 +129,7 @@ func newEncoder(o Options) *encoder {
 	return &encoder{
 		service: o.Service, labels: maps.Clone(o.Labels), emit: o.Emit,
 		open: make(map[string]*openRecord),
-		used: map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}},
+		used: map[string]map[int64]bool{wallprofile.ScopeRoot: {}, wallprofile.ScopeChild: {}, wallprofile.ScopeFast: {}},
 	}
 }
 

@@ -46,7 +46,8 @@ type Options struct {
 	Guard  *guard.Guard        // recovers panics
 	Logger *slog.Logger        // nil is slog.Default()
 
-	diagnosed func(Diagnosis) // called for each captured root span: how tests see a diagnosis to the nanosecond
+	sampleEvery time.Duration   // between rounds in which fast spans are captured; 0 is 15 s
+	diagnosed   func(Diagnosis) // called for each captured root span: how tests see a diagnosis to the nanosecond
 }
 
 const (
@@ -107,6 +108,7 @@ type Recorder struct {
 	meter   *meter
 	seen    uint64 // the newest generation of the trace in a snapshot
 	chooser chooser
+	sampler sampler
 	paced   time.Time     // until when recording is charged to the budget
 	paused  bool          // the flight recorder does not run
 	short   bool          // the budget was too small for a slow span, since the last choice of the mode
@@ -189,6 +191,7 @@ func newRecorder(o Options) *Recorder {
 		budget:    newBudget(o.CPUShare*float64(runtime.GOMAXPROCS(0)), now),
 		meter:     newMeter(now),
 		chooser:   chooser{since: now},
+		sampler:   sampler{every: cmp.Or(o.sampleEvery, sampleEvery)},
 		toggle:    firstToggle,
 		diagnoses: diagnosisLog{to: o.Logger, lines: cmp.Or(o.LogLines, defaultLogLines)},
 		cut:       now,
@@ -200,6 +203,7 @@ func newRecorder(o Options) *Recorder {
 	r.encoder = newEncoder(guarded)
 	r.conv = newConverter(o.ChildMin, r.names.get, r.deadlineReached)
 	r.writing.Store(true)
+	r.sampler.rest(now)
 	return r
 }
 
@@ -226,8 +230,8 @@ func (r *Recorder) deadlineReached() bool {
 	}
 }
 
-// request asks for the capture of a root that was slow. If that is not possible, it returns the counter of the
-// reason.
+// request asks for the capture of a root that was slow, or fast and chosen, which can wait. If that is not possible, it
+// returns the counter of the reason.
 func (r *Recorder) request(t *root) (lost *atomic.Uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -240,7 +244,9 @@ func (r *Recorder) request(t *root) (lost *atomic.Uint64) {
 		t.asked = true
 		r.pending = append(r.pending, t)
 	}
-	notify(r.wake)
+	if !t.fast() {
+		notify(r.wake)
+	}
 	return nil
 }
 
@@ -301,12 +307,13 @@ func (r *Recorder) run() {
 	}
 }
 
-// look is called at every tick: it charges recording to the budget and checks the running spans, which it charges as
-// well. It reports whether a capture is due.
+// look is called at every tick: it charges recording to the budget, checks the running spans, which it charges as
+// well, and samples fast ones. It reports whether a capture is due.
 func (r *Recorder) look(now time.Time) (due bool) {
 	defer r.spending()()
 	r.pace(now)
-	return r.forgetting(now)
+	sampled := r.sample(now)
+	return r.forgetting(now) || sampled && r.waiting()
 }
 
 // spending begins a piece of the recorder's work. The function that it returns ends it, and charges its CPU time. A piece

@@ -80,6 +80,7 @@ type root struct {
 	r       *Recorder
 	traceID oteltrace.TraceID
 	sampled bool
+	chosen  bool // it is captured also if it is fast
 
 	place place
 
@@ -134,7 +135,7 @@ func (r *Recorder) newSpan(above Mark, sc oteltrace.SpanContext, name string, st
 			return child
 		}
 	}
-	t := &root{r: r, traceID: sc.TraceID(), sampled: sc.IsSampled(), count: 1, open: 1}
+	t := &root{r: r, traceID: sc.TraceID(), sampled: sc.IsSampled(), chosen: r.sampler.choose(), count: 1, open: 1}
 	t.root = t
 	t.init(sc, name, start)
 	if !r.live.add(t) {
@@ -290,6 +291,10 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 		r.stats.slow.Add(1)
 		if lost := r.request(t); lost != nil {
 			lost.Add(1)
+		}
+	case s.parent == nil && t.chosen:
+		if !writing || r.request(t) != nil {
+			r.stats.fastLost.Add(1)
 		}
 	case s.parent != nil && last && t.took >= r.o.SlowSpan:
 		r.request(t) // the last child that outlived a slow root

@@ -15,6 +15,8 @@ type Stats struct {
 	Partial  uint64 // of the captured: with a part that is not recorded
 	Children uint64 // child spans emitted
 	Profiles uint64 // records emitted
+	Fast     uint64 // fast root spans emitted, of the sample with which slow ones are compared
+	FastLost uint64 // fast root spans that were chosen and not emitted
 
 	SkippedBudget   uint64 // slow roots not captured: the CPU budget was spent
 	SkippedBusy     uint64 // … another flight recorder ran in the process
@@ -51,7 +53,7 @@ type Stats struct {
 }
 
 type counters struct {
-	slow, captured, partial, children, profiles                          atomic.Uint64
+	slow, captured, partial, children, profiles, fast, fastLost          atomic.Uint64
 	skippedBudget, skippedWindow, skippedQueue, skippedStop, unended     atomic.Uint64
 	skippedPanic, skippedBusy, skippedChildren                           atomic.Uint64
 	rootsDropped, childrenDropped, skippedGoroutines, skippedGenerations atomic.Uint64
@@ -84,6 +86,8 @@ func (r *Recorder) Stats() Stats {
 		Partial:            c.partial.Load(),
 		Children:           c.children.Load(),
 		Profiles:           c.profiles.Load(),
+		Fast:               c.fast.Load(),
+		FastLost:           c.fastLost.Load(),
 		SkippedBudget:      c.skippedBudget.Load(),
 		SkippedBusy:        c.skippedBusy.Load(),
 		SkippedWindow:      c.skippedWindow.Load(),
