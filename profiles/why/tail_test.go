@@ -95,7 +95,8 @@ func TestTail(t *testing.T) {
 		t.Errorf("with a sample, the first part is %+v", p)
 	}
 	text.Reset()
-	if err := tail.WriteText(&text); err != nil || !strings.Contains(text.String(), ", 4 fast ones 50 ms to 53 ms\n") || !strings.Contains(text.String(), ", q 0.0") {
+	if err := tail.WriteText(&text); err != nil || !strings.Contains(text.String(), ", 4 fast ones 50 ms to 53 ms\n") ||
+		!strings.Contains(text.String(), ", q 0.0") {
 		t.Errorf("with a sample: %v\n%s", err, &text)
 	}
 	if tail, err := r.Tail(t.Context(), 30); err != nil || tail.Slow.Requests != 30 {

@@ -13,16 +13,18 @@ import (
 	"spanflame/internal/wallprofile"
 )
 
+// frames is a stack of functions, innermost first.
+func frames(names ...string) *stack {
+	s := &stack{}
+	for _, n := range names {
+		s.frames = append(s.frames, frame{function: n, file: "shop.go"})
+	}
+	return s
+}
+
 // TestFold makes the account of a request that waited for 5,000 others, each of which had the lock for a ten-thousandth of the time
 // below a stack of its own, and for one that had it for half of the time.
 func TestFold(t *testing.T) {
-	frames := func(names ...string) *stack {
-		s := &stack{}
-		for _, n := range names {
-			s.frames = append(s.frames, frame{function: n, file: "shop.go"})
-		}
-		return s
-	}
 	const whole = int64(time.Second)
 	label := func(name string) string {
 		return wallprofile.CauseFrame(wallprofile.HeldBy, wallprofile.OtherRequest, name)

@@ -69,6 +69,8 @@ func blockedInSync(at *stack) wallprofile.State {
 			break
 		}
 		switch {
+		case strings.HasPrefix(f.function, "runtime.gc"):
+			return wallprofile.WaitGC // for a lock of the collector, which who comes first holds for all
 		case strings.HasPrefix(f.function, "sync.(*RWMutex)."):
 			s = wallprofile.WaitRWMutex
 		case strings.HasPrefix(f.function, "sync.(*Mutex)."), strings.HasPrefix(f.function, "internal/sync.(*Mutex)."):
