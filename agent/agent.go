@@ -53,7 +53,7 @@ type Agent struct {
 	capture  *capture.Capturer
 	slow     slowSpans
 	saved    *save.Profiles    // nil if nothing is saved
-	deliver  *deliver.Delivery // nil without a Pyroscope address
+	deliver  *deliver.Delivery // nil if profiles are not sent
 	self     self
 	metrics  []metric.Registration
 	pages    http.Handler
@@ -119,8 +119,8 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 // logStart logs where everything is sent and saved.
 func (a *Agent) logStart() {
 	var where []any
-	if a.cfg.PyroscopeAddress != "" {
-		where = append(where, "profiles", redact.URL(a.cfg.PyroscopeAddress))
+	if a.cfg.delivers() {
+		where = append(where, "profiles", redact.URL(a.cfg.destination()))
 	}
 	if addr := a.AdminAddr(); addr != "" {
 		where = append(where, "admin", addr)
@@ -146,7 +146,7 @@ func (a *Agent) startProfiles() error {
 		}, cfg.Logger)
 		emit = append(emit, a.saved.Put)
 	}
-	if cfg.PyroscopeAddress != "" {
+	if cfg.delivers() {
 		if err := a.startDelivery(); err != nil {
 			return err
 		}
@@ -186,20 +186,35 @@ func toAll(sinks []func(record.Record)) func(record.Record) {
 	}
 }
 
-// startDelivery pushes captured profiles to Pyroscope.
+// server returns where and how profiles are sent.
+func (c Config) server() push.Config {
+	if c.exporter() == exporterOTLP {
+		return push.Config{
+			Protocol: push.Protocol(c.ProfilesProtocol),
+			URL:      c.destination(),
+			Headers:  c.ProfilesHeaders,
+			CAFile:   c.ProfilesCAFile,
+			CertFile: c.ProfilesCertFile,
+			KeyFile:  c.ProfilesKeyFile,
+		}
+	}
+	return push.Config{
+		URL:               c.destination(),
+		BasicAuthUser:     c.PyroscopeBasicAuthUser,
+		BasicAuthPassword: c.PyroscopeBasicAuthPassword,
+		BearerToken:       c.PyroscopeAuthToken,
+		TenantID:          c.PyroscopeTenantID,
+		Headers:           c.PyroscopeHeaders,
+		CAFile:            c.PyroscopeCAFile,
+		CertFile:          c.PyroscopeCertFile,
+		KeyFile:           c.PyroscopeKeyFile,
+	}
+}
+
+// startDelivery sends captured profiles to the server.
 func (a *Agent) startDelivery() error {
 	cfg := a.cfg
-	client, err := push.New(push.Config{
-		URL:               cfg.PyroscopeAddress,
-		BasicAuthUser:     cfg.PyroscopeBasicAuthUser,
-		BasicAuthPassword: cfg.PyroscopeBasicAuthPassword,
-		BearerToken:       cfg.PyroscopeAuthToken,
-		TenantID:          cfg.PyroscopeTenantID,
-		Headers:           cfg.PyroscopeHeaders,
-		CAFile:            cfg.PyroscopeCAFile,
-		CertFile:          cfg.PyroscopeCertFile,
-		KeyFile:           cfg.PyroscopeKeyFile,
-	})
+	client, err := push.New(cfg.server())
 	if err != nil {
 		return err
 	}

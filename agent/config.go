@@ -19,6 +19,8 @@ import (
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
 	"spanflame/agent/internal/identity"
+	"spanflame/agent/internal/push"
+	"spanflame/internal/otlpwire"
 	"spanflame/internal/record"
 )
 
@@ -43,8 +45,13 @@ type Config struct {
 	// OTEL_RESOURCE_ATTRIBUTES; allowed: name=value pairs separated by commas, values percent-encoded.
 	ResourceAttributes map[string]string
 
-	// PyroscopeAddress is the base URL of the Pyroscope server. Without one, profiles are only saved in Dir; where that
-	// is off too, none are captured.
+	// ProfilesExporter is how captured profiles are sent: to Pyroscope by its own protocol, or by OTLP to a Collector, to
+	// Pyroscope or to another server. Where they are neither sent nor saved in Dir, none are captured.
+	// OTEL_PROFILES_EXPORTER; default: pyroscope if there is a Pyroscope server, else otlp if there is an endpoint for
+	// profiles, else none; allowed: pyroscope, otlp or none.
+	ProfilesExporter string
+
+	// PyroscopeAddress is the base URL of the Pyroscope server.
 	// PYROSCOPE_SERVER_ADDRESS; allowed: a URL like http://127.0.0.1:4040.
 	PyroscopeAddress string
 
@@ -79,6 +86,33 @@ type Config struct {
 	// PyroscopeKeyFile is a PEM file with the key of that certificate.
 	// SPANFLAME_PYROSCOPE_KEY_FILE.
 	PyroscopeKeyFile string
+
+	// ProfilesEndpoint is the full URL that profiles are sent to by OTLP.
+	// OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT; default: OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by
+	// /v1development/profiles; allowed: a URL like http://127.0.0.1:4318/v1development/profiles, without a query.
+	ProfilesEndpoint string
+
+	// ProfilesProtocol is the protocol for profiles by OTLP.
+	// OTEL_EXPORTER_OTLP_PROFILES_PROTOCOL; default: OTEL_EXPORTER_OTLP_PROTOCOL, else http/protobuf; allowed: grpc or
+	// http/protobuf.
+	ProfilesProtocol string
+
+	// ProfilesHeaders are headers to send with every profile by OTLP.
+	// OTEL_EXPORTER_OTLP_PROFILES_HEADERS; default: OTEL_EXPORTER_OTLP_HEADERS; allowed: name=value pairs separated by
+	// commas, values percent-encoded.
+	ProfilesHeaders map[string]string
+
+	// ProfilesCAFile is a PEM file with the authorities to trust for profiles by OTLP.
+	// OTEL_EXPORTER_OTLP_PROFILES_CERTIFICATE; default: OTEL_EXPORTER_OTLP_CERTIFICATE, else the system's authorities.
+	ProfilesCAFile string
+
+	// ProfilesCertFile is a PEM file with the client's certificate for profiles by OTLP.
+	// OTEL_EXPORTER_OTLP_PROFILES_CLIENT_CERTIFICATE; default: OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE.
+	ProfilesCertFile string
+
+	// ProfilesKeyFile is a PEM file with the key of that certificate.
+	// OTEL_EXPORTER_OTLP_PROFILES_CLIENT_KEY; default: OTEL_EXPORTER_OTLP_CLIENT_KEY.
+	ProfilesKeyFile string
 
 	// ProfileLabels are series labels to add to every profile. Keep the number of different values small: each makes
 	// a series.
@@ -139,7 +173,7 @@ type Config struct {
 
 	// Dir is the directory in which profiles and traces are saved, as files that "spanflame view" and "go tool pprof"
 	// read. Services share it, so that a trace across them is in one place. "off" saves nothing.
-	// SPANFLAME_DIR; default: spanflame/saved in the user's cache directory, or off with a Pyroscope server.
+	// SPANFLAME_DIR; default: spanflame/saved in the user's cache directory, or off if profiles are sent to a server.
 	Dir string
 
 	// DirMaxBytes limits this service's files in Dir, profiles and traces together. The oldest are removed first. On a
@@ -247,7 +281,16 @@ func (c Config) Resolve() (Config, error) {
 func (c Config) resolve() (_ Config, ignored []error, err error) {
 	var env Config
 	ignored = settings.Read(&env)
-	c = c.over(env).withDefaults()
+	c = c.over(env)
+	if c.exporter() == exporterOTLP {
+		var common Config
+		ignored = append(ignored, commonSettings.Read(&common)...)
+		base := common.ProfilesEndpoint
+		common.ProfilesEndpoint = ""
+		commonSettings.Merge(&c, &common)
+		set(&c.ProfilesEndpoint, profilesEndpoint(base, c.ProfilesProtocol))
+	}
+	c = c.withDefaults()
 	wrong := c.Validate()
 	if c.Strict {
 		wrong = errors.Join(errors.Join(ignored...), wrong)
@@ -260,7 +303,7 @@ func (c Config) resolve() (_ Config, ignored []error, err error) {
 			return Config{}, nil, fmt.Errorf("find the working directory, for Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
 		}
 	}
-	if c.PyroscopeAddress != "" && c.SpoolDir != "" { // the same
+	if c.delivers() && c.SpoolDir != "" { // the same
 		if c.SpoolDir, err = filepath.Abs(c.SpoolDir); err != nil {
 			return Config{}, nil, fmt.Errorf("find the working directory, for SpoolDir (SPANFLAME_SPOOL_DIR) %q: %w", c.SpoolDir, err)
 		}
@@ -322,7 +365,8 @@ func (c Config) withDefaults() Config {
 			}
 		}
 	}
-	if c.Dir == "" && c.PyroscopeAddress == "" {
+	c.ProfilesExporter = c.exporter()
+	if c.Dir == "" && !c.delivers() {
 		// Where there is no such directory either, nothing is saved, and Start logs that.
 		c.Dir, _ = record.DefaultDir()
 	}
@@ -356,9 +400,44 @@ var profileTypes = map[pyroscope.ProfileType]record.Type{
 // saves reports whether profiles and traces are saved in Dir.
 func (c Config) saves() bool { return c.Dir != "" && c.Dir != off }
 
+// exporter returns how profiles are sent.
+func (c Config) exporter() string {
+	switch {
+	case c.ProfilesExporter == exporterPyroscope && c.PyroscopeAddress == "":
+		return exporterNone
+	case c.ProfilesExporter != "":
+		return c.ProfilesExporter
+	case c.PyroscopeAddress != "":
+		return exporterPyroscope
+	case c.ProfilesEndpoint != "":
+		return exporterOTLP
+	}
+	return exporterNone
+}
+
+// delivers reports whether profiles are sent anywhere.
+func (c Config) delivers() bool { return c.exporter() != exporterNone }
+
+// destination returns the address that profiles are sent to, if they are.
+func (c Config) destination() string {
+	if c.exporter() == exporterOTLP {
+		return c.ProfilesEndpoint
+	}
+	return c.PyroscopeAddress
+}
+
+// profilesEndpoint returns the URL that profiles are sent to by an OTLP protocol, for the base URL of all signals; without
+// one, it is on localhost.
+func profilesEndpoint(base, protocol string) string {
+	if protocol == string(push.OTLPGRPC) {
+		return cmp.Or(base, "http://localhost:4317")
+	}
+	return strings.TrimRight(cmp.Or(base, "http://localhost:4318"), "/") + otlpwire.Path
+}
+
 // kept returns the directories that profiles are in, spooled or saved: one in which they would be spooled first.
 func (c Config) kept() (dirs []string) {
-	if c.PyroscopeAddress != "" {
+	if c.delivers() {
 		dirs = append(dirs, c.SpoolDir)
 	}
 	if c.saves() {
@@ -370,14 +449,14 @@ func (c Config) kept() (dirs []string) {
 // lost describes that profiles are discarded although nobody chose that; it is empty if they are not.
 func (c Config) lost() string {
 	switch {
-	case c.saves() || c.PyroscopeAddress != "":
+	case c.saves() || c.delivers():
 		return ""
 	case c.Dir == "":
 		return "no profiles are captured: there is no server for them, and the user has no cache directory to save them in; " +
 			"set SPANFLAME_DIR to a directory, or to off"
 	}
 	return "no profiles are captured: there is no destination for them; " +
-		"set PYROSCOPE_SERVER_ADDRESS, or SPANFLAME_DIR to a directory"
+		"set PYROSCOPE_SERVER_ADDRESS, or OTEL_PROFILES_EXPORTER to otlp, or SPANFLAME_DIR to a directory"
 }
 
 // recordTypes returns the records that hold the configured profile types, each once and in a fixed order.

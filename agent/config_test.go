@@ -16,6 +16,7 @@ import (
 
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/instance"
+	"spanflame/agent/internal/push"
 	"spanflame/internal/record"
 )
 
@@ -386,5 +387,64 @@ func TestTheCallersFieldsWin(t *testing.T) {
 	}
 	if want := map[string]string{"a": "1", "b": "2"}; !reflect.DeepEqual(c.ResourceAttributes, want) {
 		t.Errorf("attributes %v, want %v", c.ResourceAttributes, want)
+	}
+}
+
+// TestProfilesByOTLP: profiles are sent by OTLP only where somebody chose that. What OTLP sets for all signals counts where
+// nothing is set for profiles.
+func TestProfilesByOTLP(t *testing.T) {
+	const pyroscope = "http://pyroscope:4040"
+	for name, tt := range map[string]struct {
+		env      map[string]string
+		exporter string
+		url      string
+		protocol push.Protocol
+		header   string // X-Key
+	}{
+		"nothing is set":        {nil, "none", "", push.Pyroscope, ""},
+		"OTLP of other signals": {map[string]string{"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "none", "", push.Pyroscope, ""},
+		"Pyroscope": {map[string]string{"PYROSCOPE_SERVER_ADDRESS": pyroscope, "OTEL_EXPORTER_OTLP_HEADERS": "x-key=1"},
+			"pyroscope", pyroscope, push.Pyroscope, ""},
+		"both": {map[string]string{"PYROSCOPE_SERVER_ADDRESS": pyroscope, "OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT": "http://p/x"},
+			"pyroscope", pyroscope, push.Pyroscope, ""},
+		"both, and OTLP is chosen": {map[string]string{"PYROSCOPE_SERVER_ADDRESS": pyroscope, "OTEL_PROFILES_EXPORTER": "otlp",
+			"OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT": "http://p/x"}, "otlp", "http://p/x", push.OTLPHTTP, ""},
+		"none is chosen": {map[string]string{"PYROSCOPE_SERVER_ADDRESS": pyroscope, "OTEL_PROFILES_EXPORTER": "none"}, "none", pyroscope, push.Pyroscope, ""},
+		"an endpoint for profiles": {map[string]string{"OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT": "http://p/x", "OTEL_EXPORTER_OTLP_HEADERS": "x-key=1"},
+			"otlp", "http://p/x", push.OTLPHTTP, "1"},
+		"the common endpoint": {map[string]string{"OTEL_PROFILES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318/a/",
+			"OTEL_EXPORTER_OTLP_PROFILES_HEADERS": "x-key=%32", "OTEL_EXPORTER_OTLP_HEADERS": "x-key=1"},
+			"otlp", "http://c:4318/a/v1development/profiles", push.OTLPHTTP, "2"},
+		"the common endpoint with gRPC": {map[string]string{"OTEL_PROFILES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317",
+			"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "otlp", "http://c:4317", push.OTLPGRPC, ""},
+		"gRPC for profiles alone": {map[string]string{"OTEL_PROFILES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+			"OTEL_EXPORTER_OTLP_PROFILES_PROTOCOL": "grpc"}, "otlp", "http://localhost:4317", push.OTLPGRPC, ""},
+		"no endpoint":         {map[string]string{"OTEL_PROFILES_EXPORTER": "otlp"}, "otlp", "http://localhost:4318/v1development/profiles", push.OTLPHTTP, ""},
+		"no Pyroscope server": {map[string]string{"OTEL_PROFILES_EXPORTER": "pyroscope"}, "none", "", push.Pyroscope, ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			clearEnv(t)
+			for name, value := range tt.env {
+				t.Setenv(name, value)
+			}
+			c, ignored, err := Config{}.resolve()
+			if err != nil || len(ignored) > 0 {
+				t.Fatal(err, ignored)
+			}
+			server := c.server()
+			if c.ProfilesExporter != tt.exporter || server.URL != tt.url || server.Protocol != tt.protocol || server.Headers["x-key"] != tt.header {
+				t.Errorf("%s: %q %q %v, want %s: %q %q %q", c.ProfilesExporter, server.URL, server.Protocol, server.Headers,
+					tt.exporter, tt.url, tt.protocol, tt.header)
+			}
+			if saved := c.Dir != off && c.Dir != ""; saved == c.delivers() {
+				t.Errorf("saved: %t, sent: %t", saved, c.delivers())
+			}
+		})
+	}
+	clearEnv(t)
+	t.Setenv("OTEL_PROFILES_EXPORTER", "otlp")
+	t.Setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "carrier pigeon")
+	if _, ignored, err := (Config{}).resolve(); err != nil || len(ignored) != 1 || !strings.Contains(ignored[0].Error(), "OTEL_EXPORTER_OTLP_PROTOCOL") {
+		t.Errorf("%v, ignored %v", err, ignored)
 	}
 }

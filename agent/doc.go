@@ -1,5 +1,5 @@
 // Package agent profiles a Go service continuously: CPU, memory, goroutine, mutex and block profiles in windows, and a
-// wall-clock profile of every slow request, delivered to Grafana Pyroscope or saved as files.
+// wall-clock profile of every slow request, delivered to Grafana Pyroscope, or by OTLP to any server, or saved as files.
 //
 //	a, err := agent.Start(ctx, agent.Config{ServiceName: "checkout"})
 //	if err != nil {
@@ -17,7 +17,7 @@
 //
 // # Without a server
 //
-// Where no address of a Pyroscope server is set, profiles are saved in the user's cache directory, up to a gigabyte for
+// Where no server for profiles is set, they are saved in the user's cache directory, up to a gigabyte for
 // each service and for a week: "spanflame view" shows them. [Config.Dir] names another directory, also with a server, or
 // turns that off.
 //

@@ -16,8 +16,10 @@ import (
 
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
+	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/wall"
+	"spanflame/internal/otlpwire"
 	"spanflame/internal/record"
 	"spanflame/internal/redact"
 )
@@ -31,6 +33,13 @@ const (
 	adminMetrics = "metrics"
 )
 
+// The choices of ProfilesExporter.
+const (
+	exporterPyroscope = "pyroscope"
+	exporterOTLP      = "otlp"
+	exporterNone      = "none"
+)
+
 // wallModes are the choices of WallMode. Without a mode, the recorder chooses.
 var wallModes = map[string]*wall.Mode{"auto": nil, "always": new(wall.AlwaysOn), "armed": new(wall.Armed)}
 
@@ -42,6 +51,7 @@ const (
 	aDuration  = "a duration above zero"
 	bytesCount = "a number of bytes above zero, like 64MiB"
 	pairs      = "name=value pairs separated by commas"
+	aProtocol  = "grpc or http/protobuf"
 )
 
 // settings is the one description of every field of [Config].
@@ -56,6 +66,12 @@ var settings = setting.Table{
 		Field: "ResourceAttributes", Variable: "OTEL_RESOURCE_ATTRIBUTES", Parse: setting.Attributes, Union: true, Allowed: setting.EncodedPairs,
 	},
 
+	setting.Of[string]{
+		Field: "ProfilesExporter", Variable: "OTEL_PROFILES_EXPORTER", Parse: setting.Text,
+		DefaultText: "pyroscope if there is a Pyroscope server, else otlp if there is an endpoint for profiles, else none",
+		Valid:       func(s string) bool { return s == exporterPyroscope || s == exporterOTLP || s == exporterNone },
+		Allowed:     "pyroscope, otlp or none",
+	},
 	setting.Of[string]{
 		Field: "PyroscopeAddress", Variable: "PYROSCOPE_SERVER_ADDRESS", Parse: setting.Text,
 		Valid: setting.NoneOrURL, Allowed: "a URL like http://127.0.0.1:4040", Show: redact.URL,
@@ -74,6 +90,32 @@ var settings = setting.Table{
 	},
 	setting.Of[string]{Field: "PyroscopeCertFile", Variable: "SPANFLAME_PYROSCOPE_CERT_FILE", Parse: setting.Text},
 	setting.Of[string]{Field: "PyroscopeKeyFile", Variable: "SPANFLAME_PYROSCOPE_KEY_FILE", Parse: setting.Text},
+
+	setting.Of[string]{
+		Field: "ProfilesEndpoint", Variable: "OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT", Parse: setting.Text,
+		DefaultText: "OTEL_EXPORTER_OTLP_ENDPOINT, with http/protobuf followed by " + otlpwire.Path,
+		Valid:       setting.NoneOrURL, Allowed: "a URL like http://127.0.0.1:4318" + otlpwire.Path + ", without a query", Show: redact.URL,
+	},
+	setting.Of[string]{
+		Field: "ProfilesProtocol", Variable: "OTEL_EXPORTER_OTLP_PROFILES_PROTOCOL", Parse: setting.Text,
+		DefaultText: "OTEL_EXPORTER_OTLP_PROTOCOL, else http/protobuf", Default: string(push.OTLPHTTP), Valid: isProtocol, Allowed: aProtocol,
+	},
+	setting.Of[map[string]string]{
+		Field: "ProfilesHeaders", Variable: "OTEL_EXPORTER_OTLP_PROFILES_HEADERS", Parse: setting.Attributes, Secret: true,
+		DefaultText: "OTEL_EXPORTER_OTLP_HEADERS", Allowed: setting.EncodedPairs,
+	},
+	setting.Of[string]{
+		Field: "ProfilesCAFile", Variable: "OTEL_EXPORTER_OTLP_PROFILES_CERTIFICATE", Parse: setting.Text,
+		DefaultText: "OTEL_EXPORTER_OTLP_CERTIFICATE, else the system's authorities",
+	},
+	setting.Of[string]{
+		Field: "ProfilesCertFile", Variable: "OTEL_EXPORTER_OTLP_PROFILES_CLIENT_CERTIFICATE", Parse: setting.Text,
+		DefaultText: "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+	},
+	setting.Of[string]{
+		Field: "ProfilesKeyFile", Variable: "OTEL_EXPORTER_OTLP_PROFILES_CLIENT_KEY", Parse: setting.Text,
+		DefaultText: "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+	},
 
 	setting.Of[map[string]string]{
 		Field: "ProfileLabels", Variable: "PYROSCOPE_LABELS", Parse: setting.Pairs,
@@ -121,7 +163,7 @@ var settings = setting.Table{
 
 	setting.Of[string]{
 		Field: "Dir", Variable: "SPANFLAME_DIR", Parse: setting.Text,
-		DefaultText: "spanflame/saved in the user's cache directory, or off with a Pyroscope server",
+		DefaultText: "spanflame/saved in the user's cache directory, or off if profiles are sent to a server",
 	},
 	setting.Of[int64]{
 		Field: "DirMaxBytes", Variable: "SPANFLAME_DIR_MAX_BYTES", Parse: setting.Bytes[int64], Default: 1 << 30, DefaultText: "1GiB",
@@ -163,6 +205,24 @@ var settings = setting.Table{
 	setting.Of[func() []Problem]{Field: "Problems"},
 }
 
+// commonSettings are read for what OTLP sets for all signals, where profiles are sent by it and nothing is set for them
+// alone. The endpoint is a base.
+var commonSettings = setting.Table{
+	setting.Of[string]{
+		Field: "ProfilesEndpoint", Variable: "OTEL_EXPORTER_OTLP_ENDPOINT", Parse: setting.Text, Valid: setting.NoneOrURL,
+		Allowed: "a URL like http://127.0.0.1:4318, without a query", Show: redact.URL,
+	},
+	setting.Of[string]{
+		Field: "ProfilesProtocol", Variable: "OTEL_EXPORTER_OTLP_PROTOCOL", Parse: setting.Text, Valid: isProtocol, Allowed: aProtocol,
+	},
+	setting.Of[map[string]string]{
+		Field: "ProfilesHeaders", Variable: "OTEL_EXPORTER_OTLP_HEADERS", Parse: setting.Attributes, Secret: true, Allowed: setting.EncodedPairs,
+	},
+	setting.Of[string]{Field: "ProfilesCAFile", Variable: "OTEL_EXPORTER_OTLP_CERTIFICATE", Parse: setting.Text},
+	setting.Of[string]{Field: "ProfilesCertFile", Variable: "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", Parse: setting.Text},
+	setting.Of[string]{Field: "ProfilesKeyFile", Variable: "OTEL_EXPORTER_OTLP_CLIENT_KEY", Parse: setting.Text},
+}
+
 var labelPattern = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*$`)
 
 // badLabel returns the first name, by the alphabet, that a label cannot have; empty if there is none.
@@ -184,6 +244,8 @@ func badProfileType(types []pyroscope.ProfileType) string {
 	}
 	return ""
 }
+
+func isProtocol(s string) bool { return s == string(push.OTLPGRPC) || s == string(push.OTLPHTTP) }
 
 func positive[T int | int64 | time.Duration](n T) bool { return n > 0 }
 

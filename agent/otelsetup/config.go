@@ -1,6 +1,7 @@
 package otelsetup
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"net/url"
@@ -111,6 +112,7 @@ func (c Config) resolve() (_ Config, tracesChosen bool, ignored []error, err err
 	tracesChosen = c.Traces.Exporter != "" || c.SDKDisabled
 	c = c.withDefaults()
 	common, _ := agent.ConfigFromEnv() // Resolve returns its error
+	c.Agent = c.profiles(common)
 	strict := c.Agent.Strict || common.Strict
 	c.Agent, err = c.Agent.Resolve()
 	if strict {
@@ -143,6 +145,24 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// profiles returns the agent's configuration with the common settings of OTLP, where its profiles are sent by that and
+// neither the caller nor the environment has settings for them alone.
+func (c Config) profiles(env agent.Config) agent.Config {
+	a := c.Agent
+	set(&a.ProfilesExporter, env.ProfilesExporter)
+	if a.ProfilesExporter != telemetry.ExporterOTLP {
+		return a
+	}
+	set(&a.ProfilesEndpoint, env.ProfilesEndpoint)
+	set(&a.ProfilesProtocol, env.ProfilesProtocol)
+	set(&a.ProfilesProtocol, c.OTLPProtocol)
+	set(&a.ProfilesEndpoint, c.endpoint(a.ProfilesProtocol, "v1development/profiles"))
+	if len(a.ProfilesHeaders) == 0 && len(env.ProfilesHeaders) == 0 {
+		a.ProfilesHeaders = c.OTLPHeaders
+	}
+	return a
+}
+
 // derived fills in what the signals have from the common settings.
 func (c Config) derived() Config {
 	c.Traces = c.Traces.derived(c, "v1/traces")
@@ -169,18 +189,8 @@ func (s Signal) derived(c Config, path string) Signal {
 		names = []string{telemetry.ExporterNone}
 	}
 	s.Exporter = strings.Join(names, ",")
-	base := c.OTLPEndpoint
-	if base == "" && slices.Contains(names, telemetry.ExporterOTLP) { // the specification's default
-		base = "http://localhost:4318"
-		if s.Protocol == telemetry.ProtocolGRPC {
-			base = "http://localhost:4317"
-		}
-	}
-	if s.Endpoint == "" && base != "" {
-		s.Endpoint = base
-		if s.Protocol == telemetry.ProtocolHTTP {
-			s.Endpoint, _ = url.JoinPath(base, path) // it is a URL, which was checked
-		}
+	if c.OTLPEndpoint != "" || slices.Contains(names, telemetry.ExporterOTLP) {
+		set(&s.Endpoint, c.endpoint(s.Protocol, path))
 	}
 	if s.Exporter == "" {
 		s.Exporter = telemetry.ExporterNone
@@ -189,6 +199,15 @@ func (s Signal) derived(c Config, path string) Signal {
 		}
 	}
 	return s
+}
+
+// endpoint returns the URL for a signal that has none of its own.
+func (c Config) endpoint(protocol, path string) string {
+	if protocol == telemetry.ProtocolGRPC {
+		return cmp.Or(c.OTLPEndpoint, "http://localhost:4317") // the specification's default
+	}
+	u, _ := url.JoinPath(cmp.Or(c.OTLPEndpoint, "http://localhost:4318"), path) // it is a URL, which was checked
+	return u
 }
 
 // destinations returns the signals that are exported and where to, for the log. It is for a resolved configuration.

@@ -121,3 +121,31 @@ func TestAllWrongSettingsAreNamedAtOnce(t *testing.T) {
 		}
 	}
 }
+
+// TestProfilesHaveTheCommonSettings: what a service sets of OTLP for all signals counts for its profiles, if they are sent
+// by that, and the environment's settings for profiles alone count before that.
+func TestProfilesHaveTheCommonSettings(t *testing.T) {
+	t.Setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://environment:4317")
+	c := quiet(t)
+	c.OTLPEndpoint, c.OTLPProtocol, c.OTLPHeaders = "http://code:4317", "grpc", map[string]string{"x-key": "1"}
+	resolved := func() agent.Config {
+		c, _, _, err := c.resolve()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Agent
+	}
+	if a := resolved(); a.ProfilesExporter != "none" || a.ProfilesEndpoint != "" || len(a.ProfilesHeaders) > 0 {
+		t.Errorf("nobody chose OTLP: %q %q %v", a.ProfilesExporter, a.ProfilesEndpoint, a.ProfilesHeaders)
+	}
+	c.Agent.ProfilesExporter, c.SDKDisabled = "otlp", true // which concerns the other signals
+	if a := resolved(); a.ProfilesEndpoint != "http://code:4317" || a.ProfilesProtocol != "grpc" || a.ProfilesHeaders["x-key"] != "1" {
+		t.Errorf("%q %q %v", a.ProfilesEndpoint, a.ProfilesProtocol, a.ProfilesHeaders)
+	}
+	t.Setenv("OTEL_EXPORTER_OTLP_PROFILES_PROTOCOL", "http/protobuf")
+	t.Setenv("OTEL_EXPORTER_OTLP_PROFILES_HEADERS", "x-key=2")
+	const full = "http://code:4317/v1development/profiles"
+	if a := resolved(); a.ProfilesEndpoint != full || a.ProfilesProtocol != "http/protobuf" || a.ProfilesHeaders["x-key"] != "2" {
+		t.Errorf("%q %q %v", a.ProfilesEndpoint, a.ProfilesProtocol, a.ProfilesHeaders)
+	}
+}

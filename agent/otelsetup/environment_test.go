@@ -80,6 +80,9 @@ var variables = []struct {
 		return want(c.Traces.Protocol, telemetry.ProtocolHTTP)
 	}},
 	{"OTEL_EXPORTER_OTLP_LOGS_PROTOCOL", "grpc", "", func(c Config) string { return want(c.Logs.Protocol+c.Traces.Protocol, "grpchttp/protobuf") }},
+	{"OTEL_PROFILES_EXPORTER", "pigeon", `OTEL_PROFILES_EXPORTER="pigeon": want pyroscope, otlp or none`, func(c Config) string {
+		return want(c.Agent.ProfilesExporter, "none")
+	}},
 	{"OTEL_CONFIG_FILE", "/etc/otel.yaml", `OTEL_CONFIG_FILE="/etc/otel.yaml": want none: the other variables are used instead`, nil},
 	{"OTEL_EXPORTER_OTLP_HEADERS", "hunter2", "OTEL_EXPORTER_OTLP_HEADERS: want name=value pairs", nil},
 	{"OTEL_BSP_MAX_QUEUE_SIZE", "-1", `OTEL_BSP_MAX_QUEUE_SIZE="-1": want a whole number from 1 to 1048576`, nil},

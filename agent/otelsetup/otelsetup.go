@@ -16,7 +16,7 @@
 //
 // # Without a server
 //
-// Where no address of a Pyroscope server is set, profiles and traces are saved in the user's cache directory,
+// Where no server for profiles is set, profiles and traces are saved in the user's cache directory,
 // up to a gigabyte for each service and for a week: "spanflame view" shows them. The agent's Dir names another
 // directory, also with a server, or turns that off.
 //
@@ -89,6 +89,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 			_ = a.shutdown(ended)
 		}
 	}()
+	given.ProfilesEndpoint, given.ProfilesProtocol, given.ProfilesHeaders = cfg.Agent.ProfilesEndpoint, cfg.Agent.ProfilesProtocol, cfg.Agent.ProfilesHeaders
 	shared := a.identify(cfg, &given)
 	if err := a.startTelemetry(ctx, cfg); err != nil {
 		return nil, fmt.Errorf("otelsetup: %w", err)
@@ -139,7 +140,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 // error has the reason why another process may have the same.
 func (a *Agent) identify(cfg Config, given *agent.Config) (err error) {
 	var dirs []string
-	if cfg.Agent.PyroscopeAddress != "" {
+	if cfg.Agent.ProfilesExporter != telemetry.ExporterNone {
 		dirs = append(dirs, cfg.Agent.SpoolDir)
 	}
 	if cfg.saves() {

@@ -26,6 +26,8 @@ type rule struct {
 var rules = []rule{
 	{"internal/pprofwire", nil, "readers and writers of profiles, and of other messages, share this leaf"},
 	{"internal/pyroscopewire", []string{"internal/pprofwire"}, "clients of Pyroscope share this leaf"},
+	{"internal/otlpwire", []string{"internal/pprofwire", "internal/record", "internal/wallprofile"},
+		"it encodes what it is given, and sends nothing"},
 	{"internal/record", []string{"internal/pprofwire"}, "all stages of the data path share this leaf"},
 	{"internal/archtest", nil, "it only inspects the other packages"},
 	{"internal/docsection", nil, "it knows files and marks, and no document"},
@@ -37,7 +39,7 @@ var rules = []rule{
 	{"internal/redact", nil, "it handles text only"},
 	{"internal/flame", []string{"internal/format", "internal/wallprofile"}, "it draws what it is given and reads no profile"},
 	{"internal/query", []string{"internal/pyroscopewire", "internal/traces"}, "it reads servers, whatever filled them"},
-	{"agent", []string{"internal/pprofwire", "internal/record", "internal/redact", "internal/wallprofile"},
+	{"agent", []string{"internal/otlpwire", "internal/pprofwire", "internal/record", "internal/redact", "internal/wallprofile"},
 		"a host service pays only for the agent, not for readers of profiles, pages or the demo"},
 	{"agent/sdkview", []string{"agent/internal/spanlink"}, "it shows the spans of the agent, and links the SDK for that alone"},
 	{"agent/otelsetup", []string{"agent", "agent/internal/ending", "agent/internal/guard", "agent/internal/identity", "agent/internal/instance",
@@ -51,7 +53,8 @@ var rules = []rule{
 		"delivery is another package's job, so the queue survives its failures"},
 	{"agent/internal/deliver", []string{"agent/internal/guard", "agent/internal/push", "agent/internal/spool", "internal/record"},
 		"it decides when a record is sent and captures none"},
-	{"agent/internal/push", []string{"internal/pprofwire", "internal/pyroscopewire", "internal/record", "internal/redact", "internal/wallprofile"},
+	{"agent/internal/push", []string{"agent/internal/identity", "internal/otlpwire", "internal/pprofwire", "internal/pyroscopewire",
+		"internal/record", "internal/redact", "internal/wallprofile"},
 		"it sends one record once; queueing and retrying are done elsewhere"},
 	{"agent/internal/save", []string{"agent/internal/guard", "agent/internal/owndir", "internal/record", "internal/traces"},
 		"other programs read the saved files; none of them needs to run"},
@@ -102,7 +105,7 @@ var rules = []rule{
 	{"cmd/spanflame/mcp", []string{"internal/format", "internal/record", "internal/traces", "internal/wallprofile", "profiles", "profiles/compare",
 		"profiles/leaks", "profiles/why", "viewer/source"},
 		"it answers from what a source reads: it knows no page, no agent and no workload"},
-	{"e2e/faultproxy", []string{"internal/pyroscopewire"}, "it reads the requests that it forwards"},
+	{"e2e/faultproxy", []string{"internal/otlpwire", "internal/pprofwire", "internal/pyroscopewire"}, "it reads the requests that it forwards"},
 	{"e2e", []string{"stack/servers", "workload/processes"},
 		"it uses what a user has: programs and servers, not packages"},
 }
@@ -149,7 +152,8 @@ var tested = []rule{
 	{"viewer/source", []string{"viewer/internal/fixture"}, "its tests read the directories that those of the pages read"},
 	{"profiles/input", []string{"profiles/internal/bomb"}, "decompression bombs are tested over the network too"},
 	{"e2e", []string{"agent", "agent/otelsetup", "internal/child", "internal/query", "internal/record", "internal/traces",
-		"internal/wallprofile", "profiles", "viewer", "viewer/source", "profiles/compare", "profiles/input", "workload/faults", "workload/load"},
+		"internal/otlpwire", "internal/pyroscopewire", "internal/wallprofile", "profiles", "viewer", "viewer/source", "profiles/compare", "profiles/input",
+		"workload/faults", "workload/load"},
 		"a Docker engine is a child process, spans of every kind are made in the test's own process, and saved data is compared with sent data"},
 }
 

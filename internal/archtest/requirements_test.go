@@ -29,6 +29,8 @@ var requirements = []struct{ module, version, why string }{
 	{"github.com/spf13/pflag", "v1.0.5", "cobra requires it"},
 	{"go.opentelemetry.io/contrib/instrumentation/google.golang.org/grpc/otelgrpc", "v0.71.0", "the OTLP exporters require it by way of grpc-gateway"},
 	{"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp", "v0.72.0", "its version belongs to that of OpenTelemetry's API"},
+	{"go.opentelemetry.io/proto/otlp/collector/profiles/v1development", "v0.3.0", "the messages of Pyroscope 1.21 and of Collector 0.155"},
+	{"go.opentelemetry.io/proto/otlp/profiles/v1development", "v0.3.0", "the messages of Pyroscope 1.21 and of Collector 0.155"},
 	{"go.uber.org/goleak", "v1.3.0", "OpenTelemetry's SDK requires it"},
 	{"go.yaml.in/yaml/v4", "v4.0.0-rc.4", "has no release that is older"},
 	{"golang.org/x/perf", "v0.0.0-20260908200009-22c9c6c9d4da", "has no releases"},

@@ -165,6 +165,14 @@ func (b *Encoder) Element(field Number, v uint64) {
 	*b = protowire.AppendVarint(*b, v)
 }
 
+// Fixed appends a number of eight bytes, unless it is 0.
+func (b *Encoder) Fixed(field Number, v uint64) {
+	if v != 0 {
+		*b = protowire.AppendTag(*b, field, protowire.Fixed64Type)
+		*b = protowire.AppendFixed64(*b, v)
+	}
+}
+
 // Bytes appends bytes: a message or packed numbers.
 func (b *Encoder) Bytes(field Number, v []byte) {
 	*b = protowire.AppendTag(*b, field, protowire.BytesType)

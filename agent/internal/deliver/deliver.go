@@ -1,4 +1,4 @@
-// Package deliver sends the records of the spool to Pyroscope, through outages and restarts: it decides when to
+// Package deliver sends the records of the spool to the server, through outages and restarts: it decides when to
 // send, when to wait and what to set aside, and logs each outage once. Package agent is its only user. Package spool
 // keeps the records, package push sends one of them once; deliver has neither disk nor network code of its own.
 package deliver

@@ -68,10 +68,13 @@ const (
 
 var errTimeout = errors.New("no answer within the timeout")
 
-// answer is the part of an HTTP response that decides.
+// answer is the part of a response that decides.
 type answer struct {
+	from        string // what should have answered
+	wants       string // the content type of its answers
 	status      int
 	contentType string
+	refused     string // why the server did not accept all that it was sent, in an answer of success; else empty
 	retryAfter  string
 	location    string
 	body        []byte
@@ -82,7 +85,7 @@ type answer struct {
 var (
 	rateWords    = regexp.MustCompile(`(?i)push rate limit|rate.?limit|too many requests|limit of .* reached`)
 	seriesWords  = regexp.MustCompile(`(?i)active series limit`)
-	sizeWords    = regexp.MustCompile(`(?i)larger than configured max|exceeds (the )?(size|body|samples count) ?limit`)
+	sizeWords    = regexp.MustCompile(`(?i)larger than (configured )?max|exceeds (the )?(size|body|samples count) ?limit`)
 	windowWords  = regexp.MustCompile(`(?i)ingestion window|too old|too far in the (past|future)`)
 	schemeWords  = regexp.MustCompile(`(?i)HTTP request (was sent )?to (an )?HTTPS`)
 	windowBounds = regexp.MustCompile(`profile timestamp: ([^,]+),.* ends at ([^)]+)`)
@@ -97,11 +100,13 @@ func classify(a answer, now time.Time, clean func(string) string) Result {
 		return res
 	}
 	switch s := a.status; {
-	case s/100 == 2 && strings.HasPrefix(a.contentType, contentType):
+	case s/100 == 2 && !strings.HasPrefix(a.contentType, a.wants):
+		return outcome(Transient, "answered %d with content type %q: not the answer of a %s; check the server's URL", s, a.contentType, a.from)
+	case s/100 == 2 && a.refused != "":
+		return outcome(Permanent, "not accepted in full: %s", a.refused)
+	case s/100 == 2:
 		res.Outcome = Accepted
 		return res
-	case s/100 == 2:
-		return outcome(Transient, "answered %d with content type %q: not Pyroscope's answer; check the server's URL", s, a.contentType)
 	case s/100 == 3:
 		return outcome(Transient, "redirected to %q (%d), which is not followed: set the server's URL to the address it means", redact.URL(a.location), s)
 	case s == http.StatusUnauthorized || s == http.StatusForbidden || code == "unauthenticated" || code == "permission_denied":
@@ -124,7 +129,7 @@ func classify(a answer, now time.Time, clean func(string) string) Result {
 	case s == http.StatusBadRequest, s == http.StatusUnprocessableEntity:
 		return outcome(Permanent, "refused (%d): %s", s, said)
 	case s == http.StatusNotFound, s == http.StatusMethodNotAllowed, s == http.StatusUnsupportedMediaType, s == http.StatusNotImplemented, code == "unimplemented":
-		return outcome(Transient, "no Pyroscope push service at this address (%d): %s; check the server's URL", s, said)
+		return outcome(Transient, "no %s at this address (%d): %s; check the server's URL", a.from, s, said)
 	default: // 5xx, 408, and what no server should answer: none of it is due to the record
 		return outcome(Transient, "answered %d: %s", s, said)
 	}

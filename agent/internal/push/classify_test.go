@@ -77,7 +77,7 @@ func TestAnswers(t *testing.T) {
 		{"no status", 0, "", "", Transient, "0"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			a := answer{status: tc.status, contentType: tc.ctype, body: []byte(tc.body), location: "http://user:secret@elsewhere/"}
+			a := answer{wants: pyroscopeType, status: tc.status, contentType: tc.ctype, body: []byte(tc.body), location: "http://user:secret@elsewhere/"}
 			got := classify(a, time.Now(), plain.clean)
 			if got.Outcome != tc.want || !strings.Contains(got.Reason, tc.says) || got.Status != tc.status {
 				t.Errorf("got %v %q, want %v with %q", got.Outcome, got.Reason, tc.want, tc.says)
@@ -135,7 +135,8 @@ func FuzzAnswer(f *testing.F) {
 	f.Add(429, "", "3", "", "\xff\x00")
 	f.Add(301, "", "", "http://a:b@c/", "")
 	f.Fuzz(func(t *testing.T, status int, contentType, retry, location, body string) {
-		got := classify(answer{status, contentType, retry, location, []byte(body)}, time.Now(), plain.clean)
+		a := answer{wants: pyroscopeType, status: status, contentType: contentType, retryAfter: retry, location: location, body: []byte(body)}
+		got := classify(a, time.Now(), plain.clean)
 		if got.Outcome < Accepted || got.Outcome > Transient || got.RetryAfter < 0 || got.RetryAfter > maxRetryAfter {
 			t.Fatalf("%+v", got)
 		}

@@ -46,8 +46,8 @@ func (c *Changes) note(counter *int, name string) {
 // drop the first.
 var cumulative = map[record.Type]bool{record.Memory: true, record.Mutex: true, record.Block: true}
 
-// seriesLabels returns the labels of the record's series, sorted by name, as the server's rules want them.
-func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
+// seriesLabels returns the labels of the record's series, at most most, sorted by name, as the server's rules want them.
+func seriesLabels(m record.Meta, most int) ([]pyroscopewire.Label, Changes) {
 	var ch Changes
 	out := []pyroscopewire.Label{
 		{Name: "__name__", Value: string(m.Type)}, {Name: record.ServiceLabel, Value: ch.value(record.ServiceLabel, m.Service)},
@@ -68,7 +68,7 @@ func seriesLabels(m record.Meta) ([]pyroscopewire.Label, Changes) {
 	})
 	for _, name := range names {
 		sent := labelName(name)
-		if m.Labels[name] == "" || taken[sent] || strings.HasPrefix(sent, "__") || len(out) == maxLabels {
+		if m.Labels[name] == "" || taken[sent] || strings.HasPrefix(sent, "__") || len(out) >= most {
 			ch.note(&ch.Dropped, name)
 			continue
 		}

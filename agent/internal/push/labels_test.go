@@ -52,7 +52,7 @@ func TestLabels(t *testing.T) {
 			Changes{Cut: 1, Names: []string{"a"}}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			ls, ch := seriesLabels(meta(tc.in))
+			ls, ch := seriesLabels(meta(tc.in), maxLabels)
 			want := map[string]string{"__name__": "process_cpu", "service_name": "shop"}
 			maps.Copy(want, tc.want)
 			if got := asMap(ls); !maps.Equal(got, want) {
@@ -69,7 +69,7 @@ func TestServiceNamesArriveAsTheyAre(t *testing.T) {
 	for _, name := range []string{"a,b", "a{b}", `a"b`, `a\b`, "größe-服务", "a b=c&d"} {
 		m := meta(nil)
 		m.Service = name
-		ls, ch := seriesLabels(m)
+		ls, ch := seriesLabels(m, maxLabels)
 		if asMap(ls)["service_name"] != name || ch.Any() {
 			t.Errorf("%q became %q, %+v", name, asMap(ls)["service_name"], ch)
 		}
@@ -81,7 +81,7 @@ func TestAtMostThirtyLabels(t *testing.T) {
 	for i := range 40 {
 		in[fmt.Sprintf("l%02d", i)] = "v"
 	}
-	ls, ch := seriesLabels(meta(in))
+	ls, ch := seriesLabels(meta(in), maxLabels)
 	if len(ls) != maxLabels || ch.Dropped != 12 || len(ch.Names) != maxChangedNames {
 		t.Errorf("%d labels, %+v", len(ls), ch)
 	}
@@ -91,7 +91,7 @@ func TestWindowsAreNotDifferencedAgain(t *testing.T) {
 	for _, typ := range []record.Type{record.CPU, record.Memory, record.Mutex, record.Block, record.Goroutine, record.GoroutineLeak, record.Wall} {
 		m := meta(nil)
 		m.Type = typ
-		ls, _ := seriesLabels(m)
+		ls, _ := seriesLabels(m, maxLabels)
 		want := ""
 		if typ == record.Memory || typ == record.Mutex || typ == record.Block {
 			want = "false"
@@ -108,7 +108,7 @@ func FuzzLabels(f *testing.F) {
 	f.Fuzz(func(t *testing.T, service, n1, v1, n2, v2 string) {
 		m := meta(map[string]string{n1: v1, n2: v2})
 		m.Service = service
-		ls, ch := seriesLabels(m)
+		ls, ch := seriesLabels(m, maxLabels)
 		if !slices.IsSortedFunc(ls, func(a, b pyroscopewire.Label) int { return strings.Compare(a.Name, b.Name) }) {
 			t.Fatalf("not sorted: %q", ls)
 		}

@@ -295,7 +295,7 @@ func TestTheVersionIsAskedRarely(t *testing.T) {
 				asked++
 				body = fmt.Sprintf(`{"data":{"version":%q}}`, version)
 			}
-			return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {contentType}}, Body: io.NopCloser(strings.NewReader(body))}, nil
+			return &http.Response{StatusCode: 200, Header: http.Header{"Content-Type": {pyroscopeType}}, Body: io.NopCloser(strings.NewReader(body))}, nil
 		})
 		labelled, bare := cpuRecord(), cpuRecord()
 		labelled.Profile = pack(newProfile(3, spanLabels))

@@ -1,9 +1,9 @@
-// Package push sends one record to Pyroscope, once, and returns the outcome. The agent's delivery loop uses it; the
-// loop owns the queue, the pauses and the retries, so nothing here waits, repeats or remembers a record. Every answer
-// of a server, a proxy or the network becomes one of five outcomes in one place (see Outcome).
+// Package push sends one record to Pyroscope or to a server of OTLP, once, and returns the outcome. The agent's delivery
+// loop uses it; the loop owns the queue, the pauses and the retries, so nothing here waits, repeats or remembers a record.
+// Every answer of a server, a proxy or the network becomes one of five outcomes in one place (see Outcome).
 //
-// It calls push.v1.PusherService/Push rather than /ingest: the labels of the first need no escaping, so a service name
-// with a comma, a brace or a quote arrives unchanged.
+// Of Pyroscope it calls push.v1.PusherService/Push rather than /ingest: the labels of the first need no escaping, so a
+// service name with a comma, a brace or a quote arrives unchanged.
 package push
 
 import (
@@ -23,14 +23,11 @@ import (
 	"sync"
 	"time"
 
-	"spanflame/internal/pyroscopewire"
 	"spanflame/internal/record"
 	"spanflame/internal/redact"
 )
 
 const (
-	pushPath       = "/push.v1.PusherService/Push"
-	contentType    = "application/proto"
 	userAgent      = "spanflame"
 	defaultTimeout = 10 * time.Second
 	maxAnswerBytes = 16 << 10 // limit of an answer's size; a Connect error has a few hundred bytes
@@ -38,7 +35,11 @@ const (
 
 // Config has the address and the credentials. New keeps a copy.
 type Config struct {
-	URL string // http or https, with a path if a proxy needs one; user:password@ is basic auth
+	Protocol Protocol // how profiles are sent
+
+	// URL is http or https, with a path if a proxy needs one; user:password@ is basic auth. It is the server's base URL,
+	// or with OTLPHTTP the full one that profiles are sent to.
+	URL string
 
 	BasicAuthUser     string
 	BasicAuthPassword string
@@ -80,7 +81,10 @@ func (c Config) Validate() error {
 	if err != nil {
 		return err
 	}
+	_, known := protocols[c.Protocol]
 	switch {
+	case !known:
+		return fmt.Errorf("push: Protocol %q is unknown", c.Protocol)
 	case c.BasicAuthUser != "" && c.BearerToken != "":
 		return errors.New("push: BasicAuthUser and BearerToken are both set: choose one")
 	case c.BasicAuthPassword != "" && c.BasicAuthUser == "":
@@ -100,7 +104,7 @@ func (c Config) Validate() error {
 			return fmt.Errorf("push: Headers: %q is not a header name", name)
 		case !headerValue(value):
 			return fmt.Errorf("push: Headers: the value of %q holds a line break or another control character", name)
-		case key == "Content-Type" || key == "Content-Length" || key == "Content-Encoding" || key == "Host" || key == "Transfer-Encoding":
+		case key == "Content-Type" || key == "Content-Length" || key == "Content-Encoding" || key == "Host" || key == "Transfer-Encoding" || key == "Te":
 			return fmt.Errorf("push: Headers: %q is set by every request itself", name)
 		case key == "Authorization" && (c.BasicAuthUser != "" || c.BearerToken != ""):
 			return fmt.Errorf("push: Headers: %q together with BasicAuthUser or BearerToken: choose one", name)
@@ -145,7 +149,9 @@ func headerValue(s string) bool {
 
 // Client sends records to one server. It is safe for concurrent use.
 type Client struct {
+	protocol
 	base    string // address without userinfo and trailing slash
+	target  string // where profiles are sent
 	header  http.Header
 	secrets *strings.Replacer
 	timeout time.Duration
@@ -199,11 +205,19 @@ func New(c Config) (*Client, error) {
 	if timeout == 0 {
 		timeout = defaultTimeout
 	}
+	protocol := protocols[c.Protocol]
+	base := u.String()
+	target := base + protocol.path
+	if protocol.full {
+		base, target = strings.TrimSuffix(base, protocol.path), base
+	}
 	return &Client{
-		base:    u.String(),
-		header:  header,
-		secrets: hide(secrets),
-		timeout: timeout,
+		protocol: protocol,
+		base:     base,
+		target:   target,
+		header:   header,
+		secrets:  hide(secrets),
+		timeout:  timeout,
 		http: &http.Client{
 			Transport: &http.Transport{
 				Proxy:               http.ProxyFromEnvironment,
@@ -212,6 +226,7 @@ func New(c Config) (*Client, error) {
 				MaxIdleConnsPerHost: 8,    // one for each that sends at once
 				IdleConnTimeout:     90 * time.Second,
 				DisableCompression:  true, // answers have a few bytes, and their size is limited as sent
+				Protocols:           protocol.http,
 			},
 			// A redirect would send the credentials to the address in the answer; it is reported instead.
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
@@ -267,12 +282,15 @@ func (c *Client) Push(ctx context.Context, r record.Record) Result {
 	ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, errTimeout)
 	defer cancel()
 
-	labels, changes := seriesLabels(r.Meta)
-	profile, err := c.prepare(ctx, r, maxLabels-len(labels), &changes)
+	labels, changes := seriesLabels(r.Meta, maxLabels-c.adds)
+	profile, err := c.prepare(ctx, r, maxLabels-c.adds-len(labels), &changes)
 	if err != nil {
 		return Result{Outcome: Permanent, Reason: "the profile cannot be read: " + c.clean(err.Error()), Changes: changes}
 	}
-	body := pyroscopewire.Push(labels, profile)
+	body, err := c.encode(labels, r.Type, profile)
+	if err != nil {
+		return Result{Outcome: Permanent, Reason: "the profile cannot be encoded: " + c.clean(err.Error()), Changes: changes}
+	}
 	res := c.send(ctx, body)
 	res.Changes = changes
 	if res.Outcome == Transient {
@@ -282,13 +300,14 @@ func (c *Client) Push(ctx context.Context, r record.Record) Result {
 }
 
 func (c *Client) send(ctx context.Context, body []byte) Result {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.base+pushPath, bytes.NewReader(body))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, c.target, bytes.NewReader(body))
 	if err != nil {
 		return Result{Outcome: Transient, Reason: c.clean(err.Error())}
 	}
 	req.Header = c.header.Clone()
-	req.Header.Set("Content-Type", contentType)
-	req.Header.Set("Connect-Protocol-Version", "1")
+	for name, value := range c.headers {
+		req.Header.Set(name, value)
+	}
 	resp, err := c.http.Do(req)
 	if err != nil {
 		return Result{Outcome: Transient, Reason: c.clean(transportReason(ctx, err))}
@@ -298,11 +317,5 @@ func (c *Client) send(ctx context.Context, body []byte) Result {
 	if err != nil && resp.StatusCode/100 == 2 {
 		return Result{Outcome: Transient, Status: resp.StatusCode, Reason: c.clean("the answer broke off: " + transportReason(ctx, err))}
 	}
-	return classify(answer{
-		status:      resp.StatusCode,
-		contentType: resp.Header.Get("Content-Type"),
-		retryAfter:  resp.Header.Get("Retry-After"),
-		location:    resp.Header.Get("Location"),
-		body:        text,
-	}, time.Now(), c.clean)
+	return classify(c.read(resp, text), time.Now(), c.clean)
 }

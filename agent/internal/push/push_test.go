@@ -53,7 +53,7 @@ func client(t *testing.T, c Config) *Client {
 // accept answers as Pyroscope does when it has taken a profile.
 func accept(w http.ResponseWriter, r *http.Request) {
 	io.Copy(io.Discard, r.Body)
-	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Content-Type", pyroscopeType)
 }
 
 func server(t *testing.T, h http.HandlerFunc) *httptest.Server {
