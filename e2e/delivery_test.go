@@ -23,6 +23,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"spanflame/e2e/faultproxy"
+	"spanflame/internal/otlpwire"
 	"spanflame/internal/query"
 	"spanflame/stack/servers"
 	"spanflame/workload/processes"
@@ -48,7 +49,8 @@ func TestNoWindowIsLost(t *testing.T) {
 	server := stack.Pyroscope()
 	serverKilled, agentKilled, bothKilled := startHarmed(t, "server-killed", server.URL), startHarmed(t, "agent-killed", server.URL),
 		startHarmed(t, "both-killed", server.URL)
-	all := []*harmed{serverKilled, agentKilled, bothKilled}
+	byOTLP := startHarmed(t, "server-killed-otlp", server.URL, otlp)
+	all := []*harmed{serverKilled, agentKilled, bothKilled, byOTLP}
 
 	loadAll(t, all, 4*time.Second)
 	spooled := agentKilled.crash(t)
@@ -95,7 +97,20 @@ func TestNoWindowIsLost(t *testing.T) {
 // TestFaults has the network and the server misbehave in every way there is.
 func TestFaults(t *testing.T) {
 	t.Parallel()
-	h := startHarmed(t, "faults", w.stack.Pyroscope().URL)
+	injectFaults(t, startHarmed(t, "faults", w.stack.Pyroscope().URL))
+}
+
+// TestFaultsOfOTLP: the same with profiles by OTLP.
+func TestFaultsOfOTLP(t *testing.T) {
+	t.Parallel()
+	injectFaults(t, startHarmed(t, "faults-otlp", w.stack.Pyroscope().URL, otlp))
+}
+
+// otlp has a workload send its profiles by OTLP.
+const otlp = "OTEL_PROFILES_EXPORTER=otlp"
+
+func injectFaults(t *testing.T, h *harmed) {
+	t.Helper()
 	loadAll(t, []*harmed{h}, 2*time.Second)
 	for _, fault := range []faultproxy.Fault{
 		faultproxy.Slow, faultproxy.ResetRequest, faultproxy.ResetAnswer, faultproxy.Truncated, faultproxy.Throttled,
@@ -253,14 +268,15 @@ type harmed struct {
 	later    bool // the services have predecessors
 }
 
-// startHarmed starts a workload that sends to the server at the base URL.
-func startHarmed(t *testing.T, scenario, server string) *harmed {
+// startHarmed starts a workload that sends to the server at the base URL, with env added to its environment.
+func startHarmed(t *testing.T, scenario, server string, env ...string) *harmed {
 	t.Helper()
 	h := &harmed{proxy: faultproxy.Start(server), scenario: scenario, dir: t.TempDir()}
 	t.Cleanup(h.proxy.Close)
-	h.env = []string{
-		"PYROSCOPE_SERVER_ADDRESS=" + h.proxy.URL(), "PYROSCOPE_UPLOAD_INTERVAL=1s", "PYROSCOPE_LABELS=scenario=" + scenario,
-	}
+	h.env = append([]string{
+		"PYROSCOPE_SERVER_ADDRESS=" + h.proxy.URL(), "OTEL_EXPORTER_OTLP_PROFILES_ENDPOINT=" + h.proxy.URL() + otlpwire.Path,
+		"PYROSCOPE_UPLOAD_INTERVAL=1s", "PYROSCOPE_LABELS=scenario=" + scenario,
+	}, env...)
 	h.start(t)
 	t.Cleanup(func() { h.kill(t) })
 	return h
@@ -542,17 +558,16 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 	}
 	// What began in the same millisecond cannot be told apart: Pyroscope counts in these.
 	type moment struct {
-		service, instance, id string
-		ms                    int64
+		service, instance, typ string
+		ms                     int64
 	}
 	type total struct {
-		want      int64
-		ambiguous bool // the server took one of these more than once, or perhaps did
+		totals    map[string]int64 // by profile type
+		ambiguous bool             // the server took one of these more than once, or perhaps did
 	}
 	moments := map[moment]total{}
 	var empty, twice int
 	for k, s := range all {
-		id, want := s.heaviest()
 		if s.accepted == 0 {
 			t.Errorf("%s: a %s window of %s was never accepted", h.scenario, k.typ, k.service)
 		}
@@ -560,13 +575,19 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 		if again {
 			twice++
 		}
-		if want == 0 {
+		if _, want := heaviest(s.Totals); want == 0 {
 			empty++ // nothing happened in it, so there is nothing that could be found
 			continue
 		}
-		key := moment{k.service, s.Labels["service_instance_id"], id, k.start / int64(time.Millisecond)}
+		key := moment{k.service, s.Labels["service_instance_id"], k.typ, k.start / int64(time.Millisecond)}
 		sum := moments[key]
-		moments[key] = total{sum.want + want, sum.ambiguous || again}
+		if sum.totals == nil {
+			sum.totals = map[string]int64{}
+		}
+		for id, n := range s.Totals {
+			sum.totals[id] += n
+		}
+		moments[key] = total{sum.totals, sum.ambiguous || again}
 	}
 	var wrong, doubled atomic.Int64
 	g, ctx := errgroup.WithContext(t.Context())
@@ -574,17 +595,18 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 	for k, m := range moments {
 		g.Go(func() error {
 			at := time.UnixMilli(k.ms)
+			id, want := heaviest(m.totals)
 			series := query.Selector{"service_name": k.service, "scenario": h.scenario, "service_instance_id": k.instance}
-			graph, err := p.FlameGraph(ctx, k.id, series, at, at.Add(time.Millisecond))
+			graph, err := p.FlameGraph(ctx, id, series, at, at.Add(time.Millisecond))
 			if err != nil {
 				return err
 			}
 			switch {
-			case graph.Total == m.want:
-			case m.ambiguous && graph.Total > m.want:
+			case graph.Total == want:
+			case m.ambiguous && graph.Total > want:
 				doubled.Add(1)
 			case wrong.Add(1) <= 10:
-				t.Errorf("%s: %s of %s at %s: Pyroscope has %d, want %d", h.scenario, k.id, k.service, at, graph.Total, m.want)
+				t.Errorf("%s: %s of %s at %s: Pyroscope has %d, want %d", h.scenario, id, k.service, at, graph.Total, want)
 			}
 			return nil
 		})
@@ -599,9 +621,9 @@ func (h *harmed) verify(t *testing.T, p *query.Pyroscope, spooled []scenarioWind
 		h.scenario, len(all), empty, twice, doubled.Load())
 }
 
-// heaviest is the profile type with the largest total.
-func (s *sent) heaviest() (id string, total int64) {
-	for i, n := range s.Totals {
+// heaviest returns the profile type with the largest total.
+func heaviest(totals map[string]int64) (id string, total int64) {
+	for i, n := range totals {
 		if cmp.Or(cmp.Compare(n, total), cmp.Compare(i, id)) > 0 {
 			id, total = i, n
 		}
