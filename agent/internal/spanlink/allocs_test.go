@@ -32,7 +32,7 @@ func allocations(tp trace.TracerProvider) (root, child float64) {
 }
 
 // TestASpanIsCheap: what a span costs that no profile is made of. The labels and the attribute of a root are those of
-// otel-profiling-go, by that library; a child has those of its root, and costs less than with the library alone.
+// otel-profiling-go, for less than with that library; a child has those of its root.
 func TestASpanIsCheap(t *testing.T) {
 	sdk := sdktrace.NewTracerProvider()
 	defer func() { _ = sdk.Shutdown(context.Background()) }()
@@ -57,8 +57,8 @@ func TestASpanIsCheap(t *testing.T) {
 	armedRoot, armedChild := allocations(spanlink.NewTracerProvider(sdk, r, nil))
 	t.Logf("allocations of a root and of a child: SDK %v and %v, with otel-profiling-go %v and %v, with labels %v and %v, with an armed recorder %v and %v",
 		root, child, peerRoot, peerChild, ourRoot, ourChild, armedRoot, armedChild)
-	if most := peerRoot + 1; ourRoot > most {
-		t.Errorf("a root allocates %v times, at most %v are expected", ourRoot, most)
+	if ourRoot > peerRoot-2 {
+		t.Errorf("a root allocates %v times, at most %v are expected", ourRoot, peerRoot-2)
 	}
 	if most := child + 1; ourChild > most {
 		t.Errorf("a child allocates %v times, at most %v are expected", ourChild, most)

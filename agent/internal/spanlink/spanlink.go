@@ -6,7 +6,8 @@
 // exports spans, and a span that is not recorded costs only the check. A panic in what it does does not reach the caller: that span
 // has no link, or no profile, and is otherwise started and ended as ever.
 //
-// The labels and the attribute are those of github.com/grafana/otel-profiling-go. Its wrapper restores at
+// The labels and the attribute are those of github.com/grafana/otel-profiling-go, which is asked for them once: to have it
+// make them for each span takes longer. Its wrapper restores at
 // the end of a span the labels of the span's context, on whichever goroutine calls End. Here the labels
 // are restored to those that the goroutine had before the span, from a context or not, and only on a
 // goroutine that still has the span's labels: its starter, or a goroutine which that one started during the
@@ -35,7 +36,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	otelpyroscope "github.com/grafana/otel-profiling-go"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/trace"
 
@@ -74,10 +74,7 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks, g *guard.Guard) tra
 		marks:          marks,
 		starting:       g.Stage("start of a span"),
 		ending:         g.Stage("end of a span"),
-		// It is asked for local roots only, so that all of its spans have labels of their own.
-		labels: otelpyroscope.NewTracerProvider(started{},
-			otelpyroscope.WithSpanIDLabelScope(otelpyroscope.ScopeAllSpans),
-			otelpyroscope.WithSpanNameLabelScope(otelpyroscope.ScopeAllSpans)).Tracer(""),
+		wire:           learn(),
 	}
 }
 
@@ -86,7 +83,7 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks, g *guard.Guard) tra
 type provider struct {
 	trace.TracerProvider
 	marks  Marks
-	labels trace.Tracer // of otel-profiling-go: labels the goroutine and sets the attribute
+	wire   wire
 	recent recent
 
 	starting, ending *guard.Stage
@@ -204,15 +201,15 @@ func parentIn(ctx context.Context, started trace.Span) *span {
 
 // label gives the goroutine the labels of the span's local root. A set of labels belongs to one span, so that
 // the end can recognise them; if the goroutine already has those of the context, the span has no set and
-// changes nothing. The span is in the context.
+// changes nothing.
 func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context {
 	before := goroutineLabels()
-	switch {
-	case s.root == s:
-		ctx = s.set(ctx, sc)
-		s.id = labelOf(ctx, wallprofile.SpanID)
-	case labelOf(ctx, wallprofile.SpanID) != s.root.id: // a context that was detached from the root's
-		ctx = trace.ContextWithSpan(s.set(trace.ContextWithSpan(ctx, s.root), sc), s)
+	switch root := s.root; {
+	case root == s:
+		s.identify(ctx, sc)
+		ctx = root.set(ctx)
+	case labelOf(ctx, s.p.wire.spanID) != root.id: // a context that was detached from the root's
+		ctx = root.set(ctx)
 	default:
 		pprof.SetGoroutineLabels(ctx)
 		if goroutineLabels() == before {
@@ -226,16 +223,29 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	return ctx
 }
 
-// set labels the goroutine for the root, which is the context's span.
-func (s *span) set(ctx context.Context, sc trace.SpanContext) context.Context {
-	ctx, _ = s.p.labels.Start(ctx, s.root.name)
-	id := sc.TraceID()
-	var text [2 * len(id)]byte
+// identify gives a local root its attribute, and the values of its labels. A span that is not sampled has only its name as a
+// label, unless it has to replace the labels of another one.
+func (s *span) identify(ctx context.Context, sc trace.SpanContext) {
+	id, traceID := sc.SpanID(), sc.TraceID()
+	var text [2 * (len(id) + len(traceID))]byte
 	hex.Encode(text[:], id[:])
-	if labelOf(ctx, wallprofile.TraceID) != string(text[:]) { // the labels were of another trace's span
-		ctx = pprof.WithLabels(ctx, pprof.Labels(wallprofile.TraceID, string(text[:])))
-		pprof.SetGoroutineLabels(ctx)
+	hex.Encode(text[2*len(id):], traceID[:])
+	all := string(text[:])
+	s.Span.SetAttributes(s.p.wire.profileID.String(all[:2*len(id)]))
+	if sc.IsSampled() || labelOf(ctx, s.p.wire.spanID) != "" {
+		s.id, s.traceID = all[:2*len(id)], all[2*len(id):]
 	}
+}
+
+// set gives the context and the goroutine the labels of a local root.
+func (s *span) set(ctx context.Context) context.Context {
+	w := &s.p.wire
+	if s.id == "" {
+		ctx = pprof.WithLabels(ctx, pprof.Labels(w.spanName, s.name))
+	} else {
+		ctx = pprof.WithLabels(ctx, pprof.Labels(w.spanID, s.id, w.spanName, s.name, w.traceID, s.traceID)) // sorted
+	}
+	pprof.SetGoroutineLabels(ctx)
 	return ctx
 }
 
@@ -245,32 +255,22 @@ func labelOf(ctx context.Context, name string) string {
 	return value
 }
 
-// started is a TracerProvider for otel-profiling-go to wrap: its tracer starts nothing and returns the
-// span that is in the context, which is labelled after it was found to be recorded.
-type started struct{ trace.TracerProvider }
-
-func (started) Tracer(string, ...trace.TracerOption) trace.Tracer { return startedTracer{} }
-
-type startedTracer struct{ trace.Tracer }
-
-func (startedTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartOption) (context.Context, trace.Span) {
-	return ctx, trace.SpanFromContext(ctx)
-}
-
 // span is a recorded span. It is in its context itself, so that a span which is taken from there is ended
 // here, and so that the tracers of its TracerProvider are wrapped, too.
 type span struct {
 	trace.Span
 	p      *provider
 	root   *span     // the local root; itself, if it is one
-	id     string    // of a root: its span ID
 	name   string    // at the start
 	start  time.Time // the span's own, if it is marked
 	mark   Mark      // of this span or of the nearest marked one above it, nil if there is none
 	marked bool      // the mark is this span's
 	labels labelled
 	ended  atomic.Bool
-	below  below
+
+	id, traceID string // of a root: as they are in its labels, empty if they are not
+
+	below below
 }
 
 func (s *span) linked() *span       { return s }
