@@ -25,6 +25,7 @@ const root = "/repository"
 const (
 	full    = "full"
 	minimal = "minimal"
+	jaeger  = "jaeger"
 )
 
 // services lists the services of each profile, with the services that each must wait for.
@@ -42,6 +43,20 @@ var services = map[string]map[string][]string{
 		"loki":         nil,
 		"grafana":      {"pyroscope", "tempo", "prometheus", "loki"},
 	},
+	jaeger: {
+		"storefront":       {"inventory", "postgres", "pyroscope", "collector-jaeger"},
+		"inventory":        {"pyroscope", "collector-jaeger"},
+		"load":             {"storefront"},
+		"postgres":         nil,
+		"collector-jaeger": {"tempo", "jaeger", "prometheus", "loki"},
+		"pyroscope":        nil,
+		"tempo":            nil,
+		"jaeger":           nil,
+		"alertmanager":     nil,
+		"prometheus":       {"alertmanager"},
+		"loki":             nil,
+		"grafana":          {"pyroscope", "tempo", "prometheus", "loki"},
+	},
 	minimal: {
 		"storefront-minimal": {"inventory-minimal", "pyroscope", "tempo"},
 		"inventory-minimal":  {"pyroscope", "tempo"},
@@ -57,6 +72,7 @@ var published = map[string]string{
 	"storefront":         "127.0.0.1:8080:8080",
 	"storefront-minimal": "127.0.0.1:8080:8080",
 	"grafana":            "127.0.0.1:3000:3000",
+	"jaeger":             "127.0.0.1:16686:16686",
 }
 
 // profiled lists the services of each profile that run the agent, with their service names.
@@ -79,26 +95,31 @@ func loadProject(fsys fs.FS, profiles ...string) (*types.Project, error) {
 	if len(profiles) == 0 {
 		profiles = []string{full}
 	}
-	content, err := fs.ReadFile(fsys, compose)
-	if err != nil {
-		return nil, err
+	return loadFiles(fsys, profiles, compose)
+}
+
+// loadFiles parses several files as one project.
+func loadFiles(fsys fs.FS, profiles []string, names ...string) (*types.Project, error) {
+	details := types.ConfigDetails{WorkingDir: root, Environment: types.Mapping{}}
+	for _, name := range names {
+		content, err := fs.ReadFile(fsys, name)
+		if err != nil {
+			return nil, err
+		}
+		details.ConfigFiles = append(details.ConfigFiles, types.ConfigFile{Filename: path.Join(root, name), Content: content})
 	}
-	project, err := loader.LoadWithContext(context.Background(), types.ConfigDetails{
-		WorkingDir:  root,
-		ConfigFiles: []types.ConfigFile{{Filename: path.Join(root, compose), Content: content}},
-		Environment: types.Mapping{},
-	}, func(o *loader.Options) {
+	project, err := loader.LoadWithContext(context.Background(), details, func(o *loader.Options) {
 		o.SetProjectName("spanflame", true)
 		o.Profiles = profiles
 	})
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", compose, err)
+		return nil, fmt.Errorf("%s: %w", strings.Join(names, ", "), err)
 	}
 	return project, nil
 }
 
 func checkCompose(fsys fs.FS) (errs []error) {
-	project, err := loadProject(fsys, full, minimal)
+	project, err := loadProject(fsys, full, minimal, jaeger)
 	if err != nil {
 		return []error{err}
 	}

@@ -24,11 +24,12 @@ func repository(t *testing.T) fstest.MapFS {
 		}
 		files[name] = &fstest.MapFile{Data: data, Mode: 0o644}
 	}
-	add("docker-compose.yml")
+	add(compose)
+	add(composeOTLP)
 	add("Dockerfile")
 	add(".env")
 	add(runbook)
-	for _, server := range []string{"alertmanager", "prometheus", "loki", "collector"} {
+	for _, server := range []string{"alertmanager", "jaeger", "prometheus", "loki", "collector"} {
 		add("stack/servers/" + server + "/go.mod")
 	}
 	err := fs.WalkDir(os.DirFS("."), ".", func(name string, d fs.DirEntry, err error) error {
@@ -54,6 +55,8 @@ func TestFilesAgree(t *testing.T) {
 		"Dockerfile":  checkDockerfile,
 		"servers":     checkServers,
 		"pipeline":    checkPipeline,
+		"Jaeger":      checkJaeger,
+		"OTLP":        checkOTLP,
 		"datasources": checkDataSources,
 		"dashboards":  checkDashboards,
 	} {
@@ -67,6 +70,7 @@ func TestFilesAgree(t *testing.T) {
 
 const (
 	compose     = "docker-compose.yml"
+	composeOTLP = "docker-compose.otlp.yml"
 	dockerfile  = "Dockerfile"
 	dotEnv      = ".env"
 	pyroscope   = "deploy/pyroscope/pyroscope.yaml"
@@ -77,6 +81,10 @@ const (
 	alerts      = "deploy/prometheus/alerts.yaml"
 	runbook     = "docs/alerts.md"
 	collector   = "deploy/collector/collector.yaml"
+	toJaeger    = "deploy/collector/jaeger.yaml"
+	toPyroscope = "deploy/collector/profiles.yaml"
+	jaegerLink  = "deploy/jaeger/grafana.json"
+	jaegerFile  = "deploy/jaeger/jaeger.yaml"
 	datasources = "deploy/grafana/provisioning/datasources/datasources.yaml"
 	providers   = "deploy/grafana/provisioning/dashboards/dashboards.yaml"
 	dashboard   = "deploy/grafana/dashboards/service.json"
@@ -132,11 +140,11 @@ func TestChecksFindDefects(t *testing.T) {
 		{"storefront not published", checkCompose, compose, "  ports: [\"127.0.0.1:8080:8080\"]\n", "", "storefront: publishes"},
 		{
 			"not in the profile full", checkCompose, compose,
-			"    profiles: [full]\n    image: postgres", "    profiles: [all]\n    image: postgres", "postgres",
+			"    profiles: [full, jaeger]\n    image: postgres", "    profiles: [all]\n    image: postgres", "postgres",
 		},
 		{
 			"additional service in the profile minimal", checkCompose, compose,
-			"    profiles: [full]\n    image: grafana/loki", "    image: grafana/loki", "profile minimal has the services",
+			"    profiles: [full, jaeger]\n    image: grafana/loki", "    image: grafana/loki", "profile minimal has the services",
 		},
 		{"no profile by default", checkCompose, dotEnv, "COMPOSE_PROFILES=full", "COMPOSE_PROFILES=", "COMPOSE_PROFILES"},
 		{
@@ -269,6 +277,24 @@ func TestChecksFindDefects(t *testing.T) {
 		{"silences lost", checkPipeline, compose, "      - alertmanager-data:/alertmanager\n", "", "on no volume"},
 		{"untested release of Alertmanager", checkPipeline, compose, "prom/alertmanager:v0.31.1", "prom/alertmanager:v0.35.0", "builds release 0.31.1"},
 		{"alert without severity", checkPipeline, alerts, "labels: {severity: critical}", "labels: {}", "severity"},
+		{"Jaeger gets no traces", checkJaeger, toJaeger, "[otlp_grpc/tempo, otlp_grpc/jaeger]", "[otlp_grpc/tempo]", "otlp_grpc/jaeger"},
+		{"Tempo gets no traces", checkJaeger, toJaeger, "[otlp_grpc/tempo, otlp_grpc/jaeger]", "[otlp_grpc/jaeger]", "otlp_grpc/tempo"},
+		{"traces to another port of Jaeger", checkJaeger, toJaeger, "jaeger:4317", "jaeger:4318", "jaeger:4318"},
+		{"Jaeger's receiver on loopback", checkJaeger, jaegerFile, "0.0.0.0:4317", "127.0.0.1:4317", "127.0.0.1:4317"},
+		{"Jaeger's pages on another port", checkJaeger, jaegerFile, "0.0.0.0:16686", "0.0.0.0:16687", "16687"},
+		{"Jaeger's link for another attribute", checkJaeger, jaegerLink, `"key": "pyroscope.profile.id"`, `"key": "profile.id"`, "profile.id"},
+		{"Jaeger's link without the span", checkJaeger, jaegerLink, "#{pyroscope.profile.id}", "", "spanSelector"},
+		{"Jaeger's link to CPU", checkJaeger, jaegerLink, "wall%3Awall", "cpu%3Acpu", "profileTypeId"},
+		{"Jaeger's link not mounted", checkJaeger, compose, "grafana.json:/etc/jaeger/ui.json", "ui.json:/etc/jaeger/ui.json", "grafana.json"},
+		{"Jaeger's configuration not mounted", checkJaeger, compose, "- ./deploy/collector/jaeger.yaml:", "- ./deploy/collector/profiles.yaml:", "jaeger.yaml"},
+		{"untested release of Jaeger", checkPipeline, compose, "jaegertracing/jaeger:2.13.0", "jaegertracing/jaeger:2.14.1", "builds release 2.13.0"},
+		{"profiles by Pyroscope's protocol", checkOTLP, composeOTLP, "OTEL_PROFILES_EXPORTER: otlp", "OTEL_TRACES_EXPORTER: otlp", "OTEL_PROFILES_EXPORTER"},
+		{"profiles not allowed", checkOTLP, composeOTLP, ", --feature-gates=service.profilesSupport", "", "service.profilesSupport"},
+		{"profiles' pipeline not read", checkOTLP, composeOTLP, ", --config=/etc/otelcol/profiles.yaml", "", "profiles.yaml"},
+		{"profiles' pipeline not mounted", checkOTLP, composeOTLP, "/etc/otelcol/profiles.yaml:ro", "/etc/otelcol/p.yaml:ro", "not mounted"},
+		{"profiles to nowhere", checkOTLP, toPyroscope, "http://pyroscope:4040", "http://pyroscope:4041", "4041"},
+		{"profiles to the log", checkOTLP, toPyroscope, "exporters: [otlp_http/pyroscope]", "exporters: [debug]", "debug"},
+
 		{"Loki on another port", checkPipeline, loki, "http_listen_port: 3100", "http_listen_port: 3101", "3100"},
 		{"logs lost", checkPipeline, loki, "chunks_directory: /loki/chunks", "chunks_directory: /tmp/chunks", "/tmp/chunks"},
 		{"logs kept indefinitely", checkPipeline, loki, "retention_enabled: true", "retention_enabled: false", "retention"},

@@ -7,6 +7,7 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -17,13 +18,7 @@ type collectorConfig struct {
 			Endpoint string `yaml:"endpoint"`
 		} `yaml:"health_check"`
 	} `yaml:"extensions"`
-	Receivers struct {
-		OTLP struct {
-			Protocols map[string]struct {
-				Endpoint string `yaml:"endpoint"`
-			} `yaml:"protocols"`
-		} `yaml:"otlp"`
-	} `yaml:"receivers"`
+	Receivers  collectorReceivers `yaml:"receivers"`
 	Processors struct {
 		ResourceDetection struct {
 			Detectors []string `yaml:"detectors"`
@@ -60,6 +55,14 @@ type collectorConfig struct {
 	} `yaml:"service"`
 }
 
+type collectorReceivers struct {
+	OTLP struct {
+		Protocols map[string]struct {
+			Endpoint string `yaml:"endpoint"`
+		} `yaml:"protocols"`
+	} `yaml:"otlp"`
+}
+
 // sendsTo maps each pipeline of the Collector to its exporter and that exporter's endpoint.
 var sendsTo = map[string]struct{ exporter, endpoint string }{
 	"traces":         {"otlp_grpc/tempo", "tempo:4317"},
@@ -83,11 +86,12 @@ func checkPipeline(fsys fs.FS) (errs []error) {
 // checkReleases checks that the images have the releases that package stack/servers builds and tests.
 // Pyroscope's and Tempo's newer releases cannot be built from their modules.
 func checkReleases(fsys fs.FS) (errs []error) {
-	project, err := loadProject(fsys)
+	project, err := loadProject(fsys, full, jaeger)
 	if err != nil {
 		return []error{err}
 	}
 	images := map[string]string{
+		"jaeger":       project.Services["jaeger"].Image,
 		"alertmanager": project.Services["alertmanager"].Image,
 		"prometheus":   project.Services["prometheus"].Image,
 		"loki":         project.Services["loki"].Image,
@@ -97,6 +101,7 @@ func checkReleases(fsys fs.FS) (errs []error) {
 	}
 	for server, module := range map[string]string{
 		"alertmanager": "github.com/prometheus/alertmanager",
+		"jaeger":       "github.com/jaegertracing/jaeger",
 		"prometheus":   "github.com/prometheus/prometheus",
 		"loki":         "github.com/grafana/loki/v3",
 		"collector":    "go.opentelemetry.io/collector/otelcol",
@@ -113,6 +118,13 @@ func checkReleases(fsys fs.FS) (errs []error) {
 		// Prometheus 3.13 is the module's version 0.313.
 		if minor, ok := strings.CutPrefix(release, "0.3"); ok && server == "prometheus" {
 			release = "3." + minor
+		}
+		// Jaeger 2.0 is the module's version 1.63, and so on.
+		if server == "jaeger" {
+			minor, patch, _ := strings.Cut(strings.TrimPrefix(release, "1."), ".")
+			if n, err := strconv.Atoi(minor); err == nil {
+				release = fmt.Sprintf("2.%d.%s", n-63, patch)
+			}
 		}
 		_, tag, _ := strings.Cut(images[server], ":")
 		if release == "" || strings.TrimPrefix(tag, "v") != release {

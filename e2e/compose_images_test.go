@@ -48,14 +48,15 @@ const standInLabel = "spanflame.stand-in"
 
 // standIns are the recipes by the images' names, without tags.
 var standIns = map[string]func(t *testing.T) standIn{
-	"spanflame":           spanflameImage,
-	"spanflame-collector": collectorImage,
-	"grafana/pyroscope":   pyroscopeImage,
-	"grafana/tempo":       tempoImage,
-	"grafana/loki":        lokiImage,
-	"prom/alertmanager":   alertmanagerImage,
-	"prom/prometheus":     prometheusImage,
-	"postgres":            postgresImage,
+	"spanflame":            spanflameImage,
+	"spanflame-collector":  collectorImage,
+	"grafana/pyroscope":    pyroscopeImage,
+	"grafana/tempo":        tempoImage,
+	"grafana/loki":         lokiImage,
+	"jaegertracing/jaeger": jaegerImage,
+	"prom/alertmanager":    alertmanagerImage,
+	"prom/prometheus":      prometheusImage,
+	"postgres":             postgresImage,
 }
 
 // provideImage makes sure that the engine has the image, and reports whether it does. It uses pulled and built
@@ -222,6 +223,16 @@ func collectorImage(t *testing.T) standIn {
 		what:   "the Collector of stack/servers/collector",
 		config: []string{`ENTRYPOINT ["/otelcol"]`},
 		files:  programs(t, map[string]string{"/otelcol": binary, "/spanflame": ours(t, "spanflame/cmd/spanflame")}),
+	}
+}
+
+func jaegerImage(t *testing.T) standIn {
+	binary, release := server(t, servers.Jaeger)
+	return standIn{
+		what:    release,
+		config:  []string{`ENTRYPOINT ["/cmd/jaeger/jaeger-linux"]`, "ENV PATH=/bin"},
+		files:   programs(t, map[string]string{"/cmd/jaeger/jaeger-linux": binary, "/bin/wget": ours(t, "spanflame/e2e/compose/server")}),
+		folders: map[string]folder{"/tmp": tmp},
 	}
 }
 

@@ -13,9 +13,13 @@ import (
 	"time"
 
 	"spanflame/internal/query"
+	"spanflame/internal/wallprofile"
 )
 
-const composeFile = "../docker-compose.yml"
+const (
+	composeFile = "../docker-compose.yml"
+	composeOTLP = "../docker-compose.otlp.yml" // in addition
+)
 
 // composed is the project of docker-compose.yml, run on an engine.
 type composed struct {
@@ -41,6 +45,57 @@ func TestCompose(t *testing.T) {
 	t.Run("trace to metrics", p.traceToMetrics)
 	t.Run("metric to trace", func(t *testing.T) { p.metricToTrace(t, begun) })
 	t.Run("restarts", c.restarts)
+	t.Run("traces in Jaeger", c.tracesInJaeger)
+	t.Run("profiles by way of the Collector", c.profilesByCollector)
+}
+
+// profilesByCollector starts the services and the Collector again so that profiles pass through it.
+func (c composed) profilesByCollector(t *testing.T) {
+	if _, err := c.try(t, nil, c.arguments("full", "--file", composeOTLP, "up", "--no-build", "--detach", "--wait", "--wait-timeout", "180",
+		"storefront", "inventory", "collector")...); err != nil {
+		t.Fatalf("%v\n%s", err, c.state(t))
+	}
+	p := c.pipeline(t)
+	p.profiled(t)
+	// Only by OTLP does a type have this name.
+	const byOTLP = "memory:inuse_space:bytes:memory:bytes"
+	eventually(t, "memory profiles by OTLP", func() error {
+		types, err := p.pyroscope.ProfileTypes(t.Context(), time.Now().Add(-time.Hour), time.Now())
+		if err == nil && !slices.Contains(types, byOTLP) {
+			err = fmt.Errorf("%s is not among %v", byOTLP, types)
+		}
+		return err
+	})
+}
+
+// tracesInJaeger replaces the Collector by the one that sends traces to Jaeger too, and finds a slow request there, with
+// the attribute that its link is for.
+func (c composed) tracesInJaeger(t *testing.T) {
+	var project struct {
+		Services map[string]struct{ Image string }
+	}
+	if err := json.Unmarshal([]byte(c.run(t, "jaeger", "config", "--format", "json")), &project); err != nil {
+		t.Fatal(err)
+	}
+	if !c.provideImage(t, project.Services["jaeger"].Image) {
+		t.Fatal("Jaeger has no image")
+	}
+	t.Cleanup(func() { c.run(t, "jaeger", "rm", "--stop", "--force", "jaeger", "collector-jaeger") }) // before its image is removed
+	c.compose(t, "stop", "collector")
+	c.run(t, "jaeger", "up", "--no-build", "--detach", "--wait", "--wait-timeout", "180", "jaeger", "collector-jaeger")
+	c.hardened(t, slices.Sorted(maps.Keys(c.containers(t))))
+	root := c.pipeline(t).profiled(t)
+	jaeger := query.NewJaeger("http://" + c.address(t, "jaeger") + ":16686")
+	eventually(t, "the trace in Jaeger", func() error {
+		spans, err := jaeger.Trace(t.Context(), root.TraceID)
+		if err != nil {
+			return err
+		}
+		if span, ok := find(spans, root.Name); !ok || span.Attributes[wallprofile.ProfileIDAttribute] != root.ID {
+			return fmt.Errorf("Jaeger has %s, and the span %v", names(spans), span)
+		}
+		return nil
+	})
 }
 
 // services checks the file, provides the images, and returns the services whose image the engine has.
@@ -174,17 +229,20 @@ func (c composed) hardened(t *testing.T, services []string) {
 // pipeline returns the servers at their current addresses: a restarted container may get another address.
 func (c composed) pipeline(t *testing.T) *pipeline {
 	t.Helper()
-	found := c.containers(t)
-	at := func(service, port string) string {
-		for _, network := range found[service].NetworkSettings.Networks {
-			return "http://" + network.IPAddress + ":" + port
-		}
-		t.Fatalf("%s is in no network", service)
-		return ""
-	}
+	at := func(service, port string) string { return "http://" + c.address(t, service) + ":" + port }
 	return newPipeline(t, at("storefront", "8080"), map[string]string{
 		"tempo": at("tempo", "3200"), "pyroscope": at("pyroscope", "4040"), "prometheus": at("prometheus", "9090"), "loki": at("loki", "3100"),
 	})
+}
+
+// address returns the current address of a service's container.
+func (c composed) address(t *testing.T, service string) string {
+	t.Helper()
+	for _, network := range c.containers(t)[service].NetworkSettings.Networks {
+		return network.IPAddress
+	}
+	t.Fatalf("%s is in no network", service)
+	return ""
 }
 
 // restarts restarts each server under load. It checks that every profile is delivered, that all profiles of slow
@@ -309,7 +367,7 @@ func (c composed) down(t *testing.T) {
 	if t.Failed() {
 		t.Log(c.state(t))
 	}
-	c.compose(t, "down", "--volumes", "--timeout", "30")
+	c.run(t, "*", "down", "--volumes", "--timeout", "30")
 	for _, list := range [][]string{
 		{"ps", "--all", "--quiet", "--filter", c.filter()},
 		{"network", "ls", "--quiet", "--filter", c.filter()},

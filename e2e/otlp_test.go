@@ -100,21 +100,27 @@ func storedAsPushed(t *testing.T, p *query.Pyroscope, base, scenario, saved stri
 	var mu sync.Mutex
 	samples, types, spans := 0, map[string]int{}, 0
 	compare := func(what string, byOTLP, byPush func(scenario string) (*query.Frame, error)) error {
-		a, err := byOTLP(scenario)
-		if err != nil {
-			return err
-		}
 		b, err := byPush(scenario + pushed)
 		if err != nil {
 			return err
 		}
-		if got, want := byStack(a), byStack(b); !maps.Equal(got, want) {
-			t.Errorf("%s: by OTLP Pyroscope has %d in %d stacks, and by its own protocol %d in %d", what, a.Total, len(got), b.Total, len(want))
+		want := byStack(b)
+		for deadline := time.Now().Add(patience); ; time.Sleep(100 * time.Millisecond) { // a Collector sends when it can
+			a, err := byOTLP(scenario)
+			if err != nil {
+				return err
+			}
+			got := byStack(a)
+			if maps.Equal(got, want) {
+				mu.Lock()
+				defer mu.Unlock()
+				samples += len(got)
+				return nil
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("%s: by OTLP Pyroscope has %d in %d stacks, and by its own protocol %d in %d", what, a.Total, len(got), b.Total, len(want))
+			}
 		}
-		mu.Lock()
-		defer mu.Unlock()
-		samples += len(byStack(a))
-		return nil
 	}
 	for _, e := range entries {
 		g.Go(func() error {

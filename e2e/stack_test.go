@@ -43,6 +43,7 @@ func TestStack(t *testing.T) {
 
 	t.Run("trace to profile", p.traceToProfile)
 	t.Run("trace in Jaeger to profile", p.jaeger)
+	t.Run("profiles by way of the Collector", p.profilesByCollector)
 	t.Run("trace to logs and back", p.traceToLogsAndBack)
 	t.Run("trace to metrics", p.traceToMetrics)
 	t.Run("metric to trace", func(t *testing.T) { p.metricToTrace(t, begun) })

@@ -25,7 +25,7 @@ const (
 	Alertmanager = "alertmanager" // notifies people of alerts
 	Prometheus   = "prometheus"   // metrics, and the alerts on them
 	Loki         = "loki"         // logs
-	Collector    = "collector"    // receives traces, metrics and logs and sends them to the other servers
+	Collector    = "collector"    // receives all signals and sends them to the other servers
 )
 
 // Names of the ports that a user may choose, for Options.Ports.
@@ -49,7 +49,7 @@ var catalog = []definition{
 		module:  "pyroscope",
 		main:    "github.com/grafana/pyroscope/cmd/pyroscope",
 		typical: 4 * time.Minute,
-		base:    "pyroscope/pyroscope.yaml",
+		base:    []string{"pyroscope/pyroscope.yaml"},
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		env:     []string{"PYROSCOPE_V2=1"},
@@ -60,7 +60,7 @@ var catalog = []definition{
 		module:  "pyroscope",
 		main:    "github.com/grafana/pyroscope/cmd/pyroscope",
 		typical: 4 * time.Minute,
-		base:    "pyroscope/pyroscope.yaml",
+		base:    []string{"pyroscope/pyroscope.yaml"},
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		ports:   []Port{{PortPyroscope, 4040}, {"pyroscope-grpc", 0}},
@@ -70,7 +70,7 @@ var catalog = []definition{
 		module:  "tempo",
 		main:    "github.com/grafana/tempo/cmd/tempo",
 		typical: 3 * time.Minute,
-		base:    "tempo/tempo.yaml",
+		base:    []string{"tempo/tempo.yaml"},
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		ports:   []Port{{PortTempo, 3200}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}, {"tempo-grpc", 0}},
@@ -83,7 +83,7 @@ var catalog = []definition{
 		module:  "jaeger",
 		main:    "github.com/jaegertracing/jaeger/cmd/jaeger",
 		typical: 4 * time.Minute,
-		base:    "jaeger/jaeger.yaml",
+		base:    []string{"jaeger/jaeger.yaml"},
 		ready:   "/api/v3/services",
 		args:    []string{"--config=" + configFile},
 		ports:   []Port{{PortJaeger, 16686}, {"jaeger-grpc", 0}, {"jaeger-otlp", 0}},
@@ -93,7 +93,7 @@ var catalog = []definition{
 		module:  "alertmanager",
 		main:    "github.com/prometheus/alertmanager/cmd/alertmanager",
 		typical: 2 * time.Minute,
-		base:    "alertmanager/alertmanager.yaml",
+		base:    []string{"alertmanager/alertmanager.yaml"},
 		ready:   "/-/ready",
 		args: []string{
 			"--config.file=" + configFile, "--storage.path=data", `--web.listen-address={{.Addr "alertmanager"}}`,
@@ -106,7 +106,7 @@ var catalog = []definition{
 		module:  "prometheus",
 		main:    "github.com/prometheus/prometheus/cmd/prometheus",
 		typical: 3 * time.Minute,
-		base:    "prometheus/prometheus.yaml",
+		base:    []string{"prometheus/prometheus.yaml"},
 		ready:   "/-/ready",
 		args: []string{
 			"--config.file=" + configFile, "--storage.tsdb.path=tsdb", `--web.listen-address={{.Addr "prometheus"}}`,
@@ -120,7 +120,7 @@ var catalog = []definition{
 		module:  "loki",
 		main:    "github.com/grafana/loki/v3/cmd/loki",
 		typical: 3 * time.Minute,
-		base:    "loki/loki.yaml",
+		base:    []string{"loki/loki.yaml"},
 		ready:   "/ready",
 		args:    []string{"-config.file=" + configFile},
 		ports:   []Port{{PortLoki, 3100}, {"loki-grpc", 0}},
@@ -130,11 +130,11 @@ var catalog = []definition{
 		module:  "collector",
 		main:    ".",
 		typical: 2 * time.Minute,
-		base:    "collector/collector.yaml",
+		base:    []string{"collector/collector.yaml", "collector/profiles.yaml", "collector/jaeger.yaml"},
 		ready:   "/",
-		args:    []string{"--config=" + configFile},
+		args:    []string{"--config=" + configFile, "--feature-gates=service.profilesSupport"},
 		ports:   []Port{{PortCollector, 13133}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}},
-		sendsTo: []string{Tempo, Jaeger, Prometheus, Loki},
+		sendsTo: []string{Pyroscope, Tempo, Jaeger, Prometheus, Loki},
 	},
 }
 
@@ -162,7 +162,7 @@ type definition struct {
 	module  string        // directory below stack/servers that holds the go.mod
 	main    string        // package to build
 	typical time.Duration // of a build with cold caches on two cores, for the progress line
-	base    string        // configuration file in deploy that docker-compose.yml mounts
+	base    []string      // configuration files in deploy that docker-compose.yml mounts; later ones add to the first
 	ready   string        // path on the first port that answers 200 when the server is ready
 	args    []string      // command line, each argument a template; the working directory has the config.yaml
 	env     []string      // added to the parent's environment
@@ -256,12 +256,17 @@ func (a addresses) Addr(name string) (string, error) {
 // configFile is the name of the configuration in a server's working directory.
 const configFile = "config.yaml"
 
-// configure returns the server's configuration and command line: the file that docker-compose.yml mounts, changed
+// configure returns the server's configuration and command line: the files that docker-compose.yml mounts, changed
 // by the expanded overlay.
 func (d definition) configure(o overlayData) (config []byte, args []string, err error) {
-	base, err := os.ReadFile(filepath.Join(o.Deploy, filepath.FromSlash(d.base)))
-	if err != nil {
-		return nil, nil, fmt.Errorf("configuration of %s: %w", d.name, err)
+	for _, name := range d.base {
+		more, err := os.ReadFile(filepath.Join(o.Deploy, filepath.FromSlash(name)))
+		if err == nil {
+			config, err = MergeYAML(config, more)
+		}
+		if err != nil {
+			return nil, nil, fmt.Errorf("configuration of %s: %w", d.name, err)
+		}
 	}
 	text, err := overlays.ReadFile("config/" + d.name + ".yaml")
 	if err != nil {
@@ -271,7 +276,7 @@ func (d definition) configure(o overlayData) (config []byte, args []string, err 
 	if err != nil {
 		return nil, nil, fmt.Errorf("overlay of %s: %w", d.name, err)
 	}
-	if config, err = MergeYAML(base, overlay); err != nil {
+	if config, err = MergeYAML(config, overlay); err != nil {
 		return nil, nil, fmt.Errorf("configuration of %s: %w", d.name, err)
 	}
 	for _, text := range d.args {

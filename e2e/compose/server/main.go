@@ -1,5 +1,5 @@
 // Command server is the entry point of the images that replace Pyroscope's and Tempo's in the test of
-// docker-compose.yml. It accepts the arguments that the compose file gives to the real servers, starts the release
+// docker-compose.yml, and wget in the one that replaces Jaeger's. It accepts the arguments that the compose file gives to the real servers, starts the release
 // that can be built, and answers the health checks. /overlay.yaml contains the settings whose names differ in that
 // release. It is for that test only.
 package main
@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"time"
@@ -31,6 +32,9 @@ func main() {
 
 // run checks the health of the server that an argument names, or replaces itself by the server.
 func run(args []string) error {
+	if filepath.Base(os.Args[0]) == "wget" {
+		return check(args[len(args)-1])
+	}
 	command := []string{program}
 	for _, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
