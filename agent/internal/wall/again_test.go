@@ -18,7 +18,7 @@ type script struct {
 }
 
 func newScript() *script {
-	s := &script{historian: newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)}
+	s := &script{historian: newHistorian(newConverter(0, func(uint64) string { return "" }), nil)}
 	s.waiting = 1
 	return s
 }

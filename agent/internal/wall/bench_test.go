@@ -54,7 +54,7 @@ func BenchmarkConvert(b *testing.B) {
 			rec := &recording{Recorder: r}
 			stop := make(chan struct{})
 			var others, all sync.WaitGroup
-			noise(&others, stop, 1000)
+			noise(&others, stop, 1000, nil)
 			chain := links(&others, 4)
 			var mu, lock sync.Mutex
 			var spans []*root
@@ -87,7 +87,7 @@ func BenchmarkConvert(b *testing.B) {
 				for follow := range cost {
 					of := &cost[follow]
 					if of.c == nil {
-						of.c = newConverter(r.o.ChildMin, r.names.get, r.deadlineReached)
+						of.c = newConverter(r.o.ChildMin, r.names.get)
 					}
 					var m runtime.MemStats
 					runtime.ReadMemStats(&m)

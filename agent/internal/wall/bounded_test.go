@@ -11,7 +11,7 @@ import (
 
 // TestCausesAreForgotten has a span run on, which waits for another request each time, and no span end meanwhile.
 func TestCausesAreForgotten(t *testing.T) {
-	hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+	hs := newHistorian(newConverter(0, func(uint64) string { return "" }), nil)
 	hs.waiting = 1
 	at := &stack{frames: []frame{{function: "main.work"}}}
 	for i := range 3 * maxPaths {
@@ -31,7 +31,7 @@ func TestCausesAreForgotten(t *testing.T) {
 
 // TestAFunctionIsOneParty has a goroutine that works for no span be at several places while it holds a lock.
 func TestAFunctionIsOneParty(t *testing.T) {
-	hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+	hs := newHistorian(newConverter(0, func(uint64) string { return "" }), nil)
 	hs.waiting = 1
 	entry := frame{function: "main.refresh"}
 	h := &history{}
@@ -60,7 +60,7 @@ func TestAFunctionIsOneParty(t *testing.T) {
 
 // TestOnlyWhatAWaitNeedsIsKept: the ring is for the waits, and neither marks nor the runtime's sweeper may fill it.
 func TestOnlyWhatAWaitNeedsIsKept(t *testing.T) {
-	hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+	hs := newHistorian(newConverter(0, func(uint64) string { return "" }), nil)
 	for i, tt := range []struct {
 		waiting int
 		stack   *stack

@@ -114,3 +114,46 @@ func TestBudgetIsCheckedBeforeEncoding(t *testing.T) {
 		t.Errorf("the converter still holds %d of something", n)
 	}
 }
+
+// TestConversionEndsWithTheBudget: where a conversion costs more than was predicted, it ends when the budget is spent, and what
+// it was for is counted. The next snapshots are converted as if there were a gap.
+func TestConversionEndsWithTheBudget(t *testing.T) {
+	rec := manual(t)
+	_, s := rec.begin(context.Background(), "expensive")
+	for range 2 * pollEvents {
+		runtime.Gosched() // two events or more
+	}
+	workA(25 * time.Millisecond)
+	s.end()
+	runtime.LockOSThread() // as capture does: its CPU time is the thread's
+	defer runtime.UnlockOSThread()
+	w := &work{r: rec.Recorder, began: cpuTime(), taken: make(map[*root]bool)}
+	snap := w.snapshot()
+	if snap == nil {
+		t.Fatal("there is no snapshot")
+	}
+	rec.budget.tokens = -time.Minute
+	before := rec.budget.perByte
+	w.convert(snap)
+	w.resolve()
+	w.emit()
+	if s := rec.Stats(); s.Events > pollEvents || s.Captured != 0 || s.SkippedBudget != 1 || s.SkippedGenerations != 1 || s.Unreadable != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+	if now := rec.budget.perByte; now == before {
+		t.Errorf("nothing was learned of the cost: %v ns a byte", now)
+	}
+
+	rec.budget.tokens = rec.budget.capacity()
+	_, next := rec.begin(context.Background(), "next")
+	workA(25 * time.Millisecond)
+	next.end()
+	rec.capture()
+	rec.exact(next)
+	if s := rec.Stats(); s.Captured != 1 || s.Partial != 0 {
+		t.Errorf("stats: %+v", s)
+	}
+	if n := len(rec.conv.tracked) + len(rec.conv.known) + len(rec.conv.goroutines); n != 0 {
+		t.Errorf("the converter still holds %d of something", n)
+	}
+}

@@ -54,7 +54,7 @@ func (w *work) abandon() {
 		lose(t)
 	}
 	before := r.conv
-	r.conv = newConverter(r.o.ChildMin, r.names.get, r.deadlineReached)
+	r.conv = newConverter(r.o.ChildMin, r.names.get)
 	r.conv.started = before.started
 	r.conv.events, r.conv.unfollowed, r.conv.crowded = before.events, before.unfollowed, before.crowded
 	r.conv.history.reasons = before.history.reasons
@@ -199,13 +199,34 @@ func (r *Recorder) oldest(wanted map[*root]struct{}, now time.Time) time.Time {
 	return oldest
 }
 
+// Why a conversion ends before the end of its snapshot: nobody waits for it any more, or it costs more than was predicted.
+var (
+	errDeadline = errors.New("stopped because the recorder is shutting down")
+	errBudget   = errors.New("stopped because the budget is spent")
+)
+
 func (w *work) convert(snap *snapshot) {
 	r := w.r
 	size, events, before := snap.size, r.conv.events, cpuTime()
-	err := r.conv.convert(snap.reader(), r.gap)
+	most := w.spent() + w.available(w.pending)*7/8 // the rest is for the encoding
+	err := r.conv.convert(snap.reader(), r.gap, func() error {
+		switch {
+		case r.deadlineReached():
+			return errDeadline
+		case w.spent() > most:
+			return errBudget
+		}
+		return nil
+	})
 	r.gap = err != nil
-	r.budget.learn(size, cpuTime()-before)
-	r.meter.learnSize(size, r.conv.events-events)
+	cost := cpuTime() - before
+	switch {
+	case err == nil:
+		r.meter.learnSize(size, r.conv.events-events)
+	case errors.Is(err, errBudget):
+		cost *= 2 // at least, it is assumed, so that the next one is not begun in vain
+	}
+	r.budget.learn(size, cost)
 	r.stats.bytes.Add(uint64(size))
 	r.stats.events.Add(r.conv.events - events)
 	r.stats.skippedGoroutines.Store(r.conv.unfollowed)
@@ -213,7 +234,12 @@ func (w *work) convert(snap *snapshot) {
 	for why, n := range r.conv.history.reasons {
 		r.stats.notFollowed[why].Store(n)
 	}
-	if err == nil {
+	switch {
+	case err == nil:
+		return
+	case errors.Is(err, errBudget):
+		w.short = true
+		r.stats.skippedGenerations.Add(1)
 		return
 	}
 	r.unreadable("converting a snapshot", err)

@@ -3,7 +3,6 @@ package wall
 import (
 	"context"
 	"iter"
-	"maps"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
@@ -253,8 +252,9 @@ func TestTimersAreNotFollowed(t *testing.T) {
 	<-time.After(wait)
 	s.end()
 	rec.finish()
-	if f := rec.exact(s); !maps.Equal(f.whole, f.stacks) {
-		t.Errorf("%s", f.causes())
+	f := rec.exact(s)
+	if waited, below := f.causeOf(wallprofile.WaitReceive.Leaf()), f.causeOf(wallprofile.WaitReceive.Leaf(), ";"); waited == 0 || below != 0 {
+		t.Errorf("%v were waited, and %v of that has a cause\n%s", time.Duration(waited), time.Duration(below), f.causes())
 	}
 }
 
@@ -301,10 +301,14 @@ func withoutLines(text string) string { return lines.ReplaceAllString(text, "") 
 // A wait for what has a name says it, and does not blame the library's goroutine that woke the span.
 func TestWaitsHaveNames(t *testing.T) {
 	rec := startRecorder(t, nil)
-	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { workA(wait) }))
+	var begin time.Time
+	server := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
+		workA(max(wait, 2*time.Since(begin))) // longer than it took to connect
+	}))
 	defer server.Close()
 	client := server.Client()
 	defer client.CloseIdleConnections()
+	begin = time.Now()
 	_, s := rec.begin(context.Background(), "root")
 	caller(t, client, server.URL)
 	s.end()
@@ -450,7 +454,7 @@ func auditor(mu *sync.Mutex, work func()) {
 // A convoy of fifty requests queues for a lock, among a thousand requests that have nothing to do with it and wait for one
 // another: each names the routes of those that hold its own lock, and no others.
 func TestConvoyAmongAThousandRequests(t *testing.T) {
-	rec := startRecorder(t, nil)
+	rec := manual(t) // between two snapshots, a busy machine may keep the process from running for longer than the ring reaches
 	const victims, pairs, alone = 50, 300, 350
 	var mu sync.Mutex
 	var all, begun sync.WaitGroup
@@ -508,7 +512,7 @@ func TestConvoyAmongAThousandRequests(t *testing.T) {
 	blockedIn(t, victims, "auditor")
 	waiting.Store(true)
 	all.Wait()
-	rec.finish()
+	rec.capture()
 	flames := rec.flames()
 	for i, s := range spans {
 		f := flames[s.id.String()]
@@ -552,7 +556,7 @@ func TestNobody(t *testing.T) {
 			party{name: "github.com/go-chi/chi/v5.(*Mux).ServeHTTP", served: true}},
 		{nil, party{name: "unknown goroutine", anyones: true}},
 	} {
-		hs := newHistorian(newConverter(0, func(uint64) string { return "" }, func() bool { return false }), nil)
+		hs := newHistorian(newConverter(0, func(uint64) string { return "" }), nil)
 		if got := hs.nobody(&stack{frames: tt.frames}); *got != tt.want {
 			t.Errorf("%v: %+v, want %+v", tt.frames, *got, tt.want)
 		}
@@ -589,13 +593,13 @@ func TestWhoEndedTheWait(t *testing.T) {
 }
 
 //go:noinline
-func hog(stop <-chan struct{}) {
+func hog(stop <-chan struct{}) (n int) {
 	for {
 		select {
 		case <-stop:
-			return
+			return n
 		default:
-			burn(time.Millisecond)
+			n++
 		}
 	}
 }
@@ -628,7 +632,7 @@ func TestWhoHadTheCPUs(t *testing.T) {
 	i := slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })
 	text := withoutLines(rec.diagnoses[i].Text)
 	if !strings.Contains(text, " runnable and waiting for a CPU in wall.yielder, the CPUs busy with POST /report (") ||
-		!strings.Contains(text, " %): ") || !strings.HasSuffix(text, " ms of it on the CPU in wall.burn, called by wall.hog") {
+		!strings.Contains(text, " %): ") || !strings.HasSuffix(text, " ms of it on the CPU in wall.hog, called by wall.TestWhoHadTheCPUs") {
 		t.Errorf("the diagnosis is %q", text)
 	}
 }

@@ -111,11 +111,11 @@ func FuzzConvert(f *testing.F) {
 			s.took = time.Second
 			s.ended.Store(int64(time.Second))
 		}
-		c := newConverter(1, r.names.get, r.deadlineReached)
+		c := newConverter(1, r.names.get)
 		c.track(first)
 		c.track(second)
 		for _, gap := range []bool{true, false} {
-			err := c.convert(bytes.NewReader(data), gap)
+			err := c.convert(bytes.NewReader(data), gap, goOn)
 			if errors.Is(err, errPanic) {
 				_, at, _ := strings.Cut(err.Error(), "\npanic(")
 				if _, at, _ = strings.Cut(at, "\n\t"); !strings.Contains(firstFunction(at), "golang.org/x/exp/trace") {
@@ -150,7 +150,7 @@ func FuzzFollow(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, uint8(0), uint8(255))
 	f.Add([]byte{200, 3, 9, 1, 200, 3, 9, 1, 200, 3, 9, 1, 200, 3, 9, 1}, uint8(0), uint8(255))
 	f.Fuzz(func(t *testing.T, data []byte, from, to uint8) {
-		c := newConverter(1, func(uint64) string { return "" }, func() bool { return false })
+		c := newConverter(1, func(uint64) string { return "" })
 		hs := c.history
 		stacks := []*stack{noStack, {frames: []frame{{function: "main.a"}}}, {frames: []frame{{function: "sync.(*Mutex).Unlock"}, {function: "main.a"}}}}
 		goroutines := make([]*history, 5)
@@ -265,7 +265,10 @@ func TestDamagedSnapshot(t *testing.T) {
 		t.Error("a damaged clock batch has a time")
 	}
 	data := whole.bytes()
-	if err := newConverter(1, nil, func() bool { return false }).convert(bytes.NewReader(data[:len(data)-20]), true); err == nil {
+	if err := newConverter(1, nil).convert(bytes.NewReader(data[:len(data)-20]), true, goOn); err == nil {
 		t.Error("a truncated trace is converted without an error")
 	}
 }
+
+// goOn never stops a conversion.
+func goOn() error { return nil }

@@ -299,11 +299,23 @@ func kinds(t *testing.T, mode Mode) {
 		}},
 	}
 	spans := make([]*testSpan, len(tests))
-	for i, test := range tests {
-		rec.quiet(mode, uint64(i))
-		_, spans[i] = rec.begin(context.Background(), test.name)
-		test.run(t)
-		spans[i].end()
+	slow := uint64(0)
+	for range 20 { // again, if the machine was too busy to make a span of the kind
+		before, flames := slow, rec.flames()
+		for i, test := range tests {
+			if s := spans[i]; s != nil && !flames[s.id.String()].starved(test.leaf) {
+				continue
+			}
+			rec.quiet(mode, slow)
+			_, spans[i] = rec.begin(context.Background(), test.name)
+			test.run(t)
+			spans[i].end()
+			slow++
+		}
+		if slow == before {
+			break
+		}
+		rec.captured(slow)
 	}
 	rec.finish()
 	for name, others := range map[string]bool{"iter.Pull computing": false, "errgroup": true, "time.AfterFunc": false, "context.AfterFunc": true} {
@@ -320,6 +332,15 @@ func kinds(t *testing.T, mode Mode) {
 				t.Errorf("%v before the recording", time.Duration(before))
 			}
 			delete(f.stacks, wallprofile.SpanPrefix+test.name+";"+wallprofile.BeforeRecording.Leaf()) // which is longer on a busy machine
+			merged, sampled := make(map[string]int64), int64(0)
+			for stack, ns := range f.stacks {
+				function, far := strings.CutSuffix(stack, ";"+wallprofile.Unsampled.Leaf()) // as most samples may be on a busy machine
+				merged[function] += ns
+				if !far && strings.Contains(stack, test.function) {
+					sampled += ns
+				}
+			}
+			f.stacks = merged
 			largest := f.largest()
 			if !strings.HasPrefix(largest, wallprofile.SpanPrefix+test.name+";") {
 				t.Errorf("largest stack begins with another span: %s", largest)
@@ -329,7 +350,7 @@ func kinds(t *testing.T, mode Mode) {
 				test.function, test.leaf = "puller", "[waiting: unspecified]"
 			}
 			in := strings.Contains(largest, "."+test.function) || strings.Contains(largest, "/"+test.function)
-			if !in || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && strings.HasSuffix(largest, "]") {
+			if !in || !strings.HasSuffix(largest, test.leaf) || test.leaf == "" && (strings.HasSuffix(largest, "]") || sampled == 0) {
 				t.Errorf("largest stack is\n%s\nwant %s … %s in\n%s", largest, test.function, test.leaf, f)
 			}
 			if f.meta.Labels[wallprofile.SpanScope] != wallprofile.ScopeRoot || f.meta.Labels["region"] != "here" || f.meta.Service != "shop" {
@@ -338,7 +359,7 @@ func kinds(t *testing.T, mode Mode) {
 		})
 	}
 	s := rec.Stats()
-	if s.Slow != uint64(len(tests)) || s.Captured != s.Slow || s.Unreadable != 0 || s.SkippedBudget != 0 || s.Mode != mode {
+	if s.Slow != slow || s.Captured != s.Slow || s.Unreadable != 0 || s.SkippedBudget != 0 || s.Mode != mode {
 		t.Errorf("stats: %+v", s)
 	}
 	if partial := map[Mode]uint64{AlwaysOn: 0, Armed: s.Slow}[mode]; s.Partial != partial {
@@ -346,15 +367,42 @@ func kinds(t *testing.T, mode Mode) {
 	}
 }
 
+// starved reports whether most of a span's time is that of a busy machine, and not in the state that it was to be in.
+func (f *flame) starved(leaf string) bool {
+	if f == nil {
+		return false
+	}
+	sum := int64(0)
+	for _, s := range []wallprofile.State{wallprofile.Runnable, wallprofile.StoppedGC, wallprofile.StoppedOther, wallprofile.BeforeRecording} {
+		if s.Leaf() != leaf {
+			sum += f.leaves[s.Leaf()]
+		}
+	}
+	return sum > f.own/2
+}
+
 func ended(s Stats) uint64 { return s.Captured + s.SkippedBudget + s.SkippedWindow }
+
+// captured waits until all of n slow spans have been captured.
+func (rec *recording) captured(n uint64) {
+	rec.t.Helper()
+	for start := time.Now(); ended(rec.Stats()) < n; time.Sleep(time.Millisecond) {
+		if time.Since(start) > time.Minute {
+			rec.t.Fatalf("a minute after the end of %d slow spans, they are not captured: %+v", n, rec.Stats())
+		}
+	}
+}
 
 // quiet waits until all of n slow spans have been captured and nothing is recorded, if that is the mode.
 func (rec *recording) quiet(mode Mode, n uint64) {
 	rec.t.Helper()
-	for start := time.Now(); mode == Armed && (runtimetrace.IsEnabled() || ended(rec.Stats()) < n); time.Sleep(time.Millisecond) {
+	if mode != Armed {
+		return
+	}
+	rec.captured(n)
+	for start := time.Now(); runtimetrace.IsEnabled(); time.Sleep(time.Millisecond) {
 		if time.Since(start) > time.Minute {
-			rec.t.Fatalf("a minute after the end of %d slow spans, they are not captured, or it is still recorded: %v, %+v",
-				n, runtimetrace.IsEnabled(), rec.Stats())
+			rec.t.Fatalf("a minute after the end of %d slow spans, it is still recorded: %+v", n, rec.Stats())
 		}
 	}
 }

@@ -201,7 +201,7 @@ func newRecorder(o Options) *Recorder {
 	guarded := o
 	guarded.Emit = func(rec record.Record) { r.emitting.Try(func() { o.Emit(rec) }) }
 	r.encoder = newEncoder(guarded)
-	r.conv = newConverter(o.ChildMin, r.names.get, r.deadlineReached)
+	r.conv = newConverter(o.ChildMin, r.names.get)
 	r.writing.Store(true)
 	r.sampler.rest(now)
 	return r

@@ -133,8 +133,9 @@ func TestStopHonoursItsDeadline(t *testing.T) {
 	}
 }
 
-// noise fills the ring with events until stop is closed, in bursts of messages a millisecond apart.
-func noise(done *sync.WaitGroup, stop <-chan struct{}, burst int) {
+// noise fills the ring with events until stop is closed, in bursts of messages a millisecond apart. It calls after, if that
+// is not nil, after each.
+func noise(done *sync.WaitGroup, stop <-chan struct{}, burst int, after func()) {
 	ping, pong := make(chan int), make(chan int)
 	done.Go(func() {
 		defer close(ping)
@@ -147,6 +148,9 @@ func noise(done *sync.WaitGroup, stop <-chan struct{}, burst int) {
 			<-pong
 			if i%burst == 0 {
 				time.Sleep(time.Millisecond)
+				if after != nil {
+					after()
+				}
 			}
 		}
 	})
@@ -159,10 +163,24 @@ func noise(done *sync.WaitGroup, stop <-chan struct{}, burst int) {
 
 // A span far longer than the ring's reach is covered like a short one.
 func TestLongSpan(t *testing.T) {
-	rec := startRecorder(t, func(o *Options) { o.RingBytes = 1 << 20 })
+	const ring = 1 << 20
+	rec := startRecorder(t, func(o *Options) { o.RingBytes = ring })
 	stop := make(chan struct{})
 	var others sync.WaitGroup
-	noise(&others, stop, 8)
+	bursts, seen := 0, uint64(0)
+	noise(&others, stop, 8, func() {
+		// On a busy machine there are few snapshots: the ring is not to be full before the next one.
+		for bursts++; bursts > 300 && rec.stats.snapshots.Load() == seen; time.Sleep(time.Millisecond) {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+		}
+		if now := rec.stats.snapshots.Load(); now != seen {
+			bursts, seen = 0, now
+		}
+	})
 
 	ctx, root := rec.begin(context.Background(), "long")
 	var spans []*testSpan
@@ -191,7 +209,7 @@ func TestLongSpan(t *testing.T) {
 	rec.finish()
 
 	stats := rec.Stats()
-	if stats.Snapshots < 4 || stats.Partial != 0 || stats.Captured != 1 {
+	if stats.Snapshots < 4 || stats.Partial != 0 || stats.Captured != 1 || stats.Bytes < ring/2 {
 		t.Errorf("stats: %+v", stats)
 	}
 	f := rec.exact(root)
@@ -215,7 +233,7 @@ func manual(t *testing.T) *recording {
 	rec.Recorder = newRecorder(Options{
 		SlowSpan:  20 * time.Millisecond,
 		ChildMin:  10 * time.Millisecond,
-		RingBytes: 1 << 20,
+		RingBytes: defaultRingBytes,
 		CPUShare:  1,
 		Emit:      func(r record.Record) { rec.records = append(rec.records, r) },
 		diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
@@ -325,7 +343,7 @@ func TestBudgetIsKept(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var all sync.WaitGroup
-	noise(&all, stop, 40)
+	noise(&all, stop, 40, nil)
 	start := time.Now()
 	// On a busy machine there are few snapshots in a second: it takes longer until they have spent the budget.
 	for time.Since(start) < 2*time.Second || rec.Stats().SkippedBudget == 0 && time.Since(start) < time.Minute {
@@ -343,7 +361,7 @@ func TestBudgetIsKept(t *testing.T) {
 	all.Wait()
 	rec.finish()
 	s := rec.Stats()
-	// A snapshot that cost more than predicted may overdraw the budget; the next ones then wait.
+	// What writing the trace costs is charged afterwards, and a conversion ends only after some events: that may overdraw the budget.
 	if most := time.Duration(1.3 * share * float64(budgetWindow+time.Since(start))); s.CPU > most {
 		t.Errorf("%v of CPU, at most %v were expected", s.CPU, most)
 	}
@@ -615,7 +633,7 @@ func TestMemory(t *testing.T) {
 	stop := make(chan struct{})
 	var others sync.WaitGroup
 	for range 2 {
-		noise(&others, stop, 100)
+		noise(&others, stop, 100, nil)
 	}
 	others.Go(func() {
 		line := strings.Repeat("x", 1<<10) // the longest that the runtime takes

@@ -27,17 +27,16 @@ type converter struct {
 	paths      paths
 	history    *historian
 
-	started         time.Time  // when the recording was, if not with the recorder
-	last            trace.Time // of the newest event
-	woken           wake
-	world           stop
-	finished        []*root // roots that have something to emit, each once
-	clipped         []*span // spans whose chosen end lies before their mark, which was not replayed yet
-	events          uint64
-	lanes           int
-	deadlineReached func() bool // polled: whether to stop
-	unfollowed      uint64      // goroutines not followed because there were too many
-	crowded         uint64      // roots given up because too many were open on one goroutine
+	started    time.Time  // when the recording was, if not with the recorder
+	last       trace.Time // of the newest event
+	woken      wake
+	world      stop
+	finished   []*root // roots that have something to emit, each once
+	clipped    []*span // spans whose chosen end lies before their mark, which was not replayed yet
+	events     uint64
+	lanes      int
+	unfollowed uint64 // goroutines not followed because there were too many
+	crowded    uint64 // roots given up because too many were open on one goroutine
 }
 
 // stop is a stop-the-world in progress, if since is not zero.
@@ -46,15 +45,14 @@ type stop struct {
 	by    wallprofile.State
 }
 
-func newConverter(childMin time.Duration, names func(number uint64) string, deadlineReached func() bool) *converter {
+func newConverter(childMin time.Duration, names func(number uint64) string) *converter {
 	c := &converter{
-		childMin:        childMin,
-		deadlineReached: deadlineReached,
-		tracked:         make(map[*root]struct{}),
-		known:           make(map[uint64]*span),
-		goroutines:      make(map[trace.GoID]*goroutine),
-		stacks:          newInterner(),
-		paths:           make(paths),
+		childMin:   childMin,
+		tracked:    make(map[*root]struct{}),
+		known:      make(map[uint64]*span),
+		goroutines: make(map[trace.GoID]*goroutine),
+		stacks:     newInterner(),
+		paths:      make(paths),
 	}
 	c.history = newHistorian(c, names)
 	return c
@@ -144,11 +142,12 @@ func (c *converter) drop(t *root) {
 // errPanic is a defect of the trace reader, which may panic on a damaged trace.
 var errPanic = errors.New("trace reader panicked")
 
-// errDeadline ends a conversion that nobody waits for any more.
-var errDeadline = errors.New("stopped because the recorder is shutting down")
+// pollEvents is after how many events a conversion asks whether to stop.
+const pollEvents = 1 << 12
 
-// convert replays a snapshot that continues the one before it, or after a gap.
-func (c *converter) convert(r io.Reader, gap bool) (err error) {
+// convert replays a snapshot that continues the one before it, or after a gap. The function stop is polled: an error ends
+// the conversion.
+func (c *converter) convert(r io.Reader, gap bool, stop func() error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			err = fmt.Errorf("%w: %v\n%s", errPanic, v, debug.Stack())
@@ -168,8 +167,10 @@ func (c *converter) convert(r io.Reader, gap bool) (err error) {
 			return fmt.Errorf("reading trace after %d events: %w", c.events, err)
 		}
 		c.events++
-		if c.events%(1<<14) == 0 && c.deadlineReached() {
-			return errDeadline
+		if c.events%pollEvents == 0 {
+			if err := stop(); err != nil {
+				return err
+			}
 		}
 		if gap && e.Kind() == trace.EventSync {
 			c.lose(e)

@@ -12,7 +12,7 @@ import (
 // TestASampleWithoutAStackSaysNothing: where the profiler's signal met code that is not Go's, the time stays with
 // the stack of the sample before it.
 func TestASampleWithoutAStackSaysNothing(t *testing.T) {
-	c := newConverter(0, nil, func() bool { return false })
+	c := newConverter(0, nil)
 	g := &goroutine{id: 7, state: wallprofile.Running, known: true, stack: noStack}
 	c.goroutines[g.id] = g
 	sample := func(at trace.Time, functions ...string) {
@@ -62,7 +62,7 @@ func TestTimeFarFromSamplesIsMarked(t *testing.T) {
 		{"none at the end", []trace.Time{10 * ms, 20 * ms}, 60 * time.Millisecond, 40 * time.Millisecond},
 		{"none", nil, 80 * time.Millisecond, 20 * time.Millisecond},
 	} {
-		c := newConverter(0, nil, func() bool { return false })
+		c := newConverter(0, nil)
 		g := &goroutine{id: 7, state: wallprofile.Running, known: true, stack: noStack}
 		r := &root{}
 		r.span = span{root: r, conv: &spanLedger{now: make(ledger)}}
