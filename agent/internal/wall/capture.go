@@ -370,8 +370,8 @@ func (r *Recorder) emit(t *root) {
 		}
 		d := diagnose(a)
 		r.diagnoses.add(time.Now(), &d)
-		if r.o.diagnosed != nil {
-			r.o.diagnosed(d)
+		if r.o.Diagnosed != nil {
+			r.o.Diagnosed(d)
 		}
 		a.comment = wallprofile.Comment(d.SpanID, d.Text)
 		r.stats.profiles.Add(uint64(r.encoder.add(wallprofile.ScopeRoot, a)))

@@ -12,6 +12,7 @@ import (
 // Diagnosis is a summary of where the time of a slow root span went.
 type Diagnosis struct {
 	TraceID, SpanID, Name string
+	Start                 time.Time
 	Duration              time.Duration
 	Covered               time.Duration // own time that was recorded; less than Duration after a gap
 	States                []Share       // own time by state, largest first
@@ -57,6 +58,7 @@ func diagnose(a account) Diagnosis {
 		TraceID:  t.traceID.String(),
 		SpanID:   t.id.String(),
 		Name:     t.currentName(),
+		Start:    t.start,
 		Duration: a.duration,
 		Covered:  a.covered,
 	}

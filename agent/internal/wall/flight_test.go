@@ -42,7 +42,7 @@ func TestWriteTo(t *testing.T) {
 	rec := startRecorder(t, nil)
 	_, s := rec.begin(context.Background(), "slow")
 	var readers sync.WaitGroup
-	for range 4 {
+	for range 3 {
 		readers.Go(func() {
 			for range 5 {
 				_, newest := rec.begin(context.Background(), "newest") // an older one may be forgotten
@@ -64,6 +64,34 @@ func TestWriteTo(t *testing.T) {
 	rec.exact(s)
 	if _, err := rec.WriteTo(io.Discard); !errors.Is(err, ErrNotRecording) {
 		t.Errorf("after Stop: %v", err)
+	}
+}
+
+// TestSettle: slow spans that have ended are emitted when it returns, however long others would be waited for.
+func TestSettle(t *testing.T) {
+	rec := startRecorder(t, nil)
+	for i := range 3 {
+		_, s := rec.begin(context.Background(), "slow")
+		workA(25 * time.Millisecond)
+		s.end()
+		if err := rec.Settle(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		rec.mu.Lock()
+		if len(rec.diagnoses) != i+1 || len(rec.records) < i+1 {
+			t.Errorf("%d diagnoses and %d records after %d spans", len(rec.diagnoses), len(rec.records), i+1)
+		}
+		rec.mu.Unlock()
+		rec.exact(s)
+	}
+	rec.finish()
+	if err := rec.Settle(context.Background()); err != nil {
+		t.Errorf("after Stop: %v", err)
+	}
+	ended, cancel := context.WithCancel(context.Background())
+	cancel()
+	if err := manual(t).Settle(ended); !errors.Is(err, context.Canceled) { // nobody serves it
+		t.Errorf("with a context that is done: %v", err)
 	}
 }
 

@@ -38,8 +38,8 @@ func TestAPanicOfACapture(t *testing.T) {
 	g := guard.New(slog.New(slog.DiscardHandler))
 	rec := startRecorder(t, func(o *Options) {
 		o.Guard = g
-		diagnosed := o.diagnosed
-		o.diagnosed = func(d Diagnosis) {
+		diagnosed := o.Diagnosed
+		o.Diagnosed = func(d Diagnosis) {
 			if planted {
 				panic("planted")
 			}

@@ -46,8 +46,10 @@ type Options struct {
 	Guard  *guard.Guard        // recovers panics
 	Logger *slog.Logger        // nil is slog.Default()
 
-	sampleEvery time.Duration   // between rounds in which fast spans are captured; 0 is 15 s
-	diagnosed   func(Diagnosis) // called for each captured root span: how tests see a diagnosis to the nanosecond
+	// Diagnosed is called for each captured root span, from the recorder's goroutine; nil if nobody needs that.
+	Diagnosed func(Diagnosis)
+
+	sampleEvery time.Duration // between rounds in which fast spans are captured; 0 is 15 s
 }
 
 const (
@@ -90,6 +92,7 @@ type Recorder struct {
 	capturing, recording, emitting *guard.Stage
 
 	wake         chan struct{} // a root was put into pending
+	settles      chan chan<- struct{}
 	stop         chan struct{}
 	stopOnce     sync.Once
 	deadline     chan struct{} // closed when a Stop has reached its deadline
@@ -184,6 +187,7 @@ func newRecorder(o Options) *Recorder {
 		recording: o.Guard.Stage("record wall"),
 		emitting:  o.Guard.Stage("emit"),
 		wake:      make(chan struct{}, 1),
+		settles:   make(chan chan<- struct{}),
 		stop:      make(chan struct{}),
 		deadline:  make(chan struct{}),
 		done:      make(chan struct{}),
@@ -218,6 +222,34 @@ func (r *Recorder) Stop(ctx context.Context) error {
 	case <-ctx.Done():
 		r.deadlineOnce.Do(func() { close(r.deadline) })
 		return fmt.Errorf("stopping the span recorder: %w", context.Cause(ctx))
+	}
+}
+
+// Settle captures the slow spans that have ended by now, without the usual wait for others, and returns when they were
+// emitted, at the latest when ctx is done.
+func (r *Recorder) Settle(ctx context.Context) error {
+	settled := make(chan struct{})
+	select {
+	case r.settles <- settled:
+		select {
+		case <-settled:
+			return nil
+		case <-ctx.Done():
+		}
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+	}
+	return fmt.Errorf("waiting for the profiles of slow spans: %w", context.Cause(ctx))
+}
+
+func (r *Recorder) settle(settled chan<- struct{}) {
+	defer close(settled)
+	// The second time is for spans whose end was not in the first snapshot: see resolve.
+	for range 2 {
+		if r.waiting() {
+			r.capture()
+		}
 	}
 }
 
@@ -284,6 +316,10 @@ func (r *Recorder) run() {
 		case <-due:
 			due = nil
 			r.capture()
+		case settled := <-r.settles:
+			due = nil
+			r.settle(settled)
+			arm()
 		case <-r.stir:
 			arm()
 		case <-alarm.C:

@@ -236,7 +236,7 @@ func manual(t *testing.T) *recording {
 		RingBytes: defaultRingBytes,
 		CPUShare:  1,
 		Emit:      func(r record.Record) { rec.records = append(rec.records, r) },
-		diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
+		Diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
 		Logger:    discard,
 	})
 	rec.arms = numbersGoroutines()

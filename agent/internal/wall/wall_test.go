@@ -47,7 +47,7 @@ func startRecorder(t *testing.T, change func(*Options)) *recording {
 			defer rec.mu.Unlock()
 			rec.records = append(rec.records, r)
 		},
-		diagnosed: func(d Diagnosis) {
+		Diagnosed: func(d Diagnosis) {
 			rec.mu.Lock()
 			defer rec.mu.Unlock()
 			rec.diagnoses = append(rec.diagnoses, d)
