@@ -99,11 +99,19 @@ type Capturer struct {
 	stop chan struct{}
 	done chan struct{}
 	once sync.Once
+	ends chan end
 
-	emitting sync.Mutex // held while Emit runs: a profile that was requested ends at any time
+	emitting sync.Mutex        // held while Emit runs: a profile that was requested ends at any time
+	extra    map[string]string // labels of the windows that end now, changed while emitting is held
 
 	mu    sync.Mutex // guards stats
 	stats Stats
+}
+
+// end asks for the end of the open windows.
+type end struct {
+	labels map[string]string
+	done   chan struct{}
 }
 
 // snapshot is a type whose profile is read at the end of a window.
@@ -126,6 +134,7 @@ func Start(o Options) (*Capturer, error) {
 		o:     o,
 		stop:  make(chan struct{}),
 		done:  make(chan struct{}),
+		ends:  make(chan end),
 		stats: Stats{Captured: map[record.Type]Count{}, Skipped: map[Skip]int64{}, Summed: map[record.Type]int64{}},
 	}
 	c.cpu = newCPUProfiler(slices.Contains(o.Types, record.CPU), o.Guard.Stage(stage(record.CPU)), c.emitCPU)
@@ -235,14 +244,58 @@ func (c *Capturer) run(begun time.Time) {
 				return
 			case <-retry.C:
 				c.cpu.start(time.Now())
+			case asked := <-c.ends:
+				end.Stop()
+				begun = c.endAsked(begun, asked)
+				break waiting
 			case <-end.C:
+				begun = c.end(begun)
 				break waiting
 			}
 		}
-		c.cpu.next()
-		now := time.Now()
-		c.snapshots(begun, now)
-		begun = now
+	}
+}
+
+// end ends the windows that began at begun, and returns when the next ones have begun.
+func (c *Capturer) end(begun time.Time) time.Time {
+	c.cpu.next()
+	now := time.Now()
+	c.snapshots(begun, now)
+	return now
+}
+
+// endAsked is end for windows that get more labels.
+func (c *Capturer) endAsked(begun time.Time, asked end) time.Time {
+	defer close(asked.done)
+	c.label(asked.labels)
+	defer c.label(nil)
+	return c.end(begun)
+}
+
+// label gives more labels to the windows that end from here on.
+func (c *Capturer) label(labels map[string]string) {
+	c.emitting.Lock()
+	defer c.emitting.Unlock()
+	c.extra = labels
+}
+
+// EndWindows ends the open windows of all types now, and returns when their records have been emitted, with more labels; the
+// next ones are as short as it takes to end when they would have. It waits until ctx is done. A profile that was requested
+// and one that the service takes itself are left alone.
+func (c *Capturer) EndWindows(ctx context.Context, labels map[string]string) error {
+	asked := end{labels, make(chan struct{})}
+	select {
+	case c.ends <- asked:
+	case <-c.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("end the windows of the profiles: %w", context.Cause(ctx))
+	}
+	select {
+	case <-asked.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("end the windows of the profiles: %w", context.Cause(ctx))
 	}
 }
 
@@ -302,9 +355,15 @@ func (c *Capturer) emit(t record.Type, begun, end time.Time, profile []byte, too
 	c.mu.Unlock()
 	c.emitting.Lock()
 	defer c.emitting.Unlock()
+	labels := c.o.Labels
+	if len(c.extra) > 0 {
+		labels = map[string]string{}
+		maps.Copy(labels, c.o.Labels)
+		maps.Copy(labels, c.extra)
+	}
 	c.o.Guard.Stage("emit").Try(func() {
 		c.o.Emit(record.Record{
-			Meta:    record.Meta{Service: c.o.Service, Type: t, Start: begun, End: end, Labels: c.o.Labels},
+			Meta:    record.Meta{Service: c.o.Service, Type: t, Start: begun, End: end, Labels: labels},
 			Profile: profile,
 		})
 	})

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"runtime"
 	"runtime/pprof"
 	"strings"
@@ -230,6 +231,61 @@ func TestWindowsFollowEachOther(t *testing.T) {
 }
 
 // TestBoundary checks that all windows end at the instance's offset after a multiple of their length.
+// TestEndWindows: windows can end early. They have one label more, the next ones begin where they end, and nothing is missing.
+func TestEndWindows(t *testing.T) {
+	c, s := start(t, 10*time.Minute, everyType...)
+	more := map[string]string{"why": "asked"}
+	if err := c.EndWindows(t.Context(), more); err != nil {
+		t.Fatal(err)
+	}
+	for _, typ := range everyType {
+		if n := len(s.of(typ)); n != 1 {
+			t.Errorf("%d records of type %s when it returns", n, typ)
+		}
+	}
+	if err := c.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+	for _, typ := range everyType {
+		rs := s.of(typ)
+		if len(rs) != 2 {
+			t.Fatalf("%d records of type %s", len(rs), typ)
+		}
+		if !maps.Equal(rs[0].Labels, map[string]string{"service_version": "1", "why": "asked"}) || !maps.Equal(rs[1].Labels, c.o.Labels) {
+			t.Errorf("%s has the labels %v, then %v", typ, rs[0].Labels, rs[1].Labels)
+		}
+		if gap := rs[1].Start.Sub(rs[0].End); typ != record.CPU && gap != 0 {
+			t.Errorf("%s: the second window begins %v after the end of the first", typ, gap)
+		}
+	}
+	if err := c.EndWindows(t.Context(), more); err != nil { // there are none any more
+		t.Error(err)
+	}
+}
+
+// TestEndWindowsHonoursItsDeadline: a receiver that hangs delays nobody who asks for the end of windows.
+func TestEndWindowsHonoursItsDeadline(t *testing.T) {
+	release, emitting := make(chan struct{}), make(chan struct{}, 10)
+	c, err := Start(Options{
+		Service: "svc", Types: []record.Type{record.Goroutine}, Window: 10 * time.Minute, Logger: slog.New(slog.DiscardHandler),
+		Emit: func(record.Record) { emitting <- struct{}{}; <-release },
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() { <-emitting; cancel() }()
+	for range 2 { // while it hangs, and before it begins
+		if err := c.EndWindows(ctx, nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("error %v", err)
+		}
+	}
+	close(release)
+	if err := c.Stop(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestBoundary(t *testing.T) {
 	at := func(s string) time.Time {
 		v, err := time.Parse("15:04:05.000", s)
