@@ -22,6 +22,7 @@ import (
 	"spanflame/agent/internal/ending"
 	"spanflame/agent/internal/guard"
 	"spanflame/agent/internal/identity"
+	"spanflame/agent/internal/incident"
 	"spanflame/agent/internal/instance"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/save"
@@ -54,6 +55,7 @@ type Agent struct {
 	slow     slowSpans
 	saved    *save.Profiles    // nil if nothing is saved
 	deliver  *deliver.Delivery // nil if profiles are not sent
+	incident *incident.Keeper  // nil if nobody can have its bundles
 	self     self
 	metrics  []metric.Registration
 	pages    http.Handler
@@ -106,7 +108,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 	}
 	pages := admin.Options{Metrics: cfg.MetricsHandler, Problems: a.problems, Recording: a.slow.mode, Token: cfg.AdminToken, Guard: a.guard}
 	if cfg.AdminPages == adminAll {
-		pages.CPUProfile = a.capture.CPUProfile
+		pages.CPUProfile, pages.Incidents = a.capture.CPUProfile, a.incident
 	}
 	a.pages = admin.Handler(pages)
 	if cfg.AdminAddress != off {
@@ -156,11 +158,14 @@ func (a *Agent) startProfiles() error {
 	var types []record.Type
 	if len(emit) > 0 {
 		types = cfg.recordTypes()
-		if cfg.SlowSpan >= 0 {
-			a.slow.options = &wall.Options{
-				Service: cfg.ServiceName, Labels: labels, SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
-				Mode: wallModes[cfg.WallMode], Emit: toAll(emit), LogLines: cfg.SlowSpanLogs, Guard: a.guard, Logger: cfg.Logger,
-			}
+	}
+	if err := a.keepIncidents(&emit); err != nil {
+		return err
+	}
+	if len(types) > 0 && cfg.SlowSpan >= 0 {
+		a.slow.options = &wall.Options{
+			Service: cfg.ServiceName, Labels: labels, SlowSpan: cfg.SlowSpan, RingBytes: cfg.WallRingBytes, CPUShare: cfg.WallCPUShare,
+			Mode: wallModes[cfg.WallMode], Emit: toAll(emit), Diagnosed: a.diagnosed, LogLines: cfg.SlowSpanLogs, Guard: a.guard, Logger: cfg.Logger,
 		}
 	}
 	emit = append(emit, a.self.look)
@@ -174,7 +179,48 @@ func (a *Agent) startProfiles() error {
 	if err != nil {
 		return err
 	}
+	if a.incident != nil {
+		a.incident.Start()
+	}
 	return a.startMetrics()
+}
+
+// keepIncidents keeps what incident bundles need, unless nobody could have one. It adds to those who receive records.
+func (a *Agent) keepIncidents(emit *[]func(record.Record)) error {
+	cfg := a.cfg
+	triggers, err := incident.ParseTriggers(cfg.IncidentTriggers)
+	if err != nil || cfg.AdminPages != adminAll && triggers == (incident.Triggers{}) {
+		return err
+	}
+	dir := ""
+	if dirs := cfg.kept(); len(dirs) > 0 {
+		dir = dirs[len(dirs)-1] // of the two, that which people read
+	}
+	if dir == "" && triggers != (incident.Triggers{}) {
+		cfg.Logger.Warn("no incident bundles are written by themselves, as there is no directory for them; set SPANFLAME_DIR or SPANFLAME_SPOOL_DIR")
+	}
+	a.incident = incident.New(incident.Options{
+		Service: cfg.ServiceName, Instance: cfg.ResourceAttributes[identity.ServiceInstance], Version: cfg.ServiceVersion,
+		Dir: dir, Max: cfg.IncidentMaxCount, MaxBytes: cfg.IncidentMaxBytes, MaxAge: cfg.IncidentMaxAge, Every: cfg.IncidentInterval,
+		Triggers: triggers, Trace: a.WriteTrace, Settle: a.slow.settle, Settings: settings.Values(&cfg), Guard: a.guard, Logger: cfg.Logger,
+		EndWindows: func(ctx context.Context, trigger string) error {
+			return a.capture.EndWindows(ctx, map[string]string{incidentLabel: trigger})
+		},
+	})
+	*emit = slices.Insert(*emit, 0, a.incident.Put)
+	return nil
+}
+
+// incidentLabel is the label of profiles that ended for an incident bundle. Its values are the triggers.
+const incidentLabel = "incident"
+
+// diagnosed keeps a slow request for incident bundles.
+func (a *Agent) diagnosed(d wall.Diagnosis) {
+	if a.incident != nil {
+		a.incident.Diagnosed(incident.Slow{
+			Start: d.Start, Duration: d.Duration, TraceID: d.TraceID, SpanID: d.SpanID, Name: d.Name, Diagnosis: d.Text,
+		})
+	}
 }
 
 // toAll passes each record to every sink.
@@ -330,6 +376,15 @@ func (s *slowSpans) mode() string {
 	return fmt.Sprintf("%s, mode changes: %d", stats.Mode, changes)
 }
 
+// settle returns when the slow spans that have ended were emitted.
+func (s *slowSpans) settle(ctx context.Context) error {
+	recorder, _ := s.running()
+	if recorder == nil {
+		return nil
+	}
+	return recorder.Settle(ctx)
+}
+
 // stop ends the recorder, if there is one. No other starts from then on.
 func (s *slowSpans) stop(ctx context.Context) error {
 	s.mu.Lock()
@@ -416,12 +471,13 @@ const (
 	reasonDelivery = "delivery" // profiles are not delivered, or not spooled on disk
 	reasonSaving   = "saving"   // profiles or traces are not saved
 	reasonWall     = "wall"     // slow spans have no wall-clock profiles
+	reasonIncident = "incident" // the last incident bundle could not be written
 	reasonListener = "listener" // the operator's listener has no address
 	reasonSetting  = "setting"  // an environment variable is ignored
 	reasonPanic    = "panic"    // a part of the agent panicked, and pauses
 )
 
-var problemReasons = []string{reasonDelivery, reasonSaving, reasonWall, reasonListener, reasonSetting, reasonPanic}
+var problemReasons = []string{reasonDelivery, reasonSaving, reasonWall, reasonIncident, reasonListener, reasonSetting, reasonPanic}
 
 // problems returns what does not work as it should.
 func (a *Agent) problems() []Problem {
@@ -444,6 +500,11 @@ func (a *Agent) problems() []Problem {
 	}
 	if _, err := a.slow.running(); err != nil {
 		add(reasonWall, err.Error())
+	}
+	if a.incident != nil {
+		if err := a.incident.Stats().Failed; err != nil {
+			add(reasonIncident, fmt.Sprintf("the last incident bundle could not be written: %v", err))
+		}
 	}
 	if server := a.admin.Load(); server != nil {
 		if err := server.Err(); err != nil {
@@ -486,6 +547,12 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 }
 
 func (a *Agent) shutdown(ctx context.Context) error {
+	var bundled error
+	if a.incident != nil {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
+		bundled = a.incident.Close(limit)
+		cancel()
+	}
 	captured := a.StopCapture(context.WithoutCancel(ctx)) // which limits its own time
 	var wg sync.WaitGroup
 	var delivered, saved, served, observed error
@@ -507,5 +574,5 @@ func (a *Agent) shutdown(ctx context.Context) error {
 	a.restore()
 	a.instance.Release()
 	running.Store(false)
-	return errors.Join(captured, delivered, saved, served, observed)
+	return errors.Join(bundled, captured, delivered, saved, served, observed)
 }

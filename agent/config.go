@@ -198,6 +198,31 @@ type Config struct {
 	// SPANFLAME_SPOOL_MAX_AGE; default: 24h; allowed: a duration above zero.
 	SpoolMaxAge time.Duration
 
+	// IncidentTriggers have the agent write an incident bundle by itself: a file with the trace of the last seconds, the
+	// profiles, slow requests and metrics of that time. cpu is the share of the CPUs that the process may use, latency the
+	// 99th percentile of the time that goroutines wait for one, both over a second; memory the share of the memory limit;
+	// signal has the agent take SIGUSR1, and alert accept what an Alertmanager sends. A bundle on request needs none of them.
+	// SPANFLAME_INCIDENT_TRIGGERS; default: none; allowed: pairs of cpu=90%, latency=50ms, memory=90%, goroutines=20000,
+	// signal=SIGUSR1 and alert=on, separated by commas.
+	IncidentTriggers map[string]string
+
+	// IncidentInterval is the time in which at most one incident bundle is written that nobody requested.
+	// SPANFLAME_INCIDENT_INTERVAL; default: 10m; allowed: a duration above zero.
+	IncidentInterval time.Duration
+
+	// IncidentMaxCount limits the incident bundles that are kept, in Dir, or in SpoolDir if nothing is saved. The oldest are
+	// removed first.
+	// SPANFLAME_INCIDENT_MAX_COUNT; default: 20; allowed: a number above zero.
+	IncidentMaxCount int
+
+	// IncidentMaxBytes limits the bytes of these bundles together.
+	// SPANFLAME_INCIDENT_MAX_BYTES; default: 256MiB; allowed: a number of bytes above zero, like 64MiB.
+	IncidentMaxBytes int64
+
+	// IncidentMaxAge is the age at which bundles are removed.
+	// SPANFLAME_INCIDENT_MAX_AGE; default: 168h; allowed: a duration above zero.
+	IncidentMaxAge time.Duration
+
 	// AdminAddress is the address of the operator's listener, with profiles, metrics, health and status. Anybody who can
 	// connect to it can read the process's profiles. If the address is in use, the agent tries again until it is free.
 	// SPANFLAME_ADMIN_ADDRESS; default: 127.0.0.1:16060, or the next free port if that is taken; allowed: host:port

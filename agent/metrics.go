@@ -49,6 +49,8 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	trace := m.counter("spanflame.wall.trace.size", "By", "Size of the execution trace converted for wall-clock profiles.")
 	wallCPU := m.seconds("spanflame.wall.cpu_time", "CPU time spent on wall-clock profiles, by activity. Writing the execution trace is an estimate.")
 
+	bundles := m.counter("spanflame.incidents", "{bundle}", "Incident bundles, by trigger and outcome.")
+
 	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, according to the CPU profiles.")
 	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, according to the memory profiles.")
 	panics := m.counter("spanflame.panics", "{panic}", guard.MetricDescription)
@@ -88,6 +90,11 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 			o.ObserveInt64(inMemorySize, s.MemoryBytes)
 			o.ObserveInt64(aside, s.SetAsideBytes)
 			o.ObserveFloat64(oldest, age(s))
+		}
+		if a.incident != nil {
+			for k, n := range a.incident.Stats().Counts {
+				o.ObserveInt64(bundles, n, metric.WithAttributes(attribute.String("trigger", k.Trigger), attribute.String("outcome", k.Outcome)))
+			}
 		}
 		for stage, n := range a.guard.Panics() {
 			o.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))

@@ -16,6 +16,7 @@ import (
 
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/capture"
+	"spanflame/agent/internal/incident"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/setting"
 	"spanflame/agent/internal/wall"
@@ -185,6 +186,28 @@ var settings = setting.Table{
 		Valid: positive[time.Duration], Allowed: aDuration,
 	},
 
+	setting.Of[map[string]string]{
+		Field: "IncidentTriggers", Variable: "SPANFLAME_INCIDENT_TRIGGERS", Parse: setting.Pairs, DefaultText: "none",
+		Valid:   func(pairs map[string]string) bool { return badTrigger(pairs) == "" },
+		Allowed: incident.Allowed, Show: badTrigger,
+	},
+	setting.Of[time.Duration]{
+		Field: "IncidentInterval", Variable: "SPANFLAME_INCIDENT_INTERVAL", Parse: setting.Duration, Default: 10 * time.Minute, DefaultText: "10m",
+		Valid: positive[time.Duration], Allowed: aDuration,
+	},
+	setting.Of[int]{
+		Field: "IncidentMaxCount", Variable: "SPANFLAME_INCIDENT_MAX_COUNT", Parse: setting.Whole, Default: 20,
+		Valid: positive[int], Allowed: "a number above zero",
+	},
+	setting.Of[int64]{
+		Field: "IncidentMaxBytes", Variable: "SPANFLAME_INCIDENT_MAX_BYTES", Parse: setting.Bytes[int64], Default: 256 << 20, DefaultText: "256MiB",
+		Valid: positive[int64], Allowed: bytesCount,
+	},
+	setting.Of[time.Duration]{
+		Field: "IncidentMaxAge", Variable: "SPANFLAME_INCIDENT_MAX_AGE", Parse: setting.Duration, Default: 7 * 24 * time.Hour, DefaultText: "168h",
+		Valid: positive[time.Duration], Allowed: aDuration,
+	},
+
 	setting.Of[string]{
 		Field: "AdminAddress", Variable: "SPANFLAME_ADMIN_ADDRESS", Parse: setting.Text,
 		DefaultText: admin.DefaultAddress + ", or the next free port if that is taken",
@@ -230,6 +253,16 @@ func badLabel(labels map[string]string) string {
 	for _, name := range slices.Sorted(maps.Keys(labels)) {
 		if !labelPattern.MatchString(name) || strings.HasPrefix(name, "__") || name == record.ServiceLabel {
 			return name
+		}
+	}
+	return ""
+}
+
+// badTrigger returns the first trigger, by the alphabet, that is not allowed; empty if there is none.
+func badTrigger(pairs map[string]string) string {
+	for _, name := range slices.Sorted(maps.Keys(pairs)) {
+		if _, err := incident.ParseTriggers(map[string]string{name: pairs[name]}); err != nil {
+			return name + "=" + pairs[name]
 		}
 	}
 	return ""

@@ -60,7 +60,7 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(),
-		newSlowCommand(), newWhyCommand(), newMCPCommand(), newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
+		newSlowCommand(), newWhyCommand(), newIncidentCommand(), newMCPCommand(), newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
 	)
 	return root
 }

@@ -2,6 +2,10 @@ package query
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
 	"net/url"
 	"strconv"
 	"time"
@@ -21,6 +25,29 @@ func (l *Listener) Profile(ctx context.Context, name string) ([]byte, error) {
 // CPU returns a CPU profile of the next seconds.
 func (l *Listener) CPU(ctx context.Context, seconds int) ([]byte, error) {
 	return l.Get(ctx, "/debug/pprof/profile", url.Values{"seconds": {strconv.Itoa(seconds)}}, time.Duration(seconds)*time.Second)
+}
+
+// Incident has the agent write an incident bundle, and returns its file, which must be closed, and the name that it has.
+func (l *Listener) Incident(ctx context.Context) (name string, bundle io.ReadCloser, err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.base+"/incidents", nil)
+	if err != nil {
+		return "", nil, err
+	}
+	resp, err := l.http.Do(req)
+	if err != nil {
+		return "", nil, err
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer resp.Body.Close()
+		b, _ := io.ReadAll(io.LimitReader(resp.Body, 500)) // as much of it as can be read
+		return "", nil, StatusError{req.URL.Redacted(), resp.StatusCode, fmt.Sprintf("%.200q", b)}
+	}
+	_, parameters, err := mime.ParseMediaType(resp.Header.Get("Content-Disposition"))
+	if err != nil {
+		resp.Body.Close()
+		return "", nil, fmt.Errorf("%s: the answer is not an incident bundle", req.URL.Redacted())
+	}
+	return parameters["filename"], resp.Body, nil
 }
 
 // Get returns what is at a path. The server takes a time to record it, for which it is given longer to answer.

@@ -1,7 +1,7 @@
 // Package query reads traces from Tempo or Jaeger, flame graphs from Pyroscope, and profiles from the operator's listener of
 // an agent; from Tempo and Pyroscope with the same calls that Grafana makes. The viewer, package profiles/input and the
-// end-to-end tests use it. It writes nothing, and it is not a general client: it has the calls that lead from a slow trace
-// to its flame graph.
+// end-to-end tests use it. It changes nothing, except that it can have an agent write an incident bundle, and it is not a
+// general client: it has the calls that lead from a slow trace to its flame graph.
 package query
 
 import (

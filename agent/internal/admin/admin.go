@@ -1,6 +1,6 @@
 // Package admin has the operator's pages of a profiled service: the runtime's profiles, a process-wide wall-clock
 // profile, metrics, health and the agent's status, and the listener that serves them. The agent is its only user. The
-// pages are read-only: they are not for changing settings at run time.
+// pages change nothing but what they are asked to keep, incident bundles: they are not for changing settings at run time.
 //
 // It does not use net/http/pprof, because importing that package registers the profiles on
 // http.DefaultServeMux, which a service may expose to the public.
@@ -25,6 +25,9 @@ type Options struct {
 	// CPUProfile takes a CPU profile of the given length and writes it, gzip-compressed. If it is nil, the pages have
 	// no profiles.
 	CPUProfile func(context.Context, io.Writer, time.Duration) error
+
+	// Incidents has the incident bundles; nil if the pages have none.
+	Incidents Incidents
 
 	// Problems returns what does not work as it should.
 	Problems func() []Problem
@@ -61,6 +64,14 @@ func Handler(o Options) http.Handler {
 			"GET /debug/pprof/trace":   p.trace,
 			"GET /debug/pprof/{name}":  p.named,
 			"GET /debug/fgprof":        p.fgprof,
+		} {
+			pages.Handle(pattern, sameOrigin(page))
+		}
+	}
+	if o.Incidents != nil {
+		i := incidents{o.Incidents}
+		for pattern, page := range map[string]http.HandlerFunc{
+			"POST /incidents": i.request, "POST /incidents/alert": i.alert, "GET /incidents": i.list, "GET /incidents/{id}": i.bundle,
 		} {
 			pages.Handle(pattern, sameOrigin(page))
 		}

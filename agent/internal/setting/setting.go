@@ -22,6 +22,7 @@ type Setting interface {
 	merge(config, from any)
 	setDefault(config any)
 	check(config any) []error
+	show(config any) string
 }
 
 // Row is the part of a setting that people read.
@@ -234,6 +235,23 @@ func (s Of[T]) check(config any) []error {
 	return []error{s.Row().Wrong(shown)}
 }
 
+func (s Of[T]) show(config any) string {
+	v := fieldOf(config, s.Field)
+	switch {
+	case empty(v):
+		return ""
+	case s.Secret:
+		return secret
+	}
+	if _, text := v.Interface().(string); text && s.Show != nil {
+		return s.Show(v.Interface().(T))
+	}
+	return fmt.Sprint(v.Interface())
+}
+
+// secret is shown instead of a value that is one.
+const secret = "(set)"
+
 // empty reports whether a field is not set.
 func empty(v reflect.Value) bool {
 	switch v.Kind() {
@@ -277,6 +295,17 @@ func (t Table) Check(config any) (errs []error) {
 		errs = append(errs, s.check(config)...)
 	}
 	return errs
+}
+
+// Values returns the variables of a configuration with their values as people may see them: those that are secret are not
+// shown.
+func (t Table) Values(config any) (values [][2]string) {
+	for _, s := range t {
+		if r := s.Row(); r.Variable != "" {
+			values = append(values, [2]string{r.Variable, s.show(config)})
+		}
+	}
+	return values
 }
 
 // Row returns the row of a field, which must be there.

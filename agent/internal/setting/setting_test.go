@@ -5,6 +5,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,5 +107,20 @@ func TestUnits(t *testing.T) {
 		if got, err := Duration(text); got != want || (err == nil) != (want > 0) {
 			t.Errorf("Duration(%q): %v, %v, want %v", text, got, err, want)
 		}
+	}
+}
+
+// TestValues: a person sees every variable, and no secret.
+func TestValues(t *testing.T) {
+	c := config{Name: "shop", Token: "s3cret", Labels: map[string]string{"a": "1"}}
+	want := [][2]string{
+		{"SETTING_NAME", "shop"}, {"SETTING_TOKEN", secret}, {"SETTING_WINDOW", ""}, {"SETTING_LABELS", "map[a:1]"}, {"SETTING_EXTRA", ""}, {"SETTING_COUNT", ""},
+	}
+	if got := table.Values(&c); !slices.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	shown := Table{Of[string]{Field: "Name", Variable: "SETTING_NAME", Show: func(string) string { return "without the password" }}}
+	if got := shown.Values(&c); got[0][1] != "without the password" {
+		t.Errorf("got %v", got)
 	}
 }
