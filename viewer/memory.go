@@ -26,6 +26,7 @@ const plotted = 120
 type memoryPage struct {
 	head
 	ofService
+	Asked       string // the instance that was asked for, empty for the one with the most memory
 	Instance    string // whose memory it is
 	First, Last string
 	From, To    time.Time
@@ -42,16 +43,13 @@ type memoryPage struct {
 	Why         string
 }
 
-// Suspected is a table of suspects, each of which leads to the memory of its instance.
-func (p memoryPage) Suspected(rows []suspect) struct {
+// suspects is a table, each row of which leads to the memory of its instance.
+type suspects struct {
 	Address string
 	Rows    []suspect
-} {
-	return struct {
-		Address string
-		Rows    []suspect
-	}{p.Address, rows}
 }
+
+func (p memoryPage) Suspected(rows []suspect) suspects { return suspects{p.Address, rows} }
 
 type point struct {
 	Time  time.Time
@@ -67,7 +65,7 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	page := memoryPage{head: head{Title: "Memory", Current: "memory"}}
+	page := memoryPage{head: head{Title: "Memory", Current: "memory"}, Asked: q.Get("instance")}
 	if page.ofService, err = s.chooseService(r.Context(), q, time.Now()); err != nil {
 		return err
 	}
@@ -75,14 +73,18 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		page.Why = "There are no profiles yet: an agent captures memory once in each window."
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
-	points, err := s.memoryPoints(r.Context(), page.Service, q.Get("instance"), page.Period)
+	points, err := s.memoryPoints(r.Context(), page.Service, page.Asked, page.Period)
 	if err != nil {
 		return err
 	}
 	if len(points) < 2 {
-		page.Why = page.known(
-			"There are fewer than two memory profiles of this service and time: choose another service or a longer time. An agent captures memory once a window.",
-		)
+		of := "this service"
+		if page.Asked != "" {
+			of = fmt.Sprintf("the instance %q of this service", format.Clean(page.Asked, 160))
+		}
+		page.Why = page.known(fmt.Sprintf(
+			"There are fewer than two memory profiles of %s and time: choose another service or a longer time. An agent captures memory once a window.", of,
+		))
 		return s.render(w, http.StatusOK, "memory.html", page)
 	}
 	for _, p := range source.Spread(points, 24) {
@@ -105,8 +107,8 @@ func (s *server) memory(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	page.Address = "/memory?" + of.Encode()
-	if v := q.Get("instance"); v != "" {
-		of.Set("instance", v)
+	if page.Asked != "" {
+		of.Set("instance", page.Asked)
 	}
 	page.Plot = "/memory/plot.svg?" + of.Encode()
 	spec := url.Values{

@@ -115,7 +115,11 @@ func TestMemoryNamesTheLeak(t *testing.T) {
 		t.Errorf("a stack that did not grow is suspected:\n%s", suspects)
 	}
 	of := regexpOf(t, suspects, `href="([^"]*instance=[^"]*)"`)
-	shows(t, page(t, h, of), "instance <bdi>pod-1&amp;instance=2</bdi>", "main.leak")
+	one := page(t, h, of)
+	shows(t, one, "instance <bdi>pod-1&amp;instance=2</bdi>", "main.leak", `<input type="hidden" name="instance" value="pod-1&amp;instance=2">`)
+	growth := page(t, h, regexp.MustCompile(`/flame/[\w-]+/flamegraph`).FindString(one))
+	shows(t, page(t, h, regexpOf(t, growth, `href="(/memory[^"]*)"`)), "instance <bdi>pod-1&amp;instance=2</bdi>")
+	shows(t, page(t, h, "/memory?service=storefront&instance=none"), "fewer than two memory profiles of the instance &#34;none&#34; of this service")
 
 	shows(t, page(t, h, "/memory?service=storefront&to="+fixture.Began.Add(time.Minute).Format(time.RFC3339)), "No stack grows like a leak.")
 }

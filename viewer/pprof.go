@@ -63,7 +63,7 @@ func (s *server) pprof(w http.ResponseWriter, r *http.Request) error {
 			return err
 		}
 		b = pprofui.Bar{
-			Back: "/memory?" + url.Values{"service": {q.Get("service")}}.Encode(), BackText: "back to memory",
+			Back: "/memory?" + url.Values{"service": {q.Get("service")}, "instance": {q.Get("instance")}}.Encode(), BackText: "back to memory",
 			Title: "growth of the memory of " + q.Get("service"),
 		}
 		read = func(ctx context.Context) (*profile.Profile, *profile.Profile, error) { return s.memoryPair(ctx, q) }

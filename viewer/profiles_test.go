@@ -103,3 +103,21 @@ func TestProfilesFormHasNoTimeUnasked(t *testing.T) {
 	}
 	shows(t, page(t, h, "/profiles?last="), "2 windows from")
 }
+
+// The sample of fast requests is not offered as the profiles of slow ones, of which there may be none.
+func TestFastRequestsHaveNoPage(t *testing.T) {
+	d := fixture.New(t)
+	d.Profile(record.Meta{
+		Service: "shop", Type: record.Wall, Start: fixture.Began, End: fixture.Began.Add(time.Second),
+		Labels: map[string]string{wallprofile.SpanScope: wallprofile.ScopeFast},
+	}, "wall", "nanoseconds", fixture.Sample("main.main;main.fast", 1e6, fixture.SpanID("a")))
+	h := pages(t, open(t, d.Dir), Options{})
+	if got := page(t, h, "/profiles?service=shop"); strings.Contains(got, "wall clock") || !strings.Contains(got, "There is no such profile of this service") {
+		t.Errorf("the page is\n%s", got)
+	}
+	d.Wall("shop", 0, time.Second, fixture.Sample("main.main;main.slow", 1e9, fixture.SpanID("b")))
+	got := page(t, pages(t, open(t, d.Dir), Options{}), "/profiles?service=shop")
+	if shows(t, got, "main.slow"); strings.Contains(got, "main.fast") {
+		t.Errorf("the page is\n%s", got)
+	}
+}

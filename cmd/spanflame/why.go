@@ -81,7 +81,7 @@ wall-clock profile.`,
 	flags.DurationVar(&o.last, "last", 0, "only traces that began within this time, such as 1h (default all of a directory, the last 7 days of servers)")
 	flags.DurationVar(&o.since, "since", 0, "rank who made other requests wait within this time, such as 6h")
 	flags.StringVar(&o.tail, "tail", "", "name of the requests whose slowest to compare with faster ones")
-	flags.IntVar(&o.slowest, "slowest", 30, "number of the slowest requests for --tail")
+	flags.IntVar(&o.slowest, "slowest", 30, "number of the slowest requests for --tail, at most 64")
 	flags.StringVar(&o.format, "format", "text", "format of the report: text or json")
 	// The profiles of single requests, without their traces, are in directories only.
 	for _, name := range []string{"since", "name", "tempo", "jaeger", "pyroscope"} {

@@ -63,7 +63,7 @@ var rules = []rule{
 		"internal/incidentfile", "internal/pprofwire", "internal/record", "internal/wallprofile"},
 		"it keeps what it is passed, whoever captures it"},
 	{"agent/internal/memlimit", nil, "it reads limits of the system for any part of the agent"},
-	{"agent/internal/fleet", []string{"agent/internal/push", "internal/pprofwire", "internal/record"},
+	{"agent/internal/fleet", []string{"agent/internal/push", "internal/pprofwire", "internal/record", "internal/wallprofile"},
 		"it sends saved profiles the way an agent does"},
 	{"agent/internal/spanlink", []string{"agent/internal/guard", "internal/wallprofile"}, "it marks spans through an interface of its own, whatever records them"},
 	{"agent/internal/instance", []string{"agent/internal/identity", "agent/internal/owndir", "internal/record"},

@@ -243,39 +243,49 @@ func differences(slow, faster []*request) map[spot]*TailPart {
 // test returns the q of the functions and states in which the requests of one set spend significantly more or less time than
 // those of the other.
 func test(ctx context.Context, before, after []*request) (map[spot]float64, error) {
-	report, err := compare.Compare(ctx, windowsOf(before), windowsOf(after), compare.Options{Normalization: compare.ByNothing})
+	names := make(map[spot]string) // in the profiles that are compared, where each is a function
+	var spots []spot
+	for _, q := range slices.Concat(before, after) {
+		for at := range q.spent {
+			if names[at] == "" {
+				names[at] = fmt.Sprintf("spot %d", len(spots))
+				spots = append(spots, at)
+			}
+		}
+	}
+	report, err := compare.Compare(ctx, windowsOf(before, names), windowsOf(after, names), compare.Options{Normalization: compare.ByNothing})
 	if err != nil {
 		return nil, err
 	}
 	significant := make(map[spot]float64)
-	for _, c := range report.Metrics[0].Stacks {
-		if len(c.Stack) == 2 && c.Cum.Significant {
-			significant[spot{c.Stack[0], strings.Trim(c.Stack[1], "[]")}] = c.Cum.Q
+	for _, c := range report.Metrics[0].Functions {
+		if !c.Flat.Significant {
+			continue
 		}
+		var i int
+		if _, err := fmt.Sscanf(c.Name, "spot %d", &i); err != nil {
+			return nil, fmt.Errorf("the spot %q: %w", c.Name, err)
+		}
+		significant[spots[i]] = c.Flat.Q
 	}
 	return significant, nil
 }
 
-// windowsOf returns a window for each request by time, with the stack of each function and state.
-func windowsOf(of []*request) iter.Seq2[profiles.Window, error] {
+// windowsOf returns a window for each request by time, with the spots by name.
+func windowsOf(of []*request, names map[spot]string) iter.Seq2[profiles.Window, error] {
 	byTime := func(a, b *request) int { return cmp.Or(a.start.Compare(b.start), cmp.Compare(a.id, b.id)) }
 	return func(yield func(profiles.Window, error) bool) {
 		for _, q := range slices.SortedFunc(slices.Values(of), byTime) {
 			p := &profile.Profile{SampleType: []*profile.ValueType{{Type: "time", Unit: "nanoseconds"}}}
 			for at, took := range q.spent {
-				p.Sample = append(p.Sample, &profile.Sample{
-					Location: []*profile.Location{frame("[" + at.state + "]"), frame(at.function)}, Value: []int64{int64(took)},
-				})
+				l := &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: names[at]}}}}
+				p.Sample = append(p.Sample, &profile.Sample{Location: []*profile.Location{l}, Value: []int64{int64(took)}})
 			}
 			if !yield(profiles.Window{Profile: p}, nil) {
 				return
 			}
 		}
 	}
-}
-
-func frame(name string) *profile.Location {
-	return &profile.Location{Line: []profile.Line{{Function: &profile.Function{Name: name}}}}
 }
 
 // sideOf describes requests, the slowest of which is the first.

@@ -106,3 +106,26 @@ func TestTail(t *testing.T) {
 		t.Errorf("no requests have a tail: %v", err)
 	}
 }
+
+// TestTailOfSimilarNames: a function that only slow requests have is not taken for one of the same name that only fast ones have,
+// and a state without a function is a part as any other.
+func TestTailOfSimilarNames(t *testing.T) {
+	r := NewRequests("GET /item")
+	for i := range 10 {
+		took := time.Duration(100+i) * time.Millisecond
+		r.Add(window(i, wallprofile.ScopeRoot, "GET /item",
+			at{"db.(*Store).Get", "", 2 * took}, at{"shop.List[go.shape.int]", "", took}, at{"", "not recorded", took}))
+		r.Add(window(100+i, wallprofile.ScopeFast, "GET /item", at{"cache.(*Store).Get", "", took / 2}))
+	}
+	tail, err := r.Tail(t.Context(), 10)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var functions []string
+	for _, p := range tail.Parts {
+		functions = append(functions, p.Function)
+	}
+	if want := []string{"db.(*Store).Get", "", "shop.List[go.shape.int]"}; !slices.Equal(functions, want) {
+		t.Errorf("parts %q, want %q", functions, want)
+	}
+}

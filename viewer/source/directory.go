@@ -357,6 +357,9 @@ func (d *Directory) Contents(ctx context.Context, service string, from, to time.
 	}
 	found := make(map[key]*Content)
 	for _, e := range entries {
+		if e.Labels[wallprofile.SpanScope] == wallprofile.ScopeFast {
+			continue // a sample for comparisons, which no page shows
+		}
 		k := key{e.Type, e.Labels[record.VersionLabel]}
 		c := found[k]
 		if c == nil {

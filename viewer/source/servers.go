@@ -368,7 +368,7 @@ func (s *Servers) Contents(ctx context.Context, service string, from, to time.Ti
 	found := make(map[Content]bool)
 	for _, labels := range series {
 		for t, name := range pyroscopeTypes {
-			if labels["__profile_type__"] == name {
+			if labels["__profile_type__"] == name && labels[wallprofile.SpanScope] != wallprofile.ScopeFast {
 				found[Content{Type: t, Version: labels[record.VersionLabel], Several: true}] = true
 			}
 		}

@@ -27,6 +27,7 @@ import (
 	"spanflame/agent/internal/push"
 	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
+	"spanflame/internal/wallprofile"
 )
 
 // maxProfile limits the size of a saved profile, in bytes.
@@ -121,7 +122,7 @@ func load(dir string, slow int) ([]record.Record, error) {
 			if len(r.Profile) > len(largest[r.Type].Profile) {
 				largest[r.Type] = r
 			}
-		case len(walls) < slow:
+		case r.Labels[wallprofile.SpanScope] != wallprofile.ScopeFast && len(walls) < slow:
 			walls = append(walls, r)
 		}
 		return nil

@@ -74,7 +74,7 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks, g *guard.Guard) tra
 		marks:          marks,
 		starting:       g.Stage("start of a span"),
 		ending:         g.Stage("end of a span"),
-		wire:           learn(),
+		names:          learn(),
 	}
 }
 
@@ -83,7 +83,7 @@ func NewTracerProvider(tp trace.TracerProvider, marks Marks, g *guard.Guard) tra
 type provider struct {
 	trace.TracerProvider
 	marks  Marks
-	wire   wire
+	names  names
 	recent recent
 
 	starting, ending *guard.Stage
@@ -206,10 +206,10 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	before := goroutineLabels()
 	switch root := s.root; {
 	case root == s:
-		s.identify(ctx, sc)
-		ctx = root.set(ctx)
-	case labelOf(ctx, s.p.wire.spanID) != root.id: // a context that was detached from the root's
-		ctx = root.set(ctx)
+		s.identify(sc)
+		ctx = root.set(ctx, sc)
+	case labelOf(ctx, s.p.names.spanID) != root.labelID: // a context that was detached from the root's
+		ctx = root.set(ctx, sc)
 	default:
 		pprof.SetGoroutineLabels(ctx)
 		if goroutineLabels() == before {
@@ -223,28 +223,32 @@ func (s *span) label(ctx context.Context, sc trace.SpanContext) context.Context 
 	return ctx
 }
 
-// identify gives a local root its attribute, and the values of its labels. A span that is not sampled has only its name as a
-// label, unless it has to replace the labels of another one.
-func (s *span) identify(ctx context.Context, sc trace.SpanContext) {
+// identify gives a local root its attribute, and the values of its labels.
+func (s *span) identify(sc trace.SpanContext) {
 	id, traceID := sc.SpanID(), sc.TraceID()
 	var text [2 * (len(id) + len(traceID))]byte
 	hex.Encode(text[:], id[:])
 	hex.Encode(text[2*len(id):], traceID[:])
 	all := string(text[:])
-	s.Span.SetAttributes(s.p.wire.profileID.String(all[:2*len(id)]))
-	if sc.IsSampled() || labelOf(ctx, s.p.wire.spanID) != "" {
-		s.id, s.traceID = all[:2*len(id)], all[2*len(id):]
+	s.id, s.traceID = all[:2*len(id)], all[2*len(id):]
+	s.Span.SetAttributes(s.p.names.profileID.String(s.id))
+	if sc.IsSampled() {
+		s.labelID = s.id
 	}
 }
 
-// set gives the context and the goroutine the labels of a local root.
-func (s *span) set(ctx context.Context) context.Context {
-	w := &s.p.wire
-	if s.id == "" {
-		ctx = pprof.WithLabels(ctx, pprof.Labels(w.spanName, s.name))
-	} else {
-		ctx = pprof.WithLabels(ctx, pprof.Labels(w.spanID, s.id, w.spanName, s.name, w.traceID, s.traceID)) // sorted
+// set gives the context and the goroutine the labels of a local root. One that is not sampled has only its name as a label,
+// unless it replaces the labels of another one.
+func (s *span) set(ctx context.Context, sc trace.SpanContext) context.Context {
+	names := &s.p.names
+	labels := make([]string, 0, 6)
+	if s.name != "" {
+		labels = append(labels, names.spanName, s.name)
 	}
+	if sc.IsSampled() || labelOf(ctx, names.spanID) != "" {
+		labels = append(labels, names.spanID, s.id, names.traceID, s.traceID)
+	}
+	ctx = pprof.WithLabels(ctx, pprof.Labels(labels...))
 	pprof.SetGoroutineLabels(ctx)
 	return ctx
 }
@@ -268,7 +272,8 @@ type span struct {
 	labels labelled
 	ended  atomic.Bool
 
-	id, traceID string // of a root: as they are in its labels, empty if they are not
+	id, traceID string // of a root: as text
+	labelID     string // of a root: id if it is a label, else empty
 
 	below below
 }

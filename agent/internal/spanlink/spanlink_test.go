@@ -189,6 +189,57 @@ func TestLabelsAreThePeers(t *testing.T) {
 	}
 }
 
+// recordOnly has all spans recorded, and none exported.
+type recordOnly struct{}
+
+func (recordOnly) ShouldSample(sdktrace.SamplingParameters) sdktrace.SamplingResult {
+	return sdktrace.SamplingResult{Decision: sdktrace.RecordOnly}
+}
+func (recordOnly) Description() string { return "record only" }
+
+// TestLabelsOfUnusualSpans: which labels there are is as with otel-profiling-go, also of a span that is not sampled or has no
+// name.
+func TestLabelsOfUnusualSpans(t *testing.T) {
+	for _, sampler := range []sdktrace.Sampler{recordOnly{}, sdktrace.AlwaysSample()} {
+		tracer, _, _ := setup(t, sampler)
+		sdk := sdktrace.NewTracerProvider(sdktrace.WithSampler(sampler))
+		defer func() { _ = sdk.Shutdown(context.Background()) }()
+		for _, name := range []string{"root", ""} {
+			ctx, root := tracer.Start(context.Background(), name)
+			root.End()
+			peerCtx, peer := otelpyroscope.NewTracerProvider(sdk).Tracer("test").Start(context.Background(), name)
+			peer.End()
+			got, want := labelsIn(ctx), labelsIn(peerCtx)
+			if !slices.Equal(slices.Sorted(maps.Keys(got)), slices.Sorted(maps.Keys(want))) {
+				t.Errorf("%s, %q: labels %v, want those of %v", sampler.Description(), name, got, want)
+			}
+		}
+	}
+}
+
+// TestLabelsAreOfOneSpan: in a context with the labels of another request, a span that is not sampled has all of its own, and so
+// has its child.
+func TestLabelsAreOfOneSpan(t *testing.T) {
+	sampled, _, _ := setup(t, sdktrace.AlwaysSample())
+	tracer, _, _ := setup(t, recordOnly{})
+	other, _ := sampled.Start(context.Background(), "other")
+	want := func(ctx context.Context, root trace.Span) {
+		t.Helper()
+		sc := root.SpanContext()
+		want := map[string]string{"span_name": "root", "span_id": sc.SpanID().String(), "trace_id": sc.TraceID().String()}
+		if got := labelsIn(ctx); !maps.Equal(got, want) {
+			t.Errorf("labels %v, want %v", got, want)
+		}
+	}
+	ctx, root := tracer.Start(trace.ContextWithSpan(other, nil), "root", trace.WithNewRoot())
+	want(ctx, root)
+	child, _ := tracer.Start(ctx, "child")
+	want(child, root)
+	_, plain := tracer.Start(context.Background(), "root")
+	child, _ = tracer.Start(trace.ContextWithSpan(other, plain), "child")
+	want(child, plain)
+}
+
 // TestChildOnAnotherGoroutine: a child span labels the goroutine that starts it. A goroutine that ends the span of another
 // one keeps its own labels.
 func TestChildOnAnotherGoroutine(t *testing.T) {

@@ -124,7 +124,7 @@ func (b *budget) serve(now time.Time, t *root) {
 	b.served[t.currentName()] = now
 }
 
-// fair orders roots for service: sampled ones first, fast ones last; the sampled ones, and then the others, in rounds, one root of each name a round,
+// fair orders roots for service: sampled ones, then others, then fast ones; each of these in rounds, one root of each name a round,
 // the slowest of its name first; within a round the name that has waited longest first.
 func (b *budget) fair(roots []*root) []*root {
 	byName := make(map[string][]*root)

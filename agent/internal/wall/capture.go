@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"time"
 
@@ -40,11 +41,15 @@ func (w *work) abandon() {
 	r := w.r
 	lose := func(t *root) {
 		t.conv.over = true
-		if t.duration() >= r.o.SlowSpan && !t.conv.emitted && !t.conv.counted {
-			t.conv.counted = true
-			r.stats.skippedPanic.Add(1)
-		} else if t.chosen && t.fast() && !t.conv.emitted {
+		fast := t.chosen && t.fast()
+		if t.conv.emitted || t.conv.counted || t.duration() < r.o.SlowSpan && !fast {
+			return
+		}
+		t.conv.counted = true
+		if fast {
 			r.stats.fastLost.Add(1)
+		} else {
+			r.stats.skippedPanic.Add(1)
 		}
 	}
 	for t := range r.conv.tracked {
@@ -67,7 +72,7 @@ type work struct {
 	r       *Recorder
 	begun   bool
 	began   time.Duration // CPU time of the thread
-	pending []*root       // slow roots that asked for this capture
+	pending []*root       // slow roots that asked for this capture, and fast ones
 	taken   map[*root]bool
 	short   bool // the budget was too small for the work
 }
@@ -87,6 +92,17 @@ func (w *work) available(roots []*root) time.Duration {
 	return best - w.spent()
 }
 
+// claims returns the roots whose budget a snapshot may use: fast ones have a claim only if no slow one needs it.
+func (w *work) claims() []*root {
+	slow := slices.DeleteFunc(slices.Clone(w.pending), (*root).fast)
+	running := false
+	w.r.live.older(time.Now(), w.r.o.SlowSpan, func(*root) { running = true })
+	if len(slow) > 0 || running {
+		return slow
+	}
+	return w.pending
+}
+
 // snapshot returns the generations of the trace that are new, wanted and affordable, nil if there are
 // none. It decides which roots are followed.
 func (w *work) snapshot() *snapshot {
@@ -95,7 +111,8 @@ func (w *work) snapshot() *snapshot {
 	if r.paused {
 		return nil
 	}
-	if w.available(w.pending) <= r.budget.fixed {
+	claims := w.claims()
+	if w.available(claims) <= r.budget.fixed {
 		w.short = true
 		return nil
 	}
@@ -124,7 +141,7 @@ func (w *work) snapshot() *snapshot {
 		r.gap = true
 	}
 	r.cut = asked
-	for len(snap.gens) > 0 && r.budget.predict(snap.size) > w.available(w.pending) {
+	for len(snap.gens) > 0 && r.budget.predict(snap.size) > w.available(claims) {
 		snap.drop()
 		r.gap, w.short = true, true
 		r.stats.skippedGenerations.Add(1)
@@ -310,7 +327,9 @@ func (r *Recorder) lose(t *root, why *atomic.Uint64) {
 		}
 		why.Add(1)
 	}
-	r.stats.skippedChildren.Add(uint64(len(t.conv.children)))
+	if !t.fast() { // whose children get no profiles
+		r.stats.skippedChildren.Add(uint64(len(t.conv.children)))
+	}
 	t.conv.children = nil
 	r.conv.drop(t)
 }
@@ -356,7 +375,7 @@ func (r *Recorder) emitFast(t *root) {
 	}
 	r.stats.profiles.Add(uint64(r.encoder.add(wallprofile.ScopeFast, a)))
 	r.stats.fast.Add(1)
-	t.conv.emitted = true
+	t.conv.emitted, t.conv.children = true, nil
 	r.conv.drop(t)
 }
 

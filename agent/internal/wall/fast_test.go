@@ -91,6 +91,8 @@ func TestChosenSlowSpansAreSlow(t *testing.T) {
 // The rounds: a few roots after each tick, only while everything is recorded, and while most of the budget is left.
 func TestRoundsOfTheSample(t *testing.T) {
 	rec := manual(t)
+	rec.rate = 1e-9 // the ring reaches back as far as it can
+	rec.o.SlowSpan = time.Second
 	now := time.Now()
 	choose := func(want int) {
 		t.Helper()
@@ -122,6 +124,20 @@ func TestRoundsOfTheSample(t *testing.T) {
 	sample(false)
 	choose(fastATick)
 	now = now.Add(roundLength)
+	sample(false) // the chosen ones have not ended
+	choose(0)
+	rec.sampler.open.Add(1 - 2*fastATick)
+	now = now.Add(rec.o.SlowSpan / 2)
+	sample(false)
+	choose(0)
+	rec.sampler.open.Add(-1)
+	sample(true)
+	choose(0)
+
+	now = rec.sampler.next
+	sample(false)
+	choose(fastATick)
+	now = now.Add(roundLength + rec.o.SlowSpan) // one never ends
 	sample(true)
 	choose(0)
 
@@ -145,9 +161,7 @@ func TestRoundsOfTheSample(t *testing.T) {
 // Fast roots leave half of the budget to slow ones, come after them, and do not count as a capture of their name.
 func TestSlowSpansComeBeforeFastOnes(t *testing.T) {
 	rec := manual(t)
-	_, chosen := rec.begin(context.Background(), "name")
-	chosen.mark.(*span).root.chosen = true
-	chosen.end()
+	chosen := rec.fast("name")
 	_, slow := rec.begin(context.Background(), "name")
 	workA(25 * time.Millisecond)
 	slow.end()
@@ -165,30 +179,76 @@ func TestSlowSpansComeBeforeFastOnes(t *testing.T) {
 	if s := rec.Stats(); s.Fast != 1 || s.Captured != 1 {
 		t.Errorf("stats: %+v", s)
 	}
-	rec.exact(chosen)
+	if f := rec.flame(chosen.id); f == nil || f.own != int64(time.Millisecond) {
+		t.Errorf("the profile of the fast root is\n%s", f)
+	}
 	rec.exact(slow)
 	if len(rec.budget.served) != 1 {
 		t.Errorf("served: %v", rec.budget.served)
 	}
 }
 
-// What was chosen and is not emitted is counted, apart from slow roots.
-func TestLostFastSpansAreCounted(t *testing.T) {
+// fast makes a root that was chosen, and took a millisecond.
+func (rec *recording) fast(name string) *testSpan {
+	ctx, s := rec.begin(context.Background(), name)
+	s.mark.(*span).root.chosen = true
+	_, child := rec.begin(ctx, "child")
+	child.mark.End("child", child.outerFrom.Add(time.Minute)) // long enough for a profile
+	s.mark.End(name, s.outerFrom.Add(time.Millisecond))
+	return s
+}
+
+// A fast root does not take the budget of a slow one that runs: the snapshot is for that.
+func TestFastSpansDoNotPreventACapture(t *testing.T) {
 	rec := manual(t)
-	_, lost := rec.begin(context.Background(), "lost")
-	lost.mark.(*span).root.chosen = true
-	lost.end()
-	rec.forget()
+	_, slow := rec.begin(context.Background(), "slow")
+	workA(25 * time.Millisecond)
+	rec.fast("fast")
+	rec.budget.spend(rec.budget.capacity() * 3 / 5)
 	rec.capture()
-	rec.capture()
-	if s := rec.Stats(); s.FastLost != 1 || s.Fast+s.Slow+s.SkippedWindow != 0 {
+	if s := rec.Stats(); s.Snapshots != 1 || s.Fast != 0 || s.FastLost != 1 {
 		t.Errorf("stats: %+v", s)
 	}
-	_, lost = rec.begin(context.Background(), "lost")
-	lost.mark.(*span).root.chosen = true
-	lost.end()
-	rec.giveUp()
-	if s := rec.Stats(); s.FastLost != 2 || s.SkippedStop != 0 {
+	slow.end()
+	rec.capture()
+	rec.exact(slow)
+}
+
+// What was chosen and is not emitted is counted once, apart from slow roots, and so are its children.
+func TestLostFastSpansAreCounted(t *testing.T) {
+	for name, lose := range map[string]func(*recording){
+		"forgotten": func(rec *recording) { rec.forget(); rec.capture(); rec.capture() },
+		"stopped":   func(rec *recording) { rec.giveUp() },
+		"a panic": func(rec *recording) {
+			w := &work{r: rec.Recorder, taken: make(map[*root]bool)}
+			w.take()
+			for _, t := range w.pending {
+				rec.conv.track(t)
+			}
+			w.abandon()
+			rec.request(w.pending[0])
+			rec.capture()
+		},
+		"no budget": func(rec *recording) { rec.budget.spend(rec.budget.capacity()); rec.capture() },
+	} {
+		rec := manual(t)
+		rec.fast("lost")
+		lose(rec)
+		if s := rec.Stats(); s.FastLost != 1 || s.Fast+s.Slow+s.SkippedWindow+s.SkippedStop+s.SkippedPanic+s.SkippedBudget+s.SkippedChildren != 0 {
+			t.Errorf("%s: stats %+v", name, s)
+		}
+		rec.flight.Stop()
+	}
+}
+
+// Of a root that was over when it began there is nothing to show.
+func TestRootsOfThePastAreNotSampled(t *testing.T) {
+	rec := manual(t)
+	_, s := rec.begin(context.Background(), "past")
+	s.mark.(*span).root.chosen = true
+	s.mark.End("past", s.outerFrom.Add(-time.Minute))
+	rec.capture()
+	if s := rec.Stats(); s.Fast+s.FastLost+s.Slow != 0 {
 		t.Errorf("stats: %+v", s)
 	}
 }

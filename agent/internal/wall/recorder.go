@@ -62,7 +62,7 @@ const (
 	ringAge    = 10 * time.Second       // how much trace the ring keeps if it fits
 	maxPiece   = time.Second            // between the snapshots of a span that runs on
 	maxAdvance = 5 * time.Second        // between measurements of the trace's rate
-	maxQueue   = 4096                   // slow spans that wait for a snapshot
+	maxQueue   = 4096                   // roots that wait for a snapshot
 )
 
 // ErrBusy is returned by Start when another flight recorder runs in the process.
@@ -384,7 +384,7 @@ func (r *Recorder) end() {
 	r.diagnoses.end()
 }
 
-// waiting reports whether slow roots wait for a capture.
+// waiting reports whether roots wait for a capture.
 func (r *Recorder) waiting() bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

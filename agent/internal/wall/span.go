@@ -283,6 +283,9 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 	given := t.gone
 	t.gone = t.gone || last
 	t.mu.Unlock()
+	if s.parent == nil && t.chosen {
+		r.sampler.open.Add(-1)
+	}
 	// First into the queue, then out of the registry: the recorder looks in the reverse order, so that it
 	// finds the root in one of them.
 	switch {
@@ -292,7 +295,7 @@ func (s *span) End(name string, chosen time.Time) (at time.Time, profiled bool) 
 		if lost := r.request(t); lost != nil {
 			lost.Add(1)
 		}
-	case s.parent == nil && t.chosen:
+	case s.parent == nil && t.chosen && took > 0: // of one that was over before it began there is nothing to show
 		if !writing || r.request(t) != nil {
 			r.stats.fastLost.Add(1)
 		}

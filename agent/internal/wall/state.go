@@ -70,7 +70,7 @@ func blockedInSync(at *stack) wallprofile.State {
 		}
 		switch {
 		case strings.HasPrefix(f.function, "runtime.gc"):
-			return wallprofile.WaitGC // for a lock of the collector, which who comes first holds for all
+			return wallprofile.WaitGC // for a lock of the collector, which one of the goroutines that allocate has
 		case strings.HasPrefix(f.function, "sync.(*RWMutex)."):
 			s = wallprofile.WaitRWMutex
 		case strings.HasPrefix(f.function, "sync.(*Mutex)."), strings.HasPrefix(f.function, "internal/sync.(*Mutex)."):

@@ -15,7 +15,7 @@ func TestWhatAWaitIsFor(t *testing.T) {
 		{"sync", frames("internal/sync.(*Mutex).lockSlow", "sync.(*Mutex).Lock", "sync.(*RWMutex).Lock", "shop.buy"), wallprofile.WaitRWMutex},
 		{"sync", frames("sync.(*Mutex).Lock", "shop.buy", "sync.(*Once).Do"), wallprofile.WaitMutex},
 		{"sync", frames("runtime.semacquire", "shop.buy"), wallprofile.WaitSync},
-		// Who allocates may end a phase of the collector, for which one goroutine at a time has a lock.
+		// A goroutine that allocates may have to end a phase of the collector, under a lock.
 		{"sync", frames("runtime.gcMarkDone", "runtime.gcAssistAlloc", "runtime.mallocgc", "runtime.newobject", "shop.buy"), wallprofile.WaitGC},
 		{"sync", frames("runtime.gcStart", "runtime.mallocgc", "sync.(*Once).Do", "shop.buy"), wallprofile.WaitGC},
 		{"", frames("sync.(*WaitGroup).Wait", "shop.buy"), wallprofile.WaitWaitGroup},

@@ -10,15 +10,15 @@ import (
 	"go.opentelemetry.io/otel/trace/noop"
 )
 
-// wire is how otel-profiling-go links a span with its profiles: the names of the labels that a goroutine has in a local root
+// names are those by which otel-profiling-go links a span with its profiles: of the labels that a goroutine has in a local root
 // span, and the attribute of that span whose value is its ID.
-type wire struct {
+type names struct {
 	spanID, spanName, traceID string
 	profileID                 attribute.Key
 }
 
 // learn has otel-profiling-go link a span.
-func learn() (w wire) {
+func learn() (n names) {
 	defer setGoroutineLabels(goroutineLabels())
 	s := &linkedSpan{sc: trace.NewSpanContext(trace.SpanContextConfig{
 		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2}, TraceFlags: trace.FlagsSampled,
@@ -28,16 +28,16 @@ func learn() (w wire) {
 	pprof.ForLabels(ctx, func(label, value string) bool {
 		switch value {
 		case name:
-			w.spanName = label
+			n.spanName = label
 		case s.sc.SpanID().String():
-			w.spanID = label
+			n.spanID = label
 		case s.sc.TraceID().String():
-			w.traceID = label
+			n.traceID = label
 		}
 		return true
 	})
-	w.profileID = s.attribute
-	return w
+	n.profileID = s.attribute
+	return n
 }
 
 // The provider has one tracer, and that one span, which notes the attribute that it gets.
@@ -67,4 +67,8 @@ func (t linkedTracer) Start(ctx context.Context, _ string, _ ...trace.SpanStartO
 
 func (s *linkedSpan) SpanContext() trace.SpanContext { return s.sc }
 
-func (s *linkedSpan) SetAttributes(attributes ...attribute.KeyValue) { s.attribute = attributes[0].Key }
+func (s *linkedSpan) SetAttributes(attributes ...attribute.KeyValue) {
+	for _, a := range attributes {
+		s.attribute = a.Key
+	}
+}
