@@ -47,6 +47,7 @@ type slowTracesPage struct {
 	Problem                     *listedProblem
 	ProblemsPath, TracesPath    string
 	WaitsPath                   string
+	Bundles                     int // incident bundles
 	Traces                      []listedTrace
 	MoreTraces                  int // of the problem that are not shown
 	Notes                       []string
@@ -91,6 +92,13 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 		Slow:         format.Duration(s.options.SlowSpan),
 		WaitsPath:    pathWith("/waits", q, "service", "last", "from", "to"),
 		ProblemsPath: slowTracesPath(q, "", ""), TracesPath: slowTracesPath(q, "show", "traces"),
+	}
+	if from, ok := s.source.(source.Bundles); ok {
+		bundles, err := from.Bundles(r.Context())
+		if err != nil {
+			return err
+		}
+		page.Bundles = len(bundles)
 	}
 	page.Filtered = len(q) > 0 && !(len(q) == 1 && q.Has("show"))
 	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {
