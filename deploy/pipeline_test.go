@@ -313,7 +313,7 @@ func checkAlerts(fsys fs.FS) (errs []error) {
 		}
 	}
 	slices.Sort(names)
-	if want := []string{"HeapGrows", "HighErrorRate", "NoProfilesArrive", "ProfilesDropped", "SlowRequests"}; !slices.Equal(names, want) {
+	if want := []string{"FunctionSlower", "HeapGrows", "HighErrorRate", "NoProfilesArrive", "ProfilesDropped", "SlowRequests"}; !slices.Equal(names, want) {
 		errs = append(errs, fmt.Errorf("%s: the rules are %v, must be %v", alerts, names, want))
 	}
 	return errs

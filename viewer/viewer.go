@@ -124,7 +124,6 @@ type server struct {
 	options Options
 	zone    zone
 	grafana *url.URL // nil for none
-	hosts   map[string]bool
 	pages   *template.Template
 
 	making    chan struct{} // has a token for each page that is being made
@@ -142,7 +141,7 @@ type server struct {
 // New returns the pages that show a source.
 func New(from source.Source, o Options) (http.Handler, error) {
 	s := &server{
-		source: from, options: o, zone: zone{o.Location}, hosts: make(map[string]bool),
+		source: from, options: o, zone: zone{o.Location},
 		making:    make(chan struct{}, pagesAtOnce),
 		heavy:     make(chan struct{}, heavyAtOnce),
 		profiles:  newCache[*profile.Profile](keptProfiles, keptFor),
@@ -160,9 +159,6 @@ func New(from source.Source, o Options) (http.Handler, error) {
 	var err error
 	if s.grafana, err = o.grafana(); err != nil {
 		return nil, err
-	}
-	for _, h := range o.Hosts {
-		s.hosts[strings.ToLower(strings.Trim(h, "[]"))] = true
 	}
 	if s.pages, err = template.New("").Funcs(functions(s.zone)).ParseFS(assets, "assets/*.html"); err != nil {
 		return nil, err
@@ -191,7 +187,7 @@ func New(from source.Source, o Options) (http.Handler, error) {
 	mux.HandleFunc("/", s.page(func(http.ResponseWriter, *http.Request) error {
 		return refusal{http.StatusNotFound, "There is no such page."}
 	}))
-	return s.guard(mux), nil
+	return Guard(mux, o.Hosts), nil
 }
 
 // URL returns the address at which a browser on this machine finds the pages of a listener. An address that stands for all
@@ -227,8 +223,13 @@ func NamePath(service, name string) string {
 // policy is the Content-Security-Policy of the pages: no scripts, and nothing from other sites.
 const policy = "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 
-// guard refuses requests that no page is for, and limits the time of the others.
-func (s *server) guard(next http.Handler) http.Handler {
+// Guard refuses requests that no page is for, and limits the time of the others. The pages are served under the names and
+// addresses of loopback, and those of hosts.
+func Guard(next http.Handler, hosts []string) http.Handler {
+	named := make(map[string]bool)
+	for _, h := range hosts {
+		named[strings.ToLower(strings.Trim(h, "[]"))] = true
+	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
 		h.Set("Content-Security-Policy", policy)
@@ -238,7 +239,7 @@ func (s *server) guard(next http.Handler) http.Handler {
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-cache")
 		switch {
-		case !s.known(r.Host):
+		case !known(r.Host, named):
 			http.Error(
 				w, "These pages are not served under this host name. Use the address that was printed, or allow the name with --host.",
 				http.StatusMisdirectedRequest,
@@ -259,13 +260,13 @@ func (s *server) guard(next http.Handler) http.Handler {
 }
 
 // known reports whether a Host header names this server.
-func (s *server) known(host string) bool {
+func known(host string, named map[string]bool) bool {
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
 		name = host
 	}
 	name = strings.ToLower(strings.Trim(name, "[]"))
-	if name == "localhost" || s.hosts[name] {
+	if name == "localhost" || named[name] {
 		return true
 	}
 	ip := net.ParseIP(name)

@@ -30,32 +30,38 @@ import (
 // in each; main.steady is constant except for noise.
 func saveWindows(t *testing.T, dir string, m record.Meta, sampleType, unit string, n int, value func(i int) int64) {
 	t.Helper()
-	st := &profile.ValueType{Type: sampleType, Unit: unit}
 	for i := range n {
-		p := &profile.Profile{SampleType: []*profile.ValueType{st}, PeriodType: st, DurationNanos: int64(time.Minute)}
-		for j, f := range []struct {
-			name  string
-			value int64
-		}{{"main.hold", value(i)}, {"main.steady", 10<<20 + int64(i*7%20)<<10}} {
-			fn := &profile.Function{ID: uint64(j + 1), Name: f.name}
-			l := &profile.Location{ID: fn.ID, Line: []profile.Line{{Function: fn}}}
-			p.Function, p.Location = append(p.Function, fn), append(p.Location, l)
-			p.Sample = append(p.Sample, &profile.Sample{Location: []*profile.Location{l}, Value: []int64{f.value}})
-		}
-		var b bytes.Buffer
-		if err := p.Write(&b); err != nil {
-			t.Fatal(err)
-		}
 		m.Start = time.Date(2026, 1, 2, 15, i, 0, 0, time.UTC)
 		m.End = m.Start.Add(time.Minute)
-		path := filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath()))
-		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-			t.Fatal(err)
-		}
-		var file bytes.Buffer
-		if err := errors.Join(record.Encode(&file, record.Record{Meta: m, Profile: b.Bytes()}), os.WriteFile(path, file.Bytes(), 0o600)); err != nil {
-			t.Fatal(err)
-		}
+		saveSides(t, dir, m, sampleType, unit, value(i), 10<<20+int64(i*7%20)<<10)
+	}
+}
+
+// saveSides saves a window in which main.hold and main.steady have these values.
+func saveSides(t *testing.T, dir string, m record.Meta, sampleType, unit string, hold, steady int64) {
+	t.Helper()
+	st := &profile.ValueType{Type: sampleType, Unit: unit}
+	p := &profile.Profile{SampleType: []*profile.ValueType{st}, PeriodType: st, DurationNanos: int64(m.End.Sub(m.Start))}
+	for j, f := range []struct {
+		name  string
+		value int64
+	}{{"main.hold", hold}, {"main.steady", steady}} {
+		fn := &profile.Function{ID: uint64(j + 1), Name: f.name}
+		l := &profile.Location{ID: fn.ID, Line: []profile.Line{{Function: fn}}}
+		p.Function, p.Location = append(p.Function, fn), append(p.Location, l)
+		p.Sample = append(p.Sample, &profile.Sample{Location: []*profile.Location{l}, Value: []int64{f.value}})
+	}
+	var b bytes.Buffer
+	if err := p.Write(&b); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "profiles", filepath.FromSlash(m.SavedPath()))
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var file bytes.Buffer
+	if err := errors.Join(record.Encode(&file, record.Record{Meta: m, Profile: b.Bytes()}), os.WriteFile(path, file.Bytes(), 0o600)); err != nil {
+		t.Fatal(err)
 	}
 }
 

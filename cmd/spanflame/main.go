@@ -59,7 +59,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(
-		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newMergeCommand(),
+		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newWatchCommand(), newMergeCommand(),
 		newSlowCommand(), newWhyCommand(), newIncidentCommand(), newMCPCommand(), newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
 	)
 	return root
