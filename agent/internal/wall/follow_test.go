@@ -516,6 +516,9 @@ func TestConvoyAmongAThousandRequests(t *testing.T) {
 	flames := rec.flames()
 	for i, s := range spans {
 		f := flames[s.id.String()]
+		if f == nil && s.inner < rec.o.SlowSpan {
+			continue // the lock was free again when a busy machine let it begin
+		}
 		if f == nil {
 			t.Fatalf("%s has no profile; %+v", s.name, rec.Stats())
 		}

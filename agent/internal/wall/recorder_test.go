@@ -233,7 +233,7 @@ func manual(t *testing.T) *recording {
 	rec.Recorder = newRecorder(Options{
 		SlowSpan:  20 * time.Millisecond,
 		ChildMin:  10 * time.Millisecond,
-		RingBytes: defaultRingBytes,
+		RingBytes: 1 << 20,
 		CPUShare:  1,
 		Emit:      func(r record.Record) { rec.records = append(rec.records, r) },
 		Diagnosed: func(d Diagnosis) { rec.diagnoses = append(rec.diagnoses, d) },
