@@ -31,7 +31,7 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	if len(spent) == 0 {
 		return ""
 	}
-	most, took, caller := spent.Most()
+	most, took := spent.Most()
 	top := most
 	top.Line = ""
 	causes, whose := make(wallprofile.Spent), make(map[string]time.Duration)
@@ -53,15 +53,16 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	}
 	var cause wallprofile.Cause
 	if 2*followed >= took && followed > 0 && !wallprofile.IsAnswer(top.For) {
-		cause.Most, cause.Took, cause.Caller = causes.Most()
+		cause.Most, cause.Took = causes.Most()
+		cause.Caller = causes.Caller(cause.Most, false)
 		if wallprofile.KindOf(top.Leaf) == wallprofile.KindRunnable {
 			cause.Who = wallprofile.Busy(whose, took)
 		} else if who, ok := wallprofile.NearlyAll(whose, took); ok && cause.Most.Function != "" {
 			cause.Who = wallprofile.CauseName(who)
 		}
 	}
-	return wallprofile.Diagnosis(spanName, duration, most, took, caller, cause) + memory.In(took) +
-		wallprofile.InCalls(top.Call(calls), 0)
+	return wallprofile.Diagnosis(spanName, duration, most, took, spent.Caller(most, false), cause) + memory.In(took) +
+		wallprofile.InCalls(top.Call(calls, nil), 0)
 }
 
 // Where is where a sample's time was spent.

@@ -168,3 +168,25 @@ func TestBusy(t *testing.T) {
 		t.Errorf("%s: the same request %t, a cause %t", frame, IsSameRequest(frame), IsCause(frame))
 	}
 }
+
+// A call belongs to a place if nearly all of its time does, or, if it was made several times and there was no other one, a quarter.
+func TestCallOfAPlace(t *testing.T) {
+	const query, other = "query: SELECT 1", "query: SELECT 2"
+	at := Place{Function: "main.reviews"}
+	for _, tt := range []struct {
+		calls  map[string]time.Duration
+		counts map[string]int
+		want   string
+	}{
+		{map[string]time.Duration{query: 95, "": 5}, nil, query},
+		{map[string]time.Duration{query: 5, "": 95}, map[string]int{query: 48}, ""},
+		{map[string]time.Duration{query: 45, "": 55}, map[string]int{query: 48}, query},
+		{map[string]time.Duration{query: 45, "": 55}, map[string]int{query: 1}, ""},
+		{map[string]time.Duration{query: 20, "": 80}, map[string]int{query: 48}, ""},
+		{map[string]time.Duration{query: 45, other: 45, "": 10}, map[string]int{query: 48, other: 48}, ""},
+	} {
+		if got := at.Call(tt.calls, tt.counts); got != tt.want {
+			t.Errorf("%v, %v: %q, want %q", tt.calls, tt.counts, got, tt.want)
+		}
+	}
+}

@@ -7,8 +7,9 @@ import (
 
 // Caller returns the function of the service that called another one on a stack, whose functions are given from the
 // innermost outwards with their files. Methods of its own type that call it on behalf of others are passed over, if there is
-// one that called these. It is empty for a function that a library called, such as the handler of a request.
-func Caller(function string, stack iter.Seq2[string, string]) (caller string) {
+// one that called these, unless the nearest is asked for. It is empty for a function that a library called, such as the
+// handler of a request.
+func Caller(function string, stack iter.Seq2[string, string], nearest bool) (caller string) {
 	inner, reached := enclosing(function), false
 	for f, file := range stack {
 		if !reached {
@@ -20,7 +21,7 @@ func Caller(function string, stack iter.Seq2[string, string]) (caller string) {
 		case outer == inner: // it calls itself, or is a closure
 		case OnBehalf(f, file) || strings.Contains(Short(f), "._"): // or generated, for gRPC
 			return caller
-		case receiver(outer) != receiver(inner) || receiver(inner) == "":
+		case nearest || receiver(outer) != receiver(inner) || receiver(inner) == "":
 			return outer
 		case caller == "":
 			caller = outer

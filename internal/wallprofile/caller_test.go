@@ -31,7 +31,7 @@ func TestCaller(t *testing.T) {
 		"the outermost":    {"main.main", []string{"main.main"}, ""},
 		"not on the stack": {"main.a", []string{"main.b", "main.c"}, ""},
 	} {
-		if got := Caller(tt.function, frames(tt.stack...)); got != tt.want {
+		if got := Caller(tt.function, frames(tt.stack...), false); got != tt.want {
 			t.Errorf("%s: %q, want %q", name, got, tt.want)
 		}
 	}
@@ -86,21 +86,21 @@ func TestTheCallerIsNamed(t *testing.T) {
 }
 
 func TestSpent(t *testing.T) {
-	a, b := Place{Function: "main.a"}, Place{Function: "main.b"}
+	a, b := Place{Function: "main.a"}, Place{Function: "shop.(*B).b"}
 	s := make(Spent)
-	if at, took, caller := s.Most(); at != (Place{}) || took != 0 || caller != "" {
-		t.Errorf("nothing is spent, but %v, %v, %q", at, took, caller)
+	if at, took := s.Most(); at != (Place{}) || took != 0 || s.Caller(at, false) != "" {
+		t.Errorf("nothing is spent, but %v, %v, %q", at, took, s.Caller(at, false))
 	}
-	s.Add(b, "b.go:1", frames("main.b", "main.x"), 90)
-	s.Add(b, "b.go:2", frames("main.b", "main.y"), 10)
+	s.Add(b, "b.go:1", frames("shop.(*B).b", "shop.(*B).all", "main.x"), 90)
+	s.Add(b, "b.go:2", frames("shop.(*B).b", "main.y"), 10)
 	s.Add(a, "", frames("main.a"), 10)
 	b.Line = "b.go:1"
-	if at, took, caller := s.Most(); at != b || took != 100 || caller != "main.x" {
-		t.Errorf("%v, %v, %q", at, took, caller)
+	if at, took := s.Most(); at != b || took != 100 || s.Caller(at, false) != "main.x" || s.Caller(at, true) != "shop.(*B).all" {
+		t.Errorf("%v, %v, %q, %q", at, took, s.Caller(at, false), s.Caller(at, true))
 	}
 	s.Add(a, "", frames("main.a", "main.x"), 80)
 	s.Add(a, "", frames("main.a", "main.y"), 10)
-	if at, took, caller := s.Most(); at != a || took != 100 || caller != "" {
-		t.Errorf("of two with as much: %v, %v, %q", at, took, caller)
+	if at, took := s.Most(); at != a || took != 100 || s.Caller(at, false) != "" {
+		t.Errorf("of two with as much: %v, %v, %q", at, took, s.Caller(at, false))
 	}
 }

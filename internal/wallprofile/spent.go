@@ -32,9 +32,8 @@ func (s Spent) Add(at Place, line string, stack iter.Seq2[string, string], took 
 	there.stacks = append(there.stacks, spentOn{stack, took})
 }
 
-// Most returns the place with most of the time, with the line where most of that was, and who called the function there, as Caller
-// returns it; empty if several did.
-func (s Spent) Most() (at Place, took time.Duration, caller string) {
+// Most returns the place with most of the time, with the line where most of that was.
+func (s Spent) Most() (at Place, took time.Duration) {
 	var most *spending
 	for p, there := range s {
 		if most == nil || there.took > most.took || there.took == most.took && p.Compare(at) < 0 {
@@ -42,15 +41,25 @@ func (s Spent) Most() (at Place, took time.Duration, caller string) {
 		}
 	}
 	if most == nil {
-		return at, 0, ""
+		return at, 0
+	}
+	at.Line = longest(most.lines)
+	return at, most.took
+}
+
+// Caller returns who called the function at a place, as [Caller] does; it is empty if several did.
+func (s Spent) Caller(at Place, nearest bool) (caller string) {
+	at.Line = ""
+	there := s[at]
+	if there == nil {
+		return ""
 	}
 	callers := make(map[string]time.Duration)
-	for _, on := range most.stacks {
-		callers[Caller(at.Function, on.stack)] += on.took
+	for _, on := range there.stacks {
+		callers[Caller(at.Function, on.stack, nearest)] += on.took
 	}
-	caller, _ = NearlyAll(callers, most.took)
-	at.Line = longest(most.lines)
-	return at, most.took, caller
+	caller, _ = NearlyAll(callers, there.took)
+	return caller
 }
 
 // Compare orders places by function, state and what was waited for.

@@ -50,7 +50,7 @@ func (p *Part) ask(of *traces.Span, frame string, took int64, counts map[asked]i
 
 // sum sets the call that nearly all of the part was in.
 func (p *Part) sum() {
-	p.Call = p.at.Call(p.calls)
+	p.Call = p.at.Call(p.calls, nil)
 	if p.Call == "" {
 		return
 	}

@@ -78,7 +78,7 @@ func diagnose(a account) Diagnosis {
 	slices.SortFunc(d.States, func(x, y Share) int {
 		return cmp.Or(cmp.Compare(y.Time, x.Time), cmp.Compare(x.State, y.State))
 	})
-	most, took, caller := spent.Most()
+	most, took := spent.Most()
 	top := most
 	top.Line = ""
 	var there []sample
@@ -103,7 +103,8 @@ func diagnose(a account) Diagnosis {
 			calls[s.call(a.span)] += time.Duration(s.ns)
 		}
 	}
-	call := top.Call(calls)
+	call := top.Call(calls, t.conv.calls)
+	caller := spent.Caller(most, t.conv.calls[call] > 1) // the nearest, which may have called in a loop
 	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, most, took, caller, cause) + memory.In(took) +
 		wallprofile.InCalls(call, t.conv.calls[call])
 	d.Top.Cause = cause.Most
@@ -179,7 +180,8 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 		all += time.Duration(s.ns)
 	}
 	if 2*all >= d.Top.Time {
-		cause.Most, cause.Took, cause.Caller = spent.Most()
+		cause.Most, cause.Took = spent.Most()
+		cause.Caller = spent.Caller(cause.Most, false)
 	}
 	return cause
 }
@@ -197,7 +199,8 @@ func busy(there []sample, whole time.Duration) (c wallprofile.Cause) {
 		}
 	}
 	if c.Who = wallprofile.Busy(whose, whole); c.Who != "" {
-		c.Most, c.Took, c.Caller = spent.Most()
+		c.Most, c.Took = spent.Most()
+		c.Caller = spent.Caller(c.Most, false)
 	}
 	return c
 }

@@ -57,7 +57,6 @@ var expected = map[string]struct {
 	why     string
 	or      verdict // that is expected too, if the result depends on the machine
 }{
-	"storefront/n-plus-one":      {nothing, "the function that asks once is named, and its caller is passed over as a method of the same type", ""},
 	"storefront/row-lock":        {nothing, "the database is not followed: the query is named", ""},
 	"storefront/all-cpus":        {nothing, "a request that still runs has no route yet", request},
 	"storefront/much-garbage":    {nothing, "who makes the garbage is not looked for", ""},
