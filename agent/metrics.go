@@ -2,13 +2,11 @@ package agent
 
 import (
 	"context"
-	"time"
 
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 
 	"spanflame/agent/internal/guard"
-	"spanflame/agent/internal/spool"
 	"spanflame/agent/internal/wall"
 )
 
@@ -23,15 +21,6 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 	summed := m.counter("spanflame.profiles.summed_stacks", "{stack}", "Stacks beyond the limit of a profile, which have one sample together, by type.")
 	gap := m.seconds("spanflame.cpu_profile.gap", "Time without a CPU profile because the service was taking one itself.")
 	rotation := m.seconds("spanflame.cpu_profile.rotation_gap", "Time without a CPU profile between the end of a window and the start of the next.")
-
-	spooled := m.counter("spanflame.spool.profiles", "{profile}", "Profiles in the spool, by event, reason and type.")
-	spooledSize := m.counter("spanflame.spool.profiles.size", "By", "Size of profiles in the spool, by event, reason and type.")
-	waiting := m.gauge("spanflame.spool.waiting", "{profile}", "Profiles waiting for delivery.")
-	waitingSize := m.gauge("spanflame.spool.waiting.size", "By", "Size of the profiles waiting for delivery.")
-	inMemory := m.gauge("spanflame.spool.waiting.memory", "{profile}", "Profiles waiting in memory because they cannot be written to disk.")
-	inMemorySize := m.gauge("spanflame.spool.waiting.memory.size", "By", "Size of the profiles waiting in memory.")
-	aside := m.gauge("spanflame.spool.set_aside.size", "By", "Size of the files set aside in the spool.")
-	oldest := m.age("spanflame.spool.oldest.age", "Age of the oldest profile waiting for delivery.")
 
 	slow := m.counter("spanflame.wall.slow_spans", "{span}", "Slow local root spans, by the outcome of capturing their wall-clock profile.")
 	partial := m.counter("spanflame.wall.partial_spans", "{span}", "Slow spans whose wall-clock profile lacks a part that was not recorded.")
@@ -77,20 +66,6 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 		o.ObserveFloat64(rotation, c.CPURotation.Seconds())
 		o.ObserveFloat64(ownCPU, a.self.cpuTime().Seconds())
 		o.ObserveInt64(ownHeap, a.self.heap.Load())
-		if a.deliver != nil {
-			s := a.deliver.Stats()
-			for k, n := range s.Counts {
-				attrs := metric.WithAttributes(attribute.String("event", string(k.Event)), attribute.String("reason", k.Reason), attribute.String("type", string(k.Type)))
-				o.ObserveInt64(spooled, int64(n.Items), attrs)
-				o.ObserveInt64(spooledSize, n.Bytes, attrs)
-			}
-			o.ObserveInt64(waiting, int64(s.Items))
-			o.ObserveInt64(waitingSize, s.Bytes)
-			o.ObserveInt64(inMemory, int64(s.MemoryItems))
-			o.ObserveInt64(inMemorySize, s.MemoryBytes)
-			o.ObserveInt64(aside, s.SetAsideBytes)
-			o.ObserveFloat64(oldest, age(s))
-		}
 		if a.incident != nil {
 			for k, n := range a.incident.Stats().Counts {
 				o.ObserveInt64(bundles, n, metric.WithAttributes(attribute.String("trigger", k.Trigger), attribute.String("outcome", k.Outcome)))
@@ -156,13 +131,6 @@ func reason(why string) metric.ObserveOption {
 	return metric.WithAttributes(attribute.String("reason", why))
 }
 
-func age(s spool.Stats) float64 {
-	if s.Oldest.IsZero() {
-		return 0
-	}
-	return time.Since(s.Oldest).Seconds()
-}
-
 // spansByOutcome returns how many slow spans there were, by outcome.
 func spansByOutcome(s wall.Stats) map[string]uint64 {
 	return map[string]uint64{
@@ -206,10 +174,5 @@ func (m *instruments) seconds(name, description string) metric.Float64Observable
 
 func (m *instruments) gauge(name, unit, description string) metric.Int64ObservableGauge {
 	i, err := m.meter.Int64ObservableGauge(name, metric.WithUnit(unit), metric.WithDescription(description))
-	return made(m, i, err)
-}
-
-func (m *instruments) age(name, description string) metric.Float64ObservableGauge {
-	i, err := m.meter.Float64ObservableGauge(name, metric.WithUnit("s"), metric.WithDescription(description))
 	return made(m, i, err)
 }

@@ -63,7 +63,7 @@ var _ Client = (*push.Client)(nil)
 type Options struct {
 	Spool  *spool.Spool
 	Client Client
-	Meter  metric.Meter // for spanflame.push.*
+	Meter  metric.Meter // for spanflame.push.* and spanflame.spool.*
 	Logger *slog.Logger
 	Guard  *guard.Guard // has the stages "spool", "push" and "delivery"
 }
@@ -87,7 +87,7 @@ type Delivery struct {
 	probe   chan *prober             // holds the prober while no sender has it
 
 	changes  labelChanges
-	observed metric.Registration // of changes
+	observed []metric.Registration // of changes and of the spool
 
 	mu     sync.Mutex // guards outage
 	outage *outage    // logged, and its end is not logged yet; nil if there is none
@@ -151,8 +151,14 @@ func (d *Delivery) instruments(m metric.Meter) (err error) {
 	if err != nil {
 		return err
 	}
-	d.observed, err = d.changes.observe(m)
-	return err
+	for _, observe := range []func(metric.Meter) (metric.Registration, error){d.changes.observe, d.observeSpool} {
+		r, err := observe(m)
+		if err != nil {
+			return err
+		}
+		d.observed = append(d.observed, r)
+	}
+	return nil
 }
 
 // Put splits a record below the server's limits and spools the parts. It waits for the disk, not for the server.
@@ -408,7 +414,9 @@ func (d *Delivery) Stop(ctx context.Context) error {
 	held := d.spool.Stats()
 	err := d.spool.Close() // brings what is in memory to disk, if it can
 	d.client.Close()
-	err = errors.Join(err, d.observed.Unregister())
+	for _, r := range d.observed {
+		err = errors.Join(err, r.Unregister())
+	}
 	left := d.spool.Stats()
 	if left.Items > 0 {
 		err = errors.Join(err, fmt.Errorf("%d profiles (%d bytes) are not delivered; they stay in %s for the next start", left.Items, left.Bytes, held.Dir))
