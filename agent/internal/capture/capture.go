@@ -221,7 +221,7 @@ func (s snapshot) capture(begun, end time.Time) (profile []byte, summed int, err
 	if err != nil {
 		return nil, 0, fmt.Errorf("decompress: %w", err)
 	}
-	if raw, err = stamp(raw, begun, end); err != nil {
+	if raw, err = pprofwire.Stamp(raw, begun, end); err != nil {
 		return nil, 0, fmt.Errorf("read: %w", err)
 	}
 	return pprofwire.Gzip(raw), 0, nil
@@ -301,8 +301,11 @@ func (c *Capturer) EndWindows(ctx context.Context, labels map[string]string) err
 
 // boundary returns when the window that began at t ends. A timer may fire a little before the wall clock reaches the
 // boundary: the rest of that window belongs to the next.
-func (c *Capturer) boundary(t time.Time) time.Time {
-	window, late := c.o.Window, offset(c.o.Instance, c.o.Window)
+func (c *Capturer) boundary(t time.Time) time.Time { return Boundary(t, c.o.Window, c.o.Instance) }
+
+// Boundary returns the end of the window of an instance that begins at t.
+func Boundary(t time.Time, window time.Duration, instance string) time.Time {
+	late := offset(instance, window)
 	return t.Add(window/50 - late).Truncate(window).Add(window + late)
 }
 

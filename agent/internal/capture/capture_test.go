@@ -597,7 +597,7 @@ func TestStampChangesTheTimesAlone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := stamp(raw, begun, begun.Add(time.Minute))
+	out, err := pprofwire.Stamp(raw, begun, begun.Add(time.Minute))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -638,7 +638,7 @@ func FuzzStamp(f *testing.F) {
 	f.Add([]byte("no profile"))
 	begun := time.Unix(1_800_000_000, 5)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		out, err := stamp(b, begun, begun.Add(time.Second))
+		out, err := pprofwire.Stamp(b, begun, begun.Add(time.Second))
 		if err != nil {
 			return
 		}

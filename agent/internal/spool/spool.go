@@ -45,7 +45,8 @@ var ErrClosed = errors.New("spool: closed")
 
 // Options of a spool. Service is required.
 type Options struct {
-	Service       string        // whose records these are; those of others are set aside
+	Service       string        // whose records these are; those of others are set aside, unless AnyService
+	AnyService    bool          // records are of any services, and Service is that of this process, which owns the slot
 	Dir           string        // made if missing, shared by the processes of a service. Empty keeps the queue in memory
 	MaxBytes      int64         // of this process's queue on disk; above it the oldest are dropped. 0 is 256 MiB
 	MaxAge        time.Duration // that a process keeps a record for, by its own time; then it is dropped. 0 is 24 h
@@ -284,7 +285,7 @@ func (s *Spool) load(e *entry) (record.Record, error) {
 	}
 	defer f.Close()
 	r, err := record.Decode(f, maxRecordBytes)
-	if err == nil && r.Service != s.opt.Service {
+	if err == nil && r.Service != s.opt.Service && !s.opt.AnyService {
 		err = fmt.Errorf("%w: the record is of the service %q, the spool of %q", errOtherRecord, r.Service, s.opt.Service)
 	}
 	return r, err

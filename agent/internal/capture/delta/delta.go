@@ -1,13 +1,13 @@
 // Package delta makes profiles of windows from the cumulative profiles of the runtime: heap, mutex and block. Each is
 // the difference between what runtime/pprof would write at the end of the window and at its beginning, to the unit and
-// to the frame. Package capture is its only user.
+// to the frame. Package capture uses it.
 //
 // It reads the records that runtime/pprof reads, by go:linkname, and looks up only the stacks that have changed and that
 // it has not seen before. The layout of the records belongs to the Go version, so a Go version that is not known here,
 // another compiler, and a build with the tag spanflame_nolinkname subtract what runtime/pprof writes instead, which costs
 // several times as much and needs nothing but public functions. The tests run both.
 //
-// It is not for profiles of other processes: records and stacks are those of this one.
+// Between subtracts profiles that were written, for package scrape: those of other processes.
 package delta
 
 import "time"

@@ -1,27 +1,38 @@
-//go:build !gc || go1.28 || spanflame_nolinkname
-
 package delta
 
 import (
-	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/maphash"
-	"runtime/pprof"
 	"strings"
 	"time"
 
 	"spanflame/internal/pprofwire"
 )
 
-// maxProfileBytes is the size of the largest profile that is read, uncompressed.
-const maxProfileBytes = 512 << 20
+// Between returns the difference between two readings of a cumulative profile, uncompressed, and whether it is one: it is
+// not if a stack of the first has decreased or is not there any more, since then another process has been read. The
+// difference is the later one with other values: it has the locations and functions of all stacks, and frames without names
+// too.
+func Between(before, after []byte, begun, end time.Time) (p Profile, same bool, err error) {
+	s := newSubtraction()
+	if err := s.parse(before); err != nil {
+		return Profile{}, false, err
+	}
+	s.keep()
+	if err := s.parse(after); err != nil {
+		return Profile{}, false, err
+	}
+	if s.decreased() {
+		return Profile{}, false, nil
+	}
+	p, err = s.difference(begun, end)
+	return p, true, err
+}
 
-// Delta subtracts from each profile of runtime/pprof the one before. The difference is the later one with other values:
-// it has the locations and functions of all stacks, and frames without names too.
-type Delta struct {
-	name   Name
+// subtraction subtracts from each reading of a profile the one before.
+type subtraction struct {
 	seeds  [2]maphash.Seed
 	raw    []byte
 	levels []bool // by sample type
@@ -32,38 +43,34 @@ type Delta struct {
 	// What a sample of its own needs: numbers that the profile has not.
 	nextString, nextFunction, nextLocation uint64
 
-	MaxSamples int // as New sets it, MaxSamples
+	MaxSamples int // as newSubtraction sets it, MaxSamples
+}
 
-	LeaveOut func(function string) bool // not used: this implementation leaves out nothing
+func newSubtraction() *subtraction {
+	return &subtraction{MaxSamples: MaxSamples, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
 }
 
 // key is the hash of a stack's addresses and the size of its objects. It has 128 bits, so that two never have the same.
 type key [2]uint64
 
-// New returns a Delta of a profile, for use by one goroutine.
-func New(name Name) *Delta {
-	return &Delta{name: name, MaxSamples: MaxSamples, seeds: [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}}
-}
+func (d *subtraction) keep() { d.before, d.now, d.raw = d.now, nil, nil }
 
-func (d *Delta) keep() { d.before, d.now, d.raw = d.now, nil, nil }
-
-func (d *Delta) read() error {
-	var zipped bytes.Buffer
-	err := pprof.Lookup(string(d.name)).WriteTo(&zipped, 0)
-	if err == nil {
-		d.raw, err = pprofwire.Gunzip(zipped.Bytes(), maxProfileBytes)
+// decreased reports whether a value of a stack is smaller than it was, or a stack is missing.
+func (d *subtraction) decreased() bool {
+	for k, before := range d.before {
+		now := d.now[k]
+		for j, v := range before {
+			if !d.levels[j] && v > 0 && (now == nil || now[j] < v) {
+				return true
+			}
+		}
 	}
-	if err == nil {
-		err = d.parse()
-	}
-	if err != nil {
-		return fmt.Errorf("%s profile of runtime/pprof: %w", d.name, err)
-	}
-	return nil
+	return false
 }
 
 // parse reads the values of each stack.
-func (d *Delta) parse() error {
+func (d *subtraction) parse(raw []byte) error {
+	d.raw = raw
 	d.now, d.keys, d.levels = make(map[key][]int64, len(d.before)), d.keys[:0], d.levels[:0]
 	d.nextFunction, d.nextLocation = 1, 1
 	var types []uint64 // numbers of strings
@@ -128,7 +135,7 @@ func (d *Delta) parse() error {
 	return nil
 }
 
-func (d *Delta) difference(begun, end time.Time) (Profile, error) {
+func (d *subtraction) difference(begun, end time.Time) (Profile, error) {
 	head, err := pprofwire.AppendWithout(nil, d.raw, pprofwire.ProfileSample, pprofwire.ProfileTime, pprofwire.ProfileDuration)
 	out := pprofwire.Encoder(head)
 	out.Number(pprofwire.ProfileTime, uint64(begun.UnixNano()))
@@ -174,7 +181,7 @@ func (d *Delta) difference(begun, end time.Time) (Profile, error) {
 }
 
 // other appends the sample of other stacks, with what it needs.
-func (d *Delta) other(out *pprofwire.Encoder, values []byte) {
+func (d *subtraction) other(out *pprofwire.Encoder, values []byte) {
 	var function, line, location, sample pprofwire.Encoder
 	function.Number(pprofwire.FunctionID, d.nextFunction)
 	function.Number(pprofwire.FunctionName, d.nextString)
