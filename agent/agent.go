@@ -121,7 +121,7 @@ func Start(ctx context.Context, cfg Config) (_ *Agent, err error) {
 // logStart logs where everything is sent and saved.
 func (a *Agent) logStart() {
 	var where []any
-	if a.cfg.delivers() {
+	if a.cfg.Delivers() {
 		where = append(where, "profiles", redact.URL(a.cfg.destination()))
 	}
 	if addr := a.AdminAddr(); addr != "" {
@@ -148,7 +148,7 @@ func (a *Agent) startProfiles() error {
 		}, cfg.Logger)
 		emit = append(emit, a.saved.Put)
 	}
-	if cfg.delivers() {
+	if cfg.Delivers() {
 		if err := a.startDelivery(); err != nil {
 			return err
 		}
@@ -232,8 +232,8 @@ func toAll(sinks []func(record.Record)) func(record.Record) {
 	}
 }
 
-// server returns where and how profiles are sent.
-func (c Config) server() push.Config {
+// Server returns where and how profiles are sent, for package scrape, which sends them like an agent.
+func (c Config) Server() push.Config {
 	if c.exporter() == exporterOTLP {
 		return push.Config{
 			Protocol: push.Protocol(c.ProfilesProtocol),
@@ -260,7 +260,7 @@ func (c Config) server() push.Config {
 // startDelivery sends captured profiles to the server.
 func (a *Agent) startDelivery() error {
 	cfg := a.cfg
-	client, err := push.New(cfg.server())
+	client, err := push.New(cfg.Server())
 	if err != nil {
 		return err
 	}

@@ -328,7 +328,7 @@ func (c Config) resolve() (_ Config, ignored []error, err error) {
 			return Config{}, nil, fmt.Errorf("find the working directory, for Dir (SPANFLAME_DIR) %q: %w", c.Dir, err)
 		}
 	}
-	if c.delivers() && c.SpoolDir != "" { // the same
+	if c.Delivers() && c.SpoolDir != "" { // the same
 		if c.SpoolDir, err = filepath.Abs(c.SpoolDir); err != nil {
 			return Config{}, nil, fmt.Errorf("find the working directory, for SpoolDir (SPANFLAME_SPOOL_DIR) %q: %w", c.SpoolDir, err)
 		}
@@ -391,7 +391,7 @@ func (c Config) withDefaults() Config {
 		}
 	}
 	c.ProfilesExporter = c.exporter()
-	if c.Dir == "" && !c.delivers() {
+	if c.Dir == "" && !c.Delivers() {
 		// Where there is no such directory either, nothing is saved, and Start logs that.
 		c.Dir, _ = record.DefaultDir()
 	}
@@ -440,8 +440,8 @@ func (c Config) exporter() string {
 	return exporterNone
 }
 
-// delivers reports whether profiles are sent anywhere.
-func (c Config) delivers() bool { return c.exporter() != exporterNone }
+// Delivers reports whether profiles are sent anywhere.
+func (c Config) Delivers() bool { return c.exporter() != exporterNone }
 
 // destination returns the address that profiles are sent to, if they are.
 func (c Config) destination() string {
@@ -462,7 +462,7 @@ func profilesEndpoint(base, protocol string) string {
 
 // kept returns the directories that profiles are in, spooled or saved: one in which they would be spooled first.
 func (c Config) kept() (dirs []string) {
-	if c.delivers() {
+	if c.Delivers() {
 		dirs = append(dirs, c.SpoolDir)
 	}
 	if c.saves() {
@@ -474,7 +474,7 @@ func (c Config) kept() (dirs []string) {
 // lost describes that profiles are discarded although nobody chose that; it is empty if they are not.
 func (c Config) lost() string {
 	switch {
-	case c.saves() || c.delivers():
+	case c.saves() || c.Delivers():
 		return ""
 	case c.Dir == "":
 		return "no profiles are captured: there is no server for them, and the user has no cache directory to save them in; " +

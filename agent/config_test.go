@@ -431,13 +431,13 @@ func TestProfilesByOTLP(t *testing.T) {
 			if err != nil || len(ignored) > 0 {
 				t.Fatal(err, ignored)
 			}
-			server := c.server()
+			server := c.Server()
 			if c.ProfilesExporter != tt.exporter || server.URL != tt.url || server.Protocol != tt.protocol || server.Headers["x-key"] != tt.header {
 				t.Errorf("%s: %q %q %v, want %s: %q %q %q", c.ProfilesExporter, server.URL, server.Protocol, server.Headers,
 					tt.exporter, tt.url, tt.protocol, tt.header)
 			}
-			if saved := c.Dir != off && c.Dir != ""; saved == c.delivers() {
-				t.Errorf("saved: %t, sent: %t", saved, c.delivers())
+			if saved := c.Dir != off && c.Dir != ""; saved == c.Delivers() {
+				t.Errorf("saved: %t, sent: %t", saved, c.Delivers())
 			}
 		})
 	}

@@ -60,7 +60,8 @@ func newRootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		newDemoCommand(), newViewCommand(), newCompareCommand(), newLeaksCommand(), newWatchCommand(), newMergeCommand(),
-		newSlowCommand(), newWhyCommand(), newIncidentCommand(), newMCPCommand(), newWorkloadCommand(), newLoadCommand(), newHealthCommand(), newVersionCommand(),
+		newSlowCommand(), newWhyCommand(), newIncidentCommand(), newMCPCommand(), newWorkloadCommand(), newLoadCommand(),
+		newScrapeCommand(), newHealthCommand(), newVersionCommand(),
 	)
 	return root
 }

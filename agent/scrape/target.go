@@ -1,0 +1,300 @@
+package scrape
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"spanflame/agent/internal/capture"
+	"spanflame/agent/internal/capture/delta"
+	"spanflame/internal/pprofwire"
+	"spanflame/internal/record"
+	"spanflame/internal/redact"
+)
+
+// kind is a profile that targets serve.
+type kind struct {
+	name       string // in net/http/pprof
+	typ        record.Type
+	sampleType string // one that it has
+	cumulative bool   // since the process began
+}
+
+var allKinds = []kind{
+	{"profile", record.CPU, "cpu", false},
+	{"heap", record.Memory, "inuse_space", true},
+	{"goroutine", record.Goroutine, "goroutine", false},
+	{"mutex", record.Mutex, "delay", true},
+	{"block", record.Block, "delay", true},
+}
+
+// kinds returns those with the names, by default all.
+func kinds(names []string) ([]kind, error) {
+	if len(names) == 0 {
+		return allKinds, nil
+	}
+	var found []kind
+	for _, name := range names {
+		i := slices.IndexFunc(allKinds, func(k kind) bool { return k.name == name })
+		if i < 0 {
+			return nil, fmt.Errorf("profile type %q: want profile, heap, goroutine, mutex or block", name)
+		}
+		if !slices.Contains(found, allKinds[i]) {
+			found = append(found, allKinds[i])
+		}
+	}
+	return found, nil
+}
+
+// parsers is how many profiles are read at a time: each takes a multiple of its size.
+func parsers() int { return max(2, runtime.GOMAXPROCS(0)) }
+
+// target is one that is scraped. It has a goroutine for the CPU profiles, each of which takes a window, and one for the
+// others.
+type target struct {
+	Target
+	s      *Scraper
+	shown  string
+	labels map[string]string // of its profiles, with those of all
+	stop   context.Context   // done: it takes its last windows and ends
+	cancel context.CancelFunc
+
+	before map[record.Type]reading // the last readings of cumulative profiles, for the goroutine of these
+
+	mu       sync.Mutex
+	failures map[record.Type]error // of the last request of each type
+	logged   bool                  // that it fails
+}
+
+// reading is a cumulative profile and when it was read.
+type reading struct {
+	gz []byte
+	at time.Time
+}
+
+// scrape starts to scrape a target.
+func (s *Scraper) scrape(of Target) *target {
+	t := &target{Target: of, s: s, shown: redact.URL(of.URL), labels: maps.Clone(s.cfg.Agent.ProfileLabels),
+		before: map[record.Type]reading{}, failures: map[record.Type]error{}}
+	if t.labels == nil {
+		t.labels = map[string]string{}
+	}
+	maps.Copy(t.labels, of.Labels)
+	t.stop, t.cancel = context.WithCancel(s.stop)
+	var others []kind
+	for _, k := range s.types {
+		if k.typ == record.CPU {
+			s.running.Go(func() { s.stage.Keep(t.stop.Done(), func() { t.cpu(k) }) })
+			continue
+		}
+		others = append(others, k)
+	}
+	if len(others) > 0 {
+		s.running.Go(func() { s.stage.Keep(t.stop.Done(), func() { t.others(others) }) })
+	}
+	return t
+}
+
+func (t *target) boundary(begun time.Time) time.Time {
+	return capture.Boundary(begun, t.s.cfg.Agent.Window, t.Service+"@"+t.URL)
+}
+
+// cpu fetches a CPU profile of each window. Between two, the target has no CPU profile for the time of a request.
+func (t *target) cpu(k kind) {
+	for t.stop.Err() == nil {
+		begun := time.Now()
+		end := t.boundary(begun)
+		length := max(time.Second, end.Sub(begun).Round(time.Second)) // requests are in whole seconds
+		b, err := t.s.client.fetch(t.stop, fmt.Sprintf("%s/%s?seconds=%d", t.URL, k.name, length/time.Second), length)
+		if t.stop.Err() != nil {
+			return // what it has recorded of this window is lost with the request
+		}
+		if err == nil {
+			err = t.with(func() error { return t.emit(k, b, begun, begun.Add(length)) })
+		}
+		t.result(k, err)
+		if err != nil && !sleep(t.stop, end) {
+			return
+		}
+	}
+}
+
+// others reads all other profiles at the end of each window. The first reading of a cumulative profile has everything since
+// the process began: it is the zero point of the first window. At the end it reads them once more, so that nothing is lost.
+func (t *target) others(of []kind) {
+	begun := time.Now()
+	t.read(slices.DeleteFunc(slices.Clone(of), func(k kind) bool { return !k.cumulative }), begun, begun)
+	for {
+		end := t.boundary(begun)
+		more := sleep(t.stop, end)
+		now := time.Now()
+		t.read(of, begun, now)
+		if !more {
+			return
+		}
+		begun = now
+	}
+}
+
+// read fetches the profiles of the window that ends now.
+func (t *target) read(of []kind, begun, end time.Time) {
+	now := map[kind][]byte{}
+	var down error
+	for _, k := range of {
+		if down != nil { // it would be the same
+			t.result(k, down)
+			continue
+		}
+		b, err := t.s.client.fetch(t.s.last, t.URL+"/"+k.name, 0)
+		switch reason := reasonOf(err); {
+		case err == nil && k.cumulative:
+			now[k] = b
+			continue
+		case err == nil:
+			err = t.with(func() error { return t.emit(k, b, begun, end) })
+		case reason == unreachable || reason == timedOut:
+			down = err
+		}
+		t.result(k, err)
+	}
+	t.differences(of, now, end)
+}
+
+// differences hands over what has changed in the cumulative profiles since they were read before. Another process of the
+// target, one that has been restarted, is recognised by any of them: the others were read before it began, if that was not
+// later.
+func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
+	changed := map[kind][]byte{}
+	var restarted time.Time // after this time
+	for _, k := range of {
+		b, ok := now[k]
+		if !ok {
+			continue
+		}
+		var same bool
+		err := t.with(func() (err error) {
+			changed[k], same, err = t.since(k, b, end)
+			return err
+		})
+		if err != nil {
+			t.result(k, err)
+			delete(now, k)
+		} else if at := t.before[k.typ].at; !same && at.After(restarted) {
+			restarted = at
+		}
+	}
+	if !restarted.IsZero() {
+		t.s.counts.restart()
+		t.s.log.Info("target has been restarted", "target", t.shown, "service", t.Service)
+	}
+	for _, k := range of {
+		b, ok := now[k]
+		if !ok {
+			continue
+		}
+		before, had := t.before[k.typ]
+		var err error
+		switch {
+		case !had: // the zero point
+		case !before.at.After(restarted):
+			err = t.with(func() error { return t.emit(k, b, before.at, end) }) // all of it is of this window
+		default:
+			err = t.with(func() error { return t.send(k, changed[k], before.at, end) })
+		}
+		t.result(k, err)
+		t.before[k.typ] = reading{b, end}
+	}
+}
+
+// since returns the difference between a cumulative profile and the last reading of it, and whether it is of the same
+// process. Of the first reading there is none.
+func (t *target) since(k kind, gz []byte, end time.Time) (raw []byte, same bool, err error) {
+	now, err := unpack(gz, k.sampleType)
+	if err != nil {
+		return nil, true, err
+	}
+	before, ok := t.before[k.typ]
+	if !ok {
+		return nil, true, nil
+	}
+	earlier, err := pprofwire.Gunzip(before.gz, maxProfile)
+	if err != nil {
+		return nil, true, err
+	}
+	p, same, err := delta.Between(earlier, now, before.at, end)
+	return p.Raw, same, err
+}
+
+// emit hands over a profile as it was fetched, with the time of a window.
+func (t *target) emit(k kind, gz []byte, begun, end time.Time) error {
+	raw, err := unpack(gz, k.sampleType)
+	if err != nil {
+		return err
+	}
+	if raw, err = pprofwire.Stamp(raw, begun, end); err != nil {
+		return failure{noProfile, err}
+	}
+	return t.send(k, raw, begun, end)
+}
+
+func (t *target) send(k kind, raw []byte, begun, end time.Time) error {
+	t.s.emit(record.Record{
+		Meta:    record.Meta{Service: t.Service, Type: k.typ, Start: begun, End: end, Labels: t.labels},
+		Profile: pprofwire.Gzip(raw),
+	})
+	return nil
+}
+
+// with runs f, which reads profiles, when its turn comes.
+func (t *target) with(f func() error) error {
+	t.s.parse <- struct{}{}
+	defer func() { <-t.s.parse }()
+	return f()
+}
+
+// result notes what became of a request. The first failure of a target is logged, and when all of its profiles are fetched
+// again.
+func (t *target) result(k kind, err error) {
+	if err != nil && errors.Is(err, context.Canceled) {
+		return // by the end of the scraper
+	}
+	if err != nil {
+		t.s.counts.failed(k.typ, reasonOf(err))
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if err == nil {
+		delete(t.failures, k.typ)
+	} else {
+		t.failures[k.typ] = fmt.Errorf("%s: %w", k.name, err)
+	}
+	switch failing := len(t.failures) > 0; {
+	case failing && !t.logged:
+		t.s.log.Warn("target fails (logged once, until all of its profiles are fetched again)", "target", t.shown, "service", t.Service,
+			"profile", k.name, "reason", reasonOf(err), "error", clean(err))
+		t.logged = true
+	case !failing && t.logged:
+		t.s.log.Info("target is scraped again", "target", t.shown, "service", t.Service)
+		t.logged = false
+	}
+}
+
+// failing returns why the last requests of the target failed, nil if they did not.
+func (t *target) failing() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var errs []string
+	for _, typ := range slices.Sorted(maps.Keys(t.failures)) {
+		errs = append(errs, clean(t.failures[typ]))
+	}
+	if len(errs) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(errs, "; "))
+}
