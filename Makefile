@@ -96,7 +96,7 @@ test-truth: ## Make each mistake of examples/service and of the workload, and co
 
 .PHONY: pictures
 pictures: servers ## Redraw the pictures of the README, in the browser test
-	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -count=1 -run Browser ./e2e
+	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -tags long -count=1 -timeout 30m -run Browser ./e2e
 
 .PHONY: examples
 examples: ## Record the profiles in examples again, and update its page
