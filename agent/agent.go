@@ -24,6 +24,7 @@ import (
 	"spanflame/agent/internal/identity"
 	"spanflame/agent/internal/incident"
 	"spanflame/agent/internal/instance"
+	"spanflame/agent/internal/lastrun"
 	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/save"
 	"spanflame/agent/internal/spanlink"
@@ -56,6 +57,7 @@ type Agent struct {
 	saved    *save.Profiles    // nil if nothing is saved
 	deliver  *deliver.Delivery // nil if profiles are not sent
 	incident *incident.Keeper  // nil if nobody can have its bundles
+	run      *lastrun.Run      // nil if nothing is kept of it
 	self     self
 	metrics  []metric.Registration
 	pages    http.Handler
@@ -159,6 +161,7 @@ func (a *Agent) startProfiles() error {
 	if len(emit) > 0 {
 		types = cfg.recordTypes()
 	}
+	a.keepRun(labels, toAll(slices.Clone(emit)))
 	if err := a.keepIncidents(&emit); err != nil {
 		return err
 	}
@@ -204,15 +207,28 @@ func (a *Agent) keepIncidents(emit *[]func(record.Record)) error {
 		Dir: dir, Max: cfg.IncidentMaxCount, MaxBytes: cfg.IncidentMaxBytes, MaxAge: cfg.IncidentMaxAge, Every: cfg.IncidentInterval,
 		Triggers: triggers, Trace: a.WriteTrace, Settle: a.slow.settle, Settings: settings.Values(&cfg), Guard: a.guard, Logger: cfg.Logger,
 		EndWindows: func(ctx context.Context, trigger string) error {
-			return a.capture.EndWindows(ctx, map[string]string{incidentLabel: trigger})
+			return a.capture.EndWindows(ctx, map[string]string{record.IncidentLabel: trigger})
 		},
 	})
 	*emit = slices.Insert(*emit, 0, a.incident.Put)
 	return nil
 }
 
-// incidentLabel is the label of profiles that ended for an incident bundle. Its values are the triggers.
-const incidentLabel = "incident"
+// keepRun keeps what the next start needs to report how this run ended, and reports the one before.
+func (a *Agent) keepRun(labels map[string]string, emit func(record.Record)) {
+	cfg := a.cfg
+	dirs := cfg.kept()
+	if len(dirs) == 0 || dirs[0] == "" || cfg.LastRun == off {
+		return
+	}
+	var err error
+	a.run, err = lastrun.Start(lastrun.Options{
+		Dir: dirs[0], Service: cfg.ServiceName, Labels: labels, Emit: emit, Crashes: cfg.LastRun == lastCrashes, Guard: a.guard, Logger: cfg.Logger,
+	})
+	if err != nil {
+		cfg.Logger.Warn("the next start will not know how this run ends", "directory", dirs[0], "error", err)
+	}
+}
 
 // diagnosed keeps a slow request for incident bundles.
 func (a *Agent) diagnosed(d wall.Diagnosis) {
@@ -547,10 +563,15 @@ func (a *Agent) Shutdown(ctx context.Context) error {
 }
 
 func (a *Agent) shutdown(ctx context.Context) error {
-	var bundled error
+	var bundled, kept error
 	if a.incident != nil {
 		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
 		bundled = a.incident.Close(limit)
+		cancel()
+	}
+	if a.run != nil {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), lastWindows)
+		kept = a.run.Close(limit)
 		cancel()
 	}
 	captured := a.StopCapture(context.WithoutCancel(ctx)) // which limits its own time
@@ -574,5 +595,5 @@ func (a *Agent) shutdown(ctx context.Context) error {
 	a.restore()
 	a.instance.Release()
 	running.Store(false)
-	return errors.Join(bundled, captured, delivered, saved, served, observed)
+	return errors.Join(bundled, kept, captured, delivered, saved, served, observed)
 }

@@ -121,7 +121,7 @@ type Config struct {
 	ProfileLabels map[string]string
 
 	// ProfileTypes are the profiles to capture. Naming one type of a family (the four of memory, the two of mutex and of
-	// block) captures the whole family. Only the profile of leaked goroutines forces a garbage collection.
+	// block) captures the whole family. Only the profile of leaked goroutines forces a garbage collection (but see LastRun).
 	// SPANFLAME_PROFILE_TYPES; default: all that this build supports; allowed: one or more of alloc_objects, alloc_space,
 	// block_count, block_duration, cpu, goroutine_leak, goroutines, inuse_objects, inuse_space, mutex_count, mutex_duration
 	// (goroutine_leak in a build with GOEXPERIMENT=goroutineleakprofile).
@@ -222,6 +222,12 @@ type Config struct {
 	// IncidentMaxAge is the age at which bundles are removed.
 	// SPANFLAME_INCIDENT_MAX_AGE; default: 168h; allowed: a duration above zero.
 	IncidentMaxAge time.Duration
+
+	// LastRun chooses what is kept on the disk for the next start to report, if the service ends without a shutdown: memory has
+	// profiles of the heap and the goroutines, near the memory limit; crashes also has what the runtime prints of a crash, for
+	// which the agent sets the crash output of the process (debug.SetCrashOutput); off has nothing.
+	// SPANFLAME_LAST_RUN; default: memory; allowed: memory, crashes or off.
+	LastRun string
 
 	// AdminAddress is the address of the operator's listener, with profiles, metrics, health and status. Anybody who can
 	// connect to it can read the process's profiles. If the address is in use, the agent tries again until it is free.

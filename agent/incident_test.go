@@ -111,7 +111,7 @@ func TestIncidentBundle(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		r, err := record.Decode(bytes.NewReader(content), 1<<30)
-		if err != nil || n.Type != record.Wall && r.Labels[incidentLabel] != incidentfile.Request {
+		if err != nil || n.Type != record.Wall && r.Labels[record.IncidentLabel] != incidentfile.Request {
 			t.Errorf("%s has the labels %v: %v", name, r.Labels, err)
 		}
 	}

@@ -40,6 +40,9 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 
 	bundles := m.counter("spanflame.incidents", "{bundle}", "Incident bundles, by trigger and outcome.")
 
+	ended := m.counter("spanflame.last_run.ended", "{run}", "Runs found at the start that had ended without a shutdown, by reason.")
+	last := m.counter("spanflame.last_run.profiles", "{profile}", "Profiles taken near the memory limit for the next start, by outcome.")
+
 	ownCPU := m.seconds("spanflame.agent.cpu_time", "CPU time of the agent's own code, according to the CPU profiles.")
 	ownHeap := m.gauge("spanflame.agent.heap", "By", "Memory in use that the agent's own code allocated, according to the memory profiles.")
 	panics := m.counter("spanflame.panics", "{panic}", guard.MetricDescription)
@@ -70,6 +73,14 @@ func (a *Agent) observe(meter metric.Meter) (metric.Registration, error) {
 			for k, n := range a.incident.Stats().Counts {
 				o.ObserveInt64(bundles, n, metric.WithAttributes(attribute.String("trigger", k.Trigger), attribute.String("outcome", k.Outcome)))
 			}
+		}
+		if a.run != nil {
+			s := a.run.Stats()
+			for why, n := range s.Ended {
+				o.ObserveInt64(ended, n, reason(why))
+			}
+			o.ObserveInt64(last, s.Profiles-s.Failed, metric.WithAttributes(attribute.String("outcome", "kept")))
+			o.ObserveInt64(last, s.Failed, metric.WithAttributes(attribute.String("outcome", "failed")))
 		}
 		for stage, n := range a.guard.Panics() {
 			o.ObserveInt64(panics, n, metric.WithAttributes(attribute.String("stage", stage)))

@@ -41,6 +41,12 @@ const (
 	exporterNone      = "none"
 )
 
+// The choices of LastRun but off.
+const (
+	lastMemory  = "memory"
+	lastCrashes = "crashes"
+)
+
 // wallModes are the choices of WallMode. Without a mode, the recorder chooses.
 var wallModes = map[string]*wall.Mode{"auto": nil, "always": new(wall.AlwaysOn), "armed": new(wall.Armed)}
 
@@ -206,6 +212,11 @@ var settings = setting.Table{
 	setting.Of[time.Duration]{
 		Field: "IncidentMaxAge", Variable: "SPANFLAME_INCIDENT_MAX_AGE", Parse: setting.Duration, Default: 7 * 24 * time.Hour, DefaultText: "168h",
 		Valid: positive[time.Duration], Allowed: aDuration,
+	},
+
+	setting.Of[string]{
+		Field: "LastRun", Variable: "SPANFLAME_LAST_RUN", Parse: setting.Text, Default: lastMemory,
+		Valid: func(s string) bool { return s == lastMemory || s == lastCrashes || s == off }, Allowed: "memory, crashes or off",
 	},
 
 	setting.Of[string]{

@@ -89,10 +89,14 @@ func isPart(message []byte) bool {
 	return m.Err() == nil
 }
 
-// OfAgent reports whether a directory below dir has the profiles of a day that an agent saved to dir, which [Dir] lists.
+// OfAgent reports whether a directory below dir has the profiles of a day that an agent saved to dir, which [Dir] lists, or
+// what agents keep there for their next start.
 func OfAgent(dir, below string) bool {
 	below, err := filepath.Rel(dir, below)
 	parts := strings.Split(filepath.ToSlash(below), "/")
+	if err == nil && len(parts) == 1 && parts[0] == record.RunsDir {
+		return true
+	}
 	if err != nil || len(parts) != 3 || parts[0] != savedDir {
 		return false
 	}

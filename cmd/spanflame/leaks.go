@@ -46,9 +46,10 @@ cgroup for the limit of the container in which this command runs. The report pre
 The load is estimated from allocations, which memory profiles contain. With --work it is the value of a PromQL
 expression for each profile, such as the number of requests.
 
-What grew until the load stopped and is still held is shown apart: it may be a leak, or a cache.
+What grew until the load stopped and is still held is shown apart: it may be a leak, or a cache. So is what runs held that
+ended without a shutdown, of which the agent has saved the last profile near the memory limit.
 
-Exits with 0 if no leak is suspected, 1 if one is or may be held, and 2 if the command line or the profiles cannot be used, or if
+Exits with 0 if no leak is suspected, 1 if one is or may be held or a run was killed for memory, and 2 if the command line or the profiles cannot be used, or if
 there are too few profiles.`,
 		Example: `  spanflame leaks saved --service shop --from 6h --limit 512MiB
   spanflame leaks http://127.0.0.1:16060/debug/pprof/heap --windows 40 --length 15s`,
@@ -114,6 +115,11 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 	}
 	if n := len(report.Held); n > 0 {
 		return exitError{codeFound, fmt.Errorf("stacks that grew until the load stopped, and are still held: %d; the first is %s", n, report.Held[0].Site)}
+	}
+	for _, e := range report.Ended {
+		if e.Why == "memory" && len(e.Grew) > 0 {
+			return exitError{codeFound, fmt.Errorf("a run was killed for memory; what grew most is %s", e.Grew[0].Site)}
+		}
 	}
 	return nil
 }

@@ -65,6 +65,8 @@ var rules = []rule{
 	{"agent/internal/incident", []string{"agent/internal/guard", "agent/internal/memlimit", "agent/internal/owndir", "agent/internal/setting",
 		"internal/incidentfile", "internal/pprofwire", "internal/record", "internal/wallprofile"},
 		"it keeps what it is passed, whoever captures it"},
+	{"agent/internal/lastrun", []string{"agent/internal/guard", "agent/internal/memlimit", "agent/internal/owndir", "internal/record"},
+		"it keeps what the next start delivers: it knows no server"},
 	{"agent/internal/memlimit", nil, "it reads limits of the system for any part of the agent"},
 	{"agent/internal/fleet", []string{"agent/internal/push", "internal/pprofwire", "internal/record", "internal/wallprofile"},
 		"it sends saved profiles the way an agent does"},

@@ -31,6 +31,14 @@ const (
 	VersionLabel  = "service_version"
 )
 
+// Names of labels that some profiles have.
+const (
+	// IncidentLabel has the trigger of the incident bundle for which the window ended early.
+	IncidentLabel = "incident"
+	// EndedLabel has why a run of the service ended without a shutdown, of which this is the last profile.
+	EndedLabel = "ended"
+)
+
 // Meta describes a profile, without its bytes.
 type Meta struct {
 	Service string            // the service's name, any UTF-8

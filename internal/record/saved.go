@@ -13,6 +13,9 @@ import (
 // A service's profiles are saved in a directory of its own, with one below it for each day, and in that one for each
 // hour of the windows' starts, so that a reader who looks for a time lists few files.
 
+// RunsDir is the directory, in that to which agents save, of what they keep for their next start.
+const RunsDir = "runs"
+
 // maxDirName limits DirName, in bytes: file systems accept 255.
 const maxDirName = 200
 

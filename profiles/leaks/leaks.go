@@ -91,6 +91,7 @@ type Report struct {
 	Held      []Suspect   `json:"held,omitempty"`      // grew as a leak does until the load stopped, and stayed; by their growth
 	Undecided []Suspect   `json:"undecided,omitempty"` // grow as a leak does, but not significantly; by Q
 	Dismissed []Dismissed `json:"dismissed,omitempty"` // grew, but not as a leak does; by their growth
+	Ended     []Ended     `json:"ended,omitempty"`     // runs that ended without a shutdown, and what they held; the latest first
 	Alpha     float64     `json:"alpha"`               // false discovery rate among the suspects
 	Limit     int64       `json:"limit,omitempty"`     // bytes
 	Notes     []string    `json:"notes,omitempty"`
@@ -173,7 +174,7 @@ func Find(ctx context.Context, windows iter.Seq2[profiles.Window, error], o Opti
 	switch {
 	case r.read == 0:
 		return nil, fmt.Errorf("leaks: %w", profiles.ErrNone)
-	case len(r.processes) == 0:
+	case len(r.processes) == 0 && len(r.ended) == 0:
 		return nil, fmt.Errorf("leaks: %w", errNothing)
 	}
 	return r.report()
@@ -229,7 +230,8 @@ func (r *reader) report() (*Report, error) {
 		}
 		report.Processes = append(report.Processes, out)
 	}
-	if !looked {
+	report.Ended = r.endings()
+	if !looked && len(report.Ended) == 0 {
 		return nil, fmt.Errorf("leaks: %s", strings.Join(report.Notes, "; "))
 	}
 	correct(found)

@@ -19,6 +19,7 @@ type reader struct {
 	table     *stacks.Table
 	read      int
 	processes []*process
+	ended     []ended
 	most      int // limit of points and stacks
 	points    int // so far
 }
@@ -57,6 +58,10 @@ func newReader(o Options) *reader { return &reader{o: o, table: stacks.NewTable(
 // process returns the process of a window by its service and labels. The labels of a record identify its series: a
 // service with several instances has a label for the instance.
 func (r *reader) process(m record.Meta) *process {
+	if _, is := m.Labels[record.IncidentLabel]; is { // a window as any other
+		m.Labels = maps.Clone(m.Labels)
+		delete(m.Labels, record.IncidentLabel)
+	}
 	for _, p := range r.processes {
 		if p.service == m.Service && maps.Equal(p.labels, m.Labels) {
 			return p
@@ -80,6 +85,13 @@ func (r *reader) add(w profiles.Window) error {
 	if kind == "" {
 		return nil
 	}
+	if w.Labels[record.EndedLabel] != "" {
+		sums, total, _, err := r.sum(w, kind, value, alloc)
+		if err == nil {
+			r.addEnded(w, kind, sums, total)
+		}
+		return err
+	}
 	p := r.process(w.Meta)
 	t := p.timelines[kind]
 	if t == nil {
@@ -96,29 +108,9 @@ func (r *reader) add(w profiles.Window) error {
 	if pt := w.Profile.PeriodType; kind == Memory && pt != nil && pt.Type == "space" {
 		t.unit = max(t.unit, float64(w.Profile.Period))
 	}
-	reader := r.table.NewReader()
-	sums := map[int32]int64{}
-	var total, allocated int64
-	for _, s := range w.Profile.Sample {
-		if len(s.Value) != len(w.Profile.SampleType) {
-			return fmt.Errorf("the profile of %s: a sample has %d values, the profile has %d sample types",
-				w.End.UTC().Format(time.RFC3339), len(s.Value), len(w.Profile.SampleType))
-		}
-		v := s.Value[value]
-		if v < 0 {
-			return fmt.Errorf("the %s profile of %s has the value %d: it is a difference, which cannot be searched for leaks", kind, w.End.UTC().Format(time.RFC3339), v)
-		}
-		if alloc >= 0 {
-			allocated += s.Value[alloc]
-		}
-		if nodes := reader.Nodes(s); v > 0 && len(nodes) > 0 {
-			sums[nodes[len(nodes)-1]] += v
-		}
-		total += v
-	}
-	if r.points += len(sums); r.points+len(r.table.Nodes) > r.most {
-		return fmt.Errorf("%w: up to the %s profile of %s there are over %d stacks and values: select one process or a shorter time range",
-			record.ErrTooLarge, kind, w.End.UTC().Format(time.RFC3339), r.most)
+	sums, total, allocated, err := r.sum(w, kind, value, alloc)
+	if err != nil {
+		return err
 	}
 	reset := false
 	if alloc >= 0 {
@@ -136,6 +128,35 @@ func (r *reader) add(w profiles.Window) error {
 		t.stacks[id] = append(t.stacks[id], point{n, float64(v)})
 	}
 	return nil
+}
+
+// sum adds up the values of a window by stack.
+func (r *reader) sum(w profiles.Window, kind Kind, value, alloc int) (sums map[int32]int64, total, allocated int64, err error) {
+	reader := r.table.NewReader()
+	sums = map[int32]int64{}
+	for _, s := range w.Profile.Sample {
+		if len(s.Value) != len(w.Profile.SampleType) {
+			return nil, 0, 0, fmt.Errorf("the profile of %s: a sample has %d values, the profile has %d sample types",
+				w.End.UTC().Format(time.RFC3339), len(s.Value), len(w.Profile.SampleType))
+		}
+		v := s.Value[value]
+		if v < 0 {
+			return nil, 0, 0, fmt.Errorf("the %s profile of %s has the value %d: it is a difference, which cannot be searched for leaks",
+				kind, w.End.UTC().Format(time.RFC3339), v)
+		}
+		if alloc >= 0 {
+			allocated += s.Value[alloc]
+		}
+		if nodes := reader.Nodes(s); v > 0 && len(nodes) > 0 {
+			sums[nodes[len(nodes)-1]] += v
+		}
+		total += v
+	}
+	if r.points += len(sums); r.points+len(r.table.Nodes) > r.most {
+		return nil, 0, 0, fmt.Errorf("%w: up to the %s profile of %s there are over %d stacks and values: select one process or a shorter time range",
+			record.ErrTooLarge, kind, w.End.UTC().Format(time.RFC3339), r.most)
+	}
+	return sums, total, allocated, nil
 }
 
 // columns returns the sample types to read from a profile. Kind is empty for a profile of another type, and alloc is

@@ -22,6 +22,9 @@ func (r *Report) WriteJSON(w io.Writer) error {
 // WriteText writes the report for a terminal.
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
+	for _, e := range r.Ended {
+		e.write(&b)
+	}
 	for i, p := range r.Processes {
 		fmt.Fprintf(&b, "%s: %d memory and %d goroutine profiles from %s to %s, %s in use\n",
 			p.name(), p.MemoryWindows, p.GoroutineWindows, format.Clock(p.Start), utc(p.End), format.Bytes(p.InUse))

@@ -122,6 +122,16 @@ func TestForeignUnreadableDirectory(t *testing.T) {
 	}
 }
 
+// TestWhatAgentsKeepForTheirNextStart: it is no profile of another tool.
+func TestWhatAgentsKeepForTheirNextStart(t *testing.T) {
+	d := fixture.Shop(t)
+	fixture.Foreign(t, filepath.Join(d.Dir, record.RunsDir, "shop-0123abcd", "heap.pb.gz"), fixture.Began, "inuse_space", "bytes",
+		fixture.Sample("main.main", 1, ""))
+	if _, plain := open(t, d.Dir).profiles.(*profiles.Dir); !plain {
+		t.Error("the directory has profiles of another tool")
+	}
+}
+
 // An error in the contents of a file lasts; one of the machine may be gone at the next try.
 func TestForeignTriesAgain(t *testing.T) {
 	dir := fixture.TwoVersions(t)

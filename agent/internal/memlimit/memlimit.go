@@ -1,5 +1,5 @@
 // Package memlimit reads how much memory the process uses, and at how much it would be killed or would collect garbage all
-// the time: the limits of its cgroups (version 2 and 1) and GOMEMLIMIT. Packages incident and lastheap use it. It needs no
+// the time: the limits of its cgroups (version 2 and 1) and GOMEMLIMIT. Packages incident and lastrun use it. It needs no
 // privileges and changes nothing.
 package memlimit
 
@@ -14,13 +14,20 @@ import (
 	"strings"
 )
 
+// names are the runtime's metrics that are read: the limit, and what the runtime has of the system, of which all after that and
+// before the last can be collected, or has been.
+var names = [...]string{
+	"/gc/gomemlimit:bytes", "/memory/classes/total:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/unused:bytes",
+	"/memory/classes/heap/free:bytes", "/memory/classes/heap/released:bytes", "/gc/heap/live:bytes",
+}
+
 // root is where cgroups are mounted.
 const root = "/sys/fs/cgroup"
 
 // Meter reads use and limit. It is for one goroutine at a time.
 type Meter struct {
 	groups []group
-	read   [3]metrics.Sample
+	read   [len(names)]metrics.Sample
 }
 
 // group is a cgroup that limits the memory of the process.
@@ -35,7 +42,7 @@ func New() *Meter { return newMeter(root, "/proc/self/cgroup") }
 
 func newMeter(mounted, self string) *Meter {
 	m := &Meter{}
-	for i, name := range []string{"/memory/classes/total:bytes", "/memory/classes/heap/released:bytes", "/gc/gomemlimit:bytes"} {
+	for i, name := range names {
 		m.read[i].Name = name
 	}
 	lines, err := os.ReadFile(self)
@@ -87,18 +94,19 @@ func version1(dir string) (group, bool) {
 }
 
 // Read returns the bytes that the process, or the group that it is in, uses, and the limit: those of which the part is
-// largest. Without a limit, which is then 0, it is what the runtime has of the system.
+// largest. A limit of 0 is none. Of GOMEMLIMIT it is what no collection can free, as of the last one: a heap with garbage up to
+// that limit is as it should be.
 func (m *Meter) Read() (used, limit uint64) {
 	metrics.Read(m.read[:])
-	value := func(i int) uint64 {
-		if m.read[i].Value.Kind() != metrics.KindUint64 {
-			return 0
+	var v [len(names)]uint64
+	for i, r := range m.read {
+		if r.Value.Kind() == metrics.KindUint64 {
+			v[i] = r.Value.Uint64()
 		}
-		return m.read[i].Value.Uint64()
 	}
-	used = value(0) - value(1)
-	if l := value(2); l > 0 && l < math.MaxInt64 {
-		limit = l
+	used = v[1] + v[6] - min(v[1]+v[6], v[2]+v[3]+v[4]+v[5])
+	if v[0] < math.MaxInt64 {
+		limit = v[0]
 	}
 	for _, g := range m.groups {
 		u := g.read()
