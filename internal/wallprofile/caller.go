@@ -30,6 +30,25 @@ func Caller(function string, stack iter.Seq2[string, string], nearest bool) (cal
 	return caller
 }
 
+// Entry returns the function of the service that a goroutine was started for, or the handler of the request that it serves,
+// from its stack, whose functions are given from the innermost outwards with their files. Closures are passed over, if there
+// is another function in them, and so is what is around a handler. It is empty if there is no function of the service.
+func Entry(stack iter.Seq2[string, string]) (entry string) {
+	closure := true
+	for f, file := range stack {
+		if OnBehalf(f, file) {
+			if entry != "" && (strings.HasSuffix(f, ".ServeHTTP") || strings.HasPrefix(f, "google.golang.org/grpc.(*Server).")) {
+				break
+			}
+			continue
+		}
+		if outer := enclosing(f); closure || outer == f {
+			entry, closure = outer, outer != f
+		}
+	}
+	return entry
+}
+
 // enclosing returns the function in which a closure stands, such as "main.serve" for "main.serve.func1.2" and for the body
 // of a loop over an iterator, "main.serve-range1". For any other function it is that one.
 func enclosing(function string) string {

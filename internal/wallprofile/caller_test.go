@@ -37,6 +37,41 @@ func TestCaller(t *testing.T) {
 	}
 }
 
+func TestEntry(t *testing.T) {
+	for name, tt := range map[string]struct {
+		stack []string // from the innermost outwards
+		want  string
+	}{
+		"what a goroutine runs": {[]string{"main.xorshift", "main.forecast", "main.(*Shop).handler.func1", "sync.(*WaitGroup).Go.func1"}, "main.forecast"},
+		"a handler": {[]string{
+			"runtime.mallocgc", "main.read", "slices.SortFunc[...]", "main.(*Shop).report", "main.(*Shop).handle.func2", "net/http.HandlerFunc.ServeHTTP",
+			"main.(*Shop).logged", "net/http.serverHandler.ServeHTTP", "net/http.(*conn).serve",
+		}, "main.(*Shop).report"},
+		"a closure":           {[]string{"main.serve.func2.1", "main.serve.func2", "net/http.HandlerFunc.ServeHTTP"}, "main.serve"},
+		"a handler of a call": {[]string{"main.(*Stock).Get", "@ google.golang.org/grpc.(*Server).processUnaryRPC", "main.x"}, "main.(*Stock).Get"},
+		"a library":           {[]string{"runtime.gopark", "net/http.(*conn).serve"}, ""},
+	} {
+		if got := Entry(frames(tt.stack...)); got != tt.want {
+			t.Errorf("%s: %q, want %q", name, got, tt.want)
+		}
+	}
+}
+
+// The name of a request that still runs says what it runs, if it has no route yet.
+func TestRequestName(t *testing.T) {
+	for _, tt := range [][3]string{
+		{"POST", "example.com/shop.(*Store).report", "POST in shop.(*Store).report"},
+		{"HTTP GET", "main.report", "HTTP GET in main.report"},
+		{"POST", "", "POST"},
+		{"POST /report", "main.report", "POST /report"},
+		{"checkout", "main.report", "checkout"},
+	} {
+		if got := RequestName(tt[0], tt[1]); got != tt[2] {
+			t.Errorf("%q in %q: %q, want %q", tt[0], tt[1], got, tt[2])
+		}
+	}
+}
+
 func TestEnclosing(t *testing.T) {
 	for function, want := range map[string]string{
 		"main.serve":                        "main.serve",

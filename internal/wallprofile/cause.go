@@ -2,6 +2,7 @@ package wallprofile
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -58,6 +59,18 @@ func CauseFrame(l Link, whose Whose, name string) string {
 		who = "a timer"
 	}
 	return "[" + links[l] + ": " + who + "]"
+}
+
+// methods are those of HTTP, and what older instrumentation has in front of them.
+var methods = strings.Fields("GET HEAD POST PUT PATCH DELETE CONNECT OPTIONS TRACE HTTP")
+
+// RequestName returns the name of a request for a frame of CauseFrame. As long as a request runs, the name of its span is often
+// its method alone, which says nothing: the function that it runs follows, if that is known.
+func RequestName(span, entry string) string {
+	if entry == "" || !slices.Contains(methods, strings.TrimPrefix(span, "HTTP ")) {
+		return span
+	}
+	return span + " in " + Short(entry)
 }
 
 const (

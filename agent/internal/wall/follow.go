@@ -477,7 +477,11 @@ func (c *cause) frame(t *root) string {
 	case who.number == t.number:
 		return wallprofile.CauseFrame(c.link, wallprofile.SameRequest, "")
 	case who.number != 0:
-		return wallprofile.CauseFrame(c.link, wallprofile.OtherRequest, who.called())
+		name := who.called()
+		if c.stack != nil {
+			name = wallprofile.RequestName(name, c.stack.entry())
+		}
+		return wallprofile.CauseFrame(c.link, wallprofile.OtherRequest, name)
 	case who.served:
 		return wallprofile.CauseFrame(c.link, wallprofile.NoSpan, who.name)
 	default:

@@ -595,6 +595,20 @@ func TestWhoEndedTheWait(t *testing.T) {
 	}
 }
 
+// A request that has no route yet is named by what it runs.
+func TestARequestWithoutARoute(t *testing.T) {
+	at := &stack{frames: []frame{{function: "runtime.mallocgc"}, {function: "main.report", file: "shop/a.go"}, {function: "net/http.HandlerFunc.ServeHTTP"}}}
+	for name, want := range map[string]string{
+		"POST":         "[CPUs busy with: POST in main.report, another request]",
+		"POST /report": "[CPUs busy with: POST /report, another request]",
+	} {
+		c := &cause{causeKey: causeKey{link: wallprofile.BusyWith, who: &party{number: 2, name: name}, stack: at}}
+		if got := c.frame(&root{span: span{number: 1}}); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
 //go:noinline
 func hog(stop <-chan struct{}) (n int) {
 	for {

@@ -88,13 +88,13 @@ func blockedInSync(at *stack) wallprofile.State {
 
 // facts are what a stack tells about waits.
 type facts struct {
-	place         frame
-	releaser, own string
+	place                frame
+	releaser, own, entry string
 }
 
 func (s *stack) about() *facts {
 	if s.facts == nil {
-		s.facts = &facts{own: wallprofile.Own(s.functions())}
+		s.facts = &facts{own: wallprofile.Own(s.functions()), entry: wallprofile.Entry(s.functions())}
 		unlocked := false
 		for _, f := range s.frames {
 			if !inSync(f.function) {
@@ -116,6 +116,9 @@ func (s *stack) place() frame { return s.about().place }
 // releaser returns the function that released the lock whose release woke a waiter, from the stack of the
 // goroutine that did: the caller of Unlock or RUnlock. It is empty when the waker did something else.
 func (s *stack) releaser() string { return s.about().releaser }
+
+// entry returns the function of the service that the goroutine was started for, or that handles its request, empty if there is none.
+func (s *stack) entry() string { return s.about().entry }
 
 // own returns the innermost function of the service, empty if there is none.
 func (s *stack) own() string { return s.about().own }
