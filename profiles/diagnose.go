@@ -34,7 +34,7 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 	most, took := spent.Most()
 	top := most
 	top.Line = ""
-	causes, whose := make(wallprofile.Spent), make(map[string]time.Duration)
+	causes, whose, ran := make(wallprofile.Spent), make(map[string]time.Duration), make(map[wallprofile.Ran]time.Duration)
 	followed, calls, memory := time.Duration(0), make(map[string]time.Duration), wallprofile.Memory{}
 	for _, s := range p.Sample {
 		at, stacks, own := locate(s)
@@ -48,6 +48,7 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 		if at.At == top && at.Who != "" {
 			causes.Add(at.Cause, lineOf(stacks.causing, at.Cause.Function), functionsOf(stacks.causing), time.Duration(s.Value[0]))
 			whose[at.Who] += time.Duration(s.Value[0])
+			ran[wallprofile.Ran{Frame: at.Who, Entry: wallprofile.Entry(functionsOf(stacks.causing))}] += time.Duration(s.Value[0])
 			followed += time.Duration(s.Value[0])
 		}
 	}
@@ -56,7 +57,7 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 		cause.Most, cause.Took = causes.Most()
 		cause.Caller = causes.Caller(cause.Most, false)
 		if wallprofile.KindOf(top.Leaf) == wallprofile.KindRunnable {
-			cause.Who = wallprofile.Busy(whose, took)
+			cause.Who = wallprofile.Busy(ran, took)
 		} else if who, ok := wallprofile.NearlyAll(whose, took); ok && cause.Most.Function != "" {
 			cause.Who = wallprofile.CauseName(who)
 		}

@@ -147,17 +147,22 @@ func TestMemoryInADiagnosis(t *testing.T) {
 }
 
 func TestBusy(t *testing.T) {
-	other := func(name string) string { return CauseFrame(BusyWith, OtherRequest, name) }
+	other := func(name string) Ran { return Ran{Frame: CauseFrame(BusyWith, OtherRequest, name)} }
 	for _, tt := range []struct {
-		times map[string]time.Duration
+		times map[Ran]time.Duration
 		want  string
 	}{
-		{map[string]time.Duration{other("POST /report"): 71, other("GET /a"): 20}, "the CPUs busy with POST /report (71 %)"},
-		{map[string]time.Duration{other("GET /a"): 40, other("GET /b"): 40}, "the CPUs busy with others"},
-		{map[string]time.Duration{other("GET /a"): 40}, ""},
-		{map[string]time.Duration{CauseFrame(BusyWith, SameRequest, ""): 100}, "the CPUs busy with the same request (100 %)"},
-		{map[string]time.Duration{CauseFrame(BusyWith, NoRequest, "a/b.c"): 100}, "the CPUs busy with b.c (100 %)"},
-		{map[string]time.Duration{CauseFrame(BusyWith, NoRequest, "runtime.gcBgMarkWorker"): 60}, "the CPUs busy with the garbage collector (60 %)"},
+		{map[Ran]time.Duration{other("POST /report"): 71, other("GET /a"): 20}, "the CPUs busy with POST /report (71 %)"},
+		{map[Ran]time.Duration{{other("POST /report").Frame, "main.compute"}: 70, other("POST /report"): 5},
+			"the CPUs busy with POST /report in main.compute (75 %)"},
+		{map[Ran]time.Duration{{other("POST /report").Frame, "main.compute"}: 35, {other("POST /report").Frame, "main.read"}: 35},
+			"the CPUs busy with POST /report (70 %)"},
+		{map[Ran]time.Duration{{other("POST in main.compute").Frame, "main.compute"}: 70}, "the CPUs busy with POST in main.compute (70 %)"},
+		{map[Ran]time.Duration{other("GET /a"): 40, other("GET /b"): 40}, "the CPUs busy with others"},
+		{map[Ran]time.Duration{other("GET /a"): 40}, ""},
+		{map[Ran]time.Duration{{Frame: CauseFrame(BusyWith, SameRequest, "")}: 100}, "the CPUs busy with the same request (100 %)"},
+		{map[Ran]time.Duration{{CauseFrame(BusyWith, NoRequest, "a/b.c"), "a/b.c"}: 100}, "the CPUs busy with b.c (100 %)"},
+		{map[Ran]time.Duration{{Frame: CauseFrame(BusyWith, NoRequest, "runtime.gcBgMarkWorker")}: 60}, "the CPUs busy with the garbage collector (60 %)"},
 		{nil, ""},
 	} {
 		if got := Busy(tt.times, 100); got != tt.want {

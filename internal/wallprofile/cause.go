@@ -98,18 +98,25 @@ func Culprit(frame string) (name string, whose Whose, ok bool) {
 	return "", 0, false
 }
 
-// Busy returns who had the CPUs while a request could not run, from the times of the frames that say it: "the CPUs busy with
-// POST /report (71 %)". It is empty if less than half of the time is known.
-func Busy(times map[string]time.Duration, whole time.Duration) string {
-	most, known := "", time.Duration(0)
-	for frame, took := range times {
+// Ran is who ran on a CPU: the frame that says it, and what that goroutine was started for, as Entry returns it.
+type Ran struct{ Frame, Entry string }
+
+// Busy returns who had the CPUs while a request could not run, and the function in which they were: "the CPUs busy with POST
+// /report in main.compute (71 %)". It is empty if less than half of the time is known.
+func Busy(ran map[Ran]time.Duration, whole time.Duration) string {
+	times, known := make(map[string]time.Duration), time.Duration(0)
+	for one, took := range ran {
+		times[one.Frame] += took
 		known += took
-		if most == "" || took > times[most] || took == times[most] && frame < most {
-			most = frame
-		}
 	}
 	if known == 0 || 2*known < whole {
 		return ""
+	}
+	most, in := longest(times), ""
+	for one, took := range ran {
+		if one.Frame == most && Nearly(took, times[most]) {
+			in = Short(one.Entry)
+		}
 	}
 	who := "others"
 	if 2*times[most] >= whole {
@@ -124,7 +131,10 @@ func Busy(times map[string]time.Duration, whole time.Duration) string {
 		case name == "runtime.gcBgMarkWorker":
 			who = "the garbage collector"
 		default:
-			who = Short(name)
+			who, in = Short(name), ""
+		}
+		if in != "" && !strings.HasSuffix(who, in) {
+			who += " in " + in
 		}
 		who = fmt.Sprintf("%s (%.0f %%)", who, 100*times[most].Seconds()/whole.Seconds())
 	}

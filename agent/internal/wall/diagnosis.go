@@ -188,17 +188,21 @@ func (d *Diagnosis) blame(t *root, there []sample) (cause wallprofile.Cause) {
 
 // busy returns who had the CPUs meanwhile.
 func busy(there []sample, whole time.Duration) (c wallprofile.Cause) {
-	spent, whose := make(wallprofile.Spent), make(map[string]time.Duration)
+	spent, ran := make(wallprofile.Spent), make(map[wallprofile.Ran]time.Duration)
 	for _, s := range there {
 		if s.below == nil {
 			continue
 		}
-		whose[s.below.label] += time.Duration(s.ns)
+		one := wallprofile.Ran{Frame: s.below.label}
+		if s.below.stack != nil {
+			one.Entry = s.below.stack.entry()
+		}
+		ran[one] += time.Duration(s.ns)
 		if at, _, stack := s.below.place(); at.Function != "" {
 			spent.Add(at, stack.line(at.Function), stack.functions(), time.Duration(s.ns))
 		}
 	}
-	if c.Who = wallprofile.Busy(whose, whole); c.Who != "" {
+	if c.Who = wallprofile.Busy(ran, whole); c.Who != "" {
 		c.Most, c.Took = spent.Most()
 		c.Caller = spent.Caller(c.Most, false)
 	}

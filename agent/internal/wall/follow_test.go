@@ -648,7 +648,7 @@ func TestWhoHadTheCPUs(t *testing.T) {
 	}
 	i := slices.IndexFunc(rec.diagnoses, func(d Diagnosis) bool { return d.Name == "GET /victim" })
 	text := withoutLines(rec.diagnoses[i].Text)
-	if !strings.Contains(text, " runnable and waiting for a CPU in wall.yielder, the CPUs busy with POST /report (") ||
+	if !strings.Contains(text, " runnable and waiting for a CPU in wall.yielder, the CPUs busy with POST /report in wall.hog (") ||
 		!strings.Contains(text, " %): ") || !strings.HasSuffix(text, " ms of it on the CPU in wall.hog, called by wall.TestWhoHadTheCPUs") {
 		t.Errorf("the diagnosis is %q", text)
 	}

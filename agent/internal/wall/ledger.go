@@ -20,19 +20,27 @@ type entry struct {
 // ledger is time in nanoseconds by entry.
 type ledger map[entry]int64
 
-// put adds time to one of the ledgers of a root's spans.
+// put adds time to one of the ledgers of a root's spans. Goroutines that the root has started, of which there may be
+// thousands, take nothing away from the others.
 func (t *rootLedger) put(to ledger, k entry, ns int64) {
-	if t.entries >= maxEntries/2 {
+	full, own := t.entries, k.seg.lane != nil && k.seg.lane.creator == nil
+	if own {
+		full = t.own
+	}
+	if full >= maxEntries/2 {
 		if _, ok := to[k]; !ok && k.below != nil {
 			k.below = tooMany
 		}
-		if _, ok := to[k]; !ok && t.entries >= maxEntries {
+		if _, ok := to[k]; !ok && full >= maxEntries {
 			k.at, k.stack = nil, noStack
 		}
 	}
 	before := len(to)
 	to[k] += ns
 	t.entries += len(to) - before
+	if own {
+		t.own += len(to) - before
+	}
 }
 
 // empty discards what is in ledgers of a root's spans.
@@ -41,6 +49,7 @@ func (t *rootLedger) empty(ledgers ...ledger) {
 		t.entries -= len(l)
 		clear(l)
 	}
+	t.own = min(t.own, t.entries)
 }
 
 // spanLedger is the converter's data about a span whose begin it saw. Most spans are fast and never have one.
@@ -70,6 +79,7 @@ type rootLedger struct {
 	members  map[*span]struct{} // spans in known
 	lanes    map[*lane]struct{}
 	entries  int     // in the ledgers of all its spans
+	own      int     // … that are not of goroutines which it has started, at most
 	party    *party  // the root as a request, for which others may wait
 	children []*span // ended, at least childMin long, not yet emitted
 	queued   bool    // in finished

@@ -551,6 +551,23 @@ func TestEntriesAreBounded(t *testing.T) {
 	}
 }
 
+// TestThousandsOfGoroutines: however many goroutines a root has started, it is known where its own one was, and who was waited for.
+func TestThousandsOfGoroutines(t *testing.T) {
+	var root rootLedger
+	account, at := make(ledger), &stack{}
+	own := &lane{}
+	for range maxEntries + 1000 {
+		root.put(account, entry{seg: &segment{lane: &lane{creator: own}}, stack: at, state: wallprofile.Runnable}, 1)
+	}
+	k := entry{seg: &segment{lane: own}, stack: at, state: wallprofile.WaitWaitGroup, below: &cause{}}
+	if root.put(account, k, 1); account[k] != 1 {
+		t.Error("the own stack is lost")
+	}
+	if root.empty(account); root.entries != 0 || root.own != 0 {
+		t.Errorf("%d and %d entries are counted after all were discarded", root.entries, root.own)
+	}
+}
+
 // A span that is never ended, and more children than a root may have, do not pile up.
 func TestLimits(t *testing.T) {
 	rec := startRecorder(t, nil)

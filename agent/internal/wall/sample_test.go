@@ -66,7 +66,7 @@ func TestTimeFarFromSamplesIsMarked(t *testing.T) {
 		g := &goroutine{id: 7, state: wallprofile.Running, known: true, stack: noStack}
 		r := &root{}
 		r.span = span{root: r, conv: &spanLedger{now: make(ledger)}}
-		g.lanes = []*lane{{root: r, g: g, open: []*span{&r.span}}}
+		g.lanes = []*lane{{root: r, g: g, open: []*span{&r.span}, seg: &segment{}}}
 		c.goroutines[g.id] = g
 		for _, at := range test.samples {
 			c.event(stackSample(t, at, g.id, "main.work", outermost))
