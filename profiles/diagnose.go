@@ -62,7 +62,7 @@ func Diagnose(p *profile.Profile, spanName string, duration time.Duration) strin
 			cause.Who = wallprofile.CauseName(who)
 		}
 	}
-	return wallprofile.Diagnosis(spanName, duration, most, took, spent.Caller(most, false), cause) + memory.In(took) +
+	return wallprofile.Diagnosis(spanName, duration, most, took, spent.Caller(most, false), cause) + memory.In(most, took, nil) +
 		wallprofile.InCalls(top.Call(calls, nil), 0)
 }
 

@@ -140,8 +140,18 @@ func TestMemoryInADiagnosis(t *testing.T) {
 		m.Add(ran, Place{Function: "main.decode", Leaf: Assisting.Leaf()}, frames("runtime.gcAssistAlloc", "runtime.mallocgc", "main.decode"), took(2))
 		m.Add(ran, Place{Function: "main.other", Leaf: Assisting.Leaf()}, frames("main.other"), time.Hour)
 		m.Add(ran, Place{Function: "main.decode", Leaf: WaitMutex.Leaf()}, frames("main.decode"), time.Hour)
-		if got := m.In(500 * time.Millisecond); got != tt.want {
+		if got := m.In(ran, 500*time.Millisecond, nil); got != tt.want {
 			t.Errorf("%v: %q, want %q", tt.ms, got, tt.want)
+		}
+		want := tt.want
+		if strings.Contains(want, "collection") {
+			want += ", while shop.load allocated most"
+		}
+		if got := m.In(ran, 500*time.Millisecond, func() string { return ran.Function }); got != tt.want {
+			t.Errorf("%v: %q, want %q", tt.ms, got, tt.want)
+		}
+		if got := m.In(ran, 500*time.Millisecond, func() string { return "example.com/shop.load" }); got != want {
+			t.Errorf("%v: %q, want %q", tt.ms, got, want)
 		}
 	}
 }

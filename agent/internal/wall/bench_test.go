@@ -160,7 +160,7 @@ func diagnosed(b *testing.B, c *converter, data []byte, spans []*root, follow bo
 		b.Fatal("the spans were not found")
 	}
 	for _, t := range c.finished {
-		if d := diagnose(t.span.account()); d.Text == "" {
+		if d := diagnose(t.span.account(), c.garbage.maker); d.Text == "" {
 			b.Fatal("a span has no diagnosis")
 		}
 		c.drop(t)

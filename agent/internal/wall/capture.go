@@ -387,7 +387,7 @@ func (r *Recorder) emit(t *root) {
 			r.lose(t, &r.stats.skippedWindow)
 			return
 		}
-		d := diagnose(a)
+		d := diagnose(a, r.conv.garbage.maker)
 		r.diagnoses.add(time.Now(), &d)
 		if r.o.Diagnosed != nil {
 			r.o.Diagnosed(d)

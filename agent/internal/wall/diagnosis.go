@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/exp/trace"
+
 	"spanflame/internal/wallprofile"
 )
 
@@ -51,8 +53,8 @@ func (s sample) call(of *span) string {
 	return of.step().call
 }
 
-// diagnose sums up the account of a root.
-func diagnose(a account) Diagnosis {
+// diagnose sums up the account of a root. Maker returns the function that made most of the garbage from one time to another.
+func diagnose(a account, maker func(from, to trace.Time) string) Diagnosis {
 	t := a.span.root
 	d := Diagnosis{
 		TraceID:  t.traceID.String(),
@@ -105,7 +107,8 @@ func diagnose(a account) Diagnosis {
 	}
 	call := top.Call(calls, t.conv.calls)
 	caller := spent.Caller(most, t.conv.calls[call] > 1) // the nearest, which may have called in a loop
-	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, most, took, caller, cause) + memory.In(took) +
+	garbage := func() string { return maker(a.span.conv.from, a.span.conv.to) }
+	d.Text = wallprofile.Diagnosis(d.Name, d.Duration, most, took, caller, cause) + memory.In(most, took, garbage) +
 		wallprofile.InCalls(call, t.conv.calls[call])
 	d.Top.Cause = cause.Most
 	return d

@@ -26,6 +26,7 @@ type converter struct {
 	stacks     *interner
 	paths      paths
 	history    *historian
+	garbage    garbage
 
 	started    time.Time  // when the recording was, if not with the recorder
 	last       trace.Time // of the newest event
@@ -251,6 +252,7 @@ func (c *converter) event(e trace.Event) {
 		c.transition(e)
 	case trace.EventStackSample:
 		c.history.sampled(e)
+		c.garbage.sampled(e.Time(), c.stacks.intern(e.Stack()))
 		if g := c.goroutines[e.Goroutine()]; g != nil {
 			c.sampled(g, e)
 		}

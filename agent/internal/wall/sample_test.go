@@ -47,6 +47,51 @@ func stackSample(t *testing.T, at trace.Time, on trace.GoID, functions ...string
 	return e
 }
 
+// TestWhoMakesTheGarbage: of the samples shortly before a time and in it, more than half have to be one function's.
+func TestWhoMakesTheGarbage(t *testing.T) {
+	const ms = trace.Time(time.Millisecond)
+	sample := func(g *garbage, at trace.Time, functions ...string) {
+		s := &stack{}
+		for _, f := range functions {
+			s.frames = append(s.frames, frame{function: f, file: "x.go"})
+		}
+		g.sampled(at, s)
+	}
+	var g garbage
+	if got := g.maker(0, 2000*ms); got != "" {
+		t.Errorf("of no samples: %s", got)
+	}
+	for at := trace.Time(0); at < 1000*ms; at += 10 * ms {
+		sample(&g, at, "runtime.mallocgc", "main.load")
+		sample(&g, at, "main.compute")
+	}
+	for range 2 * maxAllocating {
+		sample(&g, 1000*ms, "main.compute")
+	}
+	for at := 1000 * ms; at < 2000*ms; at += 10 * ms {
+		sample(&g, at, "runtime.nextFreeFast", "runtime.mallocgc", "runtime.newobject", "main.importRows", "main.serve")
+	}
+	for _, tt := range []struct {
+		from, to trace.Time
+		want     string
+	}{
+		{600 * ms, 700 * ms, "main.load"},
+		{1800 * ms, 1900 * ms, "main.importRows"},
+		{1250 * ms, 1249 * ms, ""}, // as much of both
+		{3000 * ms, 3100 * ms, ""},
+	} {
+		if got := g.maker(tt.from, tt.to); got != tt.want {
+			t.Errorf("from %d to %d ms: %q, want %q", tt.from/ms, tt.to/ms, got, tt.want)
+		}
+	}
+	for range 3 * maxAllocating {
+		sample(&g, 4000*ms, "runtime.mallocgc", "main.serve")
+	}
+	if got := g.maker(4000*ms, 4000*ms); got != "main.serve" || len(g.ring) != maxAllocating {
+		t.Errorf("after many: %q of %d samples", got, len(g.ring))
+	}
+}
+
 // TestTimeFarFromSamplesIsMarked: while the CPU profile is exchanged for the next one there are no samples, and whatever
 // stack the nearest event has may be wrong.
 func TestTimeFarFromSamplesIsMarked(t *testing.T) {

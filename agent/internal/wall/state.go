@@ -88,13 +88,14 @@ func blockedInSync(at *stack) wallprofile.State {
 
 // facts are what a stack tells about waits.
 type facts struct {
-	place                frame
-	releaser, own, entry string
+	place         frame
+	releaser, own string
+	entry         *string // nil until it was asked for
 }
 
 func (s *stack) about() *facts {
 	if s.facts == nil {
-		s.facts = &facts{own: wallprofile.Own(s.functions()), entry: wallprofile.Entry(s.functions())}
+		s.facts = &facts{own: wallprofile.Own(s.functions())}
 		unlocked := false
 		for _, f := range s.frames {
 			if !inSync(f.function) {
@@ -118,7 +119,14 @@ func (s *stack) place() frame { return s.about().place }
 func (s *stack) releaser() string { return s.about().releaser }
 
 // entry returns the function of the service that the goroutine was started for, or that handles its request, empty if there is none.
-func (s *stack) entry() string { return s.about().entry }
+func (s *stack) entry() string {
+	about := s.about()
+	if about.entry == nil {
+		entry := wallprofile.Entry(s.functions())
+		about.entry = &entry
+	}
+	return *about.entry
+}
 
 // own returns the innermost function of the service, empty if there is none.
 func (s *stack) own() string { return s.about().own }
