@@ -57,10 +57,11 @@ var expected = map[string]struct {
 	why     string
 	or      verdict // that is expected too, if the result depends on the machine
 }{
-	"storefront/row-lock":     {nothing, "the database is not followed: the query is named", ""},
-	"storefront/all-cpus":     {"", "", request},
-	"storefront/much-garbage": {"", "", nothing},
-	"storefront/open-bodies":  {nothing, "the goroutines of a connection are in no function of the service", ""},
+	"storefront/row-lock":        {nothing, "the database is not followed: the query is named", ""},
+	"storefront/all-cpus":        {"", "", request},
+	"storefront/much-garbage":    {"", "", nothing},
+	"storefront/many-goroutines": {"", "", nothing},
+	"storefront/open-bodies":     {nothing, "the goroutines of a connection are in no function of the service", ""},
 }
 
 // TestTruth makes each mistake that makes requests slow, under load and in services of its own, and repairs it. It
