@@ -117,7 +117,7 @@ func (o leaksOptions) run(ctx context.Context, argument string, stdout, stderr i
 		return exitError{codeFound, fmt.Errorf("stacks that grew until the load stopped, and are still held: %d; the first is %s", n, report.Held[0].Site)}
 	}
 	for _, e := range report.Ended {
-		if e.Why == "memory" && len(e.Grew) > 0 {
+		if e.Why == "memory" && e.Kind == leaks.Memory && len(e.Grew) > 0 {
 			return exitError{codeFound, fmt.Errorf("a run was killed for memory; what grew most is %s", e.Grew[0].Site)}
 		}
 	}

@@ -50,7 +50,8 @@ func (r *reader) addEnded(w profiles.Window, kind Kind, sums map[int32]int64, to
 	r.ended = append(r.ended, ended{Ended{w.Service, labels, kind, w.Labels[record.EndedLabel], w.End, total, nil}, sums})
 }
 
-// endings returns what the runs held that ended, the latest first.
+// endings returns what the runs held that ended: first the memory, of the latest first. Stacks that grew little are left
+// out, and so are goroutines if none grew.
 func (r *reader) endings() (all []Ended) {
 	for _, e := range slices.Backward(r.ended) {
 		first := map[int32]float64{}
@@ -63,8 +64,12 @@ func (r *reader) endings() (all []Ended) {
 				}
 			}
 		}
+		least := r.o.MinGrowth
+		if e.Kind == Goroutines {
+			least = minGoroutines
+		}
 		for id, v := range e.sums {
-			if grown := v - int64(first[id]); grown > 0 {
+			if grown := v - int64(first[id]); grown >= least {
 				e.Grew = append(e.Grew, Grew{Site: r.site(id), Stack: r.table.Path(id), InUse: v, Grown: grown})
 			}
 		}
@@ -72,8 +77,13 @@ func (r *reader) endings() (all []Ended) {
 			return cmp.Or(cmp.Compare(b.Grown, a.Grown), slices.Compare(a.Stack, b.Stack))
 		})
 		e.Grew = e.Grew[:min(len(e.Grew), maxGrew)]
-		all = append(all, e.Ended)
+		if e.Kind == Memory || len(e.Grew) > 0 {
+			all = append(all, e.Ended)
+		}
 	}
+	slices.SortStableFunc(all, func(a, b Ended) int {
+		return cmp.Or(cmp.Compare(b.Kind, a.Kind), b.At.Compare(a.At))
+	})
 	return all
 }
 

@@ -91,7 +91,7 @@ type Report struct {
 	Held      []Suspect   `json:"held,omitempty"`      // grew as a leak does until the load stopped, and stayed; by their growth
 	Undecided []Suspect   `json:"undecided,omitempty"` // grow as a leak does, but not significantly; by Q
 	Dismissed []Dismissed `json:"dismissed,omitempty"` // grew, but not as a leak does; by their growth
-	Ended     []Ended     `json:"ended,omitempty"`     // runs that ended without a shutdown, and what they held; the latest first
+	Ended     []Ended     `json:"ended,omitempty"`     // runs that ended without a shutdown, and what they held; memory first, then the latest
 	Alpha     float64     `json:"alpha"`               // false discovery rate among the suspects
 	Limit     int64       `json:"limit,omitempty"`     // bytes
 	Notes     []string    `json:"notes,omitempty"`
