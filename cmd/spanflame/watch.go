@@ -242,7 +242,7 @@ func labelled(k watch.Key) watch.Key {
 // watched reads the profiles of a source.
 type watched struct{ source.Source }
 
-const watchedVersions = 5 // the newest, among which the one before is looked for
+const watchedVersions = 20 // of the last day, among which the newest and the one before are looked for
 
 // Last implements [watch.Source].
 func (s watched) Last(ctx context.Context, service, but string, from, to time.Time) (version string, end time.Time, err error) {
