@@ -95,10 +95,10 @@ func (s *server) slowTraces(w http.ResponseWriter, r *http.Request) error {
 	}
 	if from, ok := s.source.(source.Bundles); ok {
 		bundles, err := from.Bundles(r.Context())
+		page.Bundles = len(bundles) // the page of the bundles says what is wrong with them
 		if err != nil {
-			return err
+			page.Bundles = max(1, page.Bundles)
 		}
-		page.Bundles = len(bundles)
 	}
 	page.Filtered = len(q) > 0 && !(len(q) == 1 && q.Has("show"))
 	if page.Period, err = parsePeriod(q, "", time.Now()); err != nil {

@@ -181,7 +181,9 @@ func writeBuild(w io.Writer) error {
 	info, ok := debug.ReadBuildInfo()
 	if ok {
 		// The linker's flags can set variables to secrets.
-		info.Settings = slices.DeleteFunc(slices.Clone(info.Settings), func(s debug.BuildSetting) bool { return strings.HasSuffix(s.Key, "ldflags") })
+		info.Settings = slices.DeleteFunc(slices.Clone(info.Settings), func(s debug.BuildSetting) bool {
+			return strings.HasSuffix(strings.ToLower(s.Key), "ldflags")
+		})
 	}
 	host, _ := os.Hostname()
 	_, err := fmt.Fprintf(w, "host\t%s\npid\t%d\nsystem\t%s/%s\ncpus\t%d\nGOMAXPROCS\t%d\nGOGC\t%s\nGOMEMLIMIT\t%s\nGODEBUG\t%s\n\n%s",

@@ -84,9 +84,9 @@ type Keeper struct {
 	stage  *guard.Stage
 	memory *memlimit.Meter
 
-	making  chan struct{} // full while a bundle is being made
-	stop    chan struct{}
-	stopped sync.Once
+	making  chan struct{}   // full while a bundle is being made
+	ending  context.Context // until Close
+	end     context.CancelFunc
 	running sync.WaitGroup
 
 	mu        sync.Mutex
@@ -116,9 +116,10 @@ const (
 func New(o Options) *Keeper {
 	k := &Keeper{
 		o: o, stage: o.Guard.Stage("incident bundles"), memory: memlimit.New(),
-		making: make(chan struct{}, 1), stop: make(chan struct{}),
+		making:  make(chan struct{}, 1),
 		windows: map[record.Type][]record.Record{}, tooLarge: map[record.Type]bool{}, counts: map[Count]int64{},
 	}
+	k.ending, k.end = context.WithCancel(context.Background())
 	if o.Dir != "" {
 		k.store = &store{base: o.Dir, service: o.Service, max: o.Max, maxBytes: o.MaxBytes, maxAge: o.MaxAge}
 	}
@@ -133,7 +134,7 @@ func (k *Keeper) Start() {
 	}
 	k.running.Go(func() {
 		defer forget()
-		k.stage.Keep(k.stop, func() { k.run(signalled) })
+		k.stage.Keep(k.ending.Done(), func() { k.run(signalled) })
 	})
 }
 
@@ -183,19 +184,22 @@ func (k *Keeper) run(signalled <-chan os.Signal) {
 	sampler, watch := newSampler(k.memory), newWatch(k.o.Triggers)
 	for {
 		select {
-		case <-k.stop:
+		case <-k.ending.Done():
 			return
 		case <-signalled:
-			k.trigger(incidentfile.Signal, "SIGUSR1")
+			if !k.trigger(incidentfile.Signal, "SIGUSR1") {
+				k.o.Logger.Info("no incident bundle is written for the signal: one was written a short time ago, or is being written, or none are kept",
+					"every", k.o.Every.String())
+			}
 		case <-hours.C:
 			k.clean(false)
-		case now := <-ticks.C:
-			s := sampler.next(now)
+		case <-ticks.C:
+			s := sampler.next(time.Now()) // not the tick's own time: this goroutine may be late
 			k.mu.Lock()
 			k.samples = last(append(k.samples, s), keptSamples)
 			k.mu.Unlock()
 			for _, f := range watch.look(s) {
-				k.trigger(f.trigger, f.detail)
+				_ = k.trigger(f.trigger, f.detail)
 			}
 		}
 	}
@@ -231,23 +235,26 @@ func (k *Keeper) clean(start bool) {
 	}
 }
 
-// trigger makes a bundle that nobody requested, unless there was one a short time ago.
-func (k *Keeper) trigger(trigger, detail string) {
+// trigger makes a bundle that nobody requested, unless there was one a short time ago. It reports whether it does.
+func (k *Keeper) trigger(trigger, detail string) bool {
 	now := time.Now()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.closed {
-		return
+		return false
 	}
 	if k.store == nil || now.Sub(k.automatic) < k.o.Every && !k.automatic.IsZero() || !k.reserve() {
 		k.counts[Count{trigger, Suppressed}]++
-		return
+		return false
 	}
 	k.automatic = now
 	k.running.Go(func() {
 		defer k.release()
-		_, _, _ = k.make(context.Background(), now, trigger, detail) // which logs and counts the error
+		k.stage.Try(func() { // also if the service's logger panics
+			_, _, _ = k.make(context.Background(), now, trigger, detail) // which logs and counts the error
+		})
 	})
+	return true
 }
 
 func (k *Keeper) reserve() bool {
@@ -292,8 +299,10 @@ func (k *Keeper) Alert(body io.Reader) (string, error) {
 	case names == "":
 		return "no alert fires for this service", nil
 	}
-	k.trigger(incidentfile.Alert, names)
-	return "received; one bundle is written in " + k.o.Every.String(), nil
+	if !k.trigger(incidentfile.Alert, names) {
+		return "received, and no bundle is written: one was in the last " + k.o.Every.String() + ", or is being written, or none are kept", nil
+	}
+	return "received; a bundle is being written", nil
 }
 
 // IDs returns the bundles that are kept, newest first.
@@ -322,6 +331,9 @@ func (k *Keeper) Open(id string) (io.ReadCloser, error) {
 
 // make makes a bundle, keeps it, and logs and counts what becomes of it.
 func (k *Keeper) make(ctx context.Context, at time.Time, trigger, detail string) (string, io.ReadCloser, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(k.ending, cancel)() // at the service's end, without what would have to be waited for
 	id := incidentfile.NewID(at, trigger)
 	err := errors.New("the agent panicked: see its log")
 	var b io.ReadCloser
@@ -362,6 +374,11 @@ func (k *Keeper) put(id incidentfile.ID, fill func(io.Writer) error) (io.ReadClo
 		return io.NopCloser(&b), int64(b.Len()), nil
 	}
 	size, err := k.store.write(id, fill)
+	if err == nil {
+		if err := k.store.trim(time.Now(), id); err != nil {
+			k.o.Logger.Warn("incident bundles cannot be removed", "directory", k.store.path(), "error", err)
+		}
+	}
 	if err != nil || id.Trigger != incidentfile.Request {
 		return nil, size, err
 	}
@@ -394,7 +411,7 @@ func (k *Keeper) Close(ctx context.Context) error {
 	k.mu.Lock()
 	k.closed = true
 	k.mu.Unlock()
-	k.stopped.Do(func() { close(k.stop) })
+	k.end()
 	done := make(chan struct{})
 	go func() {
 		k.running.Wait()

@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -456,4 +457,72 @@ func FuzzFiring(f *testing.F) {
 			t.Errorf("%q, %v", names, err)
 		}
 	})
+}
+
+// panicking is a handler of the service's logger that panics.
+type panicking struct{ slog.Handler }
+
+func (panicking) Handle(context.Context, slog.Record) error { panic("the service's handler") }
+func (p panicking) WithAttrs([]slog.Attr) slog.Handler      { return p }
+
+// A panic of the service's logger does not end the process, and the bundle is there.
+func TestALoggerThatPanics(t *testing.T) {
+	k, _ := keeper(t, func(o *Options) { o.Logger = slog.New(panicking{slog.DiscardHandler}) })
+	if !k.trigger(incidentfile.Signal, "SIGUSR1") {
+		t.Fatal("no bundle is made")
+	}
+	k.running.Wait()
+	if ids, err := k.IDs(); len(ids) != 1 || err != nil {
+		t.Errorf("%v, %v", ids, err)
+	}
+	if err := k.Close(context.Background()); err != nil {
+		t.Error(err)
+	}
+}
+
+// Bundles from when the clock was ahead make room for a new one, and not the reverse.
+func TestBundlesOfTheFuture(t *testing.T) {
+	k, _ := keeper(t, nil)
+	for i := range 3 {
+		id := incidentfile.NewID(time.Now().Add(time.Duration(24+i)*time.Hour), incidentfile.Request)
+		if _, err := k.store.write(id, func(io.Writer) error { return nil }); err != nil {
+			t.Fatal(err)
+		}
+	}
+	id, _ := request(t, k)
+	ids, err := k.IDs()
+	if err != nil || len(ids) != 3 || !slices.Contains(ids, id) {
+		t.Errorf("%v are kept, %v; the new one is %s", ids, err, id)
+	}
+}
+
+// An alert is answered with what is done about it.
+func TestAlertIsAnswered(t *testing.T) {
+	const firing = `{"alerts":[{"status":"firing","labels":{"alertname":"x","service_name":"svc"}}]}`
+	k, _ := keeper(t, func(o *Options) { o.Triggers.Alert = true })
+	for _, want := range []string{"a bundle is being written", "no bundle is written"} {
+		if got, err := k.Alert(strings.NewReader(firing)); err != nil || !strings.Contains(got, want) {
+			t.Errorf("%q, %v, want %q", got, err, want)
+		}
+	}
+}
+
+// A bundle that is being written when the service ends is written without what it would have to wait for, and at once.
+func TestCloseDoesNotWait(t *testing.T) {
+	waiting := make(chan struct{})
+	k, _ := keeper(t, func(o *Options) {
+		o.EndWindows = func(ctx context.Context, _ string) error {
+			close(waiting)
+			<-ctx.Done()
+			return ctx.Err()
+		}
+	})
+	k.trigger(incidentfile.Signal, "SIGUSR1")
+	<-waiting
+	if err := k.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if s := k.Stats(); s.Counts[Count{incidentfile.Signal, Written}] != 1 {
+		t.Errorf("counts %v", s.Counts)
+	}
 }

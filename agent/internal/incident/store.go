@@ -1,6 +1,7 @@
 package incident
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -58,7 +59,7 @@ func (s *store) open() (*os.Root, error) {
 }
 
 // write makes a file with what fill writes: it is there, complete and on the disk, whenever it is seen. An error leaves
-// everything as it was. Older bundles make room for it only afterwards.
+// everything as it was. Other bundles make room for it by trim, afterwards.
 func (s *store) write(id incidentfile.ID, fill func(io.Writer) error) (size int64, err error) {
 	root, err := s.open()
 	if err != nil {
@@ -95,7 +96,7 @@ func (s *store) write(id incidentfile.ID, fill func(io.Writer) error) (size int6
 		return 0, err
 	}
 	done = true
-	return s.maxBytes - limited.left, s.trim(root, time.Now())
+	return s.maxBytes - limited.left, nil
 }
 
 // limited writes up to a number of bytes.
@@ -132,26 +133,41 @@ func (s *store) list(root *os.Root) ([]kept, error) {
 	return found, nil
 }
 
-// trim removes bundles that are too old, and the oldest ones as long as there are too many or too many bytes: the newest
-// stays.
-func (s *store) trim(root *os.Root, now time.Time) error {
+// trim removes bundles that are too old, and the oldest ones as long as there are too many or too many bytes: the one to
+// keep stays, or the newest. Bundles of the future, from when the clock was ahead, are the oldest.
+func (s *store) trim(now time.Time, keep incidentfile.ID) error {
+	root, err := s.open()
+	if err != nil {
+		return err
+	}
+	defer root.Close()
 	all, err := s.list(root)
 	if err != nil {
 		return err
 	}
-	bytes := int64(0)
+	ahead := func(k kept) int {
+		if k.id.At.After(now.Add(time.Minute)) {
+			return 0
+		}
+		return 1
+	}
+	slices.SortStableFunc(all, func(a, b kept) int { return cmp.Compare(ahead(a), ahead(b)) })
+	if keep == (incidentfile.ID{}) && len(all) > 0 {
+		keep = all[len(all)-1].id
+	}
+	left, bytes := len(all), int64(0)
 	for _, k := range all {
 		bytes += k.size
 	}
-	for i, k := range all {
-		crowded := len(all)-i > s.max || bytes > s.maxBytes
-		if now.Sub(k.id.At) <= s.maxAge && (!crowded || i == len(all)-1) {
-			break
+	for _, k := range all {
+		expired, crowded := now.Sub(k.id.At) > s.maxAge, left > s.max || bytes > s.maxBytes
+		if !expired && (!crowded || k.id == keep) {
+			continue
 		}
 		if err := root.Remove(k.id.File()); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("an old incident bundle cannot be removed: %w", err)
 		}
-		bytes -= k.size
+		left, bytes = left-1, bytes-k.size
 	}
 	return nil
 }
@@ -185,7 +201,7 @@ func (s *store) clean(now time.Time) (unfinished int, err error) {
 		}
 		f.Close()
 	}
-	return unfinished, s.trim(root, now)
+	return unfinished, s.trim(now, incidentfile.ID{})
 }
 
 // newest returns the bundles, newest first.
