@@ -22,7 +22,7 @@ func TestWrongArguments(t *testing.T) {
 		{"down", `unknown command "down"`},
 		{"up now", `unknown command "now"`},
 		{"up --servers zipkin", "known are pyroscope, pyroscope-v1, tempo, jaeger, alertmanager, prometheus, loki, collector"},
-		{"up --servers collector,tempo", `"collector" sends to "jaeger"`},
+		{"up --servers collector,tempo", `"collector" sends to "pyroscope"`},
 		{"up --tempo-port x", "invalid argument"},
 		{"up --tempo-port 70000", "allowed is 1 to 65535"},
 		{"build --servers zipkin", "known are"},

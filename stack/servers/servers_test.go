@@ -334,7 +334,7 @@ func TestWrongOptions(t *testing.T) {
 	for want, opts := range map[string]Options{
 		`unknown server "zipkin"`:         {Servers: []string{"zipkin"}},
 		`server "tempo" is given twice`:   {Servers: []string{Tempo, Tempo}},
-		`"collector" sends to "loki"`:     {Servers: []string{Collector, Tempo, Jaeger, Alertmanager, Prometheus}},
+		`"collector" sends to "loki"`:     {Servers: []string{Pyroscope, Collector, Tempo, Jaeger, Alertmanager, Prometheus}},
 		`unknown port "grafana"`:          {Ports: map[string]int{"grafana": 3000}},
 		"port tempo is 65536: allowed is": {Ports: map[string]int{PortTempo: 65536}},
 		"port tempo is -1: allowed is":    {Ports: map[string]int{PortTempo: -1}},
