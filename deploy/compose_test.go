@@ -58,12 +58,12 @@ var services = map[string]map[string][]string{
 		"grafana":          {"pyroscope", "tempo", "prometheus", "loki"},
 	},
 	minimal: {
-		"storefront-minimal": {"inventory-minimal", "pyroscope", "tempo"},
-		"inventory-minimal":  {"pyroscope", "tempo"},
+		"storefront-minimal": {"inventory-minimal", "pyroscope", "tempo-minimal"},
+		"inventory-minimal":  {"pyroscope", "tempo-minimal"},
 		"load":               {"storefront-minimal"},
 		"pyroscope":          nil,
-		"tempo":              nil,
-		"grafana":            {"pyroscope", "tempo"},
+		"tempo-minimal":      nil,
+		"grafana":            {"pyroscope", "tempo-minimal"},
 	},
 }
 

@@ -119,7 +119,7 @@ func TestChecksFindDefects(t *testing.T) {
 		{"health check of new engines", checkCompose, compose, "  start_period: 60s\n", "  start_period: 60s\n  start_interval: 1s\n", "start_interval"},
 		{
 			"health check switched off", checkCompose, compose,
-			"      test: [CMD, /tempo, -health, \"-health.url=http://127.0.0.1:3200/ready\"]", "      disable: true", "tempo: no health check",
+			"    test: [CMD, /tempo, -health, \"-health.url=http://127.0.0.1:3200/ready\"]", "    disable: true", "tempo: no health check",
 		},
 		{
 			"starts too early", checkCompose, compose,
@@ -135,7 +135,7 @@ func TestChecksFindDefects(t *testing.T) {
 		{"published on all interfaces", checkCompose, compose, "127.0.0.1:3000:3000", "3000:3000", "grafana: publishes"},
 		{
 			"additional published port", checkCompose, compose,
-			"    image: grafana/tempo:3.0.3\n", "    image: grafana/tempo:3.0.3\n    ports: [\"127.0.0.1:3200:3200\"]\n", "tempo: publishes",
+			"  image: grafana/tempo:3.0.3\n", "  image: grafana/tempo:3.0.3\n  ports: [\"127.0.0.1:3200:3200\"]\n", "tempo: publishes",
 		},
 		{"storefront not published", checkCompose, compose, "  ports: [\"127.0.0.1:8080:8080\"]\n", "", "storefront: publishes"},
 		{
@@ -155,8 +155,8 @@ func TestChecksFindDefects(t *testing.T) {
 		{"root", checkCompose, compose, `user: "65532:65532"`, `user: "0:0"`, "user"},
 		{
 			"user by name", checkCompose, compose,
-			`user: "10001:10001" # the image's own user` + "\n    environment:\n      GOMEMLIMIT: 900MiB\n    volumes:\n      - ./deploy/tempo",
-			"user: tempo\n    environment:\n      GOMEMLIMIT: 900MiB\n    volumes:\n      - ./deploy/tempo",
+			`user: "10001:10001" # the image's own user` + "\n  volumes:\n    - ./deploy/tempo",
+			"user: tempo\n  volumes:\n    - ./deploy/tempo",
 			"tempo: user",
 		},
 		{"writable root", checkCompose, compose, "  read_only: true\n", "", "read-only"},
@@ -231,6 +231,9 @@ func TestChecksFindDefects(t *testing.T) {
 		{"receiver on another port", checkServers, tempo, "0.0.0.0:4317", "0.0.0.0:5317", "4317"},
 		{"receiver on loopback", checkServers, tempo, "0.0.0.0:4317", "127.0.0.1:4317", "4317"},
 		{"ingester of Tempo 2", checkServers, tempo, "usage_report:", "ingester: {}\nusage_report:", "ingester"},
+		{"service map of no traces", checkServers, compose, `: "[service-graphs]"`, `: "[]"`, "service-graphs"},
+		{"service map to nowhere", checkServers, tempo, "http://prometheus:9090/api/v1/write", "http://prometheus:9090/write", "remote_write"},
+		{"service map not taken", checkPipeline, compose, "      - --web.enable-remote-write-receiver #", "      #", "--web.enable-remote-write-receiver"},
 		{"blocks lost", checkServers, tempo, "path: /var/tempo/blocks", "path: /blocks", "/blocks"},
 		{"Tempo reports usage", checkServers, tempo, "reporting_enabled: false", "reporting_enabled: true", "usage_report"},
 		{"not YAML", checkServers, tempo, "server:", "server", "tempo.yaml"},
@@ -314,6 +317,9 @@ func TestChecksFindDefects(t *testing.T) {
 		{"unknown host", checkDataSources, datasources, "http://tempo:3200", "http://traces:3200", "traces:3200"},
 		{"unknown port", checkDataSources, datasources, "http://pyroscope:4040", "http://pyroscope:4041", "pyroscope:4041"},
 		{"logs of no trace", checkDataSources, datasources, "filterByTraceID: true", "filterByTraceID: false", "filterByTraceID"},
+		{"service map of no metrics", checkDataSources, datasources, "      serviceMap:\n        datasourceUid: prometheus\n", "", "serviceMap"},
+		{"service map of every service", checkDashboards, dashboard, `"{client=\"$service\"}",`, `"{}",`, "the query is"},
+		{"no service map", checkDashboards, dashboard, `"type": "nodeGraph"`, `"type": "table"`, "nodeGraph"},
 		{"link to no logs", checkDataSources, datasources, "datasourceUid: loki", "datasourceUid: logs", "tracesToLogsV2"},
 		{"link to no metrics", checkDataSources, datasources, "datasourceUid: prometheus", "datasourceUid: loki", "tracesToMetrics"},
 		{"metrics of every service", checkDataSources, datasources, "sum(go_goroutine_count{$$__tags})", "sum(go_goroutine_count)", "Goroutines"},

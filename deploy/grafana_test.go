@@ -39,6 +39,7 @@ type dataSource struct {
 				Query string `yaml:"query"`
 			} `yaml:"queries"`
 		} `yaml:"tracesToMetrics"`
+		ServiceMap    link   `yaml:"serviceMap"`
 		Exemplars     []link `yaml:"exemplarTraceIdDestinations"`
 		DerivedFields []struct {
 			link    `yaml:",inline"`
@@ -171,6 +172,9 @@ func checkLinks(byUID map[string]dataSource) (errs []error) {
 			report("%s.tags are %v, must be %v", name, l.Tags, serviceName)
 		}
 	}
+	if uid := from.ServiceMap.DatasourceUID; byUID[uid].Type != prometheusType {
+		report("serviceMap.datasourceUid %q has the type %q, must be %q", uid, byUID[uid].Type, prometheusType)
+	}
 	if !from.TracesToLogs.FilterByTraceID {
 		report("tracesToLogsV2.filterByTraceID must be true: the link must show the lines of the trace")
 	}
@@ -243,6 +247,7 @@ type target struct {
 	Expr          string    `json:"expr"`
 	ProfileTypeID string    `json:"profileTypeId"`
 	LabelSelector string    `json:"labelSelector"`
+	ServiceMap    []string  `json:"serviceMapQuery"`
 }
 
 // queryTypes has the type of query that each kind of panel can show, by data source. Prometheus's queries have no type.
@@ -250,12 +255,13 @@ var queryTypes = map[string]map[string]string{
 	"flamegraph": {pyroscopeType: "profile"},
 	"timeseries": {pyroscopeType: "metrics", prometheusType: ""},
 	"table":      {tempoType: "traceql"},
+	"nodeGraph":  {tempoType: "serviceMap"},
 	"logs":       {lokiType: "range"},
 }
 
 // dashboards lists the titles of the required dashboards, with the kinds of panels that each must have.
 var dashboards = map[string][]string{
-	"Service":      {"timeseries", "table", "flamegraph", "logs"},
+	"Service":      {"timeseries", "table", "nodeGraph", "flamegraph", "logs"},
 	"Memory leak":  {"timeseries", "flamegraph"},
 	"Agent":        {"timeseries"},
 	"Before/after": {"timeseries", "flamegraph"},
@@ -386,7 +392,8 @@ func checkDashboard(name string, d dashboardFile, sources []dataSource) (errs []
 			if p.Type == "flamegraph" && slices.Contains(instant, t.ProfileTypeID) && p.TimeFrom != agentWindow {
 				report("%s: timeFrom is %q, must be %q, one window of the agent", p.Title, p.TimeFrom, agentWindow)
 			}
-			for _, match := range variable.FindAllStringSubmatch(strings.Join([]string{t.Query, t.Expr, t.LabelSelector, p.TimeFrom, p.TimeShift}, " "), -1) {
+			texts := append(slices.Clone(t.ServiceMap), t.Query, t.Expr, t.LabelSelector, p.TimeFrom, p.TimeShift)
+			for _, match := range variable.FindAllStringSubmatch(strings.Join(texts, " "), -1) {
 				if !slices.Contains(variables, match[1]) && match[1] != "__rate_interval" {
 					report("%s: variable %s is not defined", p.Title, match[0])
 				}
@@ -415,6 +422,12 @@ var instant = []string{
 func checkTarget(t target) (errs []error) {
 	switch t.DataSource.Type {
 	case tempoType:
+		if t.QueryType == "serviceMap" {
+			if want := []string{`{client="$service"}`, `{server="$service"}`}; !slices.Equal(t.ServiceMap, want) {
+				errs = append(errs, fmt.Errorf("the query is %q, must be %q: the service with those that it calls and that call it", t.ServiceMap, want))
+			}
+			break
+		}
 		if !strings.HasPrefix(t.Query, "{ ") {
 			errs = append(errs, fmt.Errorf("query %q is not TraceQL", t.Query))
 		}

@@ -202,7 +202,8 @@ func checkPrometheus(fsys fs.FS) (errs []error) {
 	}
 	command := project.Services["prometheus"].Command
 	for _, want := range []string{
-		"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage", "--storage.tsdb.path=/prometheus", "--storage.tsdb.retention.size=2GB",
+		"--web.enable-otlp-receiver", "--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage",
+		"--storage.tsdb.path=/prometheus", "--storage.tsdb.retention.size=2GB",
 	} {
 		if !slices.Contains(command, want) {
 			report(compose, "prometheus: command lacks %s", want)

@@ -3,6 +3,8 @@ package deploy_test
 import (
 	"fmt"
 	"io/fs"
+	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v4"
 )
@@ -66,6 +68,21 @@ type tempoConfig struct {
 			} `yaml:"local"`
 		} `yaml:"trace"`
 	} `yaml:"storage"`
+	Generator struct {
+		Storage struct {
+			Path        string `yaml:"path"`
+			RemoteWrite []struct {
+				URL string `yaml:"url"`
+			} `yaml:"remote_write"`
+		} `yaml:"storage"`
+	} `yaml:"metrics_generator"`
+	Overrides struct {
+		Defaults struct {
+			Generator struct {
+				Processors string `yaml:"processors"` // a variable
+			} `yaml:"metrics_generator"`
+		} `yaml:"defaults"`
+	} `yaml:"overrides"`
 	UsageReport struct {
 		Reporting *bool `yaml:"reporting_enabled"`
 	} `yaml:"usage_report"`
@@ -126,6 +143,14 @@ func checkServers(fsys fs.FS) (errs []error) {
 				report(tempo, "block %s: Tempo 3 refuses it", block)
 			}
 		}
+		if w := t.Generator.Storage.RemoteWrite; len(w) != 1 || w[0].URL != "http://prometheus:9090/api/v1/write" {
+			report(tempo, "remote_write is %+v, must be Prometheus alone", w)
+		}
+		name := strings.Trim(t.Overrides.Defaults.Generator.Processors, "${}")
+		if got := environment(project, "tempo")[name]; got != "[service-graphs]" || !slices.Contains(project.Services["tempo"].Command, "-config.expand-env=true") {
+			report(compose, "tempo: %s is %q, must be [service-graphs], with -config.expand-env=true", name, got)
+		}
+		onDisk(tempo, "tempo", t.Generator.Storage.Path)
 		onDisk(tempo, "tempo", t.Storage.Trace.WAL.Path)
 		onDisk(tempo, "tempo", t.Storage.Trace.Local.Path)
 	}

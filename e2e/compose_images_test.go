@@ -303,6 +303,7 @@ var portNumbers = map[string]int{
 }
 
 func (containerPorts) Port(name string) int    { return portNumbers[name] }
+func (containerPorts) Sends(string) bool       { return false } // the service map is tested with the native stack
 func (containerPorts) Addr(name string) string { return fmt.Sprintf("127.0.0.1:%d", portNumbers[name]) }
 
 // overlay returns what the native stack changes in a server's configuration because of its release. It omits the

@@ -61,6 +61,9 @@ type dataSource struct {
 				Query string `yaml:"query"`
 			} `yaml:"queries"`
 		} `yaml:"tracesToMetrics"`
+		ServiceMap struct {
+			DatasourceUID string `yaml:"datasourceUid"`
+		} `yaml:"serviceMap"`
 		ExemplarTraceIDDestinations []struct {
 			Name          string `yaml:"name"`
 			DatasourceUID string `yaml:"datasourceUid"`
@@ -116,6 +119,8 @@ type target struct {
 	Limit         int    `json:"limit"`
 	ProfileTypeID string `json:"profileTypeId"`
 	LabelSelector string `json:"labelSelector"`
+
+	ServiceMapQuery []string `json:"serviceMapQuery"`
 }
 
 const (

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -53,6 +54,9 @@ func (g *grafana) run(t *testing.T, d dashboard, p panel, q target) error {
 			return err
 		}
 	case "tempo":
+		if q.QueryType == "serviceMap" {
+			return g.serviceMap(t, d, q.ServiceMapQuery, from, to)
+		}
 		found, err := g.tempo.Search(t.Context(), g.substitute(t, d, q.Query), from, to, q.Limit)
 		if err == nil && len(found) == 0 {
 			err = errors.New("no trace")
@@ -83,6 +87,31 @@ func (g *grafana) run(t *testing.T, d dashboard, p panel, q target) error {
 		return err
 	default:
 		t.Fatalf("%s: no data source %q", p.Title, q.DataSource.UID)
+	}
+	return nil
+}
+
+// serviceMap asks for the edges of a service map as Grafana does: the union of its selectors. Both calls of the workload must be there.
+func (g *grafana) serviceMap(t *testing.T, d dashboard, selectors []string, from, to time.Time) error {
+	t.Helper()
+	if uid := g.source(t, "tempo").JSONData.ServiceMap.DatasourceUID; uid != "prometheus" {
+		t.Fatalf("the service map is of the data source %q", uid)
+	}
+	for _, metric := range []string{"traces_service_graph_request_total", "traces_service_graph_request_server_seconds_sum"} {
+		var queries []string
+		for _, s := range selectors {
+			queries = append(queries, fmt.Sprintf("sum by (client, server) (rate(%s%s[5m]))", metric, g.substitute(t, d, s)))
+		}
+		expr := strings.Join(queries, " or ")
+		series, err := g.metrics(t, promQuery{expr, from, to, 15 * time.Second})
+		if err != nil {
+			return err
+		}
+		if !slices.ContainsFunc(series, func(s metricSeries) bool {
+			return s.Finite && s.Labels["client"] == "storefront" && s.Labels["server"] == "inventory"
+		}) {
+			return fmt.Errorf("%s: no call of the inventory by the storefront among %v", expr, series)
+		}
 	}
 	return nil
 }

@@ -21,7 +21,7 @@ func TestWrongArguments(t *testing.T) {
 	for _, test := range []struct{ args, want string }{
 		{"down", `unknown command "down"`},
 		{"up now", `unknown command "now"`},
-		{"up --servers zipkin", "known are pyroscope, pyroscope-v1, tempo, jaeger, alertmanager, prometheus, loki, collector"},
+		{"up --servers zipkin", "known are pyroscope, pyroscope-v1, jaeger, alertmanager, prometheus, tempo, loki, collector"},
 		{"up --servers collector,tempo", `"collector" sends to "pyroscope"`},
 		{"up --tempo-port x", "invalid argument"},
 		{"up --tempo-port 70000", "allowed is 1 to 65535"},

@@ -239,7 +239,7 @@ func TestBuildRealServersAreCached(t *testing.T) {
 		}
 	}
 	if _, err := Build(t.Context(), "zipkin", BuildOptions{Progress: io.Discard}); err == nil ||
-		!strings.Contains(err.Error(), "known are pyroscope, pyroscope-v1, tempo, jaeger, alertmanager, prometheus, loki, collector") {
+		!strings.Contains(err.Error(), "known are pyroscope, pyroscope-v1, jaeger, alertmanager, prometheus, tempo, loki, collector") {
 		t.Errorf("an unknown server: %v", err)
 	}
 }

@@ -66,19 +66,6 @@ var catalog = []definition{
 		ports:   []Port{{PortPyroscope, 4040}, {"pyroscope-grpc", 0}},
 	},
 	{
-		name:    Tempo,
-		module:  "tempo",
-		main:    "github.com/grafana/tempo/cmd/tempo",
-		typical: 3 * time.Minute,
-		base:    []string{"tempo/tempo.yaml"},
-		ready:   "/ready",
-		args:    []string{"-config.file=" + configFile},
-		ports:   []Port{{PortTempo, 3200}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}, {"tempo-grpc", 0}},
-		// Shutdown takes 2 s, unless it was queried in the last minute: then its query frontend waits
-		// forever for a queue to be removed by a timer that it has stopped. By then its data is on disk.
-		endsWithin: 5 * time.Second,
-	},
-	{
 		name:    Jaeger,
 		module:  "jaeger",
 		main:    "github.com/jaegertracing/jaeger/cmd/jaeger",
@@ -110,10 +97,24 @@ var catalog = []definition{
 		ready:   "/-/ready",
 		args: []string{
 			"--config.file=" + configFile, "--storage.tsdb.path=tsdb", `--web.listen-address={{.Addr "prometheus"}}`,
-			"--web.enable-otlp-receiver", "--enable-feature=exemplar-storage",
+			"--web.enable-otlp-receiver", "--web.enable-remote-write-receiver", "--enable-feature=exemplar-storage",
 		},
 		ports:   []Port{{PortPrometheus, 9090}},
 		sendsTo: []string{Alertmanager},
+	},
+	{
+		name:      Tempo,
+		module:    "tempo",
+		main:      "github.com/grafana/tempo/cmd/tempo",
+		typical:   3 * time.Minute,
+		base:      []string{"tempo/tempo.yaml"},
+		ready:     "/ready",
+		args:      []string{"-config.file=" + configFile},
+		ports:     []Port{{PortTempo, 3200}, {PortOTLPGRPC, 4317}, {PortOTLPHTTP, 4318}, {"tempo-grpc", 0}},
+		maySendTo: []string{Prometheus},
+		// Shutdown takes 2 s, unless it was queried in the last minute: then its query frontend waits
+		// forever for a queue to be removed by a timer that it has stopped. By then its data is on disk.
+		endsWithin: 5 * time.Second,
 	},
 	{
 		name:    Loki,
@@ -168,6 +169,9 @@ type definition struct {
 	env     []string      // added to the parent's environment
 	ports   []Port        // the first is the HTTP interface
 	sendsTo []string      // servers whose addresses are in its overlay; it starts after them
+
+	// maySendTo are others to which it sends if they run.
+	maySendTo []string
 
 	// endsWithin, if not 0, is for a server that may not end by itself although its data is safe on disk: Stop
 	// kills it after this time, which is not an error.
@@ -298,6 +302,9 @@ type overlayData struct {
 
 // Peer returns the address of the named port of a server that this one sends to, as host:port.
 func (o overlayData) Peer(server, port string) (string, error) { return o.peers[server].Addr(port) }
+
+// Sends reports whether this server may send to another one, and that one runs.
+func (o overlayData) Sends(server string) bool { return o.peers[server] != nil }
 
 // expand executes a template.
 func expand(text string, data any) ([]byte, error) {

@@ -138,8 +138,10 @@ func (s *Stack) levels() [][]*Server {
 	at := make(map[string]int)
 	for _, server := range s.servers { // which come after those that they send to
 		level := 0
-		for _, peer := range server.def.sendsTo {
-			level = max(level, at[peer]+1)
+		for _, peer := range slices.Concat(server.def.sendsTo, server.def.maySendTo) {
+			if l, runs := at[peer]; runs {
+				level = max(level, l+1)
+			}
 		}
 		at[server.Name] = level
 		for level >= len(levels) {
