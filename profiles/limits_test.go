@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/pprof/profile"
 
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 	"spanflame/profiles/internal/bomb"
 )
@@ -78,7 +79,7 @@ func TestLimits(t *testing.T) {
 func TestWeighEstimatesMemory(t *testing.T) {
 	for name, p := range map[string]*profile.Profile{"with labels": large(5_000), "without": without(large(20_000))} {
 		data := wireOf(t, p)
-		weight, err := weigh(data)
+		weight, err := pprofwire.Weigh(data)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -123,11 +123,11 @@ func (r *reader) wire(file []byte) ([]byte, error) {
 		}
 		data = r.data.Bytes()
 	}
-	weight, err := weigh(data)
+	weight, err := pprofwire.Weigh(data)
 	if err != nil {
 		if converted, ok := fromLegacy(data); ok {
 			data = converted
-			weight, err = weigh(data)
+			weight, err = pprofwire.Weigh(data)
 		}
 	}
 	switch {

@@ -343,55 +343,6 @@ func (t *table) label(b []byte) error {
 	return errors.Join(m.Err(), t.check(x.key, x.str, x.unit))
 }
 
-// weigh estimates the memory of google/pprof's form of a profile in bytes, without making it. The figures are the sizes
-// of its types and of the maps of labels.
-func weigh(data []byte) (int64, error) {
-	var sum int64
-	m := pprofwire.NewMessage(data)
-	for m.Next() {
-		switch m.Field {
-		case pprofwire.ProfileSample:
-			sum += 170
-			sub := pprofwire.NewMessage(m.Bytes())
-			for sub.Next() {
-				switch {
-				case sub.IsVarint():
-					sum += 24
-				case sub.Field == pprofwire.SampleLabel:
-					sum += 800
-				case sub.IsBytes():
-					sum += 24 * int64(countVarints(sub.Bytes()))
-				}
-			}
-			m.Fail(sub.Err())
-		case pprofwire.ProfileLocation:
-			sum += 100
-			sum += 12 * int64(len(m.Bytes())) // a line of four bytes becomes 48
-		case pprofwire.ProfileMapping, pprofwire.ProfileFunction:
-			sum += 200
-		case pprofwire.ProfileString:
-			sum += 16 + int64(len(m.Bytes()))
-		default:
-			sum += 64
-			if m.IsBytes() {
-				sum += 8 * int64(len(m.Bytes()))
-			}
-		}
-	}
-	return sum, m.Err()
-}
-
-// countVarints returns how many numbers a packed field has: each ends in a byte below 128.
-func countVarints(b []byte) int {
-	n := 0
-	for _, c := range b {
-		if c < 0x80 {
-			n++
-		}
-	}
-	return n
-}
-
 // kind returns what the profile measures, such as "samples/count, cpu/nanoseconds per cpu/nanoseconds".
 func (t *table) kind() string {
 	var b strings.Builder

@@ -21,8 +21,9 @@ import (
 
 // Limits of a profile, in bytes.
 const (
-	maxAnswer  = 8 << 20  // as it is sent
-	maxProfile = 64 << 20 // uncompressed
+	maxAnswer  = 8 << 20   // as it is sent
+	maxProfile = 64 << 20  // uncompressed
+	maxMemory  = 128 << 20 // as google/pprof has it in memory
 )
 
 // failure is why a profile was not fetched, with one of a few reasons, by which it is counted.
@@ -167,6 +168,12 @@ func unpack(b []byte, sampleType string) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, failure{noProfile, err}
+	}
+	switch weight, err := pprofwire.Weigh(raw); {
+	case err != nil:
+		return nil, failure{noProfile, err}
+	case weight > maxMemory:
+		return nil, failure{tooLarge, fmt.Errorf("it takes about %d bytes of memory, the limit is %d", weight, maxMemory)}
 	}
 	p, err := profile.ParseUncompressed(raw)
 	if err == nil {

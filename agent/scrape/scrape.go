@@ -148,7 +148,7 @@ func Start(cfg Config) (_ *Scraper, err error) {
 		cfg.Timeout = defaultTimeout
 	}
 	s := &Scraper{
-		cfg: cfg, log: cfg.Agent.Logger, guard: guard.New(cfg.Agent.Logger), parse: make(chan struct{}, parsers()),
+		cfg: cfg, log: cfg.Agent.Logger, guard: guard.New(cfg.Agent.Logger), parse: make(chan struct{}, parsers),
 		targets: map[string]*target{}, saved: map[string]*save.Profiles{}, files: map[string]file{},
 	}
 	s.stage = s.guard.Stage("scrape")

@@ -4,8 +4,8 @@ import (
 	"bytes"
 	"context"
 	"encoding/pem"
+	"errors"
 	"fmt"
-	"github.com/klauspost/compress/gzip"
 	"io"
 	"io/fs"
 	"log/slog"
@@ -26,9 +26,11 @@ import (
 	"time"
 
 	"github.com/google/pprof/profile"
+	"github.com/klauspost/compress/gzip"
 	"go.uber.org/goleak"
 
 	"spanflame/agent"
+	"spanflame/internal/pprofwire"
 	"spanflame/internal/record"
 )
 
@@ -295,14 +297,15 @@ func TestTargetsThatFail(t *testing.T) {
 	secure.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, 0)
 	secure.StartTLS()
 	t.Cleanup(secure.Close)
-	zipped := func(n int) []byte {
+	zipped := func(r io.Reader) []byte {
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
-		_, _ = io.CopyN(z, zeros{}, int64(n))
-		_ = z.Close()
+		_, err := io.Copy(z, r)
+		must(t, errors.Join(err, z.Close()))
 		return b.Bytes()
 	}
-	bomb := zipped(maxProfile + 1)
+	bomb := zipped(io.LimitReader(zeros{}, maxProfile+1))
+	objects := zipped(bytes.NewReader(bytes.Repeat([]byte{byte(pprofwire.ProfileLocation)<<3 | 2, 0}, 4<<20))) // 8 MiB
 	targets := map[string]struct{ url, reason string }{
 		"hangs":         {serve(func(_ http.ResponseWriter, r *http.Request) { waitFor(r, ending) }), timedOut},
 		"trickles":      {serve(func(w http.ResponseWriter, r *http.Request) { trickle(w, r, ending) }), timedOut},
@@ -322,6 +325,7 @@ func TestTargetsThatFail(t *testing.T) {
 		"empty":   {serve(func(w http.ResponseWriter, _ *http.Request) {}), noProfile},
 		"huge":    {serve(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.CopyN(w, zeros{}, maxAnswer+1) }), tooLarge},
 		"bomb":    {serve(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(bomb) }), tooLarge},
+		"objects": {serve(func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(objects) }), tooLarge},
 		"breaks":  {serve(breakOff), broken},
 	}
 	cfg := config(t)
@@ -333,31 +337,30 @@ func TestTargetsThatFail(t *testing.T) {
 	cfg.Targets = append(cfg.Targets, Target{URL: serve(own), Service: "healthy"})
 	s := start(t, cfg)
 	want := map[string]bool{}
-	for _, target := range targets {
+	for name, target := range targets {
 		want[target.reason] = true
+		u, err := url.Parse(target.url)
+		must(t, err)
+		eventually(t, name+": "+target.reason, func() bool {
+			return slices.ContainsFunc(s.problems(), func(p agent.Problem) bool {
+				return strings.Contains(p.Message, u.Host) && strings.Contains(p.Message, ": "+target.reason+": ")
+			})
+		})
 	}
-	eventually(t, "a failure of each reason", func() bool {
-		s.counts.mu.Lock()
-		defer s.counts.mu.Unlock()
-		seen := map[string]bool{}
-		for k := range s.counts.failures {
-			seen[k.reason] = true
-		}
-		return maps.Equal(seen, want)
-	})
+	s.counts.mu.Lock()
+	counted := map[string]bool{}
+	for k := range s.counts.failures {
+		counted[k.reason] = true
+	}
+	s.counts.mu.Unlock()
+	if !maps.Equal(counted, want) {
+		t.Errorf("the reasons that are counted are %v, want %v", counted, want)
+	}
 	eventually(t, "three windows of the healthy target", func() bool {
 		s.counts.mu.Lock()
 		defer s.counts.mu.Unlock()
 		return s.counts.profiles[record.Memory] >= 3 && s.counts.profiles[record.Goroutine] >= 3
 	})
-	failing := fmt.Sprint(s.problems())
-	for name, target := range targets {
-		u, err := url.Parse(target.url)
-		must(t, err)
-		if !strings.Contains(failing, u.Host) {
-			t.Errorf("%s is not among the problems: %s", name, failing)
-		}
-	}
 	close(ending)
 	shutdown(t, s)
 	for _, r := range savedRecords(t, cfg.Agent.Dir) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -53,7 +52,7 @@ func kinds(names []string) ([]kind, error) {
 }
 
 // parsers is how many profiles are read at a time: each takes a multiple of its size.
-func parsers() int { return max(2, runtime.GOMAXPROCS(0)) }
+const parsers = 2
 
 // target is one that is scraped. It has a goroutine for the CPU profiles, each of which takes a window, and one for the
 // others.
