@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -93,6 +95,7 @@ func (o watchOptions) run(ctx context.Context, stdout io.Writer) (found int, err
 		r := &watcher{Watcher: w, viewer: base, out: stdout}
 		if o.once {
 			found, err = r.round(ctx, time.Now())
+			fmt.Fprintln(stdout, "Compared: "+cmp.Or(strings.Join(w.Compared(), "; "), "nothing, as there are too few profiles; docs/watch.md says which are needed"))
 			return err
 		}
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.listen)
@@ -242,32 +245,28 @@ func labelled(k watch.Key) watch.Key {
 // watched reads the profiles of a source.
 type watched struct{ source.Source }
 
-const watchedVersions = 20 // of the last day, among which the newest and the one before are looked for
+const watchedVersions = 20 // of a day
 
-// Last implements [watch.Source].
-func (s watched) Last(ctx context.Context, service, but string, from, to time.Time) (version string, end time.Time, err error) {
+// Versions implements [watch.Source].
+func (s watched) Versions(ctx context.Context, service string, from, to time.Time) (all []watch.Version, err error) {
 	contents, err := s.Contents(ctx, service, from, to)
 	if err != nil {
-		return "", time.Time{}, err
+		return nil, err
 	}
-	var versions []string
 	for _, c := range contents {
-		if c.Type == record.CPU && c.Version != "" && c.Version != but {
-			versions = append(versions, c.Version)
+		if c.Type != record.CPU || c.Version == "" || len(all) == watchedVersions {
+			continue
 		}
-	}
-	for _, v := range versions[max(0, len(versions)-watchedVersions):] {
-		windows, err := s.Windows(ctx, source.Selection{Service: service, Version: v, Type: record.CPU, From: from, To: to})
+		windows, err := s.Windows(ctx, source.Selection{Service: service, Version: c.Version, Type: record.CPU, From: from, To: to})
 		if err != nil && !errors.Is(err, profiles.ErrNone) {
-			return "", time.Time{}, err
+			return nil, err
 		}
-		for _, w := range windows {
-			if w.To.After(end) {
-				version, end = v, w.To
-			}
+		if len(windows) > 0 {
+			last := slices.MaxFunc(windows, func(a, b source.Window) int { return a.To.Compare(b.To) })
+			all = append(all, watch.Version{Name: c.Version, First: windows[0].From, Last: last.To})
 		}
 	}
-	return version, end, nil
+	return all, nil
 }
 
 // Series implements [watch.Source].

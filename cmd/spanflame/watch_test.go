@@ -47,6 +47,7 @@ func TestWatch(t *testing.T) {
 		t.Errorf("%v\n%s", err, stdout)
 	}
 	_, link, _ := strings.Cut(stdout, "  http://127.0.0.1:1/pages")
+	link, _, _ = strings.Cut(link, "\n")
 	from, err := source.Open(t.Context(), dir)
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +66,7 @@ func TestWatch(t *testing.T) {
 	}
 
 	stdout, _, err = execute(t, "watch", "--once", "--dir", dir, "--least", "30")
-	if err != nil || stdout != "" {
+	if err != nil || stdout != "Compared: shop: cpu with the version before\n" {
 		t.Errorf("with more than it grew: %v\n%s", err, stdout)
 	}
 	for _, args := range [][]string{

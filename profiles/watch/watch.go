@@ -32,11 +32,16 @@ import (
 type Source interface {
 	// Services returns the names of the services that have profiles between two times.
 	Services(ctx context.Context, from, to time.Time) ([]string, error)
-	// Last returns when the last window of a service's version before a time ended, and the version; of any version but
-	// one, which may be empty for none. The time is zero if there is no window.
-	Last(ctx context.Context, service, but string, from, to time.Time) (version string, end time.Time, err error)
+	// Versions returns the versions of a service between two times, with the times of their first and last windows, in any order.
+	Versions(ctx context.Context, service string, from, to time.Time) ([]Version, error)
 	// Series returns at most most windows of a type, evenly over the time, by time.
 	Series(ctx context.Context, of Side, t record.Type, most int) iter.Seq2[profiles.Window, error]
+}
+
+// Version is a version of a service, and when it ran.
+type Version struct {
+	Name        string
+	First, Last time.Time
 }
 
 // Side selects one side of a comparison. An empty version is any.
@@ -65,7 +70,7 @@ const (
 	windows  = 64   // of a side, as many as the tests of package compare use
 	least    = 8    // windows of a side, from which on their correlation is known
 	minShare = 0.01 // of a function, in both sides
-	// Most is the maximum number of regressions of one service: those with the largest increase.
+	// Most is the maximum number of regressions of one service: those with the largest increase are kept.
 	Most = 20
 	// keep is for how many rounds without it a regression remains.
 	keep = 3
@@ -110,8 +115,9 @@ type Watcher struct {
 	source  Source
 	options Options
 
-	mu    sync.Mutex
-	found map[Key]*Regression
+	mu       sync.Mutex
+	found    map[Key]*Regression
+	compared []string // in the last round
 }
 
 // New returns a watcher.
@@ -133,6 +139,9 @@ func (w *Watcher) Round(ctx context.Context, now time.Time) (fresh []Regression,
 	if err != nil {
 		return nil, err
 	}
+	w.mu.Lock()
+	w.compared = nil
+	w.mu.Unlock()
 	var failed []error
 	seen := make(map[Key]Regression)
 	for _, service := range services {
@@ -149,6 +158,14 @@ func (w *Watcher) Round(ctx context.Context, now time.Time) (fresh []Regression,
 		}
 	}
 	return w.merge(seen, now), errors.Join(failed...)
+}
+
+// Compared returns what the last round compared, such as "shop: cpu with a day ago". What has fewer than 8 windows on a side is not
+// compared.
+func (w *Watcher) Compared() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.compared)
 }
 
 // Found returns the regressions, those with the largest increase first.
@@ -193,36 +210,28 @@ func (w *Watcher) merge(seen map[Key]Regression, now time.Time) (fresh []Regress
 			delete(w.found, key)
 		}
 	}
-	for _, r := range slices.SortedFunc(maps.Values(seen), larger) {
-		before, known := w.found[r.Key]
-		if known {
+	for key, r := range seen {
+		r.Since, r.missed = now, 0
+		if before, known := w.found[key]; known {
 			r.Since = before.Since
-		} else if w.count(r.Service) >= Most {
-			continue
-		} else {
-			r.Since = now
-			fresh = append(fresh, r)
 		}
-		r.missed = 0
-		w.found[r.Key] = &r
+		w.found[key] = &r
+	}
+	left := make(map[string]int)
+	for _, r := range slices.SortedFunc(maps.Values(w.found), func(a, b *Regression) int { return larger(*a, *b) }) {
+		if left[r.Service]++; left[r.Service] > Most {
+			delete(w.found, r.Key)
+		} else if r.Since.Equal(now) {
+			fresh = append(fresh, *r)
+		}
 	}
 	return fresh
-}
-
-// count returns how many regressions a service has. The caller holds the lock.
-func (w *Watcher) count(service string) (n int) {
-	for key := range w.found {
-		if key.Service == service {
-			n++
-		}
-	}
-	return n
 }
 
 // service compares the newest windows of a service with each baseline.
 func (w *Watcher) service(ctx context.Context, service string, now time.Time) (all []Regression, err error) {
 	recent := Side{Service: service, From: now.Add(-w.options.Recent), To: now}
-	version, _, err := w.source.Last(ctx, service, "", recent.From, now)
+	versions, err := w.source.Versions(ctx, service, now.Add(-day), now)
 	if err != nil {
 		return nil, err
 	}
@@ -230,23 +239,24 @@ func (w *Watcher) service(ctx context.Context, service string, now time.Time) (a
 		DayAgo:  {{Service: service, From: recent.From.Add(-day - 45*time.Minute), To: now.Add(-day)}, recent},
 		WeekAgo: {{Service: service, From: recent.From.Add(-week - 45*time.Minute), To: now.Add(-week)}, recent},
 	}
-	if version != "" {
-		before, end, err := w.source.Last(ctx, service, version, now.Add(-day), now)
-		if err != nil {
-			return nil, err
-		}
-		if !end.IsZero() {
-			after := recent
-			after.Version = version
-			baselines[VersionBefore] = [2]Side{{service, before, end.Add(-w.options.Recent), end}, after}
-		}
+	if len(versions) > 1 {
+		// By when they began: in a deployment, instances of both run for a while.
+		slices.SortFunc(versions, func(a, b Version) int { return cmp.Or(b.First.Compare(a.First), cmp.Compare(a.Name, b.Name)) })
+		before, after := versions[1], recent
+		after.Version = versions[0].Name
+		baselines[VersionBefore] = [2]Side{{service, before.Name, before.Last.Add(-w.options.Recent), before.Last}, after}
 	}
 	var failed []error
 	for _, baseline := range slices.Sorted(maps.Keys(baselines)) {
 		for _, m := range metrics {
-			found, err := w.compare(ctx, baselines[baseline], m.profile, m.name)
+			found, compared, err := w.compare(ctx, baselines[baseline], m.profile, m.name)
 			if err != nil {
 				failed = append(failed, fmt.Errorf("%s, %s: %w", m.name, baseline, err))
+			}
+			if compared {
+				w.mu.Lock()
+				w.compared = append(w.compared, fmt.Sprintf("%s: %s with %s", service, m.name, baseline))
+				w.mu.Unlock()
 			}
 			for _, r := range found {
 				r.Key = Key{service, m.name, r.Function, baseline}
@@ -257,8 +267,8 @@ func (w *Watcher) service(ctx context.Context, service string, now time.Time) (a
 	return all, errors.Join(failed...)
 }
 
-// compare returns the functions whose share grew, none if there are too few windows on a side.
-func (w *Watcher) compare(ctx context.Context, sides [2]Side, t record.Type, metric string) (grown []Regression, err error) {
+// compare returns the functions whose share grew. It compares nothing if there are too few windows on a side.
+func (w *Watcher) compare(ctx context.Context, sides [2]Side, t record.Type, metric string) (grown []Regression, compared bool, err error) {
 	var read [2][]profiles.Window
 	totals := make(map[string]float64) // by window
 	for i, side := range sides {
@@ -267,7 +277,7 @@ func (w *Watcher) compare(ctx context.Context, sides [2]Side, t record.Type, met
 			case errors.Is(err, profiles.ErrNone):
 				continue
 			case err != nil:
-				return nil, err
+				return nil, false, err
 			}
 			if total := totalOf(window.Profile, metric); total > 0 {
 				totals[keyOf(window.Meta)] = total
@@ -275,7 +285,7 @@ func (w *Watcher) compare(ctx context.Context, sides [2]Side, t record.Type, met
 			}
 		}
 		if len(read[i]) < least {
-			return nil, nil
+			return nil, false, nil
 		}
 	}
 	report, err := compare.Compare(ctx, each(read[0]), each(read[1]), compare.Options{
@@ -283,7 +293,7 @@ func (w *Watcher) compare(ctx context.Context, sides [2]Side, t record.Type, met
 		Work: func(m record.Meta) (float64, error) { return totals[keyOf(m)], nil },
 	})
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for _, c := range report.Metrics[0].Changed() {
 		v := c.Cum
@@ -295,7 +305,7 @@ func (w *Watcher) compare(ctx context.Context, sides [2]Side, t record.Type, met
 			grown = append(grown, Regression{Key: Key{Function: c.Name}, Before: before, After: after, Q: v.Q, Compared: sides})
 		}
 	}
-	return grown[:min(len(grown), Most)], nil
+	return grown, true, nil
 }
 
 func each(windows []profiles.Window) iter.Seq2[profiles.Window, error] {

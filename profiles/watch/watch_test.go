@@ -115,13 +115,16 @@ func (s *simulated) Services(context.Context, time.Time, time.Time) ([]string, e
 	return []string{"shop"}, nil
 }
 
-func (s *simulated) Last(_ context.Context, _, but string, from, to time.Time) (string, time.Time, error) {
-	for at := to.Truncate(window).Add(-window); s.version != nil && !at.Before(from); at = at.Add(-window) {
-		if v := s.version(at); v != but {
-			return v, at.Add(window), nil
+func (s *simulated) Versions(_ context.Context, _ string, from, to time.Time) (all []Version, _ error) {
+	for at := from.Truncate(window); s.version != nil && at.Before(to); at = at.Add(window) {
+		v := s.version(at)
+		i := slices.IndexFunc(all, func(of Version) bool { return of.Name == v })
+		if i < 0 {
+			all, i = append(all, Version{Name: v, First: at}), len(all)
 		}
+		all[i].Last = at.Add(window)
 	}
-	return "", time.Time{}, nil
+	return all, nil
 }
 
 func (s *simulated) Series(_ context.Context, of Side, t record.Type, most int) iter.Seq2[profiles.Window, error] {
@@ -202,6 +205,24 @@ func TestARegressionEnds(t *testing.T) {
 	}
 }
 
+// In a deployment, the version that began last is compared with the one before it, whichever window ended last.
+func TestBothVersionsRun(t *testing.T) {
+	w := watcher(t, &simulated{version: func(at time.Time) string {
+		switch {
+		case at.Before(began.Add(time.Hour)) || at.Unix()/int64(window.Seconds())%2 == 0:
+			return "v9"
+		default:
+			return "v10"
+		}
+	}}, Options{})
+	for i := range 4 {
+		round(t, w, began.Add(time.Hour+10*time.Minute+time.Duration(i)*window))
+		if got := w.Compared(); !slices.Equal(got, []string{"shop: cpu with the version before", "shop: alloc_space with the version before"}) {
+			t.Errorf("compared %q", got)
+		}
+	}
+}
+
 // Where a baseline has no windows, or too few, there is nothing to compare, which is no error.
 func TestTooFewWindows(t *testing.T) {
 	w := watcher(t, &simulated{}, Options{})
@@ -221,6 +242,11 @@ func TestABoundOfRegressions(t *testing.T) {
 	}
 	if fresh := w.merge(seen, began); len(fresh) != Most || fresh[0].Function != fmt.Sprint("f", 3*Most-1) || len(w.Found()) != Most {
 		t.Errorf("%d are new, %d are found, the first is %+v", len(fresh), len(w.Found()), fresh[0])
+	}
+	key := Key{Service: "shop", Function: "larger"}
+	fresh := w.merge(map[Key]Regression{key: {Key: key, Before: 0.1, After: 0.7}}, began.Add(time.Minute))
+	if len(fresh) != 1 || fresh[0].Key != key || len(w.Found()) != Most || w.Found()[0].Key != key {
+		t.Errorf("a larger one: %+v is new, %d are found", fresh, len(w.Found()))
 	}
 }
 
