@@ -66,7 +66,7 @@ func TestRequestName(t *testing.T) {
 		{"POST /report", "main.report", "POST /report"},
 		{"checkout", "main.report", "checkout"},
 	} {
-		if got := RequestName(tt[0], tt[1]); got != tt[2] {
+		if got := RequestName(tt[0], func() string { return tt[1] }); got != tt[2] {
 			t.Errorf("%q in %q: %q, want %q", tt[0], tt[1], got, tt[2])
 		}
 	}

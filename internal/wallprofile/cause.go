@@ -65,12 +65,15 @@ func CauseFrame(l Link, whose Whose, name string) string {
 var methods = strings.Fields("GET HEAD POST PUT PATCH DELETE CONNECT OPTIONS TRACE HTTP")
 
 // RequestName returns the name of a request for a frame of CauseFrame. As long as a request runs, the name of its span is often
-// its method alone, which says nothing: the function that it runs follows, if that is known.
-func RequestName(span, entry string) string {
-	if entry == "" || !slices.Contains(methods, strings.TrimPrefix(span, "HTTP ")) {
+// its method alone, which says nothing: the function that it runs follows, if that is known. It is asked for only then.
+func RequestName(span string, entry func() string) string {
+	if !slices.Contains(methods, strings.TrimPrefix(span, "HTTP ")) {
 		return span
 	}
-	return span + " in " + Short(entry)
+	if function := entry(); function != "" {
+		return span + " in " + Short(function)
+	}
+	return span
 }
 
 const (

@@ -479,7 +479,7 @@ func (c *cause) frame(t *root) string {
 	case who.number != 0:
 		name := who.called()
 		if c.stack != nil {
-			name = wallprofile.RequestName(name, c.stack.entry())
+			name = wallprofile.RequestName(name, c.stack.entry)
 		}
 		return wallprofile.CauseFrame(c.link, wallprofile.OtherRequest, name)
 	case who.served:
