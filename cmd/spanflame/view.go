@@ -202,7 +202,10 @@ func openSource(ctx context.Context, o viewOptions) (source.Source, error) {
 	}
 	d, err := source.Open(ctx, dir)
 	if errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("%s: directory not found: run spanflame demo, or start a service with the agent and SPANFLAME_DIR=%s", dir, dir)
+		return nil, fmt.Errorf(
+			"%s: directory not found: start a service with the agent and SPANFLAME_DIR=%s, or name a directory, such as data/demo/saved of make demo",
+			dir, dir,
+		)
 	}
 	if _, damaged := errors.AsType[profiles.Damaged](err); damaged {
 		return nil, fmt.Errorf("%w: want a directory that agents save to, or profiles in pprof's format", err)

@@ -40,7 +40,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		suspects := writeAll(&b, "suspects, by bytes per minute", r.Suspects, i, p, func(Suspect) string { return "" })
 		held := writeAll(&b, "grew until the load stopped, and stayed: a leak, or a cache", r.Held, i, p,
 			func(s Suspect) string { return fmt.Sprintf(", %s still in use", format.Bytes(s.InUse)) })
-		undecided := writeAll(&b, "inconclusive: grow as a leak does, but need more profiles", r.Undecided, i, p,
+		undecided := writeAll(&b, "inconclusive: grew, which may be chance; more profiles would tell", r.Undecided, i, p,
 			func(s Suspect) string { return fmt.Sprintf(", q=%.2g (a suspect has at most %.2g)", s.Q, r.Alpha) })
 		if suspects+held+undecided == 0 {
 			b.WriteString("  no leak found\n")

@@ -187,7 +187,7 @@ func (r *Report) WriteJSON(w io.Writer) error {
 func (r *Report) WriteText(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s\n", format.Clean(cmp.Or(r.Diagnosis, r.Name), 1000))
-	fmt.Fprintf(&b, "trace %s, %s of %s\n\n", r.TraceID, format.Count(r.Spans, "span"), format.Clean(r.Service, 100))
+	fmt.Fprintf(&b, "trace %s of %s, %s\n\n", r.TraceID, format.Clean(r.Service, 100), format.Count(r.Spans, "span"))
 	rest, large := r.Took, r.Large(shownParts)
 	for _, p := range large {
 		rest -= p.Took
@@ -204,7 +204,7 @@ func (r *Report) WriteText(w io.Writer) error {
 		fmt.Fprintf(&b, "\n%s", format.Clean(m, 300))
 	}
 	for i, without := range [...]string{"\nWithout the first part it would have taken", ", without the second", ", without the third"} {
-		if i < len(r.Parts) {
+		if i < len(large) {
 			fmt.Fprintf(&b, "%s %s", without, millis(r.Parts[i].Without))
 		}
 	}

@@ -119,7 +119,8 @@ func (d *demo) run(ctx context.Context) error {
 	if d.Exit {
 		return nil
 	}
-	d.console.findf("\nThe services have ended. The pages are at %s until Ctrl-C.", d.pages)
+	d.console.findf("\nThe services have ended. The pages are at %s until Ctrl-C. In a terminal: spanflame why --dir %s",
+		d.pages, filepath.Join(d.Dir, "saved"))
 	<-ctx.Done()
 	return nil
 }
