@@ -154,10 +154,10 @@ func (r *Run) begin() (err error) {
 		err = r.catch()
 	}
 	if err != nil {
-		r.remove(r.root, r.name)
-		return err
+		r.remove(r.root, r.lock, r.name)
+		r.root.Close()
 	}
-	return nil
+	return err
 }
 
 // catch has the runtime write what it prints of a crash into a file, until the service sets another.
@@ -200,19 +200,17 @@ func (r *Run) examine(name string) {
 		root.Close()
 		return // it runs
 	}
-	defer func() {
-		lock.Close()
-		root.Close()
-	}()
+	defer root.Close()
+	defer lock.Close()
 	var a about
 	if err := readJSON(root, aboutName, &a); err != nil {
 		if fi, err := root.Stat("."); err == nil && time.Since(fi.ModTime()) > settled {
-			r.removeAll(root, name)
+			r.remove(root, lock, name)
 		}
 		return // it may be starting
 	}
 	r.tell(root, a)
-	r.removeAll(root, name)
+	r.remove(root, lock, name)
 }
 
 // tell says how a run ended, and delivers its profiles.
@@ -318,8 +316,9 @@ func readJSON(root *os.Root, name string, v any) error {
 	return json.NewDecoder(io.LimitReader(f, maxAbout)).Decode(v)
 }
 
-// removeAll removes a run's directory with the files that runs have; one with others stays.
-func (r *Run) removeAll(root *os.Root, name string) {
+// remove removes a run's directory with the files that runs have; one with others stays. It closes the lock, which cannot be
+// removed on Windows while it is open: without a description nobody takes the directory for that of a run.
+func (r *Run) remove(root *os.Root, lock *os.File, name string) {
 	files := []string{aboutName, memoryName, crashName}
 	for typ := range profileNames {
 		files = append(files, profileNames[typ])
@@ -328,17 +327,11 @@ func (r *Run) removeAll(root *os.Root, name string) {
 		_ = root.Remove(file)
 		_ = root.Remove(file + tempSuffix)
 	}
+	if lock != nil {
+		lock.Close()
+	}
 	_ = root.Remove(lockName)
 	_ = r.base.Remove(name)
-}
-
-// remove ends the run's hold of its directory, and removes it.
-func (r *Run) remove(root *os.Root, name string) {
-	r.removeAll(root, name)
-	if r.lock != nil {
-		r.lock.Close()
-	}
-	root.Close()
 }
 
 // Stats returns the counts since the start.
@@ -365,6 +358,6 @@ func (r *Run) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("%s: the disk does not answer: %w", r.Path(), context.Cause(ctx))
 	}
-	r.remove(r.root, r.name)
-	return r.base.Close()
+	r.remove(r.root, r.lock, r.name)
+	return errors.Join(r.root.Close(), r.base.Close())
 }
