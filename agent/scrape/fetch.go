@@ -61,8 +61,11 @@ type client struct {
 }
 
 func newClient(cfg Config) (client, error) {
-	if cfg.User != "" && cfg.Token != "" {
+	switch {
+	case cfg.User != "" && cfg.Token != "":
 		return client{}, errors.New("both a user and a token are set: choose one")
+	case cfg.User == "" && cfg.Password != "":
+		return client{}, errors.New("a password is set without its user")
 	}
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if cfg.CAFile != "" {

@@ -2,12 +2,14 @@ package scrape
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
 	"os"
 	"path"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -47,7 +49,7 @@ func (s *Scraper) read() (targets []Target) {
 	s.mu.Unlock()
 	now := map[string]file{}
 	for _, name := range s.paths() {
-		f := before[name].again(name)
+		f := before[name].again(name, s.cfg.Agent.ProfileLabels)
 		if f.err != nil && (before[name].err == nil || before[name].err.Error() != f.err.Error()) {
 			s.log.Warn("targets cannot be read; those that were there before are scraped", "file", name, "error", f.err)
 		}
@@ -63,7 +65,7 @@ func (s *Scraper) read() (targets []Target) {
 // paths returns the files that the configuration names, each once. Its last element may be a pattern.
 func (s *Scraper) paths() (paths []string) {
 	for _, name := range s.cfg.Files {
-		if !strings.ContainsAny(path.Base(filepath.ToSlash(name)), "*?[") {
+		if !isPattern(name) {
 			paths = append(paths, name)
 			continue
 		}
@@ -74,8 +76,12 @@ func (s *Scraper) paths() (paths []string) {
 	return slices.Compact(paths)
 }
 
-// again returns the file as it is now.
-func (f file) again(name string) file {
+func isPattern(name string) bool {
+	return strings.ContainsAny(path.Base(filepath.ToSlash(name)), "*?[")
+}
+
+// again returns the file as it is now. All targets have the labels, too.
+func (f file) again(name string, labels map[string]string) file {
 	info, err := os.Stat(name)
 	if err != nil {
 		f.err = err
@@ -84,7 +90,11 @@ func (f file) again(name string) file {
 	if f.err == nil && info.ModTime().Equal(f.modified) && info.Size() == f.size {
 		return f
 	}
-	targets, err := readFile(name)
+	if !info.Mode().IsRegular() { // opening a pipe would wait for its writer
+		f.err = errors.New("it is not a regular file")
+		return f
+	}
+	targets, err := readFile(name, labels)
 	if err != nil {
 		f.err = err
 		return f
@@ -92,7 +102,7 @@ func (f file) again(name string) file {
 	return file{modified: info.ModTime(), size: info.Size(), targets: targets}
 }
 
-func readFile(name string) ([]Target, error) {
+func readFile(name string, labels map[string]string) ([]Target, error) {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil, err
@@ -105,22 +115,25 @@ func readFile(name string) ([]Target, error) {
 	case len(text) > maxFile:
 		return nil, fmt.Errorf("it is larger than %d bytes", maxFile)
 	}
-	return parseTargets(text)
+	return parseTargets(text, labels)
 }
 
-// parseTargets reads the list of a file, which is YAML or JSON.
-func parseTargets(text []byte) (targets []Target, err error) {
+// shown finds what YAML's errors show of a value, which may be the password of a misplaced address.
+var shown = regexp.MustCompile("`.*`")
+
+// parseTargets reads the list of a file, which is YAML or JSON. All targets have the labels, too.
+func parseTargets(text []byte, labels map[string]string) (targets []Target, err error) {
 	var groups []group
 	if len(bytes.TrimSpace(text)) > 0 {
 		if err := yaml.Unmarshal(text, &groups); err != nil {
-			return nil, err
+			return nil, errors.New(shown.ReplaceAllString(err.Error(), "`…`"))
 		}
 	}
 	for _, g := range groups {
 		for _, address := range g.Targets {
-			t, err := g.target(address)
+			t, err := g.target(address).complete(labels)
 			if err != nil {
-				return nil, fmt.Errorf("target %q: %w", address, err)
+				return nil, err
 			}
 			targets = append(targets, t)
 		}
@@ -128,7 +141,7 @@ func parseTargets(text []byte) (targets []Target, err error) {
 	return targets, nil
 }
 
-func (g group) target(address string) (Target, error) {
+func (g group) target(address string) Target {
 	scheme := "http"
 	if s := g.Labels[labelScheme]; s != "" {
 		scheme = s
@@ -147,5 +160,5 @@ func (g group) target(address string) (Target, error) {
 			t.Labels[name] = value
 		}
 	}
-	return t.complete()
+	return t
 }

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"maps"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -25,6 +26,7 @@ import (
 	"spanflame/agent/internal/save"
 	"spanflame/agent/internal/spool"
 	"spanflame/internal/record"
+	"spanflame/internal/redact"
 )
 
 // Config configures what is scraped, and what happens to it.
@@ -71,11 +73,13 @@ const (
 	lastWindows = 5 * time.Second
 )
 
-// complete returns the target with its defaults.
-func (t Target) complete() (Target, error) {
+// complete returns the target with its defaults, and with labels that it does not have itself. The error has its address
+// without secrets.
+func (t Target) complete(labels map[string]string) (Target, error) {
+	failed := func(err error) (Target, error) { return Target{}, fmt.Errorf("target %q: %w", redact.URL(t.URL), err) }
 	u, err := url.Parse(t.URL)
 	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
-		return Target{}, errors.New("want the address of a target like http://10.0.0.7:6060, without a query")
+		return failed(errors.New("want the address of a target like http://10.0.0.7:6060, without a query"))
 	}
 	if strings.Trim(u.Path, "/") == "" {
 		u.Path = defaultPath
@@ -85,12 +89,18 @@ func (t Target) complete() (Target, error) {
 	if t.Service == "" {
 		t.Service = u.Host
 	}
-	t.Labels = maps.Clone(t.Labels)
-	if t.Labels == nil {
-		t.Labels = map[string]string{}
+	all := maps.Clone(labels)
+	if all == nil {
+		all = map[string]string{}
 	}
+	maps.Copy(all, t.Labels)
 	if t.Labels[record.InstanceLabel] == "" {
-		t.Labels[record.InstanceLabel] = u.Host
+		all[record.InstanceLabel] = u.Host
+	}
+	t.Labels = all
+	now := time.Now()
+	if err := (record.Meta{Service: t.Service, Type: record.CPU, Start: now, End: now, Labels: all}).Validate(); err != nil {
+		return failed(err)
 	}
 	return t, nil
 }
@@ -144,8 +154,16 @@ func Start(cfg Config) (_ *Scraper, err error) {
 	if cfg.Agent, err = cfg.Agent.Resolve(); err != nil {
 		return nil, err
 	}
+	if cfg.Timeout < 0 {
+		return nil, fmt.Errorf("timeout %v: want more than 0", cfg.Timeout)
+	}
 	if cfg.Timeout == 0 {
 		cfg.Timeout = defaultTimeout
+	}
+	for _, name := range cfg.Files {
+		if _, err := filepath.Match(name, ""); err != nil && isPattern(name) {
+			return nil, fmt.Errorf("file %q: %w", name, err)
+		}
 	}
 	s := &Scraper{
 		cfg: cfg, log: cfg.Agent.Logger, guard: guard.New(cfg.Agent.Logger), parse: make(chan struct{}, parsers),
@@ -156,9 +174,9 @@ func Start(cfg Config) (_ *Scraper, err error) {
 		return nil, err
 	}
 	for _, t := range cfg.Targets {
-		complete, err := t.complete()
+		complete, err := t.complete(cfg.Agent.ProfileLabels)
 		if err != nil {
-			return nil, fmt.Errorf("target %q: %w", t.URL, err)
+			return nil, err
 		}
 		s.fixed = append(s.fixed, complete)
 	}

@@ -428,7 +428,7 @@ func TestFiles(t *testing.T) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		for _, target := range s.targets {
-			all = append(all, target.Service+" "+target.URL+" "+target.labels["region"]+target.labels["job"])
+			all = append(all, target.Service+" "+target.URL+" "+target.Labels["region"]+target.Labels["job"])
 		}
 		slices.Sort(all)
 		return all
@@ -449,6 +449,11 @@ func TestFiles(t *testing.T) {
 	if got := names(); !slices.Equal(got, want) || !strings.Contains(fmt.Sprint(s.problems()), "a.yaml") {
 		t.Errorf("with a broken file targets are %q, and problems %v", got, s.problems())
 	}
+	must(t, os.Mkdir(filepath.Join(dir, "directory.yaml"), 0o700))
+	s.look()
+	if got := names(); !slices.Equal(got, want) || !strings.Contains(fmt.Sprint(s.problems()), "directory.yaml: it is not a regular file") {
+		t.Errorf("with a directory targets are %q, and problems %v", got, s.problems())
+	}
 	write("a.yaml", "- targets: ['"+address+"']\n  labels: {job: shop}\n")
 	must(t, os.Remove(filepath.Join(dir, "more.json")))
 	s.look()
@@ -466,7 +471,7 @@ func TestTargetsAreChecked(t *testing.T) {
 	for _, text := range []string{
 		"- targets: ['a b']", "- targets: ['h:1/?x=1']", "- targets: [h]\n  labels: {__scheme__: ftp}", "- targets: {}", "targets: []", "- labels: 3",
 	} {
-		if targets, err := parseTargets([]byte(text)); err == nil {
+		if targets, err := parseTargets([]byte(text), nil); err == nil {
 			t.Errorf("%q: %v", text, targets)
 		}
 	}
@@ -477,12 +482,46 @@ func TestTargetsAreChecked(t *testing.T) {
 		func(c *Config) { c.User, c.Token = "u", "t" },
 		func(c *Config) { c.CAFile = "/does/not/exist" },
 		func(c *Config) { c.Agent.Window = time.Millisecond },
+		func(c *Config) { c.Files = []string{"[.yaml"} },
+		func(c *Config) { c.Timeout = -time.Second },
+		func(c *Config) { c.Password = "p" },
+		func(c *Config) { c.Agent.ProfileLabels = map[string]string{"region": strings.Repeat("x", 1<<16)} },
 	} {
 		c := cfg
+		c.Targets = []Target{{URL: "http://localhost:1"}}
 		spoil(&c)
 		if s, err := Start(c); err == nil {
 			shutdown(t, s)
 			t.Errorf("%+v is accepted", c)
+		}
+	}
+}
+
+// TestNoPasswordIsShown: not in errors, not in the log and not among the problems.
+func TestNoPasswordIsShown(t *testing.T) {
+	cfg := config(t)
+	cfg.Targets = []Target{{URL: "http://user:hunter2@localhost:1/?x=1"}}
+	if s, err := Start(cfg); err == nil {
+		shutdown(t, s)
+		t.Error("the target is accepted")
+	} else if strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "localhost:1") {
+		t.Error(err)
+	}
+	var log bytes.Buffer
+	cfg.Agent.Logger = slog.New(slog.NewTextHandler(&log, nil))
+	cfg.Targets = []Target{{URL: "http://user:hunter2@127.0.0.1:1"}}
+	dir := t.TempDir()
+	cfg.Files = []string{filepath.Join(dir, "*")}
+	for name, text := range map[string]string{"address": "- targets: ['user:hunter2@127.0.0.1:1/?x=1']", "value": "- targets: hunter2"} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	s := start(t, cfg)
+	eventually(t, "three problems", func() bool { return len(s.problems()) == 3 })
+	problems := fmt.Sprint(s.problems())
+	shutdown(t, s)
+	for _, text := range []string{problems, log.String()} {
+		if strings.Contains(text, "hunter2") || !strings.Contains(text, "127.0.0.1:1") || !strings.Contains(text, "address") {
+			t.Error(text)
 		}
 	}
 }

@@ -60,8 +60,7 @@ type target struct {
 	Target
 	s      *Scraper
 	shown  string
-	labels map[string]string // of its profiles, with those of all
-	stop   context.Context   // done: it takes its last windows and ends
+	stop   context.Context // done: it takes its last windows and ends
 	cancel context.CancelFunc
 
 	before map[record.Type]reading // the last readings of cumulative profiles, for the goroutine of these
@@ -79,12 +78,7 @@ type reading struct {
 
 // scrape starts to scrape a target.
 func (s *Scraper) scrape(of Target) *target {
-	t := &target{Target: of, s: s, shown: redact.URL(of.URL), labels: maps.Clone(s.cfg.Agent.ProfileLabels),
-		before: map[record.Type]reading{}, failures: map[record.Type]error{}}
-	if t.labels == nil {
-		t.labels = map[string]string{}
-	}
-	maps.Copy(t.labels, of.Labels)
+	t := &target{Target: of, s: s, shown: redact.URL(of.URL), before: map[record.Type]reading{}, failures: map[record.Type]error{}}
 	t.stop, t.cancel = context.WithCancel(s.stop)
 	var others []kind
 	for _, k := range s.types {
@@ -244,7 +238,7 @@ func (t *target) emit(k kind, gz []byte, begun, end time.Time) error {
 
 func (t *target) send(k kind, raw []byte, begun, end time.Time) error {
 	t.s.emit(record.Record{
-		Meta:    record.Meta{Service: t.Service, Type: k.typ, Start: begun, End: end, Labels: t.labels},
+		Meta:    record.Meta{Service: t.Service, Type: k.typ, Start: begun, End: end, Labels: t.Labels},
 		Profile: pprofwire.Gzip(raw),
 	})
 	return nil

@@ -73,13 +73,17 @@ wall-clock profiles of spans: those need the agent in the service.`,
 	return cmd
 }
 
-// secret returns what a file holds, without the line break at its end.
+// secret returns what a file holds, without the line break at its end. A file that holds nothing is an error.
 func secret(file string) (string, error) {
 	if file == "" {
 		return "", nil
 	}
 	b, err := os.ReadFile(file)
-	return strings.TrimRight(string(b), "\r\n"), err
+	text := strings.TrimRight(string(b), "\r\n")
+	if err == nil && text == "" {
+		err = fmt.Errorf("%s is empty", file)
+	}
+	return text, err
 }
 
 // runScrape scrapes until ctx is done.
