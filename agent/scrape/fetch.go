@@ -49,6 +49,7 @@ const (
 	otherStatus = "status"
 	tooLarge    = "too large"
 	noProfile   = "not a profile"
+	tooShort    = "too short" // a profile of the CPU, for the window
 )
 
 // client fetches profiles from all targets.

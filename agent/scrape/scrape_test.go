@@ -22,6 +22,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -273,14 +274,34 @@ func TestAStockService(t *testing.T) {
 	}
 }
 
-// own serves profiles of the test's process, without a CPU profile.
+// own serves profiles of the test's process, and a CPU profile without samples.
 func own(w http.ResponseWriter, r *http.Request) {
+	if filepath.Base(r.URL.Path) == "profile" {
+		select {
+		case <-time.After(seconds(r)):
+			_ = cpuProfile(seconds(r)).Write(w)
+		case <-r.Context().Done():
+		}
+		return
+	}
 	p := pprof.Lookup(filepath.Base(r.URL.Path))
 	if p == nil {
 		http.NotFound(w, r)
 		return
 	}
 	_ = p.WriteTo(w, 0)
+}
+
+func seconds(r *http.Request) time.Duration {
+	d, _ := time.ParseDuration(r.FormValue("seconds") + "s")
+	return d
+}
+
+func cpuProfile(of time.Duration) *profile.Profile {
+	cpu := &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}
+	return &profile.Profile{
+		SampleType: []*profile.ValueType{{Type: "samples", Unit: "count"}, cpu}, PeriodType: cpu, Period: 1e7, DurationNanos: of.Nanoseconds(),
+	}
 }
 
 // TestTargetsThatFail: each failure is counted with its reason, and no target disturbs another.
@@ -306,7 +327,24 @@ func TestTargetsThatFail(t *testing.T) {
 	}
 	bomb := zipped(io.LimitReader(zeros{}, maxProfile+1))
 	objects := zipped(bytes.NewReader(bytes.Repeat([]byte{byte(pprofwire.ProfileLocation)<<3 | 2, 0}, 4<<20))) // 8 MiB
+	var cached atomic.Int64
 	targets := map[string]struct{ url, reason string }{
+		"cached": {serve(func(w http.ResponseWriter, r *http.Request) { // with the time that was asked for, at once
+			if filepath.Base(r.URL.Path) != "profile" {
+				own(w, r)
+				return
+			}
+			cached.Add(1)
+			_ = cpuProfile(seconds(r)).Write(w)
+		}), tooShort},
+		"interrupted": {serve(func(w http.ResponseWriter, r *http.Request) {
+			if filepath.Base(r.URL.Path) != "profile" {
+				own(w, r)
+				return
+			}
+			time.Sleep(seconds(r))
+			_ = cpuProfile(seconds(r) / 4).Write(w)
+		}), tooShort},
 		"hangs":         {serve(func(_ http.ResponseWriter, r *http.Request) { waitFor(r, ending) }), timedOut},
 		"trickles":      {serve(func(w http.ResponseWriter, r *http.Request) { trickle(w, r, ending) }), timedOut},
 		"refuses":       {closed.URL, unreachable},
@@ -329,12 +367,12 @@ func TestTargetsThatFail(t *testing.T) {
 		"breaks":  {serve(breakOff), broken},
 	}
 	cfg := config(t)
-	cfg.Timeout = 500 * time.Millisecond
-	cfg.Types = []string{"heap", "goroutine", "mutex", "block"}
+	cfg.Timeout = 3 * time.Second
 	for name, target := range targets {
 		cfg.Targets = append(cfg.Targets, Target{URL: target.url, Service: name})
 	}
 	cfg.Targets = append(cfg.Targets, Target{URL: serve(own), Service: "healthy"})
+	begun := time.Now()
 	s := start(t, cfg)
 	want := map[string]bool{}
 	for name, target := range targets {
@@ -359,13 +397,23 @@ func TestTargetsThatFail(t *testing.T) {
 	eventually(t, "three windows of the healthy target", func() bool {
 		s.counts.mu.Lock()
 		defer s.counts.mu.Unlock()
-		return s.counts.profiles[record.Memory] >= 3 && s.counts.profiles[record.Goroutine] >= 3
+		return s.counts.profiles[record.Memory] >= 3 && s.counts.profiles[record.Goroutine] >= 3 && s.counts.profiles[record.CPU] >= 3
 	})
 	close(ending)
 	shutdown(t, s)
+	if n := cached.Load(); n > int64(time.Since(begun)/cfg.Agent.Window)+2 {
+		t.Errorf("%d CPU profiles were fetched of one target in %v", n, time.Since(begun))
+	}
+	var end time.Time
 	for _, r := range savedRecords(t, cfg.Agent.Dir) {
-		if r.Service != "healthy" {
+		if r.Service != "healthy" && (r.Type == record.CPU || r.Service != "cached" && r.Service != "interrupted") {
 			t.Errorf("a %s profile of %s is saved", r.Type, r.Service)
+		}
+		if r.Type == record.CPU {
+			if r.Start.Before(end) || r.End.After(time.Now()) {
+				t.Errorf("a CPU profile from %v to %v follows one until %v", r.Start, r.End, end)
+			}
+			end = r.End
 		}
 	}
 }

@@ -98,24 +98,47 @@ func (t *target) boundary(begun time.Time) time.Time {
 	return capture.Boundary(begun, t.s.cfg.Agent.Window, t.Service+"@"+t.URL)
 }
 
-// cpu fetches a CPU profile of each window. Between two, the target has no CPU profile for the time of a request.
+// cpu fetches a CPU profile of each window. Between two, the target has no CPU profile for the time of a request, and until the
+// end of the window, since requests are in whole seconds.
 func (t *target) cpu(k kind) {
 	for t.stop.Err() == nil {
 		begun := time.Now()
 		end := t.boundary(begun)
-		length := max(time.Second, end.Sub(begun).Round(time.Second)) // requests are in whole seconds
+		length := max(time.Second, end.Sub(begun).Round(time.Second))
 		b, err := t.s.client.fetch(t.stop, fmt.Sprintf("%s/%s?seconds=%d", t.URL, k.name, length/time.Second), length)
 		if t.stop.Err() != nil {
 			return // what it has recorded of this window is lost with the request
 		}
-		if err == nil {
-			err = t.with(func() error { return t.emit(k, b, begun, begun.Add(length)) })
+		if took := time.Since(begun); err == nil {
+			err = t.recorded(k, b, begun, took, length)
 		}
 		t.result(k, err)
-		if err != nil && !sleep(t.stop, end) {
+		if !sleep(t.stop, end) {
 			return
 		}
 	}
+}
+
+// recorded hands over a CPU profile, with the time for which it was recorded by its own account, and not longer than the
+// request took. One that was recorded for less than half the time is another one than was asked for.
+func (t *target) recorded(k kind, gz []byte, begun time.Time, took, want time.Duration) error {
+	r, err := t.with(func() (record.Record, error) {
+		raw, err := unpack(gz, k.sampleType)
+		if err != nil {
+			return record.Record{}, err
+		}
+		length := took
+		for m := pprofwire.NewMessage(raw); m.Next(); {
+			if m.Field == pprofwire.ProfileDuration && m.Varint() > 0 {
+				length = min(took, time.Duration(m.Varint()))
+			}
+		}
+		if length < want/2 {
+			return record.Record{}, failure{tooShort, fmt.Errorf("it has %v, and %v were asked for", length.Round(time.Millisecond), want)}
+		}
+		return t.stamped(k, raw, begun, begun.Add(length))
+	})
+	return t.emit(r, err)
 }
 
 // others reads all other profiles at the end of each window. The first reading of a cumulative profile has everything since
@@ -150,7 +173,7 @@ func (t *target) read(of []kind, begun, end time.Time) {
 			now[k] = b
 			continue
 		case err == nil:
-			err = t.with(func() error { return t.emit(k, b, begun, end) })
+			err = t.emit(t.with(func() (record.Record, error) { return t.whole(k, b, begun, end) }))
 		case reason == unreachable || reason == timedOut:
 			down = err
 		}
@@ -163,7 +186,7 @@ func (t *target) read(of []kind, begun, end time.Time) {
 // target, one that has been restarted, is recognised by any of them: the others were read before it began, if that was not
 // later.
 func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
-	changed := map[kind][]byte{}
+	changed := map[kind]record.Record{}
 	var restarted time.Time // after this time
 	for _, k := range of {
 		b, ok := now[k]
@@ -171,10 +194,11 @@ func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
 			continue
 		}
 		var same bool
-		err := t.with(func() (err error) {
-			changed[k], same, err = t.since(k, b, end)
-			return err
+		r, err := t.with(func() (r record.Record, err error) {
+			r, same, err = t.since(k, b, end)
+			return r, err
 		})
+		changed[k] = r
 		if err != nil {
 			t.result(k, err)
 			delete(now, k)
@@ -196,9 +220,9 @@ func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
 		switch {
 		case !had: // the zero point
 		case !before.at.After(restarted):
-			err = t.with(func() error { return t.emit(k, b, before.at, end) }) // all of it is of this window
+			err = t.emit(t.with(func() (record.Record, error) { return t.whole(k, b, before.at, end) })) // all of it is of this window
 		default:
-			err = t.with(func() error { return t.send(k, changed[k], before.at, end) })
+			t.s.emit(changed[k])
 		}
 		t.result(k, err)
 		t.before[k.typ] = reading{b, end}
@@ -207,45 +231,60 @@ func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
 
 // since returns the difference between a cumulative profile and the last reading of it, and whether it is of the same
 // process. Of the first reading there is none.
-func (t *target) since(k kind, gz []byte, end time.Time) (raw []byte, same bool, err error) {
+func (t *target) since(k kind, gz []byte, end time.Time) (r record.Record, same bool, err error) {
 	now, err := unpack(gz, k.sampleType)
 	if err != nil {
-		return nil, true, err
+		return r, true, err
 	}
 	before, ok := t.before[k.typ]
 	if !ok {
-		return nil, true, nil
+		return r, true, nil
 	}
 	earlier, err := pprofwire.Gunzip(before.gz, maxProfile)
 	if err != nil {
-		return nil, true, err
+		return r, true, err
 	}
 	p, same, err := delta.Between(earlier, now, before.at, end)
-	return p.Raw, same, err
+	if err != nil || !same {
+		return r, same, err
+	}
+	return t.record(k, p.Raw, before.at, end), true, nil
 }
 
-// emit hands over a profile as it was fetched, with the time of a window.
-func (t *target) emit(k kind, gz []byte, begun, end time.Time) error {
+// whole returns a profile as it was fetched, with the time of a window.
+func (t *target) whole(k kind, gz []byte, begun, end time.Time) (record.Record, error) {
 	raw, err := unpack(gz, k.sampleType)
 	if err != nil {
-		return err
+		return record.Record{}, err
 	}
-	if raw, err = pprofwire.Stamp(raw, begun, end); err != nil {
-		return failure{noProfile, err}
-	}
-	return t.send(k, raw, begun, end)
+	return t.stamped(k, raw, begun, end)
 }
 
-func (t *target) send(k kind, raw []byte, begun, end time.Time) error {
-	t.s.emit(record.Record{
+func (t *target) stamped(k kind, raw []byte, begun, end time.Time) (record.Record, error) {
+	raw, err := pprofwire.Stamp(raw, begun, end)
+	if err != nil {
+		return record.Record{}, failure{noProfile, err}
+	}
+	return t.record(k, raw, begun, end), nil
+}
+
+func (t *target) record(k kind, raw []byte, begun, end time.Time) record.Record {
+	return record.Record{
 		Meta:    record.Meta{Service: t.Service, Type: k.typ, Start: begun, End: end, Labels: t.Labels},
 		Profile: pprofwire.Gzip(raw),
-	})
-	return nil
+	}
 }
 
-// with runs f, which reads profiles, when its turn comes.
-func (t *target) with(f func() error) error {
+// emit hands over a record, unless there is an error.
+func (t *target) emit(r record.Record, err error) error {
+	if err == nil {
+		t.s.emit(r)
+	}
+	return err
+}
+
+// with runs f, which reads profiles, when its turn comes. What f returns is handed over after that: disks are slow.
+func (t *target) with(f func() (record.Record, error)) (record.Record, error) {
 	t.s.parse <- struct{}{}
 	defer func() { <-t.s.parse }()
 	return f()
