@@ -127,13 +127,13 @@ func Find(ctx context.Context, name string, services ...string) (*Switch, error)
 	return nil, fmt.Errorf("fault %q: must be one of %s", wanted, strings.Join(names, ", "))
 }
 
-// On switches the fault on with its settings.
+// On switches the fault on with its settings, even if ctx ends meanwhile: it would not be known whether it is on.
 func (s *Switch) On(ctx context.Context) error {
 	address := s.url
 	if s.knobs != "" {
 		address += "?" + s.knobs
 	}
-	return request(ctx, http.MethodPut, address, nil)
+	return request(context.WithoutCancel(ctx), http.MethodPut, address, nil)
 }
 
 // Off repairs the fault, even if ctx has ended.
