@@ -25,7 +25,8 @@
 //
 // An agent sets no global of OpenTelemetry and of log/slog. It owns what the runtime has once in a process: the CPU
 // profiler, and the mutex and block profile rates. So there is one agent in a process; Start returns [ErrRunning] while
-// another one runs.
+// another one runs. It takes SIGUSR1 only if [Config.IncidentTriggers] has it, and the crash output of the process only if
+// [Config.LastRun] is crashes.
 //
 // # Cost
 //
