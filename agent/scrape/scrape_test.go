@@ -404,16 +404,17 @@ func TestTargetsThatFail(t *testing.T) {
 	if n := cached.Load(); n > int64(time.Since(begun)/cfg.Agent.Window)+2 {
 		t.Errorf("%d CPU profiles were fetched of one target in %v", n, time.Since(begun))
 	}
-	var end time.Time
+	ends := map[string]time.Time{}
 	for _, r := range savedRecords(t, cfg.Agent.Dir) {
-		if r.Service != "healthy" && (r.Type == record.CPU || r.Service != "cached" && r.Service != "interrupted") {
+		// An answer at once can take half a window where the machine is busy.
+		if r.Service != "healthy" && r.Service != "cached" && (r.Service != "interrupted" || r.Type == record.CPU) {
 			t.Errorf("a %s profile of %s is saved", r.Type, r.Service)
 		}
 		if r.Type == record.CPU {
-			if r.Start.Before(end) || r.End.After(time.Now()) {
-				t.Errorf("a CPU profile from %v to %v follows one until %v", r.Start, r.End, end)
+			if end := ends[r.Service]; r.Start.Before(end) || r.End.After(time.Now()) {
+				t.Errorf("a CPU profile of %s from %v to %v follows one until %v", r.Service, r.Start, r.End, end)
 			}
-			end = r.End
+			ends[r.Service] = r.End
 		}
 	}
 }
