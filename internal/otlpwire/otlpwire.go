@@ -11,6 +11,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
+	"errors"
 	"maps"
 	"slices"
 
@@ -115,8 +116,12 @@ const scope = "spanflame"
 // there is one for each of p's.
 //
 // Pyroscope names a profile after its period type, so that type is the record's. CPU profiles are an exception: it reads
-// them as counts of samples of a period of CPU time, which is what their samples are.
-func Request(resource []Attribute, typ record.Type, p *profile.Profile) []byte {
+// them as counts of samples of a period of CPU time, which is what their samples are. One without counts or without a period
+// type is an error: the request would be accepted, and have nothing.
+func Request(resource []Attribute, typ record.Type, p *profile.Profile) ([]byte, error) {
+	if typ == record.CPU && (p.PeriodType == nil || !slices.ContainsFunc(p.SampleType, isCount)) {
+		return nil, errors.New("a CPU profile without counts of samples of a period cannot be sent by OTLP")
+	}
 	d := newDictionary()
 	samples := make([]sample, len(p.Sample))
 	for i, s := range p.Sample {
@@ -131,7 +136,7 @@ func Request(resource []Attribute, typ record.Type, p *profile.Profile) []byte {
 			period.Unit = p.PeriodType.Unit
 		}
 		if typ == record.CPU {
-			if t.Unit != "count" {
+			if !isCount(t) {
 				continue
 			}
 			period = *p.PeriodType
@@ -165,8 +170,10 @@ func Request(resource []Attribute, typ record.Type, p *profile.Profile) []byte {
 	of.Bytes(resourceScope, profiles)
 	request.Bytes(requestResource, of)
 	request.Bytes(requestDictionary, d.encode())
-	return request
+	return request, nil
 }
+
+func isCount(t *profile.ValueType) bool { return t.Unit == "count" }
 
 // text appends an AnyValue that is text.
 func text(to pprofwire.Encoder, field pprofwire.Number, value string) pprofwire.Encoder {

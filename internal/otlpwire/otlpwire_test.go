@@ -81,8 +81,28 @@ func lines(d *profiles.ProfilesDictionary, p *profiles.Profile) map[string]int64
 	return all
 }
 
+func request(t *testing.T, resource []Attribute, typ record.Type, p *profile.Profile) []byte {
+	t.Helper()
+	b, err := Request(resource, typ, p)
+	must(t, err)
+	return b
+}
+
+// TestCPUProfilesWithoutCounts: an accepted request without profiles would count as a delivery.
+func TestCPUProfilesWithoutCounts(t *testing.T) {
+	cpu, count := &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}, &profile.ValueType{Type: "samples", Unit: "count"}
+	for _, p := range []*profile.Profile{
+		{SampleType: []*profile.ValueType{cpu}, PeriodType: cpu, Period: 1e7, Sample: []*profile.Sample{{Value: []int64{1e7}}}},
+		{SampleType: []*profile.ValueType{count, cpu}, Sample: []*profile.Sample{{Value: []int64{1, 1e7}}}},
+	} {
+		if b, err := Request(nil, record.CPU, p); err == nil {
+			t.Errorf("%v: a request of %d bytes", p, len(b))
+		}
+	}
+}
+
 func TestRequest(t *testing.T) {
-	r := read(t, Request([]Attribute{{"service.name", "shop"}, {"region", "eu"}}, record.Mutex, made()))
+	r := read(t, request(t, []Attribute{{"service.name", "shop"}, {"region", "eu"}}, record.Mutex, made()))
 	if len(r.ResourceProfiles) != 1 || len(r.ResourceProfiles[0].ScopeProfiles) != 1 {
 		t.Fatalf("%v", r)
 	}
@@ -155,7 +175,7 @@ func TestCPU(t *testing.T) {
 	p := made()
 	cpu := &profile.ValueType{Type: "cpu", Unit: "nanoseconds"}
 	p.SampleType, p.PeriodType, p.Period = []*profile.ValueType{{Type: "samples", Unit: "count"}, cpu}, cpu, 1e7
-	r := read(t, Request(nil, record.CPU, p))
+	r := read(t, request(t, nil, record.CPU, p))
 	of, d := r.ResourceProfiles[0].ScopeProfiles[0].Profiles, r.Dictionary
 	if len(of) != 1 || d.StringTable[of[0].SampleType.TypeStrindex] != "samples" || d.StringTable[of[0].PeriodType.TypeStrindex] != "cpu" || of[0].Period != 1e7 {
 		t.Errorf("%v", of)

@@ -116,7 +116,7 @@ func otlpRequest(labels []pyroscopewire.Label, typ record.Type, profile []byte) 
 		}
 		resource = append(resource, otlpwire.Attribute{Name: name, Value: l.Value})
 	}
-	return otlpwire.Request(resource, typ, p), nil
+	return otlpwire.Request(resource, typ, p)
 }
 
 // readOTLP reads an answer over HTTP.
