@@ -50,6 +50,8 @@ const (
 	tooLarge    = "too large"
 	noProfile   = "not a profile"
 	tooShort    = "too short" // a profile of the CPU, for the window
+
+	severalProcesses = "several processes" // behind the address
 )
 
 // client fetches profiles from all targets.

@@ -69,6 +69,9 @@ const (
 	// reread is the time between two looks at the files.
 	reread = 5 * time.Second
 
+	// maxServices limits the services, each of which has a part of the directory of its own.
+	maxServices = 1000
+
 	// lastWindows limits how long the end waits for the last windows.
 	lastWindows = 5 * time.Second
 )
@@ -139,9 +142,11 @@ type Scraper struct {
 
 	mu      sync.Mutex
 	targets map[string]*target
+	using   map[string]int            // by service, targets that have not ended
 	saved   map[string]*save.Profiles // by service
 	closed  bool
 	files   map[string]file // by path
+	refused int             // targets, since there are too many services
 }
 
 // Start begins to scrape. Targets that do not answer are no error: that is logged once for each, and counted.
@@ -167,7 +172,7 @@ func Start(cfg Config) (_ *Scraper, err error) {
 	}
 	s := &Scraper{
 		cfg: cfg, log: cfg.Agent.Logger, guard: guard.New(cfg.Agent.Logger), parse: make(chan struct{}, parsers),
-		targets: map[string]*target{}, saved: map[string]*save.Profiles{}, files: map[string]file{},
+		targets: map[string]*target{}, using: map[string]int{}, saved: map[string]*save.Profiles{}, files: map[string]file{},
 	}
 	s.stage = s.guard.Stage("scrape")
 	if s.types, err = kinds(cfg.Types); err != nil {
@@ -232,12 +237,18 @@ func (s *Scraper) startDelivery(meter metric.Meter) error {
 
 // look starts to scrape the targets that are new, and ends the others.
 func (s *Scraper) look() {
-	wanted := map[string]Target{}
+	wanted, services, refused := map[string]Target{}, map[string]bool{}, 0
 	for _, t := range slices.Concat(s.fixed, s.read()) {
+		if !services[t.Service] && len(services) == maxServices {
+			refused++
+			continue
+		}
+		services[t.Service] = true
 		wanted[t.key()] = t
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.refused = refused
 	if s.stop.Err() != nil {
 		return
 	}
@@ -283,6 +294,26 @@ func (s *Scraper) saver(service string) *save.Profiles {
 	return p
 }
 
+// ended closes what saves the profiles of a service, after the last of its targets has ended.
+func (s *Scraper) ended(service string) {
+	s.mu.Lock()
+	s.using[service]--
+	if s.using[service] > 0 || s.stop.Err() != nil { // at the end of the scraper it closes them itself
+		s.mu.Unlock()
+		return
+	}
+	saved := s.saved[service]
+	delete(s.using, service)
+	delete(s.saved, service)
+	s.mu.Unlock()
+	if saved == nil {
+		return
+	}
+	if err := saved.Close(s.last); err != nil {
+		s.log.Warn("profiles of a service without targets are not saved in full", "service", service, "error", err)
+	}
+}
+
 // problems returns what does not work as it should.
 func (s *Scraper) problems() []agent.Problem {
 	var found []agent.Problem
@@ -297,6 +328,10 @@ func (s *Scraper) problems() []agent.Problem {
 		if err := p.Stats().Degraded; err != nil {
 			found = append(found, agent.Problem{Reason: "saving", Message: fmt.Sprintf("profiles of %s are not saved as they should be: %v", service, err)})
 		}
+	}
+	if s.refused > 0 {
+		found = append(found, agent.Problem{Reason: "setting", Message: fmt.Sprintf(
+			"%d targets are not scraped: at most %d services can be; give targets of one service the same service_name", s.refused, maxServices)})
 	}
 	for name, f := range s.files {
 		if f.err != nil {
@@ -318,12 +353,19 @@ func (s *Scraper) problems() []agent.Problem {
 func (s *Scraper) Shutdown(ctx context.Context) error {
 	s.cancel()
 	ended := time.AfterFunc(lastWindows, s.giveUp)
-	stop := context.AfterFunc(ctx, s.giveUp)
-	s.running.Wait()
-	ended.Stop()
-	stop()
-	s.giveUp()
+	done := make(chan struct{})
+	go func() {
+		s.running.Wait()
+		close(done)
+	}()
 	var errs []error
+	select {
+	case <-done:
+	case <-ctx.Done(): // a file or a disk may not answer
+		errs = append(errs, errors.New("the last windows of the targets are not complete"))
+	}
+	ended.Stop()
+	s.giveUp()
 	s.mu.Lock()
 	s.closed = true
 	saved := maps.Clone(s.saved)

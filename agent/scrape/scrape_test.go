@@ -456,6 +456,95 @@ func breakOff(w http.ResponseWriter, _ *http.Request) {
 	panic(http.ErrAbortHandler)
 }
 
+// TestReplicas: another process in each window is a problem, and its profiles are not delivered again and again.
+func TestReplicas(t *testing.T) {
+	counter := func(name string) []byte { // that has only a stack of its own
+		contentions, delay := &profile.ValueType{Type: "contentions", Unit: "count"}, &profile.ValueType{Type: "delay", Unit: "nanoseconds"}
+		l := &profile.Location{ID: 1, Address: uint64(len(name))}
+		p := &profile.Profile{
+			SampleType: []*profile.ValueType{contentions, delay}, PeriodType: contentions, Period: 1, Location: []*profile.Location{l},
+			Sample: []*profile.Sample{{Location: []*profile.Location{l}, Value: []int64{1, 1000}}},
+		}
+		var b bytes.Buffer
+		must(t, p.Write(&b))
+		return b.Bytes()
+	}
+	replicas := [][]byte{counter("a"), counter("bb")}
+	var served atomic.Int64
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write(replicas[served.Add(1)%2])
+	}))
+	t.Cleanup(server.Close)
+	cfg := config(t)
+	cfg.Types, cfg.Targets = []string{"mutex"}, []Target{{URL: server.URL}}
+	s := start(t, cfg)
+	eventually(t, "a problem", func() bool { return strings.Contains(fmt.Sprint(s.problems()), severalProcesses) })
+	n := served.Load()
+	eventually(t, "three more windows", func() bool { return served.Load() >= n+3 })
+	shutdown(t, s)
+	if saved := savedRecords(t, cfg.Agent.Dir); len(saved) != maxRestarts || s.counts.restarts != maxRestarts {
+		t.Errorf("%d profiles are saved, and %d restarts counted, want %d", len(saved), s.counts.restarts, maxRestarts)
+	}
+}
+
+// TestServicesWithoutTargets: nothing is kept for them, and there are not too many services.
+func TestServicesWithoutTargets(t *testing.T) {
+	server := httptest.NewServer(http.HandlerFunc(own))
+	t.Cleanup(server.Close)
+	cfg := config(t)
+	file := filepath.Join(t.TempDir(), "targets.yaml")
+	cfg.Types, cfg.Files, cfg.Agent.Window = []string{"goroutine"}, []string{file}, 10*time.Minute // its end is not waited for
+	write := func(services ...string) {
+		t.Helper()
+		var text strings.Builder
+		for _, service := range services {
+			fmt.Fprintf(&text, "- targets: [%q]\n  labels: {job: %s}\n", strings.TrimPrefix(server.URL, "http://"), service)
+		}
+		must(t, os.WriteFile(file, []byte(text.String()), 0o600))
+	}
+	write("first", "second")
+	s := start(t, cfg)
+	write("second")
+	s.look()
+	eventually(t, "the first service is closed", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return len(s.using) == 1 && s.saved["first"] == nil
+	})
+	last := func(service string) {
+		t.Helper()
+		if !slices.ContainsFunc(savedRecords(t, cfg.Agent.Dir), func(r record.Record) bool { return r.Service == service }) {
+			t.Errorf("the last profile of the %s service is not saved", service)
+		}
+	}
+	last("first")
+	shutdown(t, s)
+	last("second")
+
+	for i := range maxServices + 2 {
+		cfg.Targets = append(cfg.Targets, Target{URL: "http://127.0.0.1:1", Service: fmt.Sprint(i)})
+	}
+	cfg.Files = nil
+	s = start(t, cfg)
+	if len(s.targets) != maxServices || !strings.Contains(fmt.Sprint(s.problems()), "2 targets are not scraped") {
+		t.Errorf("%d targets, %v", len(s.targets), s.problems())
+	}
+	shutdown(t, s)
+}
+
+// TestShutdownEndsWithItsContext though something does not end.
+func TestShutdownEndsWithItsContext(t *testing.T) {
+	s := start(t, config(t))
+	ending := make(chan struct{})
+	s.running.Go(func() { <-ending })
+	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Millisecond)
+	defer cancel()
+	if err := s.Shutdown(ctx); err == nil || !strings.Contains(err.Error(), "not complete") {
+		t.Error(err)
+	}
+	close(ending)
+}
+
 // TestFiles: targets of files are scraped while they are there. A file that is broken for a moment changes nothing.
 func TestFiles(t *testing.T) {
 	healthy := httptest.NewServer(http.HandlerFunc(own))

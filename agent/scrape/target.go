@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -54,6 +55,10 @@ func kinds(names []string) ([]kind, error) {
 // parsers is how many profiles are read at a time: each takes a multiple of its size.
 const parsers = 2
 
+// maxRestarts is in how many of eight windows a target may be restarted. Replicas behind one address look like restarts: each time
+// one would be delivered with all that it has done since it began.
+const maxRestarts = 3
+
 // target is one that is scraped. It has a goroutine for the CPU profiles, each of which takes a window, and one for the
 // others.
 type target struct {
@@ -63,7 +68,9 @@ type target struct {
 	stop   context.Context // done: it takes its last windows and ends
 	cancel context.CancelFunc
 
-	before map[record.Type]reading // the last readings of cumulative profiles, for the goroutine of these
+	// For the goroutine of the cumulative profiles.
+	before   map[record.Type]reading // their last readings
+	restarts uint8                   // a bit for each of the last eight windows, the lowest for the last one
 
 	mu       sync.Mutex
 	failures map[record.Type]error // of the last request of each type
@@ -76,21 +83,27 @@ type reading struct {
 	at time.Time
 }
 
-// scrape starts to scrape a target.
+// scrape starts to scrape a target. The caller has the lock.
 func (s *Scraper) scrape(of Target) *target {
 	t := &target{Target: of, s: s, shown: redact.URL(of.URL), before: map[record.Type]reading{}, failures: map[record.Type]error{}}
 	t.stop, t.cancel = context.WithCancel(s.stop)
+	s.using[of.Service]++
+	var parts sync.WaitGroup
 	var others []kind
 	for _, k := range s.types {
 		if k.typ == record.CPU {
-			s.running.Go(func() { s.stage.Keep(t.stop.Done(), func() { t.cpu(k) }) })
+			parts.Go(func() { s.stage.Keep(t.stop.Done(), func() { t.cpu(k) }) })
 			continue
 		}
 		others = append(others, k)
 	}
 	if len(others) > 0 {
-		s.running.Go(func() { s.stage.Keep(t.stop.Done(), func() { t.others(others) }) })
+		parts.Go(func() { s.stage.Keep(t.stop.Done(), func() { t.others(others) }) })
 	}
+	s.running.Go(func() {
+		parts.Wait()
+		s.ended(of.Service)
+	})
 	return t
 }
 
@@ -206,7 +219,12 @@ func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
 			restarted = at
 		}
 	}
+	t.restarts <<= 1
 	if !restarted.IsZero() {
+		t.restarts |= 1
+	}
+	several := bits.OnesCount8(t.restarts) > maxRestarts
+	if !restarted.IsZero() && !several {
 		t.s.counts.restart()
 		t.s.log.Info("target has been restarted", "target", t.shown, "service", t.Service)
 	}
@@ -218,6 +236,9 @@ func (t *target) differences(of []kind, now map[kind][]byte, end time.Time) {
 		before, had := t.before[k.typ]
 		var err error
 		switch {
+		case several: // what they have counted since the last reading of each cannot be known
+			err = failure{severalProcesses, fmt.Errorf("restarted in more than %d of the last 8 windows, or replicas behind one address: "+
+				"each needs a target of its own", maxRestarts)}
 		case !had: // the zero point
 		case !before.at.After(restarted):
 			err = t.emit(t.with(func() (record.Record, error) { return t.whole(k, b, before.at, end) })) // all of it is of this window
