@@ -106,10 +106,16 @@ func (s *symbols) locate(stack []uintptr, h heading) []uint32 {
 	return s.found
 }
 
-// outermost returns the function in which the goroutine of a stack began.
+// outermost returns the function in which the goroutine of a stack began, whether a WaitGroup started it or not.
 func (s *symbols) outermost(locations []uint32) string {
-	lines := s.locations[locations[len(locations)-1]].lines
-	return s.strings[s.functions[lines[len(lines)-1].function].name]
+	for _, l := range slices.Backward(locations) {
+		for _, line := range slices.Backward(s.locations[l].lines) {
+			if name := s.strings[s.functions[line.function].name]; !strings.HasPrefix(name, "sync.(*WaitGroup).Go.") {
+				return name
+			}
+		}
+	}
+	return ""
 }
 
 // expand returns a stack with a return address for each inlined function.
