@@ -31,11 +31,12 @@ func WithoutNumbers(diagnosis, span string) string {
 	if end := strings.LastIndex(text, ": mostly "); end >= 0 {
 		for _, l := range links[NoLink+1:] {
 			verb, _, _ := strings.Cut(l, " ")
-			if l == links[BusyWith] {
-				verb = "the " + verb
+			kept := ""
+			if l == links[BusyWith] { // which is no wait for one of them
+				verb, kept = "the CPUs busy", ", the CPUs busy"
 			}
 			if start := strings.Index(text[:end], ", "+verb+" "); start >= 0 {
-				return text[:start] + text[end:]
+				return text[:start] + kept + text[end:]
 			}
 		}
 	}

@@ -38,11 +38,11 @@ func TestWithoutNumbers(t *testing.T) {
 		},
 		{
 			"5 ms GET /a: b: 4 ms (80 %) runnable and waiting for a CPU in main.a (a.go:1), the CPUs busy with GET /c (59 %): 3 ms of it on the CPU in main.c (a.go:2)",
-			"runnable and waiting for a CPU in main.a: mostly on the CPU in main.c",
+			"runnable and waiting for a CPU in main.a, the CPUs busy: mostly on the CPU in main.c",
 		},
 		{
 			"5 ms GET /a: b: 4 ms (80 %) runnable and waiting for a CPU in main.a, the CPUs busy with others: 3 ms of it on the CPU in main.c",
-			"runnable and waiting for a CPU in main.a: mostly on the CPU in main.c",
+			"runnable and waiting for a CPU in main.a, the CPUs busy: mostly on the CPU in main.c",
 		},
 		{
 			"5 ms GET /a: b: 4 ms (80 %) waiting for the answer of an HTTP call in main.a (a.go:1), in the HTTP call POST 127.0.0.1:8081",
