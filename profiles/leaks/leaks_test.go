@@ -72,7 +72,7 @@ func TestWhatMayBeChanceIsNeitherASuspectNorDismissed(t *testing.T) {
 	if err := r.WriteText(&text); err != nil {
 		t.Fatal(err)
 	}
-	want := "but need more profiles\n  1. main.hold: memory, 6"
+	want := "more profiles would tell\n  1. main.hold: memory, 6"
 	got := text.String()
 	if !strings.Contains(got, want) || !strings.Contains(got, ", q=0.018 (a suspect has at most 0.01)\n") ||
 		strings.Contains(got, "no leak found") || strings.Contains(got, "grew, but") {
