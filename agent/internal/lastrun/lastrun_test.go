@@ -37,13 +37,13 @@ func TestMain(m *testing.M) {
 var grown [][]byte
 
 // mostGrown ends a service that a limit should have ended.
-const mostGrown = 2 << 30
+const mostGrown = int64(2 << 30)
 
 //go:noinline
 func growForever(bytesPerSecond int) {
 	const piece = 64 << 10
 	pause := time.Second * piece / time.Duration(bytesPerSecond)
-	for begun, n := time.Now(), 0; n*piece < mostGrown; n++ {
+	for begun, n := time.Now(), 0; int64(n)*piece < mostGrown; n++ {
 		b := make([]byte, piece)
 		for i := 0; i < len(b); i += 4096 {
 			b[i] = 1
