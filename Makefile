@@ -69,6 +69,12 @@ programs:
 	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$${missing[@]}" >/dev/null; } || \
 	  echo "cannot install $${missing[*]} here: the tests that need them are skipped; on Debian, as root: apt-get install $${missing[*]}"
 
+# Grafana's flame graph component comes from the npm registry.
+.PHONY: npm
+npm:
+	@command -v npm >/dev/null || { echo "installing for the tests: npm"; \
+	  apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends npm >/dev/null; }
+
 .PHONY: test-e2e
 test-e2e: servers programs ## Run the tests against the real Pyroscope and Tempo, with the race detector
 	go test -race -count=1 -timeout 30m -v ./stack/... ./e2e/...
@@ -82,7 +88,7 @@ test-compose: ## Run docker-compose.yml on a Docker engine, follow its links and
 	go test -tags compose -count=1 -timeout 60m -v -run TestCompose ./e2e
 
 .PHONY: test-long
-test-long: servers ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, instances that share a host, equal windows, the CI job, what the workload's faults cost
+test-long: servers programs npm ## Run the end-to-end tests that take minutes: spans of every kind, outages, a soak, instances that share a host, equal windows, the CI job, what the workload's faults cost
 	go test -race -tags long -count=1 -timeout 60m -v ./e2e/...
 	go test -tags long -count=1 -timeout 10m -v -run 'Cgo|Execs|ManyParked' ./agent
 	go test -tags long -count=1 -timeout 30m -v -run TestMedians ./workload # predictions need the machine for themselves
@@ -95,7 +101,7 @@ test-truth: ## Make each mistake of examples/service and of the workload, and co
 	go test -tags long -count=1 -timeout 90m -v -run 'TestTruth|TestFaultsInTurn' ./cmd/spanflame/demo $(UPDATE)
 
 .PHONY: pictures
-pictures: servers ## Redraw the pictures of the README, in the browser test
+pictures: servers programs npm ## Redraw the pictures of the README, in the browser test
 	SPANFLAME_PICTURES=$(CURDIR)/docs/pictures go test -tags long -count=1 -timeout 30m -run Browser ./e2e
 
 .PHONY: examples

@@ -68,7 +68,7 @@ func nestedSet(graph *query.Frame) map[string]any {
 func grafanaFlame(t *testing.T) string {
 	t.Helper()
 	if _, err := exec.LookPath("npm"); err != nil {
-		t.Skip("there is no npm in PATH: install it, on Debian with: apt-get install -y npm")
+		t.Fatal("there is no npm in PATH: install it, on Debian with: apt-get install -y npm")
 	}
 	files := []string{"package.json", "package-lock.json", "main.js", "assistant.js"}
 	sum := sha256.New()
