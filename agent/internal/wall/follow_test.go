@@ -516,7 +516,7 @@ func TestConvoyAmongAThousandRequests(t *testing.T) {
 	flames := rec.flames()
 	for i, s := range spans {
 		f := flames[s.id.String()]
-		if f == nil && s.inner < rec.o.SlowSpan {
+		if f == nil && i >= victims && s.inner < rec.o.SlowSpan {
 			continue // the lock was free again when a busy machine let it begin
 		}
 		if f == nil {
