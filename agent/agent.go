@@ -274,20 +274,11 @@ func (c Config) Server() push.Config {
 }
 
 // startDelivery sends captured profiles to the server.
-func (a *Agent) startDelivery() error {
+func (a *Agent) startDelivery() (err error) {
 	cfg := a.cfg
-	client, err := push.New(cfg.Server())
-	if err != nil {
-		return err
-	}
-	queue, err := spool.Open(spool.Options{
+	a.deliver, err = deliver.Open(cfg.Server(), spool.Options{
 		Service: cfg.ServiceName, Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: cfg.Logger,
-	})
-	if err != nil {
-		client.Close()
-		return err
-	}
-	a.deliver, err = deliver.Start(deliver.Options{Spool: queue, Client: client, Meter: a.meter(), Logger: cfg.Logger, Guard: a.guard})
+	}, deliver.Options{Meter: a.meter(), Logger: cfg.Logger, Guard: a.guard})
 	return err
 }
 

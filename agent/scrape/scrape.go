@@ -22,7 +22,6 @@ import (
 	"spanflame/agent/internal/admin"
 	"spanflame/agent/internal/deliver"
 	"spanflame/agent/internal/guard"
-	"spanflame/agent/internal/push"
 	"spanflame/agent/internal/save"
 	"spanflame/agent/internal/spool"
 	"spanflame/internal/record"
@@ -218,20 +217,11 @@ func Start(cfg Config) (_ *Scraper, err error) {
 
 const off = "off"
 
-func (s *Scraper) startDelivery(meter metric.Meter) error {
+func (s *Scraper) startDelivery(meter metric.Meter) (err error) {
 	cfg := s.cfg.Agent
-	client, err := push.New(cfg.Server())
-	if err != nil {
-		return err
-	}
-	queue, err := spool.Open(spool.Options{
+	s.deliver, err = deliver.Open(cfg.Server(), spool.Options{
 		Service: cfg.ServiceName, AnyService: true, Dir: cfg.SpoolDir, MaxBytes: cfg.SpoolMaxBytes, MaxAge: cfg.SpoolMaxAge, Logger: s.log,
-	})
-	if err != nil {
-		client.Close()
-		return err
-	}
-	s.deliver, err = deliver.Start(deliver.Options{Spool: queue, Client: client, Meter: meter, Logger: s.log, Guard: s.guard})
+	}, deliver.Options{Meter: meter, Logger: s.log, Guard: s.guard})
 	return err
 }
 

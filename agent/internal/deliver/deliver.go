@@ -1,5 +1,5 @@
 // Package deliver sends the records of the spool to the server, through outages and restarts: it decides when to
-// send, when to wait and what to set aside, and logs each outage once. Package agent is its only user. Package spool
+// send, when to wait and what to set aside, and logs each outage once. Packages agent and scrape use it. Package spool
 // keeps the records, package push sends one of them once; deliver has neither disk nor network code of its own.
 package deliver
 
@@ -124,6 +124,20 @@ type outage struct {
 type prober struct {
 	wait  backoff.ExponentialBackOff
 	tries int // in a row, since the shutdown began
+}
+
+// Open opens the spool and the client of a server, and begins to deliver.
+func Open(server push.Config, queue spool.Options, o Options) (_ *Delivery, err error) {
+	client, err := push.New(server)
+	if err != nil {
+		return nil, err
+	}
+	if o.Spool, err = spool.Open(queue); err != nil {
+		client.Close()
+		return nil, err
+	}
+	o.Client = client
+	return Start(o)
 }
 
 // Start begins to deliver. It fails only if the meter refuses an instrument, and closes the spool and the client then.
