@@ -18,11 +18,8 @@ import (
 	"spanflame/internal/record"
 )
 
-// tempSuffix ends the name of a file that is being written. Its writer has it locked, so that one that a process left
-// which was killed can be told from one of another process.
-const tempSuffix = ".tmp"
-
-// store is the directory with a service's bundles, limited in number, bytes and age. Processes of the service share it.
+// store is the directory with a service's bundles, limited in number, bytes and age. Processes of the service share it: a
+// file that is being written is locked by its writer, so that one that a killed process left can be told from one of another.
 type store struct {
 	base     string // the directory that a person named
 	service  string
@@ -66,7 +63,7 @@ func (s *store) write(id incidentfile.ID, fill func(io.Writer) error) (size int6
 		return 0, err
 	}
 	defer root.Close()
-	temp := id.File() + tempSuffix
+	temp := id.File() + owndir.TempSuffix
 	f, err := owndir.Lock(root, temp)
 	if err != nil {
 		return 0, err
@@ -188,7 +185,7 @@ func (s *store) clean(now time.Time) (unfinished int, err error) {
 		return 0, err
 	}
 	for _, e := range entries {
-		stem, temp := strings.CutSuffix(e.Name(), tempSuffix)
+		stem, temp := strings.CutSuffix(e.Name(), owndir.TempSuffix)
 		if _, err := incidentfile.ParseFile(stem); !temp || err != nil || !e.Type().IsRegular() {
 			continue
 		}

@@ -50,7 +50,6 @@ const (
 	aboutName  = "run.json"
 	memoryName = "memory.json"
 	crashName  = "crash.txt"
-	tempSuffix = ".tmp"
 )
 
 // Why a run ended, as the values of [record.EndedLabel].
@@ -267,30 +266,7 @@ func (r *Run) writeJSON(name string, v any) error {
 	if err != nil {
 		return err
 	}
-	return r.write(name, b)
-}
-
-// write writes a file through to the disk, in the place of the one before.
-func (r *Run) write(name string, b []byte) error {
-	f, err := r.root.OpenFile(name+tempSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, owndir.FileMode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if closed := f.Close(); err == nil {
-		err = closed
-	}
-	if err == nil {
-		err = r.root.Rename(name+tempSuffix, name)
-	}
-	if err != nil {
-		_ = r.root.Remove(name + tempSuffix)
-		return err
-	}
-	return owndir.Sync(r.root)
+	return owndir.Write(r.root, name, b)
 }
 
 // readFile returns a file of the agent's own, at most so many bytes of it, nil if it cannot be read.
@@ -325,7 +301,7 @@ func (r *Run) remove(root *os.Root, lock *os.File, name string) {
 	}
 	for _, file := range files {
 		_ = root.Remove(file)
-		_ = root.Remove(file + tempSuffix)
+		_ = root.Remove(file + owndir.TempSuffix)
 	}
 	if lock != nil {
 		lock.Close()

@@ -173,7 +173,7 @@ func (r *Run) put(typ record.Type, name string, cost *time.Duration) error {
 	if err != nil {
 		return err
 	}
-	return r.write(profileNames[typ], b.Bytes())
+	return owndir.Write(r.root, profileNames[typ], b.Bytes())
 }
 
 // kept returns a profile of the run in a directory, as a record of the moment when it was taken.

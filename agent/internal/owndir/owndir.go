@@ -187,3 +187,31 @@ func OpenFile(root *os.Root, name string) (*os.File, error) {
 	}
 	return f, nil
 }
+
+// TempSuffix ends the name of a file that is being written. It gets its own name when it is complete.
+const TempSuffix = ".tmp"
+
+// Write writes a file so that it is there, complete and on the disk, whenever it is seen, in the place of one that was there
+// before. An error from before that leaves everything as it was.
+func Write(root *os.Root, name string, b []byte) error {
+	temp := name + TempSuffix
+	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, FileMode)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if closed := f.Close(); err == nil {
+		err = closed
+	}
+	if err == nil {
+		err = root.Rename(temp, name)
+	}
+	if err != nil {
+		_ = root.Remove(temp)
+		return err
+	}
+	return Sync(root)
+}

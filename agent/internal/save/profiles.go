@@ -191,7 +191,7 @@ func (p *Profiles) save(r record.Record) {
 
 // writeFile writes a new file so that it is there, complete, whenever it is seen, or leaves none.
 func writeFile(root *os.Root, name string, b []byte) error {
-	temp := name + tempSuffix
+	temp := name + owndir.TempSuffix
 	f, err := create(root, temp)
 	if err != nil {
 		return err

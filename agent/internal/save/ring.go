@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	tempSuffix = ".tmp"
-
 	// slack is the part of the limit that is freed beyond what is needed, so that a full ring lists its
 	// oldest directory now and then and not for each file.
 	slack = 64
@@ -278,7 +276,7 @@ func (r *ring) measure(root *os.Root, dir string) error {
 		return err
 	}
 	for _, e := range entries {
-		stem, temp := strings.CutSuffix(e.Name(), tempSuffix)
+		stem, temp := strings.CutSuffix(e.Name(), owndir.TempSuffix)
 		at, err := r.parse(stem)
 		if err != nil || !e.Type().IsRegular() {
 			continue

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/goleak"
 
 	"spanflame/agent/internal/guard"
+	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
@@ -266,8 +267,8 @@ func TestWhatIsNotOursStays(t *testing.T) {
 	}
 	write("mine.pb.gz", 20_000, 0)
 	write(name(1), 100, 0) // too old
-	write(name(2)+tempSuffix, 100, 2*time.Hour)
-	write(name(3)+tempSuffix, 100, 0) // another process may be writing it
+	write(name(2)+owndir.TempSuffix, 100, 2*time.Hour)
+	write(name(3)+owndir.TempSuffix, 100, 0) // another process may be writing it
 	p, _ := openProfiles(t, o)
 	<-scanned(p.ring)
 	p.Put(rec(t, old.Add(12*time.Hour), 100)) // the service has not been down since

@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	"spanflame/agent/internal/owndir"
 	"spanflame/internal/record"
 )
 
@@ -125,7 +126,7 @@ func TestUnfinishedFilesAreCleanedUpAndCounted(t *testing.T) {
 	dir := t.TempDir()
 	slot := filepath.Join(dir, "0")
 	must(t, os.Mkdir(slot, 0o700))
-	must(t, os.WriteFile(filepath.Join(slot, "0000000000000001-"+rec(0).FileName()+tempSuffix), []byte("half"), 0o600))
+	must(t, os.WriteFile(filepath.Join(slot, "0000000000000001-"+rec(0).FileName()+owndir.TempSuffix), []byte("half"), 0o600))
 	s := open(t, Options{Dir: dir})
 	if c := s.Stats().Counts[Key{Unfinished, "", record.CPU}]; c != (Count{1, 4}) {
 		t.Errorf("%+v", s.Stats())

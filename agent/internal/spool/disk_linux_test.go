@@ -6,6 +6,7 @@ import (
 	"syscall"
 	"testing"
 
+	"spanflame/agent/internal/owndir"
 	"spanflame/agent/internal/owndir/owndirtest"
 )
 
@@ -30,7 +31,7 @@ func TestDiskFullInTheMiddleOfAWrite(t *testing.T) {
 		t.Errorf("%d in memory, want %d", n, st.MemoryItems+1)
 	}
 	for _, name := range files(t, st.Dir) {
-		if strings.HasSuffix(name, tempSuffix) {
+		if strings.HasSuffix(name, owndir.TempSuffix) {
 			t.Errorf("left over: %s", name)
 		}
 	}

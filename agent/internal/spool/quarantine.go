@@ -90,7 +90,7 @@ func (q *quarantine) write(r record.Record, name, reason, detail string) error {
 	defer base.Close()
 	defer folder.Close()
 	name = q.prepare(folder, name, reason, detail)
-	if err := writeFile(folder, name, b.Bytes()); err != nil {
+	if err := owndir.Write(folder, name, b.Bytes()); err != nil {
 		folder.Remove(name + reasonSuffix)
 		return err
 	}

@@ -18,10 +18,9 @@ import (
 )
 
 const (
-	lockName   = "lock"
-	tempSuffix = ".tmp"
-	maxSlots   = 1024    // processes that share a directory
-	maxSeq     = 1 << 62 // a file name that claims more is not ours
+	lockName = "lock"
+	maxSlots = 1024    // processes that share a directory
+	maxSeq   = 1 << 62 // a file name that claims more is not ours
 
 	adoptAtOnce = 10_000 // records of another process taken over before others get a turn
 )
@@ -90,43 +89,16 @@ func parseFile(name string) (uint64, record.Name, bool) {
 	return seq, n, err == nil
 }
 
-// write stores one file so that it is there, complete, whenever it is seen: temp file, fsync, rename, fsync of
-// the directory. After an error nothing is left of it.
+// write stores one file, as owndir.Write does. After an error nothing is left of it.
 func (s *slot) write(n record.Name, file []byte) (seq uint64, err error) {
 	seq = s.next
 	name := fileName(seq, n)
-	if err := writeFile(s.root, name+tempSuffix, file); err != nil {
-		return 0, err
-	}
-	if err = s.root.Rename(name+tempSuffix, name); err == nil {
-		err = owndir.Sync(s.root)
-	}
-	if err != nil {
-		s.root.Remove(name + tempSuffix)
+	if err = owndir.Write(s.root, name, file); err != nil {
 		s.root.Remove(name)
 		return 0, err
 	}
 	s.next++
 	return seq, nil
-}
-
-// writeFile writes a new file through to the disk, or leaves none.
-func writeFile(root *os.Root, name string, b []byte) error {
-	f, err := root.OpenFile(name, os.O_WRONLY|os.O_CREATE|os.O_EXCL, owndir.FileMode)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		root.Remove(name)
-	}
-	return err
 }
 
 // acquire locks the first free slot and queues what is in it, then adopts.
@@ -303,7 +275,7 @@ func (s *Spool) scan(sl *slot, event Event, limit int) (found []*entry, more boo
 		if fi, err := sl.root.Lstat(name); err == nil && fi.Mode().IsRegular() {
 			size = fi.Size()
 		}
-		stem, temp := strings.CutSuffix(name, tempSuffix)
+		stem, temp := strings.CutSuffix(name, owndir.TempSuffix)
 		seq, n, ours := parseFile(stem)
 		switch {
 		case temp && ours && f.Type().IsRegular():
