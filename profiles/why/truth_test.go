@@ -41,10 +41,10 @@ func simulate(t *testing.T, random *rand.Rand, share float64) *Tail {
 			parts = append(parts, at{"shop.(*Stock).Reserve", "waiting: mutex", time.Duration(100e6 + random.ExpFloat64()*100e6)})
 		}
 		switch {
-		case i%(served/sampleOf) == 0:
-			r.Add(window(i, wallprofile.ScopeFast, "GET /item", parts...))
 		case caused: // above the least duration that is recorded
 			r.Add(window(i, wallprofile.ScopeRoot, "GET /item", parts...))
+		case i%(served/sampleOf) == 0:
+			r.Add(window(i, wallprofile.ScopeFast, "GET /item", parts...))
 		}
 	}
 	tail, err := r.Tail(t.Context(), 30)
@@ -54,13 +54,12 @@ func simulate(t *testing.T, random *rand.Rand, share float64) *Tail {
 	return tail
 }
 
-// TestTheCauseOfTheTailIsFound: what one of a hundred requests has is found from thirty slow ones.
-func TestTheCauseOfTheTailIsFound(t *testing.T) {
-	random := rand.New(rand.NewPCG(21, 22))
+// foundFirst fails unless the first part of nearly all tails is the planted one.
+func foundFirst(t *testing.T, tail func() *Tail, planted func(TailPart) bool) {
+	t.Helper()
 	found := 0
 	for range trials {
-		tail := simulate(t, random, 0.01)
-		if len(tail.Parts) > 0 && tail.Parts[0].Function == "shop.(*Stock).Reserve" && tail.Parts[0].State == "waiting: mutex" && tail.Parts[0].Q < 0.05 {
+		if parts := tail().Parts; len(parts) > 0 && parts[0].Function == "shop.(*Stock).Reserve" && planted(parts[0]) {
 			found++
 		}
 	}
@@ -70,11 +69,17 @@ func TestTheCauseOfTheTailIsFound(t *testing.T) {
 	}
 }
 
+// TestTheCauseOfTheTailIsFound: what one of a hundred requests has is found from thirty slow ones.
+func TestTheCauseOfTheTailIsFound(t *testing.T) {
+	random := rand.New(rand.NewPCG(21, 22))
+	foundFirst(t, func() *Tail { return simulate(t, random, 0.01) },
+		func(p TailPart) bool { return p.State == "waiting: mutex" && p.Q < 0.05 })
+}
+
 // TestARareCauseOfTheTailIsFound: a cause that only half of the slow requests have, the others being slow by chance.
 func TestARareCauseOfTheTailIsFound(t *testing.T) {
 	random := rand.New(rand.NewPCG(23, 24))
-	found := 0
-	for range trials {
+	foundFirst(t, func() *Tail {
 		r := NewRequests("GET /item")
 		for i := range 90 {
 			parts := ordinary(random)
@@ -93,14 +98,8 @@ func TestARareCauseOfTheTailIsFound(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if len(tail.Parts) > 0 && tail.Parts[0].Function == "shop.(*Stock).Reserve" && tail.Parts[0].Have == 15 {
-			found++
-		}
-	}
-	t.Logf("found first in %d of %d", found, trials)
-	if found < trials*95/100 {
-		t.Errorf("found first in %d of %d trials, want at least 95 %%", found, trials)
-	}
+		return tail
+	}, func(p TailPart) bool { return p.Have == 15 })
 }
 
 // TestEqualRequestsHaveNoCause: between sets of requests that differ by chance alone, something is found in at most one of
